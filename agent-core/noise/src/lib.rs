@@ -1,0 +1,3 @@
+//! Noise handshakes.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]

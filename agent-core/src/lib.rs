@@ -1,0 +1,3 @@
+//! The sans-IO agent.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]

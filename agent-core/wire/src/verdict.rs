@@ -1,0 +1,72 @@
+//! Codes that travel between programs and become sentences at the edge.
+
+/// Why a [`crate::item::Register`] was refused. Texts: `weft join` errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[repr(u16)]
+pub enum Refusal {
+    /// `join.key-expired`; `at_ms` = when, `text` = the key's name.
+    KeyExpired = 1,
+    /// `join.key-used-up`; numbers = uses, most uses; `text` = the key's name.
+    KeyUsedUp = 2,
+    /// `join.key-revoked`; `at_ms` = when, `text` = the key's name.
+    KeyRevoked = 3,
+    /// `join.rejected`; `text` = an operator's sentence.
+    Rejected = 4,
+    /// `join.network-full`; numbers = used, capacity; `text` = the network.
+    NetworkFull = 5,
+    /// The device was deleted and not forgotten yet; a key does not bring it back.
+    Tombstoned = 6,
+    /// The name or abilities are not possible.
+    Malformed = 7,
+    /// The coordinator cannot write now (`serve.disk-full`); try later.
+    Unavailable = 8,
+    /// The WireGuard key belongs to another device.
+    KeyInUse = 9,
+    /// The device was blocked by an operator.
+    Blocked = 10,
+}
+
+impl Refusal {
+    /// Reads a code; `None` for one of a newer coordinator.
+    pub const fn from_code(code: u16) -> Option<Self> {
+        Some(match code {
+            1 => Self::KeyExpired,
+            2 => Self::KeyUsedUp,
+            3 => Self::KeyRevoked,
+            4 => Self::Rejected,
+            5 => Self::NetworkFull,
+            6 => Self::Tombstoned,
+            7 => Self::Malformed,
+            8 => Self::Unavailable,
+            9 => Self::KeyInUse,
+            10 => Self::Blocked,
+            _ => return None,
+        })
+    }
+}
+
+/// Why a call was not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[repr(u16)]
+pub enum CallFailure {
+    /// The callee holds no session.
+    Offline = 1,
+    /// No rule joins the two, or there is no such device.
+    Denied = 2,
+    /// More than one call per pair and 5 s.
+    TooMany = 3,
+}
+
+impl CallFailure {
+    /// Reads a code; `None` for one of a newer coordinator.
+    pub const fn from_code(code: u16) -> Option<Self> {
+        Some(match code {
+            1 => Self::Offline,
+            2 => Self::Denied,
+            3 => Self::TooMany,
+            _ => return None,
+        })
+    }
+}
