@@ -3,6 +3,7 @@
 //!
 //! `WEFT_GOLDEN=print cargo test -p weft-wire --test golden -- --nocapture`
 //! prints the lines, for new formats to be appended.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

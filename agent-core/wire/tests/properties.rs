@@ -1,5 +1,6 @@
 //! Decoders are total: any bytes give a value or an error, never a panic, and
 //! what decodes is written back to an equal value.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
 use proptest::prelude::*;
 use weft_wire::frame::{Hello, RecordHeader, Reset, Retry, Welcome};
