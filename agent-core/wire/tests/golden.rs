@@ -481,6 +481,7 @@ fn every_format_keeps_its_bytes() {
     session(&mut golden);
     enrolment(&mut golden);
     map(&mut golden);
+    network(&mut golden);
     signal_and_telemetry(&mut golden);
     frames_and_texts(&mut golden);
     if std::env::var_os("WEFT_GOLDEN").is_some() {
