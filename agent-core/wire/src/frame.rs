@@ -112,10 +112,7 @@ impl PskSelector {
             2 => PskKind::Device,
             _ => return Err(FrameError::Field),
         };
-        Ok(Self {
-            kind,
-            master: byte >> 4,
-        })
+        Ok(Self { kind, master: byte >> 4 })
     }
 }
 
@@ -335,10 +332,7 @@ impl Retry {
         if frame.len() != RETRY_LEN {
             return Err(FrameError::Length);
         }
-        Ok(Self {
-            hello_hash: field(frame, 2),
-            token: field(frame, 10),
-        })
+        Ok(Self { hello_hash: field(frame, 2), token: field(frame, 10) })
     }
 
     /// The bytes on the wire.
@@ -374,10 +368,7 @@ impl Reset {
         if frame.len() != RESET_LEN {
             return Err(FrameError::Length);
         }
-        Ok(Self {
-            session: u32::from_le_bytes(field(frame, 2)),
-            hello_hash: field(frame, 6),
-        })
+        Ok(Self { session: u32::from_le_bytes(field(frame, 2)), hello_hash: field(frame, 6) })
     }
 
     /// The bytes on the wire.
@@ -397,20 +388,11 @@ mod tests {
 
     #[test]
     fn small_frames_survive_the_round_trip() {
-        let retry = Retry {
-            hello_hash: [1; 8],
-            token: [2; 16],
-        };
+        let retry = Retry { hello_hash: [1; 8], token: [2; 16] };
         assert_eq!(Retry::parse(&retry.to_bytes()), Ok(retry));
-        let reset = Reset {
-            session: 0xDEAD_BEEF,
-            hello_hash: [3; 8],
-        };
+        let reset = Reset { session: 0xDEAD_BEEF, hello_hash: [3; 8] };
         assert_eq!(Reset::parse(&reset.to_bytes()), Ok(reset));
-        let header = RecordHeader {
-            session: 7,
-            counter: u64::MAX,
-        };
+        let header = RecordHeader { session: 7, counter: u64::MAX };
         let mut record = [0; RECORD_OVERHEAD];
         record[..RECORD_HEADER_LEN].copy_from_slice(&header.to_bytes());
         assert_eq!(RecordHeader::parse(&record), Ok(header));
@@ -431,11 +413,7 @@ mod tests {
                 if let Ok(welcome) = Welcome::parse(&frame) {
                     assert!(welcome.sealed_payload().len() >= TAG_LEN);
                 }
-                let _ = (
-                    RecordHeader::parse(&frame),
-                    Retry::parse(&frame),
-                    Reset::parse(&frame),
-                );
+                let _ = (RecordHeader::parse(&frame), Retry::parse(&frame), Reset::parse(&frame));
             }
         }
     }
@@ -444,17 +422,11 @@ mod tests {
     fn a_device_hello_names_no_reference() {
         let mut frame = [0; HELLO_OVERHEAD];
         let mut prologue = [0; PROLOGUE_LEN];
-        let selector = PskSelector {
-            kind: PskKind::Device,
-            master: 3,
-        };
+        let selector = PskSelector { kind: PskKind::Device, master: 3 };
         Hello::emit_prologue(selector, [0; 8], Inbox([9; 16]), &mut prologue);
         frame[..PROLOGUE_LEN].copy_from_slice(&prologue);
         assert_eq!(Hello::parse(&frame).map(|h| h.selector()), Ok(selector));
         frame[3] = 1;
-        assert_eq!(
-            Hello::parse(&frame).map(|h| h.selector()),
-            Err(FrameError::Field)
-        );
+        assert_eq!(Hello::parse(&frame).map(|h| h.selector()), Err(FrameError::Field));
     }
 }

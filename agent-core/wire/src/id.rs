@@ -51,11 +51,7 @@ const fn unscramble(sixty: u64) -> Option<u32> {
     x = x.wrapping_mul(0x1D69_E2A5); // inverse of 0x7FEB_352D modulo 2^32
     x ^= x >> 16;
     let number = x ^ 0x5745_4654;
-    if sixty & 0x0FFF_FFFF == check(number) {
-        Some(number)
-    } else {
-        None
-    }
+    if sixty & 0x0FFF_FFFF == check(number) { Some(number) } else { None }
 }
 
 fn write_sixty(prefix: &str, sixty: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -142,11 +138,7 @@ impl KeyId {
     /// [`IdError::Form`] when the upper 4 bits are not zero.
     pub const fn from_bytes(bytes: [u8; 8]) -> Result<Self, IdError> {
         let value = u64::from_be_bytes(bytes);
-        if value >> 60 == 0 {
-            Ok(Self(value))
-        } else {
-            Err(IdError::Form)
-        }
+        if value >> 60 == 0 { Ok(Self(value)) } else { Err(IdError::Form) }
     }
 
     /// The 8 bytes of frames and join strings.
@@ -300,9 +292,7 @@ pub type Name = heapless::String<NAME_LEN>;
 pub fn is_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     (1..=NAME_LEN).contains(&bytes.len())
-        && bytes
-            .iter()
-            .all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && bytes.iter().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-'))
         && bytes.first() != Some(&b'-')
         && bytes.last() != Some(&b'-')
 }
@@ -355,15 +345,7 @@ mod tests {
         for good in ["a", "gw-a", "0", "a2345678901234567890123456789012"] {
             assert!(is_name(good), "{good}");
         }
-        for bad in [
-            "",
-            "-a",
-            "a-",
-            "A",
-            "a_b",
-            "a.b",
-            "a23456789012345678901234567890123",
-        ] {
+        for bad in ["", "-a", "a-", "A", "a_b", "a.b", "a23456789012345678901234567890123"] {
             assert!(!is_name(bad), "{bad}");
         }
     }

@@ -53,11 +53,7 @@ impl<'a> RawItem<'a> {
     /// [`ItemError::Trailing`] when bytes remain.
     pub fn decode<T: Item>(&self) -> Result<T, ItemError> {
         let (value, rest) = self.decode_head::<T>()?;
-        if rest.is_empty() {
-            Ok(value)
-        } else {
-            Err(ItemError::Trailing(self.tag))
-        }
+        if rest.is_empty() { Ok(value) } else { Err(ItemError::Trailing(self.tag)) }
     }
 
     /// Decodes a body that is followed by items of its own, like
@@ -182,9 +178,7 @@ impl<'a> ItemWriter<'a> {
         // where a one-byte length would end and move it if that was too short.
         let start = at + 1;
         let room = self.buffer.get_mut(start..).ok_or(ItemError::NoRoom)?;
-        let head = postcard::to_slice(body, room)
-            .map_err(|_| ItemError::NoRoom)?
-            .len();
+        let head = postcard::to_slice(body, room).map_err(|_| ItemError::NoRoom)?.len();
         let mut nested = ItemWriter::new(&mut room[head..]);
         inner(&mut nested)?;
         let len = head + nested.len;
@@ -532,9 +526,7 @@ mod tests {
         writer.put(&Ping { request: 900_000 }).unwrap();
         let len = writer.finish();
         assert_eq!(len % PADDING, 0);
-        let items: Vec<_> = Items::new(&buffer[..len])
-            .collect::<Result<_, _>>()
-            .unwrap();
+        let items: Vec<_> = Items::new(&buffer[..len]).collect::<Result<_, _>>().unwrap();
         assert_eq!(items.len(), 2);
         assert_eq!(items[0].decode::<Done>().unwrap().request, 5);
         assert_eq!(items[1].decode::<Ping>().unwrap().request, 900_000);
@@ -558,17 +550,11 @@ mod tests {
     #[test]
     fn long_bodies_get_long_lengths() {
         let reason = heapless::String::try_from("x".repeat(96).as_str()).unwrap();
-        let state = State {
-            standing: Standing::Blocked,
-            since_ms: u64::MAX,
-            reason,
-        };
+        let state = State { standing: Standing::Blocked, since_ms: u64::MAX, reason };
         let mut buffer = [0; 512];
         let mut writer = ItemWriter::new(&mut buffer);
         writer
-            .put_nested(&state, |inner| {
-                (0..8).try_for_each(|request| inner.put(&Done { request }))
-            })
+            .put_nested(&state, |inner| (0..8).try_for_each(|request| inner.put(&Done { request })))
             .unwrap();
         let len = writer.len();
         let item = Items::new(&buffer[..len]).next().unwrap().unwrap();
@@ -584,14 +570,8 @@ mod tests {
         let errors = |bytes: &[u8]| Items::new(bytes).map(|item| item.err()).collect::<Vec<_>>();
         assert_eq!(errors(&[12]), [Some(ItemError::Truncated)]);
         assert_eq!(errors(&[12, 2, 0]), [Some(ItemError::Truncated)]);
-        assert_eq!(
-            errors(&[0x80, 0x80, 0x80, 0x80, 0x80, 1]),
-            [Some(ItemError::Truncated)]
-        );
-        assert_eq!(
-            errors(&[12, 1, 0, 0, 0, 1]),
-            [None, Some(ItemError::Padding)]
-        );
+        assert_eq!(errors(&[0x80, 0x80, 0x80, 0x80, 0x80, 1]), [Some(ItemError::Truncated)]);
+        assert_eq!(errors(&[12, 1, 0, 0, 0, 1]), [None, Some(ItemError::Padding)]);
         assert_eq!(errors(&[0, 0, 0]), []);
     }
 }

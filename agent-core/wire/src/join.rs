@@ -183,9 +183,7 @@ impl<'a> Reader<'a> {
 pub fn decode<'a>(text: &str, out: &'a mut [u8; MAX_BYTES]) -> Result<&'a [u8], JoinError> {
     let trimmed = text.trim();
     let lead = text.len() - text.trim_start().len();
-    let (prefix, body) = trimmed
-        .split_at_checked(PREFIX.len())
-        .ok_or(JoinError::NotAJoinString)?;
+    let (prefix, body) = trimmed.split_at_checked(PREFIX.len()).ok_or(JoinError::NotAJoinString)?;
     let prefix = prefix.as_bytes();
     if !prefix[..4].eq_ignore_ascii_case(&PREFIX.as_bytes()[..4]) {
         return Err(JoinError::NotAJoinString);
@@ -201,9 +199,7 @@ pub fn decode<'a>(text: &str, out: &'a mut [u8; MAX_BYTES]) -> Result<&'a [u8], 
         // A cut or doubled character shows as a wrong tail: say it as such.
         Base32Error::Length => JoinError::Checksum,
     })?;
-    let (data, crc) = out[..len]
-        .split_last_chunk::<4>()
-        .ok_or(JoinError::Length)?;
+    let (data, crc) = out[..len].split_last_chunk::<4>().ok_or(JoinError::Length)?;
     if crc32(data) != u32::from_le_bytes(*crc) {
         return Err(JoinError::Checksum);
     }
@@ -232,41 +228,22 @@ impl JoinString {
         let coordinator = PublicKey(reader.array()?);
         let key = KeyId::from_bytes(reader.array()?).map_err(|_| JoinError::Field)?;
         let psk = Secret::take(&mut reader.array()?);
-        let token = EnrolToken {
-            expiry: u32::from_le_bytes(reader.array()?),
-            mac: reader.array()?,
-        };
+        let token =
+            EnrolToken { expiry: u32::from_le_bytes(reader.array()?), mac: reader.array()? };
         let mut addresses = heapless::Vec::new();
         for _ in 0..reader.byte()? {
             let carrier = Carrier::from_byte(reader.byte()?).ok_or(JoinError::Field)?;
             let authority = reader.text()?;
-            addresses
-                .push(Address { carrier, authority })
-                .map_err(|_| JoinError::Field)?;
+            addresses.push(Address { carrier, authority }).map_err(|_| JoinError::Field)?;
         }
-        let spki = (flags & FLAG_SPKI != 0)
-            .then(|| reader.array())
-            .transpose()?;
+        let spki = (flags & FLAG_SPKI != 0).then(|| reader.array()).transpose()?;
         let account = (flags & FLAG_ACCOUNT != 0)
-            .then(|| {
-                Ok(BrokerAccount {
-                    user: reader.text()?,
-                    password: reader.text()?,
-                })
-            })
+            .then(|| Ok(BrokerAccount { user: reader.text()?, password: reader.text()? }))
             .transpose()?;
         if !reader.0.is_empty() || addresses.is_empty() {
             return Err(JoinError::Field);
         }
-        Ok(Self {
-            coordinator,
-            key,
-            psk,
-            token,
-            addresses,
-            spki,
-            account,
-        })
+        Ok(Self { coordinator, key, psk, token, addresses, spki, account })
     }
 
     /// Writes the text into `out` and returns its length in characters.
@@ -280,11 +257,7 @@ impl JoinString {
         }
         let mut bytes = heapless::Vec::<u8, MAX_BYTES>::new();
         let flags = if self.spki.is_some() { FLAG_SPKI } else { 0 }
-            | if self.account.is_some() {
-                FLAG_ACCOUNT
-            } else {
-                0
-            };
+            | if self.account.is_some() { FLAG_ACCOUNT } else { 0 };
         let mut put = |part: &[u8]| {
             // Cannot fail: MAX_BYTES is the longest form.
             let _ = bytes.extend_from_slice(part);
@@ -314,9 +287,7 @@ impl JoinString {
         out[..PREFIX.len()].copy_from_slice(PREFIX.as_bytes());
         let written = base32::encode(&bytes, Case::Upper, &mut out[PREFIX.len()..]);
         bytes.as_mut_slice().zeroize();
-        written
-            .map(|len| PREFIX.len() + len)
-            .ok_or(JoinError::Length)
+        written.map(|len| PREFIX.len() + len).ok_or(JoinError::Length)
     }
 }
 
@@ -324,10 +295,9 @@ impl JoinString {
 pub fn shortened(text: &str) -> heapless::String<16> {
     let mut out = heapless::String::new();
     let text = text.trim();
-    if let (Some(head), Some(tail)) = (
-        text.get(..8),
-        text.len().checked_sub(4).and_then(|at| text.get(at..)),
-    ) {
+    if let (Some(head), Some(tail)) =
+        (text.get(..8), text.len().checked_sub(4).and_then(|at| text.get(at..)))
+    {
         let _ = out.push_str(head);
         let _ = out.push('…');
         let _ = out.push_str(tail);
@@ -343,10 +313,9 @@ mod tests {
 
     fn sample() -> JoinString {
         let mut addresses = heapless::Vec::new();
-        for (carrier, authority) in [
-            (Carrier::Mqtt, "mesh.example.net:7420"),
-            (Carrier::Https, "[2001:db8::1]:7420"),
-        ] {
+        for (carrier, authority) in
+            [(Carrier::Mqtt, "mesh.example.net:7420"), (Carrier::Https, "[2001:db8::1]:7420")]
+        {
             let authority = heapless::String::try_from(authority).unwrap();
             addresses.push(Address { carrier, authority }).unwrap();
         }
@@ -354,10 +323,7 @@ mod tests {
             coordinator: PublicKey([0x11; 32]),
             key: KeyId::from_random([0x22; 8]),
             psk: Secret([0x33; 32]),
-            token: EnrolToken {
-                expiry: 0x4444_4444,
-                mac: [0x55; 16],
-            },
+            token: EnrolToken { expiry: 0x4444_4444, mac: [0x55; 16] },
             addresses,
             spki: Some([0x66; 32]),
             account: Some(BrokerAccount {
@@ -390,10 +356,7 @@ mod tests {
             let mut wrong = line.clone().into_bytes();
             wrong[at] = if wrong[at] == b'A' { b'B' } else { b'A' };
             let wrong = String::from_utf8(wrong).unwrap();
-            assert!(
-                matches!(JoinString::parse(&wrong), Err(JoinError::Checksum)),
-                "{at}"
-            );
+            assert!(matches!(JoinString::parse(&wrong), Err(JoinError::Checksum)), "{at}");
             assert!(JoinString::parse(&line[..at]).is_err(), "cut at {at}");
         }
     }
@@ -420,10 +383,7 @@ mod tests {
         assert_eq!(JoinString::from_bytes(&newer).err(), Some(JoinError::Field));
         let mut longer = data;
         longer.push(0);
-        assert_eq!(
-            JoinString::from_bytes(&longer).err(),
-            Some(JoinError::Field)
-        );
+        assert_eq!(JoinString::from_bytes(&longer).err(), Some(JoinError::Field));
     }
 
     #[test]

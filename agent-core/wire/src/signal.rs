@@ -137,13 +137,8 @@ mod tests {
 
     #[test]
     fn the_longest_call_fits_a_probe() {
-        let address: SocketAddr = "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535"
-            .parse()
-            .unwrap();
-        let candidate = Candidate {
-            kind: CandidateKind::Configured,
-            address,
-        };
+        let address: SocketAddr = "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().unwrap();
+        let candidate = Candidate { kind: CandidateKind::Configured, address };
         let call = Call {
             call: u32::MAX,
             peer: DeviceId(u32::MAX),

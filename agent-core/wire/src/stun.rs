@@ -64,9 +64,7 @@ impl<'a> Message<'a> {
     ///
     /// [`StunError`] names the first thing that is wrong.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, StunError> {
-        let header = datagram
-            .first_chunk::<HEADER_LEN>()
-            .ok_or(StunError::NotStun)?;
+        let header = datagram.first_chunk::<HEADER_LEN>().ok_or(StunError::NotStun)?;
         let cookie = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
         if header[0] & 0xC0 != 0 || cookie != MAGIC_COOKIE {
             return Err(StunError::NotStun);
@@ -115,9 +113,7 @@ impl<'a> Message<'a> {
 
     /// The first comprehension-required attribute outside `known`.
     pub fn unknown_required(&self, known: &[u16]) -> Option<u16> {
-        self.attributes()
-            .map(|(kind, _)| kind)
-            .find(|kind| *kind < 0x8000 && !known.contains(kind))
+        self.attributes().map(|(kind, _)| kind).find(|kind| *kind < 0x8000 && !known.contains(kind))
     }
 
     /// The address that the server saw: XOR-MAPPED-ADDRESS, else MAPPED-ADDRESS.
@@ -191,11 +187,7 @@ impl<'a> MessageWriter<'a> {
         header[2..4].fill(0);
         header[4..8].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
         header[8..].copy_from_slice(&transaction);
-        Ok(Self {
-            buffer,
-            len: HEADER_LEN,
-            transaction,
-        })
+        Ok(Self { buffer, len: HEADER_LEN, transaction })
     }
 
     /// Appends an attribute, padded with zero bytes.
@@ -206,10 +198,7 @@ impl<'a> MessageWriter<'a> {
     pub fn attribute(&mut self, kind: u16, value: &[u8]) -> Result<(), StunError> {
         let len = u16::try_from(value.len()).map_err(|_| StunError::NoRoom)?;
         let end = self.len + 4 + value.len().next_multiple_of(4);
-        let room = self
-            .buffer
-            .get_mut(self.len..end)
-            .ok_or(StunError::NoRoom)?;
+        let room = self.buffer.get_mut(self.len..end).ok_or(StunError::NoRoom)?;
         room[..2].copy_from_slice(&kind.to_be_bytes());
         room[2..4].copy_from_slice(&len.to_be_bytes());
         room[4..4 + value.len()].copy_from_slice(value);
@@ -242,10 +231,7 @@ impl<'a> MessageWriter<'a> {
         };
         value[2] ^= mask[0];
         value[3] ^= mask[1];
-        value[4..]
-            .iter_mut()
-            .zip(mask)
-            .for_each(|(byte, mask)| *byte ^= mask);
+        value[4..].iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
         self.attribute(XOR_MAPPED_ADDRESS, &value[..len])
     }
 
@@ -288,10 +274,7 @@ mod tests {
     fn rfc_5769_ipv4_response() {
         let message = Message::parse(IPV4_RESPONSE).unwrap();
         assert_eq!(message.kind(), BINDING_SUCCESS);
-        assert_eq!(
-            message.mapped_address(),
-            Some("192.0.2.1:32853".parse().unwrap())
-        );
+        assert_eq!(message.mapped_address(), Some("192.0.2.1:32853".parse().unwrap()));
         let mut wrong = IPV4_RESPONSE.to_vec();
         wrong[44] ^= 1;
         assert_eq!(Message::parse(&wrong).err(), Some(StunError::Fingerprint));
@@ -299,10 +282,7 @@ mod tests {
 
     #[test]
     fn both_families_survive_the_round_trip() {
-        for text in [
-            "192.0.2.1:32853",
-            "[2001:db8:1234:5678:11:2233:4455:6677]:32853",
-        ] {
+        for text in ["192.0.2.1:32853", "[2001:db8:1234:5678:11:2233:4455:6677]:32853"] {
             let address: SocketAddr = text.parse().unwrap();
             let mut buffer = [0; 128];
             let mut writer = MessageWriter::new(BINDING_SUCCESS, [7; 12], &mut buffer).unwrap();
@@ -326,10 +306,7 @@ mod tests {
         let mut writer = MessageWriter::new(BINDING_SUCCESS, [0; 12], &mut buffer).unwrap();
         writer.attribute(XOR_MAPPED_ADDRESS, &[]).unwrap();
         let len = writer.finish().unwrap();
-        assert_eq!(
-            Message::parse(&buffer[..len]).unwrap().mapped_address(),
-            None
-        );
+        assert_eq!(Message::parse(&buffer[..len]).unwrap().mapped_address(), None);
     }
 
     #[test]

@@ -47,9 +47,7 @@ impl Golden {
         writer.put(body).unwrap();
         let len = writer.len();
         let raw = Items::new(&buffer[..len]).next().unwrap().unwrap();
-        let back = raw
-            .decode::<T>()
-            .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let back = raw.decode::<T>().unwrap_or_else(|error| panic!("{name}: {error:?}"));
         let mut again = [0; 4_096];
         ItemWriter::new(&mut again).put(&back).unwrap();
         assert_eq!(hex(&again[..len]), hex(&buffer[..len]), "{name}");
@@ -62,11 +60,7 @@ impl Golden {
 }
 
 fn overlay() -> Overlay {
-    Overlay {
-        ipv4: [100, 93, 0, 0].into(),
-        ipv4_len: 16,
-        ipv6: [0xfd, 1, 2, 3, 4, 5],
-    }
+    Overlay { ipv4: [100, 93, 0, 0].into(), ipv4_len: 16, ipv6: [0xfd, 1, 2, 3, 4, 5] }
 }
 
 fn v4() -> SocketAddr {
@@ -113,29 +107,12 @@ fn session(golden: &mut Golden) {
     golden.item("done", &Done { request: 9 });
     let reason = text("cloned");
     let since_ms = 1_795_000_000_000;
-    golden.item(
-        "state",
-        &State {
-            standing: Standing::Quarantined,
-            since_ms,
-            reason,
-        },
-    );
+    golden.item("state", &State { standing: Standing::Quarantined, since_ms, reason });
     golden.item(
         "command",
-        &Command {
-            id: CommandId(5),
-            expires_ms: 1_795_000_060_000,
-            kind: CommandKind::Restart,
-        },
+        &Command { id: CommandId(5), expires_ms: 1_795_000_060_000, kind: CommandKind::Restart },
     );
-    golden.item(
-        "command_done",
-        &CommandDone {
-            id: CommandId(5),
-            outcome: Outcome::Expired,
-        },
-    );
+    golden.item("command_done", &CommandDone { id: CommandId(5), outcome: Outcome::Expired });
     golden.item("ping", &Ping { request: 300 });
 }
 
@@ -203,31 +180,12 @@ fn map(golden: &mut Golden) {
         kind: SecondKind::Previous,
         until_ms: 1_795_000_000_000,
     };
-    golden.item(
-        "map_next",
-        &MapNext {
-            epoch: Epoch(1),
-            from: Revision(42),
-            page: 3,
-        },
-    );
+    golden.item("map_next", &MapNext { epoch: Epoch(1), from: Revision(42), page: 3 });
     golden.item(
         "page",
-        &Page {
-            epoch: Epoch(1),
-            from: Revision(0),
-            to: Revision(43),
-            page: 0,
-            of: 2,
-        },
+        &Page { epoch: Epoch(1), from: Revision(0), to: Revision(43), page: 0, of: 2 },
     );
-    golden.item(
-        "map_ready",
-        &MapReady {
-            epoch: Epoch(1),
-            revision: Revision(44),
-        },
-    );
+    golden.item("map_ready", &MapReady { epoch: Epoch(1), revision: Revision(44) });
     golden.item(
         "peer_upsert",
         &PeerUpsert {
@@ -249,51 +207,19 @@ fn map(golden: &mut Golden) {
             attestation: Some(Signature([0x66; 32], [0x77; 32])),
         },
     );
-    golden.item(
-        "peer_remove",
-        &PeerRemove {
-            device: DeviceId(6),
-        },
-    );
-    golden.item(
-        "peer_key",
-        &PeerKey {
-            device: DeviceId(6),
-            second: Some(second()),
-        },
-    );
-    golden.item(
-        "peer_key_none",
-        &PeerKey {
-            device: DeviceId(6),
-            second: None,
-        },
-    );
+    golden.item("peer_remove", &PeerRemove { device: DeviceId(6) });
+    golden.item("peer_key", &PeerKey { device: DeviceId(6), second: Some(second()) });
+    golden.item("peer_key_none", &PeerKey { device: DeviceId(6), second: None });
     golden.item(
         "rules",
         &Rules {
             rules: list(&[
-                Rule {
-                    number: 0,
-                    protocol: 0,
-                    first_port: 0,
-                    last_port: 65_535,
-                },
-                Rule {
-                    number: 5,
-                    protocol: 6,
-                    first_port: 22,
-                    last_port: 22,
-                },
+                Rule { number: 0, protocol: 0, first_port: 0, last_port: 65_535 },
+                Rule { number: 5, protocol: 6, first_port: 22, last_port: 22 },
             ]),
         },
     );
-    golden.item(
-        "servers",
-        &Servers {
-            stun: list(&[v4(), v6()]),
-        },
-    );
+    golden.item("servers", &Servers { stun: list(&[v4(), v6()]) });
     golden.item(
         "settings",
         &Settings {
@@ -305,71 +231,23 @@ fn map(golden: &mut Golden) {
         },
     );
     golden.item("lease", &Lease { lease_s: 604_800 });
-    golden.item(
-        "map_applied",
-        &MapApplied {
-            request: 0,
-            epoch: Epoch(1),
-            revision: Revision(43),
-        },
-    );
+    golden.item("map_applied", &MapApplied { request: 0, epoch: Epoch(1), revision: Revision(43) });
 }
 
 fn signal_and_telemetry(golden: &mut Golden) {
     let candidates: heapless::Vec<Candidate, CANDIDATES> = list(&[
-        Candidate {
-            kind: CandidateKind::Host,
-            address: v4(),
-        },
-        Candidate {
-            kind: CandidateKind::Configured,
-            address: v6(),
-        },
+        Candidate { kind: CandidateKind::Host, address: v4() },
+        Candidate { kind: CandidateKind::Configured, address: v6() },
     ]);
-    let nat = NatReport {
-        mapping: Mapping::Sequential(-2),
-        lifetime_s: 120,
-        age_ms: 900,
-    };
+    let nat = NatReport { mapping: Mapping::Sequential(-2), lifetime_s: 120, age_ms: 900 };
     let (peer, call) = (DeviceId(6), 1);
     golden.item(
         "call",
-        &Call {
-            call,
-            peer,
-            receiver: 2,
-            nat,
-            rtt_ms: 20,
-            candidates: candidates.clone(),
-        },
+        &Call { call, peer, receiver: 2, nat, rtt_ms: 20, candidates: candidates.clone() },
     );
-    golden.item(
-        "call_ack",
-        &CallAck {
-            call,
-            peer,
-            receiver: 3,
-            nat,
-            rtt_ms: 21,
-            candidates,
-        },
-    );
-    golden.item(
-        "go",
-        &Go {
-            call,
-            peer,
-            delay_ms: 10,
-        },
-    );
-    golden.item(
-        "call_failed",
-        &CallFailed {
-            call,
-            peer,
-            code: 1,
-        },
-    );
+    golden.item("call_ack", &CallAck { call, peer, receiver: 3, nat, rtt_ms: 21, candidates });
+    golden.item("go", &Go { call, peer, delay_ms: 10 });
+    golden.item("call_failed", &CallFailed { call, peer, code: 1 });
     golden.item(
         "heartbeat",
         &Heartbeat {
@@ -394,85 +272,35 @@ fn signal_and_telemetry(golden: &mut Golden) {
 
 fn frames_and_texts(golden: &mut Golden) {
     let mut prologue = [0; PROLOGUE_LEN];
-    let selector = PskSelector {
-        kind: PskKind::Enrolment,
-        master: 2,
-    };
+    let selector = PskSelector { kind: PskKind::Enrolment, master: 2 };
     let key = KeyId::from_random([0x1F; 8]);
     Hello::emit_prologue(selector, key.to_bytes(), Inbox([0xA5; 16]), &mut prologue);
     golden.put("hello_prologue", hex(&prologue));
-    golden.put(
-        "record_header",
-        hex(&RecordHeader {
-            session: 1,
-            counter: 1 << 40,
-        }
-        .to_bytes()),
-    );
-    golden.put(
-        "retry",
-        hex(&Retry {
-            hello_hash: [1; 8],
-            token: [2; 16],
-        }
-        .to_bytes()),
-    );
-    golden.put(
-        "reset",
-        hex(&Reset {
-            session: 9,
-            hello_hash: [1; 8],
-        }
-        .to_bytes()),
-    );
-    golden.put(
-        "topic_hello",
-        Topic::Hello(Inbox([0xA5; 16])).text().to_string(),
-    );
-    golden.put(
-        "topic_record",
-        Topic::Record(ReplicaId(7), Inbox([0xA5; 16]))
-            .text()
-            .to_string(),
-    );
-    golden.put(
-        "topic_down",
-        Topic::Down(Inbox([0xA5; 16])).text().to_string(),
-    );
-    golden.put(
-        "enrolment_user",
-        weft_wire::topic::enrolment_user(key).to_string(),
-    );
+    golden.put("record_header", hex(&RecordHeader { session: 1, counter: 1 << 40 }.to_bytes()));
+    golden.put("retry", hex(&Retry { hello_hash: [1; 8], token: [2; 16] }.to_bytes()));
+    golden.put("reset", hex(&Reset { session: 9, hello_hash: [1; 8] }.to_bytes()));
+    golden.put("topic_hello", Topic::Hello(Inbox([0xA5; 16])).text().to_string());
+    golden.put("topic_record", Topic::Record(ReplicaId(7), Inbox([0xA5; 16])).text().to_string());
+    golden.put("topic_down", Topic::Down(Inbox([0xA5; 16])).text().to_string());
+    golden.put("enrolment_user", weft_wire::topic::enrolment_user(key).to_string());
     golden.put("device_id", DeviceId(2).to_string());
     golden.put("key_id", key.to_string());
-    let address = |carrier, authority| Address {
-        carrier,
-        authority: text(authority),
-    };
+    let address = |carrier, authority| Address { carrier, authority: text(authority) };
     let join = JoinString {
         coordinator: PublicKey([0x11; 32]),
         key,
         psk: Secret([0x33; 32]),
-        token: EnrolToken {
-            expiry: 1_800_000_000,
-            mac: [0x55; 16],
-        },
+        token: EnrolToken { expiry: 1_800_000_000, mac: [0x55; 16] },
         addresses: list(&[
             address(Carrier::Mqtt, "mesh.example.net:7420"),
             address(Carrier::Https, "[2001:db8::1]:7420"),
         ]),
         spki: Some([0x66; 32]),
-        account: Some(BrokerAccount {
-            user: text("fleet"),
-            password: text("pass"),
-        }),
+        account: Some(BrokerAccount { user: text("fleet"), password: text("pass") }),
     };
     let mut out = [0; MAX_TEXT];
     let len = join.emit(&mut out).unwrap();
-    golden.put(
-        "join_string",
-        String::from_utf8(out[..len].to_vec()).unwrap(),
-    );
+    golden.put("join_string", String::from_utf8(out[..len].to_vec()).unwrap());
 }
 
 #[test]
@@ -489,10 +317,8 @@ fn every_format_keeps_its_bytes() {
             println!("{name} {value}");
         }
     }
-    let frozen: BTreeMap<&str, &str> = include_str!("golden.txt")
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .collect();
+    let frozen: BTreeMap<&str, &str> =
+        include_str!("golden.txt").lines().filter_map(|line| line.split_once(' ')).collect();
     for (name, value) in &golden.0 {
         assert_eq!(frozen.get(name), Some(&value.as_str()), "{name}");
     }

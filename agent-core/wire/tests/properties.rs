@@ -21,10 +21,7 @@ fn stable<T: Item>(body: &[u8]) {
     let mut writer = ItemWriter::new(&mut first);
     writer.put(&value).expect("what was decoded fits");
     let len = writer.len();
-    let again = Items::new(&first[..len])
-        .next()
-        .expect("one item")
-        .expect("complete");
+    let again = Items::new(&first[..len]).next().expect("one item").expect("complete");
     let value = again.decode::<T>().expect("what was written decodes");
     let mut second = [0; 8_192];
     let mut writer = ItemWriter::new(&mut second);
@@ -66,12 +63,8 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
         })
         .collect();
     let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
-    (
-        prop::sample::select(frozen),
-        edits,
-        any::<prop::sample::Index>(),
-    )
-        .prop_map(|(mut bytes, edits, cut)| {
+    (prop::sample::select(frozen), edits, any::<prop::sample::Index>()).prop_map(
+        |(mut bytes, edits, cut)| {
             for (at, value) in edits {
                 let at = at.index(bytes.len());
                 bytes[at] = value;
@@ -79,7 +72,8 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
             let keep = cut.index(bytes.len() * 2);
             bytes.truncate(keep.max(1));
             bytes
-        })
+        },
+    )
 }
 
 proptest! {
