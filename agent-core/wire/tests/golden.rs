@@ -210,6 +210,10 @@ fn map(golden: &mut Golden) {
     golden.item("peer_remove", &PeerRemove { device: DeviceId(6) });
     golden.item("peer_key", &PeerKey { device: DeviceId(6), second: Some(second()) });
     golden.item("peer_key_none", &PeerKey { device: DeviceId(6), second: None });
+    golden.item("map_applied", &MapApplied { request: 0, epoch: Epoch(1), revision: Revision(43) });
+}
+
+fn network(golden: &mut Golden) {
     golden.item(
         "rules",
         &Rules {
@@ -231,7 +235,6 @@ fn map(golden: &mut Golden) {
         },
     );
     golden.item("lease", &Lease { lease_s: 604_800 });
-    golden.item("map_applied", &MapApplied { request: 0, epoch: Epoch(1), revision: Revision(43) });
 }
 
 fn signal_and_telemetry(golden: &mut Golden) {
