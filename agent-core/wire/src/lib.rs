@@ -29,9 +29,11 @@
 pub mod base32;
 pub mod crc;
 pub mod frame;
+pub mod http;
 pub mod id;
 pub mod item;
 pub mod join;
+pub mod login;
 pub mod map;
 pub mod signal;
 pub mod stun;
