@@ -1,3 +1,51 @@
-//! See Cargo.toml.
+//! `cargo xtask`: what the house checks and measures about itself.
+//!
+//! `layers` and `sizes` are also tests of this package, so that a plain
+//! `cargo test` finds what they find.
 
-fn main() {}
+mod clock;
+mod edges;
+mod layers;
+mod out;
+mod report;
+mod sizes;
+mod source;
+mod suite;
+mod tables;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "What the house checks and measures about itself"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Checks who imports whom: modules, crates, ciphers, SQL, unsafe code
+    Layers,
+    /// Checks the length of functions, files and inline tests
+    Sizes,
+    /// Runs the tests in groups, one line each, and ends with a verdict
+    Test {
+        /// Also what is long: every interop cell, ignored tests, licences
+        #[arg(long)]
+        full: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let root = source::workspace_root();
+    match Arguments::parse().task {
+        Task::Layers => out::report("layers", &layers::check(&root)),
+        Task::Sizes => out::report("sizes", &sizes::check(&root)),
+        Task::Test { full } => suite::run(&root, full),
+    }
+}

@@ -1,0 +1,22 @@
+# The commands of the README. What they do is in cross/: this file only names them.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full
+
+help:
+	@echo "make demo [ARGS=--once]   two gateways on a simulated internet, with a live ping"
+	@echo "make test                 everything a change must pass"
+	@echo "make test-full            and what takes long: every interop cell, ignored tests"
+
+demo:
+	@cross/demo $(ARGS)
+
+test:
+	@cross/setup test
+	@cargo build --release --package xtask
+	@cargo xtask test
+
+test-full:
+	@cross/setup test
+	@cargo build --release --package xtask
+	@cargo xtask test --full

@@ -1,0 +1,284 @@
+//! The groups that Cargo runs.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::Outcome;
+
+/// How many lines of a failing log are shown.
+const SHOWN: usize = 40;
+const TARGET: &str = "riscv32imc-unknown-none-elf";
+/// The crates that chips link.
+const CHIP_CRATES: &[&str] = &["weft-wire", "weft-noise", "weft-agent-core"];
+
+/// Formatting and Clippy over everything, warnings are errors.
+pub(super) fn lints(root: &Path) -> Outcome {
+    let mut outcome = Outcome::default();
+    let format = ["fmt", "--all", "--check"];
+    outcome.merge(step(root, "format", "format", &format));
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    outcome.merge(step(root, "clippy", "clippy", &clippy));
+    outcome
+}
+
+/// Everything but the simulator and the oracles. The ciphers' crate runs alone,
+/// once per backend: in one build with the others its features would be united.
+pub(super) fn unit(root: &Path, full: bool) -> Outcome {
+    let all = [
+        "--workspace",
+        "--exclude",
+        "weft-sim",
+        "--exclude",
+        "weft-oracles",
+        "--exclude",
+        "weft-noise",
+    ];
+    let mut outcome = tests(root, "unit", &all, full);
+    outcome.merge(tests(root, "noise", &["-p", "weft-noise"], full));
+    let ring = ["-p", "weft-noise", "--features", "ring"];
+    outcome.merge(tests(root, "noise-ring", &ring, full));
+    outcome
+}
+
+/// One `cargo test`: built with Cargo's progress on screen, run into the log.
+pub(super) fn tests(root: &Path, log: &str, selection: &[&str], full: bool) -> Outcome {
+    let build: Vec<&str> = ["test", "--no-run"]
+        .iter()
+        .chain(selection)
+        .copied()
+        .collect();
+    match cargo(root, &build).status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => return Outcome::fail(vec![format!("cargo test --no-run: {status}")]),
+        Err(error) => return Outcome::fail(vec![format!("cargo: {error}")]),
+    }
+    let mut arguments: Vec<&str> = vec!["test", "--no-fail-fast"];
+    arguments.extend(selection);
+    if full {
+        arguments.extend(["--", "--include-ignored"]);
+    }
+    let (text, success) = match logged(root, log, &mut cargo(root, &arguments)) {
+        Ok(done) => done,
+        Err(error) => return Outcome::fail(vec![error.to_string()]),
+    };
+    let mut outcome = read_results(&text);
+    if !success && outcome.failed == 0 {
+        outcome.failed = 1;
+    }
+    if outcome.failed > 0 {
+        outcome.trouble.extend(failures(&text));
+        outcome
+            .trouble
+            .push(format!("all of it: {}", path(root, log).display()));
+    }
+    outcome
+}
+
+/// The chip's crates for the chip's target, in one build that nothing else joins.
+pub(super) fn riscv(root: &Path) -> Outcome {
+    let installed = Command::new("rustup")
+        .args(["target", "list", "--installed"])
+        .output()
+        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(TARGET));
+    if !installed {
+        return Outcome::skip("riscv32imc", &format!("rustup target {TARGET} is missing"));
+    }
+    let mut arguments = vec!["build", "--target", TARGET];
+    CHIP_CRATES
+        .iter()
+        .for_each(|package| arguments.extend(["-p", *package]));
+    let mut outcome = step(root, "riscv", "build", &arguments);
+    outcome.passed *= CHIP_CRATES.len();
+    outcome.detail = Some(format!("{} crates built", CHIP_CRATES.len()));
+    outcome
+}
+
+/// Licences, sources and advisories, where cargo-deny is there.
+pub(super) fn licences(root: &Path, full: bool) -> Outcome {
+    let present = || {
+        Command::new("cargo-deny")
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    if !present() && full {
+        let install = step(
+            root,
+            "deny-install",
+            "install",
+            &["install", "--locked", "cargo-deny"],
+        );
+        if install.failed > 0 {
+            return Outcome::skip(
+                "cargo-deny",
+                "could not be installed, see target/test-logs/deny-install.log",
+            );
+        }
+    }
+    if !present() {
+        return Outcome::skip("cargo-deny", "not installed; make test-full installs it");
+    }
+    let check = ["deny", "--offline", "check", "bans", "licenses", "sources"];
+    step(root, "deny", "deny", &check)
+}
+
+/// The programs as they ship.
+pub(super) fn release(root: &Path) -> Outcome {
+    let arguments = [
+        "build",
+        "--release",
+        "-p",
+        "weft-agent-linux",
+        "-p",
+        "weft-coordinator",
+        "-p",
+        "weft-relay",
+        "-p",
+        "weft-lab",
+    ];
+    match cargo(root, &arguments).status() {
+        Ok(status) if status.success() => {
+            Outcome::pass("weft, weft-coordinator, weft-relay, weft-lab")
+        }
+        Ok(status) => Outcome::fail(vec![format!("cargo build --release: {status}")]),
+        Err(error) => Outcome::fail(vec![format!("cargo: {error}")]),
+    }
+}
+
+/// One command that passes or fails as a whole.
+fn step(root: &Path, log: &str, name: &str, arguments: &[&str]) -> Outcome {
+    match logged(root, log, &mut cargo(root, arguments)) {
+        Ok((_, true)) => Outcome::pass("ok"),
+        Ok((text, false)) => {
+            let mut trouble = vec![format!("cargo {name} failed:")];
+            trouble.extend(tail(&text));
+            trouble.push(format!("all of it: {}", path(root, log).display()));
+            Outcome::fail(trouble)
+        }
+        Err(error) => Outcome::fail(vec![error.to_string()]),
+    }
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(arguments).current_dir(root);
+    // Set by the alias that runs this program; they would reach the tests.
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Where a group's output goes.
+pub(super) fn path(root: &Path, log: &str) -> PathBuf {
+    root.join("target/test-logs").join(format!("{log}.log"))
+}
+
+/// Runs a command into its log; returns what it said and whether it succeeded.
+pub(super) fn logged(root: &Path, log: &str, command: &mut Command) -> io::Result<(String, bool)> {
+    let path = path(root, log);
+    fs::create_dir_all(root.join("target/test-logs"))?;
+    let file = File::create(&path)?;
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .status()?;
+    let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+    Ok((text, status.success()))
+}
+
+/// The last lines of a log.
+pub(super) fn tail(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(SHOWN);
+    lines[from..]
+        .iter()
+        .map(|line| format!("| {line}"))
+        .collect()
+}
+
+/// Adds up `test result:` lines and names the ignored tests.
+fn read_results(text: &str) -> Outcome {
+    let mut outcome = Outcome::default();
+    for line in text.lines() {
+        if let Some(result) = line.strip_prefix("test result: ") {
+            outcome.passed += number_before(result, " passed");
+            outcome.failed += number_before(result, " failed");
+        } else if let Some(name) = ignored(line) {
+            let reason = "long; make test-full runs it".to_owned();
+            outcome.skipped.push((name, reason));
+        }
+    }
+    outcome
+}
+
+fn ignored(line: &str) -> Option<String> {
+    let (name, verdict) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    // Doc tests marked `ignore` are illustrations, not tests.
+    (verdict.starts_with("ignored") && !name.contains(" - ")).then(|| name.to_owned())
+}
+
+fn number_before(text: &str, word: &str) -> usize {
+    let Some((before, _)) = text.split_once(word) else {
+        return 0;
+    };
+    before
+        .rsplit(|letter: char| !letter.is_ascii_digit())
+        .next()
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Names and messages of failing tests.
+fn failures(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let begins = |line: &&str| {
+        line.starts_with("---- ") || line.starts_with("error") || line.ends_with(" FAILED")
+    };
+    let mut shown: Vec<String> = Vec::new();
+    for (index, _) in lines.iter().enumerate().filter(|(_, line)| begins(line)) {
+        let end = (index + 8).min(lines.len());
+        shown.extend(lines[index..end].iter().map(|line| format!("| {line}")));
+        if shown.len() > SHOWN {
+            break;
+        }
+    }
+    if shown.is_empty() { tail(text) } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "test a ... ok\ntest b ... FAILED\ntest c ... ignored, 2 minutes\n\
+        test src/lib.rs - X (line 3) ... ignored\n\n---- b stdout ----\nleft: 1\n\
+        test result: FAILED. 11 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out\n\
+        test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
+
+    #[test]
+    fn results_add_up() {
+        let outcome = read_results(LOG);
+        assert_eq!((outcome.passed, outcome.failed), (14, 1));
+        assert_eq!(outcome.skipped.len(), 1);
+        assert_eq!(outcome.skipped[0].0, "c");
+    }
+
+    #[test]
+    fn failures_show_their_message() {
+        let shown = failures(LOG).join("\n");
+        assert!(shown.contains("left: 1"), "{shown}");
+        assert_eq!(failures("no marker\nat all"), ["| no marker", "| at all"]);
+    }
+}

@@ -1,0 +1,118 @@
+//! The group that runs real programs in network namespaces.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::{Outcome, cargo};
+
+/// Exit status of a scenario that cannot run here.
+const SKIPPED: i32 = 77;
+/// Exit status without the rights it needs.
+const NOT_PERMITTED: i32 = 4;
+
+/// The scenarios of `make test`, or the long form of each.
+pub(super) fn run(root: &Path, full: bool) -> Outcome {
+    let interop: &[&str] = if full {
+        &["interop"]
+    } else {
+        &["interop", "--short"]
+    };
+    let mut outcome = scenario(root, &["pair"]);
+    outcome.merge(scenario(root, interop));
+    outcome
+}
+
+fn scenario(root: &Path, arguments: &[&str]) -> Outcome {
+    let name = arguments[0];
+    let log = format!("lab-{name}");
+    let path = cargo::path(root, &log);
+    let output = Command::new(root.join("target/release/weft-lab"))
+        .arg("run")
+        .args(arguments)
+        .arg("--json")
+        .current_dir(root)
+        .stdin(Stdio::null())
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => return Outcome::fail(vec![format!("weft-lab: {error}")]),
+    };
+    let story = String::from_utf8_lossy(&output.stderr);
+    let answer = String::from_utf8_lossy(&output.stdout);
+    if let Err(error) = std::fs::write(&path, format!("{story}{answer}")) {
+        return Outcome::fail(vec![format!("{}: {error}", path.display())]);
+    }
+    let document: Value = serde_json::from_str(&answer).unwrap_or(Value::Null);
+    let mut outcome = read_document(name, &document, output.status.code());
+    if outcome.failed > 0 {
+        outcome.trouble.extend(cargo::tail(&story));
+        outcome
+            .trouble
+            .push(format!("all of it: {}", path.display()));
+    }
+    outcome
+}
+
+/// A scenario with cells counts them; one without counts as one test.
+fn read_document(name: &str, document: &Value, status: Option<i32>) -> Outcome {
+    let reason = || {
+        document["error"]["message"]
+            .as_str()
+            .unwrap_or("no reason given")
+            .to_owned()
+    };
+    match status {
+        Some(SKIPPED | NOT_PERMITTED) => return Outcome::skip(name, &reason()),
+        Some(0) if document.is_object() => {}
+        _ => return Outcome::fail(vec![format!("weft-lab run {name}: {}", reason())]),
+    }
+    let count = |field: &str| document[field].as_u64().map(|count| count as usize);
+    let mut outcome = Outcome {
+        passed: count("passed").unwrap_or(1),
+        ..Outcome::default()
+    };
+    let skipped = document["skipped"].as_array().cloned().unwrap_or_default();
+    for entry in skipped {
+        let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+        outcome.skipped.push((text("name"), text("reason")));
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_scenario_without_cells_is_one_test() {
+        let outcome = read_document("pair", &json!({"ping_loss_pct": 0}), Some(0));
+        assert_eq!((outcome.passed, outcome.failed), (1, 0));
+    }
+
+    #[test]
+    fn cells_and_skips_are_counted() {
+        let document = json!({"passed": 2, "failed": 0,
+            "skipped": [{"name": "kernel-wireguard", "reason": "qemu missing"}]});
+        let outcome = read_document("interop", &document, Some(0));
+        assert_eq!((outcome.passed, outcome.skipped.len()), (2, 1));
+    }
+
+    #[test]
+    fn missing_rights_skip_and_anything_else_fails() {
+        let document = json!({"error": {"message": "needs root"}});
+        for (status, failed, skipped) in [
+            (Some(4), 0, 1),
+            (Some(77), 0, 1),
+            (Some(1), 1, 0),
+            (None, 1, 0),
+        ] {
+            let outcome = read_document("pair", &document, status);
+            assert_eq!((outcome.failed, outcome.skipped.len()), (failed, skipped));
+        }
+        let silent = read_document("pair", &Value::Null, Some(0));
+        assert_eq!((silent.passed, silent.failed), (0, 1));
+    }
+}
