@@ -184,6 +184,11 @@ impl<'a> Hello<'a> {
         out[11..27].copy_from_slice(&inbox.0);
     }
 
+    /// The whole frame.
+    pub const fn frame(&self) -> &'a [u8] {
+        self.frame
+    }
+
     /// Which PSK.
     pub const fn selector(&self) -> PskSelector {
         self.selector

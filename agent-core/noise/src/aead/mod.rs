@@ -1,0 +1,67 @@
+//! ChaCha20-Poly1305 (RFC 8439) with Noise's nonce: four zero bytes and the
+//! counter, little-endian.
+//!
+//! Two backends stand behind one trait. [`Key`] is the one in use, and its
+//! functions are not generic and never inlined into another crate: so the
+//! opt-level of *this* crate decides how fast they are.
+
+mod cookie;
+#[cfg(any(test, not(feature = "ring")))]
+mod portable;
+#[cfg(feature = "ring")]
+mod ring;
+
+pub(crate) use cookie::{open_cookie, seal_cookie};
+
+pub(crate) const TAG_LEN: usize = 16;
+
+/// What a backend does. Both work in place.
+pub(crate) trait Aead: Sized {
+    fn new(key: &[u8; 32]) -> Self;
+
+    /// Encrypts `data` and returns the tag over it and `associated`.
+    fn seal(&self, counter: u64, associated: &[u8], data: &mut [u8]) -> [u8; TAG_LEN];
+
+    /// Decrypts `data` if `tag` is right. After `false` the content of `data`
+    /// is not specified, and is never plain text of a forged message.
+    #[must_use]
+    fn open(&self, counter: u64, associated: &[u8], data: &mut [u8], tag: &[u8; TAG_LEN]) -> bool;
+}
+
+fn nonce(counter: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&counter.to_le_bytes());
+    nonce
+}
+
+#[cfg(feature = "ring")]
+type Backend = ring::Key;
+#[cfg(not(feature = "ring"))]
+type Backend = portable::Key;
+
+/// A key of the backend in use. Erased when dropped.
+pub(crate) struct Key(Backend);
+
+impl Key {
+    #[inline(never)]
+    pub(crate) fn new(key: &[u8; 32]) -> Self {
+        Self(Backend::new(key))
+    }
+
+    #[inline(never)]
+    pub(crate) fn seal(&self, counter: u64, associated: &[u8], data: &mut [u8]) -> [u8; TAG_LEN] {
+        self.0.seal(counter, associated, data)
+    }
+
+    #[must_use]
+    #[inline(never)]
+    pub(crate) fn open(
+        &self,
+        counter: u64,
+        associated: &[u8],
+        data: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> bool {
+        self.0.open(counter, associated, data, tag)
+    }
+}

@@ -1,0 +1,114 @@
+//! Values that are derived rather than stored, and the one comparison of
+//! secrets.
+//!
+//! Each derivation is keyed BLAKE2s over a label of its own and fields of fixed
+//! length, so that no two derivations ever hash the same bytes.
+
+use core::fmt;
+
+use subtle::ConstantTimeEq;
+use weft_wire::base32::{self, Case};
+use weft_wire::frame::PskKind;
+use weft_wire::id::{Inbox, KeyId, NetworkId, PublicKey, Secret};
+
+use crate::hash;
+
+/// Compares in constant time; `false` for different lengths. The only
+/// comparison of MACs, passwords and tokens in the house.
+#[must_use]
+pub fn verify(a: &[u8], b: &[u8]) -> bool {
+    a.ct_eq(b).into()
+}
+
+/// BLAKE2s-256 of the parts one after another. Where parts have varying length,
+/// put their lengths in too.
+pub fn hash(parts: &[&[u8]]) -> [u8; 32] {
+    hash::hash(parts)
+}
+
+/// BLAKE2s-256 keyed with `key`.
+pub fn keyed_hash(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+    hash::mac32(key, parts)
+}
+
+/// The PSK of a control session: `KDF(master, version, kind, id)`. `version` is
+/// the master's (0 to 15); `id` is an enrolment key's 8 bytes
+/// ([`KeyId::to_bytes`]) or a device's identity public key.
+pub fn psk(master: &Secret, version: u8, kind: PskKind, id: &[u8]) -> Secret {
+    let kind = match kind {
+        PskKind::Enrolment => 1,
+        PskKind::Device => 2,
+    };
+    Secret(hash::mac32(
+        &master.0,
+        &[b"weft psk v1", &[version, kind], id],
+    ))
+}
+
+/// The WireGuard PSK of two devices of a network; the order of the keys does
+/// not matter. A new `generation` is a new PSK.
+pub fn pair_psk(
+    master: &Secret,
+    network: NetworkId,
+    a: &PublicKey,
+    b: &PublicKey,
+    generation: u32,
+) -> Secret {
+    let (low, high) = if a <= b { (a, b) } else { (b, a) };
+    Secret(hash::mac32(
+        &master.0,
+        &[
+            b"weft pair psk v1",
+            &network.0.to_le_bytes(),
+            &low.0,
+            &high.0,
+            &generation.to_le_bytes(),
+        ],
+    ))
+}
+
+/// The MQTT password of an enrolled device: `MAC(broker secret, inbox, expiry)`.
+/// `expiry` is Unix time in seconds.
+pub fn broker_password(secret: &Secret, inbox: &Inbox, expiry: u32) -> [u8; 16] {
+    hash::mac16(
+        &secret.0,
+        &[b"weft broker v1", &inbox.0, &expiry.to_le_bytes()],
+    )
+}
+
+/// The MQTT password of an enrolling device, as in its join string:
+/// `MAC(broker secret, "enrol", key id, expiry)`.
+pub fn enrol_password(secret: &Secret, key: KeyId, expiry: u32) -> [u8; 16] {
+    hash::mac16(
+        &secret.0,
+        &[b"weft enrol v1", &key.to_bytes(), &expiry.to_le_bytes()],
+    )
+}
+
+/// The first 80 bits of a public key's BLAKE2s: what people compare, as
+/// `BKDL-AME4-GXHL-EGZ3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 10]);
+
+/// The fingerprint of a public key.
+pub fn fingerprint(key: &PublicKey) -> Fingerprint {
+    let mut short = [0; 10];
+    short.copy_from_slice(&hash::hash(&[&key.0])[..10]);
+    Fingerprint(short)
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0; base32::encoded_len(10)];
+        base32::encode(&self.0, Case::Upper, &mut text);
+        for (group, characters) in text.chunks(4).enumerate() {
+            if group > 0 {
+                f.write_str("-")?;
+            }
+            for character in characters {
+                fmt::Write::write_char(f, char::from(*character))?;
+            }
+        }
+        Ok(())
+    }
+}
