@@ -45,16 +45,12 @@ impl<'a> PacketBuf<'a> {
 
     /// The packet.
     pub fn packet(&self) -> &[u8] {
-        self.bytes
-            .get(HEADROOM..HEADROOM + self.len)
-            .unwrap_or_default()
+        self.bytes.get(HEADROOM..HEADROOM + self.len).unwrap_or_default()
     }
 
     /// The packet, to be written.
     pub fn packet_mut(&mut self) -> &mut [u8] {
-        self.bytes
-            .get_mut(HEADROOM..HEADROOM + self.len)
-            .unwrap_or_default()
+        self.bytes.get_mut(HEADROOM..HEADROOM + self.len).unwrap_or_default()
     }
 
     /// The whole buffer: headroom, packet, tailroom.

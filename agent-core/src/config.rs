@@ -91,9 +91,7 @@ pub struct TunnelConfig {
 impl TunnelConfig {
     /// As in the paper.
     pub const fn new() -> Self {
-        Self {
-            rekey_after: specification::REKEY_AFTER_TIME,
-        }
+        Self { rekey_after: specification::REKEY_AFTER_TIME }
     }
 
     /// For tests: replaces sessions after another time than 120 s, brought into
@@ -101,10 +99,8 @@ impl TunnelConfig {
     #[must_use]
     pub fn with_rekey_after(self, rekey_after: Duration) -> Self {
         Self {
-            rekey_after: rekey_after.clamp(
-                implementation::REKEY_AFTER_MIN,
-                specification::REKEY_AFTER_TIME,
-            ),
+            rekey_after: rekey_after
+                .clamp(implementation::REKEY_AFTER_MIN, specification::REKEY_AFTER_TIME),
         }
     }
 
@@ -127,10 +123,7 @@ mod tests {
     #[test]
     fn derived_times_are_those_of_the_paper() {
         assert_eq!(specification::NO_ANSWER_TIME, Duration::from_secs(15));
-        assert_eq!(
-            specification::REKEY_ON_RECEIVE_TIME,
-            Duration::from_secs(165)
-        );
+        assert_eq!(specification::REKEY_ON_RECEIVE_TIME, Duration::from_secs(165));
         assert_eq!(specification::ERASE_AFTER_TIME, Duration::from_secs(540));
         assert_eq!(specification::REJECT_AFTER_MESSAGES, u64::MAX - 8192);
     }

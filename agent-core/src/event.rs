@@ -188,12 +188,8 @@ pub struct Edges {
 
 impl Edges {
     /// Nothing to tell.
-    pub const NONE: Self = Self {
-        active: false,
-        rekey_due: None,
-        first_packet: None,
-        roamed: None,
-    };
+    pub const NONE: Self =
+        Self { active: false, rekey_due: None, first_packet: None, roamed: None };
 }
 
 /// The state that timers read: the tunnel asks for it when one is due, so that

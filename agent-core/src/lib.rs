@@ -18,6 +18,8 @@
 
 pub mod buffer;
 pub mod config;
+pub mod control;
+pub mod entropy;
 pub mod event;
 pub mod ip;
 pub mod time;

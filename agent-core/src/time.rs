@@ -64,11 +64,7 @@ impl Instant {
     /// This much earlier, or [`Instant::ZERO`].
     pub const fn before(self, duration: Duration) -> Self {
         let micros = duration.as_micros();
-        if micros > self.0 as u128 {
-            Self::ZERO
-        } else {
-            Self(self.0 - micros as u64)
-        }
+        if micros > self.0 as u128 { Self::ZERO } else { Self(self.0 - micros as u64) }
     }
 }
 
@@ -122,19 +118,13 @@ mod tests {
         assert_eq!(Instant::ZERO + Duration::MAX, late);
         assert_eq!(Instant::from_secs(1) - Duration::MAX, Instant::ZERO);
         assert_eq!(Instant::ZERO - late, Duration::ZERO);
-        assert_eq!(
-            Instant::from_secs(3) - Instant::from_secs(1),
-            Duration::from_secs(2)
-        );
+        assert_eq!(Instant::from_secs(3) - Instant::from_secs(1), Duration::from_secs(2));
         assert_eq!(Instant::from_millis(u64::MAX), late);
     }
 
     #[test]
     fn the_text_names_seconds() {
-        assert_eq!(
-            format!("{:?}", Instant::from_micros(1_500_000)),
-            "1.500000 s"
-        );
+        assert_eq!(format!("{:?}", Instant::from_micros(1_500_000)), "1.500000 s");
         assert_eq!(format!("{:?}", Instant::FAR_FUTURE), "never");
     }
 }

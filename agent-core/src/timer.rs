@@ -54,10 +54,7 @@ impl<K: TimerKey, const N: usize> TimerTable<K, N> {
     /// No timer is armed.
     pub const fn new() -> Self {
         assert!(K::ALL.len() == N, "one place per timer");
-        Self {
-            due: [Instant::FAR_FUTURE; N],
-            keys: core::marker::PhantomData,
-        }
+        Self { due: [Instant::FAR_FUTURE; N], keys: core::marker::PhantomData }
     }
 
     fn place(&mut self, key: K) -> Option<&mut Instant> {
@@ -90,10 +87,7 @@ impl<K: TimerKey, const N: usize> TimerTable<K, N> {
 
     /// When a timer is due.
     pub fn get(&self, key: K) -> Option<Instant> {
-        self.due
-            .get(key.index())
-            .copied()
-            .filter(|&at| at != Instant::FAR_FUTURE)
+        self.due.get(key.index()).copied().filter(|&at| at != Instant::FAR_FUTURE)
     }
 
     /// Whether a timer is armed and due; disarms it.
@@ -107,10 +101,7 @@ impl<K: TimerKey, const N: usize> TimerTable<K, N> {
 
     /// The earliest armed timer.
     pub fn next(&self) -> Option<(Instant, K)> {
-        K::ALL
-            .iter()
-            .filter_map(|&key| self.get(key).map(|at| (at, key)))
-            .min_by_key(|&(at, _)| at)
+        K::ALL.iter().filter_map(|&key| self.get(key).map(|at| (at, key))).min_by_key(|&(at, _)| at)
     }
 }
 

@@ -68,9 +68,8 @@ mod tests {
     #[test]
     fn a_header_with_its_checksum_sums_to_zero() {
         // An IPv4 header from RFC 1624's discussion, checksum filled in below.
-        let mut header = [
-            0x45, 0, 0, 84, 0x1c, 0x46, 0x40, 0, 64, 1, 0, 0, 100, 80, 0, 2, 100, 80, 0, 3,
-        ];
+        let mut header =
+            [0x45, 0, 0, 84, 0x1c, 0x46, 0x40, 0, 64, 1, 0, 0, 100, 80, 0, 2, 100, 80, 0, 3];
         let checksum = Sum::new().bytes(&header).finish();
         header[10..12].copy_from_slice(&checksum.to_be_bytes());
         assert_eq!(Sum::new().bytes(&header).finish(), 0);
@@ -78,9 +77,6 @@ mod tests {
 
     #[test]
     fn an_odd_byte_is_padded_with_zero() {
-        assert_eq!(
-            Sum::new().bytes(&[1, 2, 3]).finish(),
-            Sum::new().bytes(&[1, 2, 3, 0]).finish()
-        );
+        assert_eq!(Sum::new().bytes(&[1, 2, 3]).finish(), Sum::new().bytes(&[1, 2, 3, 0]).finish());
     }
 }

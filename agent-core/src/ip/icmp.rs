@@ -98,11 +98,7 @@ pub fn answer(packet: &Packet<'_>, problem: Problem, out: &mut [u8]) -> Option<u
     if packet.fragment == Fragment::Later || !is_answerable(packet) {
         return None;
     }
-    if packet.is_v4() {
-        answer_v4(packet, problem, out)
-    } else {
-        answer_v6(packet, problem, out)
-    }
+    if packet.is_v4() { answer_v4(packet, problem, out) } else { answer_v6(packet, problem, out) }
 }
 
 fn is_answerable(packet: &Packet<'_>) -> bool {
@@ -175,12 +171,7 @@ fn answer_v6(packet: &Packet<'_>, problem: Problem, out: &mut [u8]) -> Option<us
 
     write_icmp(problem.v6(), packet.bytes.get(..quoted)?, icmp);
     let checksum = Sum::new()
-        .pseudo_header(
-            destination.into(),
-            source.into(),
-            protocol::ICMPV6,
-            icmp.len(),
-        )
+        .pseudo_header(destination.into(), source.into(), protocol::ICMPV6, icmp.len())
         .bytes(icmp)
         .finish();
     icmp[2..4].copy_from_slice(&checksum.to_be_bytes());

@@ -294,11 +294,7 @@ fn upper(protocol: u8, fragment: Fragment, bytes: &[u8]) -> Option<Upper> {
             Upper::Icmp {
                 kind,
                 code: *bytes.get(1)?,
-                identifier: if icmp::is_echo(protocol, kind) {
-                    u16_at(bytes, 4)?
-                } else {
-                    0
-                },
+                identifier: if icmp::is_echo(protocol, kind) { u16_at(bytes, 4)? } else { 0 },
             }
         }
         _ => Upper::Opaque,
@@ -306,8 +302,5 @@ fn upper(protocol: u8, fragment: Fragment, bytes: &[u8]) -> Option<Upper> {
 }
 
 fn ports(bytes: &[u8]) -> Option<Upper> {
-    Some(Upper::Ports {
-        source: u16_at(bytes, 0)?,
-        destination: u16_at(bytes, 2)?,
-    })
+    Some(Upper::Ports { source: u16_at(bytes, 0)?, destination: u16_at(bytes, 2)? })
 }

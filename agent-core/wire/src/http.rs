@@ -50,10 +50,7 @@ impl<'a> Frames<'a> {
     }
 
     fn frame(&mut self) -> Result<&'a [u8], BodyError> {
-        let (len, rest) = self
-            .0
-            .split_first_chunk::<2>()
-            .ok_or(BodyError::Truncated)?;
+        let (len, rest) = self.0.split_first_chunk::<2>().ok_or(BodyError::Truncated)?;
         let len = usize::from(u16::from_le_bytes(*len));
         if len == 0 || len > MAX_FRAME {
             return Err(BodyError::Length);
@@ -95,9 +92,8 @@ mod tests {
     #[test]
     fn answers_survive_the_round_trip() {
         let frames: [&[u8]; 3] = [&[1], &[2; 300], &[3; MAX_FRAME]];
-        let back: Result<Vec<_>, _> = Frames::new(&body(&frames))
-            .map(|f| f.map(<[u8]>::to_vec))
-            .collect();
+        let back: Result<Vec<_>, _> =
+            Frames::new(&body(&frames)).map(|f| f.map(<[u8]>::to_vec)).collect();
         assert_eq!(back.unwrap(), frames);
         assert_eq!(Frames::new(&[]).count(), 0);
     }
@@ -108,17 +104,10 @@ mod tests {
         for cut in 1..whole.len() {
             let read: Vec<_> = Frames::new(&whole[..cut]).collect();
             let complete = usize::from(cut >= 5);
-            assert_eq!(
-                read.iter().filter(|frame| frame.is_ok()).count(),
-                complete,
-                "{cut}"
-            );
+            assert_eq!(read.iter().filter(|frame| frame.is_ok()).count(), complete, "{cut}");
             assert_eq!(read.len(), complete + usize::from(cut != 5), "{cut}");
         }
         assert_eq!(Frames::new(&[0, 0, 1]).next(), Some(Err(BodyError::Length)));
-        assert_eq!(
-            Frames::new(&[0xFF, 0xFF]).next(),
-            Some(Err(BodyError::Length))
-        );
+        assert_eq!(Frames::new(&[0xFF, 0xFF]).next(), Some(Err(BodyError::Length)));
     }
 }

@@ -85,6 +85,11 @@ impl<'a> Items<'a> {
         Self(plain)
     }
 
+    /// What was not read yet.
+    pub const fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
     fn varint(&mut self) -> Option<u32> {
         let mut value = 0u64;
         for shift in (0..35).step_by(7) {

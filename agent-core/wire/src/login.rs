@@ -53,11 +53,7 @@ mod tests {
 
     #[test]
     fn passwords_survive_the_round_trip() {
-        for (expiry, mac) in [
-            (0, [0; 16]),
-            (0x1234_5678, [0xA5; 16]),
-            (u32::MAX, [0xFF; 16]),
-        ] {
+        for (expiry, mac) in [(0, [0; 16]), (0x1234_5678, [0xA5; 16]), (u32::MAX, [0xFF; 16])] {
             let text = password(expiry, &mac);
             assert_eq!(text.len(), 32);
             assert_eq!(parse_password(&text), Some((expiry, mac)));

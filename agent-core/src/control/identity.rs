@@ -1,0 +1,136 @@
+//! Who a device is: what it must not lose.
+
+use serde::{Deserialize, Serialize};
+use weft_noise::key::StaticSecret;
+use weft_wire::id::{DeviceId, Inbox, KeyId, Name, NetworkId, OrganisationId, PublicKey, Secret};
+use weft_wire::join::JoinString;
+use weft_wire::login::{self, PasswordText};
+use weft_wire::topic::{self, USER_LEN};
+
+use crate::entropy::Entropy;
+
+/// Everything about a device that survives restarts and is secret: both private
+/// keys, the coordinator's pin, and what enrolment gave. About 350 bytes in
+/// postcard; where and how it is stored is the shell's business.
+///
+/// No `Debug`, no `Clone`; keys are erased when it is dropped.
+#[derive(Serialize, Deserialize)]
+pub struct Identity {
+    /// X25519 private key of the control channel, for the device's life.
+    pub identity_key: Secret,
+    /// X25519 private key of the tunnel.
+    pub wireguard_key: Secret,
+    /// The coordinator's static key: the pin.
+    pub coordinator: PublicKey,
+    /// The coordinator's next static key, when a change was announced.
+    pub next_coordinator: Option<PublicKey>,
+    /// Taken in already, or not yet.
+    pub membership: Membership,
+}
+
+/// How a device stands towards its network.
+#[derive(Serialize, Deserialize)]
+pub enum Membership {
+    /// Has a join string and asks to be taken in.
+    Enrolling(Enrolment),
+    /// Was taken in (or waits for an operator's yes).
+    Member(Member),
+}
+
+/// What of a join string is needed to enrol.
+#[derive(Serialize, Deserialize)]
+pub struct Enrolment {
+    /// The enrolment key's public reference.
+    pub key: KeyId,
+    /// The enrolment key's secret.
+    pub psk: Secret,
+    /// Unix time in seconds after which the broker refuses the token.
+    pub token_expiry: u32,
+    /// The broker's token.
+    pub token: [u8; 16],
+    /// Host number that the device held before, or 0.
+    pub host: u32,
+}
+
+/// What enrolment gave.
+#[derive(Serialize, Deserialize)]
+pub struct Member {
+    /// The device's id.
+    pub device: DeviceId,
+    /// Its network.
+    pub network: NetworkId,
+    /// Its organisation.
+    pub organisation: OrganisationId,
+    /// Its name.
+    pub name: Name,
+    /// The network's name.
+    pub network_name: Name,
+    /// Where it receives.
+    pub inbox: Inbox,
+    /// MQTT password for that inbox.
+    pub password: [u8; 16],
+    /// Unix time in seconds after which the broker refuses the password.
+    pub password_expiry: u32,
+    /// PSK of HELLO with kind "device".
+    pub psk: Secret,
+    /// Version of the master that the PSK is derived from.
+    pub master: u8,
+}
+
+impl Identity {
+    /// A new device with new keys that will enrol with this join string. Keep
+    /// the join string's addresses too: they are not part of the identity.
+    pub fn generate(join: &JoinString, entropy: &mut dyn Entropy) -> Self {
+        Self {
+            identity_key: StaticSecret::generate(entropy).to_secret(),
+            wireguard_key: StaticSecret::generate(entropy).to_secret(),
+            coordinator: join.coordinator,
+            next_coordinator: None,
+            membership: Membership::Enrolling(Enrolment {
+                key: join.key,
+                psk: join.psk.duplicate(),
+                token_expiry: join.token.expiry,
+                token: join.token.mac,
+                host: 0,
+            }),
+        }
+    }
+
+    /// What enrolment gave, if it is done.
+    pub const fn member(&self) -> Option<&Member> {
+        match &self.membership {
+            Membership::Member(member) => Some(member),
+            Membership::Enrolling(_) => None,
+        }
+    }
+}
+
+/// What the MQTT line is opened with. A shell that uses a foreign broker puts
+/// that broker's account in place of user and password; the client id stays.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// Client id, and the inbox to subscribe to (`weft/v1/d/<inbox>`).
+    pub inbox: Inbox,
+    /// User name.
+    pub user: heapless::String<USER_LEN>,
+    /// Password. A secret: not to be logged.
+    pub password: PasswordText,
+}
+
+impl Credentials {
+    pub(super) fn enrolling(inbox: Inbox, enrolment: &Enrolment) -> Self {
+        Self {
+            inbox,
+            user: topic::enrolment_user(enrolment.key),
+            password: login::password(enrolment.token_expiry, &enrolment.token),
+        }
+    }
+
+    pub(super) fn member(member: &Member) -> Self {
+        Self {
+            inbox: member.inbox,
+            user: member.inbox.text(),
+            password: login::password(member.password_expiry, &member.password),
+        }
+    }
+}

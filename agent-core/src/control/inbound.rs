@@ -1,0 +1,534 @@
+//! From a frame to events: authenticate, then read item after item as the owner
+//! asks for events.
+
+use weft_wire::id::DeviceId;
+use weft_wire::item::{
+    Command, Done, Item, ItemError, Items, Leave, Ping, RawItem, Refused, Registered, Standing,
+    State, Unsupported, WelcomeInfo,
+};
+use weft_wire::map::{
+    Lease as LeaseOp, MapReady, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey, Servers,
+    Settings,
+};
+use weft_wire::signal::{Call, CallAck, CallFailed, Go};
+use weft_wire::telemetry::Heartbeat;
+use weft_wire::verdict::Refusal;
+use zeroize::Zeroize as _;
+
+use super::cache::{CacheHead, copy_rules, copy_servers, copy_settings};
+use super::identity::{Member, Membership};
+use super::map::{Held, Verdict};
+use super::request::Ask;
+use super::{Control, ControlEvent, FrameDrop, MapDropped};
+use crate::entropy::Entropy;
+use crate::time::Instant;
+
+/// An event without a body that comes from the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    Online(Option<u64>),
+    Offline,
+    IdentityChanged,
+    CacheChanged,
+    SnapshotBegin,
+    NoRules,
+    NoServers,
+    SnapshotEnd,
+    Committed(Held),
+    MapDropped(MapDropped),
+    ReportDue,
+    Left,
+}
+
+impl From<Notice> for ControlEvent {
+    fn from(notice: Notice) -> Self {
+        match notice {
+            Notice::Online(unix_ms) => Self::Online(unix_ms),
+            Notice::Offline => Self::Offline,
+            Notice::IdentityChanged => Self::IdentityChanged,
+            Notice::CacheChanged => Self::CacheChanged,
+            Notice::SnapshotBegin => Self::SnapshotBegin,
+            Notice::NoRules => Self::Rules(Rules { rules: heapless::Vec::new() }),
+            Notice::NoServers => Self::Servers(Servers { stun: heapless::Vec::new() }),
+            Notice::SnapshotEnd => Self::SnapshotEnd,
+            Notice::Committed(held) => Self::Committed(held),
+            Notice::MapDropped(why) => Self::MapDropped(why),
+            Notice::ReportDue => Self::ReportDue,
+            Notice::Left => Self::Left,
+        }
+    }
+}
+
+/// A change of the map.
+#[expect(clippy::large_enum_variant, reason = "one is handed over at a time and none is kept")]
+enum Op {
+    Upsert(PeerUpsert),
+    Remove(DeviceId),
+    PeerKey(DeviceId, Option<SecondKey>),
+    Rules(Rules),
+    Servers(Servers),
+    Settings(Settings),
+    Lease(u32),
+    Unknown,
+}
+
+impl Op {
+    fn decode(raw: &RawItem<'_>) -> Result<Self, ItemError> {
+        Ok(match raw.tag {
+            PeerUpsert::TAG => Self::Upsert(raw.decode()?),
+            PeerRemove::TAG => Self::Remove(raw.decode::<PeerRemove>()?.device),
+            PeerKey::TAG => {
+                let PeerKey { device, second } = raw.decode()?;
+                Self::PeerKey(device, second)
+            }
+            Rules::TAG => Self::Rules(raw.decode()?),
+            Servers::TAG => Self::Servers(raw.decode()?),
+            Settings::TAG => Self::Settings(raw.decode()?),
+            LeaseOp::TAG => Self::Lease(raw.decode::<LeaseOp>()?.lease_s),
+            _ => Self::Unknown,
+        })
+    }
+}
+
+/// Anything else from the coordinator.
+enum Message {
+    Registered(Registered),
+    Refused(Refused),
+    State(State),
+    Command(Command),
+    Ping(Ping),
+    Done(Done),
+    Unsupported(u32),
+    MapReady(MapReady),
+    Page(Page),
+    Call(Call),
+    CallAck(CallAck),
+    Go(Go),
+    CallFailed(CallFailed),
+    Unknown(u32),
+}
+
+impl Message {
+    /// For a page also the number of bytes of its ops.
+    fn decode(raw: &RawItem<'_>) -> Result<(Self, usize), ItemError> {
+        if raw.tag == Page::TAG {
+            let (page, ops) = raw.decode_nested()?;
+            return Ok((Self::Page(page), ops.rest().len()));
+        }
+        let message = match raw.tag {
+            Registered::TAG => Self::Registered(raw.decode()?),
+            Refused::TAG => Self::Refused(raw.decode()?),
+            State::TAG => Self::State(raw.decode()?),
+            Command::TAG => Self::Command(raw.decode()?),
+            Ping::TAG => Self::Ping(raw.decode()?),
+            Done::TAG => Self::Done(raw.decode()?),
+            Unsupported::TAG => Self::Unsupported(raw.decode::<Unsupported>()?.tag),
+            MapReady::TAG => Self::MapReady(raw.decode()?),
+            Call::TAG => Self::Call(raw.decode()?),
+            CallAck::TAG => Self::CallAck(raw.decode()?),
+            Go::TAG => Self::Go(raw.decode()?),
+            CallFailed::TAG => Self::CallFailed(raw.decode()?),
+            tag => Self::Unknown(tag),
+        };
+        Ok((message, 0))
+    }
+}
+
+/// A record's plain text, and how far it was read.
+pub(super) struct Inbound<const FRAME: usize> {
+    plain: [u8; FRAME],
+    at: usize,
+    end: usize,
+    /// The page that is being read, and where its ops end.
+    page: Option<(Page, usize)>,
+}
+
+impl<const FRAME: usize> Inbound<FRAME> {
+    pub(super) const fn new() -> Self {
+        Self { plain: [0; FRAME], at: 0, end: 0, page: None }
+    }
+
+    /// Begins with the first `len` bytes of the buffer; what was not read of
+    /// the record before is lost.
+    const fn begin(&mut self, len: usize) {
+        self.at = 0;
+        self.end = len;
+        self.page = None;
+    }
+
+    fn clear(&mut self) {
+        self.plain[..self.end].zeroize();
+        self.begin(0);
+    }
+
+    /// Decodes the next item before `end`; goes behind it, or (for a page) to
+    /// its first op.
+    fn next<T>(
+        &mut self,
+        end: usize,
+        decode: impl FnOnce(&RawItem<'_>) -> Result<(T, usize), ItemError>,
+    ) -> Option<Result<(T, usize), ItemError>> {
+        let mut items = Items::new(self.plain.get(self.at..end)?);
+        let decoded = items.next()?.and_then(|raw| decode(&raw));
+        let behind = end - items.rest().len();
+        let nested = decoded.as_ref().map_or(0, |(_, nested)| *nested);
+        self.at = behind - nested;
+        Some(decoded.map(|(value, _)| (value, behind)))
+    }
+}
+
+impl<const FRAME: usize> Control<FRAME> {
+    pub(super) fn handle_welcome(
+        &mut self,
+        frame: &[u8],
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) -> Result<(), FrameDrop> {
+        let mut plain = [0; 256];
+        let welcomed = self.channel.handle_welcome(frame, &mut plain)?;
+        let info = Items::new(plain.get(..welcomed.len).unwrap_or_default())
+            .filter_map(Result::ok)
+            .find(|raw| raw.tag == WelcomeInfo::TAG)
+            .and_then(|raw| raw.decode::<WelcomeInfo>().ok())
+            .filter(|info| info.wire == weft_wire::PROTOCOL);
+        plain.zeroize();
+        let info = info.ok_or(FrameDrop::Malformed)?;
+        let next_pin = welcomed.next_pin;
+        self.channel.establish(welcomed, info.session, info.replica, now, entropy);
+        if next_pin {
+            self.take_next_pin();
+        }
+        self.counters.handshakes = self.counters.handshakes.saturating_add(1);
+        self.clock = (info.time_ms > 0).then_some((now, info.time_ms));
+        self.online = true;
+        self.line.handle_welcome(info.reconnect_min_s, info.reconnect_max_s);
+        self.handle_heard(now);
+        self.requests.restart();
+        self.take_credentials(&info);
+        if self.identity.member().is_some() {
+            self.map.handle_session(Held { epoch: info.epoch, revision: info.revision });
+            self.heartbeats.handle_session(info.heartbeat_s);
+            // The first record confirms the session: have something to send
+            // even when there is nothing to say.
+            self.requests.open(Ask::Ping, entropy);
+        }
+        self.notify(Notice::Online(self.clock.map(|(_, unix_ms)| unix_ms)));
+        Ok(())
+    }
+
+    pub(super) fn handle_record(&mut self, frame: &[u8], now: Instant) -> Result<(), FrameDrop> {
+        let opened = self.channel.handle_record(frame, &mut self.inbound.plain, now)?;
+        self.inbound.begin(opened.len);
+        self.handle_heard(now);
+        Ok(())
+    }
+
+    /// The next event. Ask until `None`.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<ControlEvent> {
+        loop {
+            if let Some(notice) = self.notices.pop_front() {
+                return Some(notice.into());
+            }
+            if self.commands.poll_restart() {
+                return Some(ControlEvent::Restart);
+            }
+            let event = match self.inbound.page.take() {
+                Some((page, end)) => self.read_op(page, end),
+                None => self.read_message()?,
+            };
+            if event.is_some() {
+                return event;
+            }
+        }
+    }
+
+    /// Takes back one item of the cache, as if it came in a page.
+    ///
+    /// # Errors
+    ///
+    /// [`ItemError`] when it does not decode.
+    pub fn restore(
+        &mut self,
+        raw: &RawItem<'_>,
+        now: Instant,
+    ) -> Result<Option<ControlEvent>, ItemError> {
+        if raw.tag == CacheHead::TAG {
+            let head: CacheHead = raw.decode()?;
+            self.map.set_held(Held { epoch: head.epoch, revision: head.revision });
+            self.lease.restore(head.lease_used_s, now);
+            self.commands.restore(head.done);
+            return Ok(None);
+        }
+        Op::decode(raw).map(|op| self.apply(op))
+    }
+
+    fn handle_heard(&mut self, now: Instant) {
+        self.heard_at = Some(now);
+        self.lease.renew(now);
+    }
+
+    /// The outer `None`: nothing is left.
+    fn read_message(&mut self) -> Option<Option<ControlEvent>> {
+        let Some(decoded) = self.inbound.next(self.inbound.end, Message::decode) else {
+            self.inbound.clear();
+            return None;
+        };
+        Some(match decoded {
+            Ok((Message::Page(page), end)) => {
+                self.begin_page(page, end);
+                None
+            }
+            Ok((message, _)) => self.handle_message(message),
+            Err(_) => {
+                self.counters.bad_items = self.counters.bad_items.saturating_add(1);
+                None
+            }
+        })
+    }
+
+    fn begin_page(&mut self, page: Page, end: usize) {
+        match self.map.handle_page(&page) {
+            Verdict::Ignore => {
+                self.counters.stale_pages = self.counters.stale_pages.saturating_add(1);
+                self.inbound.at = end;
+                return;
+            }
+            Verdict::First(true) => {
+                self.snapshot = Snapshot { active: true, ..Snapshot::default() };
+                self.notify(Notice::SnapshotBegin);
+            }
+            Verdict::First(false) => self.snapshot = Snapshot::default(),
+            Verdict::Continue => {}
+        }
+        self.inbound.page = Some((page, end));
+    }
+
+    fn read_op(&mut self, page: Page, end: usize) -> Option<ControlEvent> {
+        let decode = |raw: &RawItem<'_>| Op::decode(raw).map(|op| (op, 0));
+        match self.inbound.next(end, decode) {
+            None => {
+                self.inbound.at = end;
+                self.end_page(&page);
+                None
+            }
+            Some(Ok((op, _))) => {
+                self.inbound.page = Some((page, end));
+                self.apply(op)
+            }
+            Some(Err(_)) => {
+                // The page does not count as applied and is asked for again.
+                self.counters.bad_items = self.counters.bad_items.saturating_add(1);
+                self.inbound.at = end;
+                None
+            }
+        }
+    }
+
+    fn end_page(&mut self, page: &Page) {
+        let before = self.map.held();
+        let Some(held) = self.map.handle_applied(page, self.now) else {
+            return;
+        };
+        let snapshot = core::mem::take(&mut self.snapshot);
+        if snapshot.active {
+            if !snapshot.rules {
+                self.settings.set_rules(&Rules { rules: heapless::Vec::new() });
+                self.notify(Notice::NoRules);
+            }
+            if !snapshot.servers {
+                self.settings.set_servers(&Servers { stun: heapless::Vec::new() });
+                self.notify(Notice::NoServers);
+            }
+            self.notify(Notice::SnapshotEnd);
+        }
+        self.notify(Notice::Committed(held));
+        if held != before {
+            self.notify(Notice::CacheChanged);
+        }
+        self.heartbeats.handle_change(self.now);
+    }
+
+    fn apply(&mut self, op: Op) -> Option<ControlEvent> {
+        Some(match op {
+            Op::Upsert(peer) => ControlEvent::Upsert(peer),
+            Op::Remove(device) => ControlEvent::Remove(device),
+            Op::PeerKey(device, second) => ControlEvent::PeerKey(device, second),
+            Op::Rules(rules) => {
+                self.snapshot.rules = true;
+                self.settings.set_rules(&rules);
+                ControlEvent::Rules(copy_rules(&rules))
+            }
+            Op::Servers(servers) => {
+                self.snapshot.servers = true;
+                self.settings.set_servers(&servers);
+                ControlEvent::Servers(copy_servers(&servers))
+            }
+            Op::Settings(settings) => {
+                self.set_next_pin(settings.next_pin);
+                self.settings.set_settings(&settings);
+                ControlEvent::Settings(copy_settings(&settings))
+            }
+            Op::Lease(lease_s) => {
+                self.lease.set_length(lease_s);
+                self.settings.set_lease(lease_s);
+                return None;
+            }
+            Op::Unknown => {
+                self.counters.unknown_items = self.counters.unknown_items.saturating_add(1);
+                return None;
+            }
+        })
+    }
+
+    fn handle_message(&mut self, message: Message) -> Option<ControlEvent> {
+        match message {
+            Message::Registered(answer) => return self.handle_registered(answer),
+            Message::Refused(refused) => return self.handle_refused(refused),
+            Message::State(state) => return Some(self.handle_state(state)),
+            Message::Call(call) => return Some(ControlEvent::Call(call)),
+            Message::CallAck(ack) => return Some(ControlEvent::CallAck(ack)),
+            Message::Go(go) => return Some(ControlEvent::Go(go)),
+            Message::CallFailed(failed) => return Some(ControlEvent::CallFailed(failed)),
+            Message::Ping(ping) => self.handle_done(ping.request),
+            Message::Done(done) => self.handle_done(done.request),
+            Message::Command(command) => {
+                if self.commands.handle(&command, self.unix_ms(self.now)) {
+                    self.notify(Notice::CacheChanged);
+                }
+            }
+            Message::MapReady(ready) => {
+                let newest = Held { epoch: ready.epoch, revision: ready.revision };
+                if !self.map.handle_ready(newest) {
+                    self.counters.stale_pages = self.counters.stale_pages.saturating_add(1);
+                }
+            }
+            Message::Unsupported(tag) => self.handle_unsupported(tag),
+            // Read where its ops are.
+            Message::Page(_) => {}
+            Message::Unknown(tag) => {
+                self.counters.unknown_items = self.counters.unknown_items.saturating_add(1);
+                if !self.unsupported.contains(&tag) {
+                    // Full: the coordinator hears of the others next time.
+                    let _ = self.unsupported.push(tag);
+                }
+            }
+        }
+        None
+    }
+
+    fn handle_done(&mut self, request: u32) {
+        match self.requests.close(request) {
+            Some(Ask::Heartbeat) => self.heartbeats.handle_done(),
+            Some(Ask::Leave) => {
+                self.line.end();
+                self.channel.clear();
+                self.notify(Notice::Left);
+            }
+            Some(Ask::Register | Ask::Ping) | None => {}
+        }
+    }
+
+    /// An older coordinator does not know a request: asking on is of no use.
+    fn handle_unsupported(&mut self, tag: u32) {
+        self.counters.unsupported = self.counters.unsupported.saturating_add(1);
+        match tag {
+            Heartbeat::TAG => {
+                self.requests.abandon(Ask::Heartbeat);
+                self.heartbeats.handle_done();
+            }
+            Ping::TAG => self.requests.abandon(Ask::Ping),
+            Leave::TAG => self.requests.abandon(Ask::Leave),
+            _ => {}
+        }
+    }
+
+    fn handle_registered(&mut self, answer: Registered) -> Option<ControlEvent> {
+        if self.requests.close(answer.request) != Some(Ask::Register) {
+            return None;
+        }
+        self.identity.membership = Membership::Member(Member {
+            device: answer.device,
+            network: answer.network,
+            organisation: answer.organisation,
+            name: answer.name.clone(),
+            network_name: answer.network_name.clone(),
+            inbox: answer.inbox,
+            password: answer.password,
+            password_expiry: answer.password_expiry,
+            psk: answer.psk.duplicate(),
+            master: answer.master,
+        });
+        self.standing = answer.standing;
+        self.channel.clear();
+        self.online = false;
+        self.line.restart();
+        self.notify(Notice::IdentityChanged);
+        Some(ControlEvent::Registered(answer))
+    }
+
+    fn handle_refused(&mut self, refused: Refused) -> Option<ControlEvent> {
+        if refused.code == Refusal::Unavailable as u16 {
+            // The request stays open and is repeated when its time-out passes.
+            return Some(ControlEvent::Refused(refused));
+        }
+        match self.requests.close(refused.request)? {
+            Ask::Register => self.line.end(),
+            Ask::Heartbeat => self.heartbeats.handle_done(),
+            Ask::Leave | Ask::Ping => {}
+        }
+        Some(ControlEvent::Refused(refused))
+    }
+
+    fn handle_state(&mut self, state: State) -> ControlEvent {
+        let before = core::mem::replace(&mut self.standing, state.standing);
+        match state.standing {
+            Standing::Active if before != Standing::Active => self.map.ask_anew(),
+            Standing::Active | Standing::Pending => {}
+            standing => {
+                if self.map.held() != Held::NOTHING || before != standing {
+                    self.drop_map(MapDropped::Standing(standing));
+                }
+            }
+        }
+        ControlEvent::Standing(state)
+    }
+
+    /// WELCOME renews the credentials for the next connection.
+    fn take_credentials(&mut self, info: &WelcomeInfo) {
+        let Membership::Member(member) = &mut self.identity.membership else {
+            return;
+        };
+        let same = member.inbox == info.inbox && member.password_expiry == info.password_expiry;
+        if !same {
+            member.inbox = info.inbox;
+            member.password = info.password;
+            member.password_expiry = info.password_expiry;
+            self.notify(Notice::IdentityChanged);
+        }
+    }
+
+    fn take_next_pin(&mut self) {
+        if let Some(next) = self.identity.next_coordinator.take() {
+            self.identity.coordinator = next;
+            self.notify(Notice::IdentityChanged);
+        }
+    }
+
+    fn set_next_pin(&mut self, announced: Option<weft_wire::id::PublicKey>) {
+        let next = announced.filter(|next| *next != self.identity.coordinator);
+        if next != self.identity.next_coordinator {
+            self.identity.next_coordinator = next;
+            self.channel.set_next_pin(&self.identity.identity_key, next.as_ref());
+            self.notify(Notice::IdentityChanged);
+        }
+    }
+}
+
+/// What a snapshot has named so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Snapshot {
+    active: bool,
+    rules: bool,
+    servers: bool,
+}

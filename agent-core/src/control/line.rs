@@ -1,0 +1,212 @@
+//! When the shell opens and closes the MQTT line, and how long it waits after a
+//! loss. The shell decides nothing: it does what [`Line::poll`] says and tells
+//! how it went.
+
+use super::repeat::jittered;
+use crate::entropy::Entropy;
+use crate::time::{Duration, Instant};
+
+/// Longest wait between two attempts.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What the shell has to do about its line to the coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LineAction {
+    /// Open it.
+    Connect,
+    /// Close it.
+    Disconnect,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Down until the instant.
+    Waiting(Instant),
+    /// The shell was told to open it.
+    Connecting,
+    /// Up, and subscribed.
+    Up,
+    /// To be closed as soon as the shell asks.
+    Closing,
+    /// The shell was told to close it.
+    Closed,
+    /// To be closed for good: this agent has nothing to say any more.
+    Ending,
+    /// Down for good.
+    Ended,
+}
+
+/// The line's state.
+#[derive(Debug)]
+pub(super) struct Line {
+    state: State,
+    /// Attempts since a handshake last succeeded.
+    failures: u8,
+    /// Earliest and latest reconnection after a loss.
+    window: (Duration, Duration),
+}
+
+impl Line {
+    /// To be opened at once.
+    pub(super) const fn new() -> Self {
+        Self {
+            state: State::Waiting(Instant::ZERO),
+            failures: 0,
+            window: (Duration::ZERO, Duration::ZERO),
+        }
+    }
+
+    /// What the shell has to do now.
+    pub(super) fn poll(&mut self, now: Instant) -> Option<LineAction> {
+        match self.state {
+            State::Waiting(until) if until <= now => {
+                self.state = State::Connecting;
+                Some(LineAction::Connect)
+            }
+            State::Closing => {
+                self.state = State::Closed;
+                Some(LineAction::Disconnect)
+            }
+            State::Ending => {
+                self.state = State::Ended;
+                Some(LineAction::Disconnect)
+            }
+            _ => None,
+        }
+    }
+
+    /// The line is up. `false`: it is not wanted any more.
+    pub(super) fn handle_connected(&mut self) -> bool {
+        let wanted = matches!(self.state, State::Waiting(_) | State::Connecting | State::Up);
+        if wanted {
+            self.state = State::Up;
+        }
+        wanted
+    }
+
+    /// A handshake succeeded over the line; the coordinator named the window
+    /// for reconnections, in seconds.
+    pub(super) fn handle_welcome(&mut self, min_s: u16, max_s: u16) {
+        self.failures = 0;
+        let min = Duration::from_secs(u64::from(min_s));
+        self.window = (min, Duration::from_secs(u64::from(max_s)).max(min));
+    }
+
+    /// The line is down, or could not be opened.
+    pub(super) fn handle_disconnected(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        let wait = match self.state {
+            State::Ending | State::Ended => return,
+            State::Closing | State::Closed => Duration::ZERO,
+            _ => self.wait(entropy),
+        };
+        self.state = State::Waiting(now + wait);
+    }
+
+    /// Close the line and open it again, with other credentials.
+    pub(super) fn restart(&mut self) {
+        if !matches!(self.state, State::Ending | State::Ended) {
+            self.state = State::Closing;
+        }
+    }
+
+    /// Close the line and leave it closed.
+    pub(super) fn end(&mut self) {
+        if self.state != State::Ended {
+            self.state = State::Ending;
+        }
+    }
+
+    /// Whether frames can be sent.
+    pub(super) fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    /// When it is to be opened.
+    pub(super) const fn retry_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Waiting(until) => Some(until),
+            State::Closing | State::Ending => Some(Instant::ZERO),
+            _ => None,
+        }
+    }
+
+    /// A loss waits for the window that the coordinator named, so that a fleet
+    /// comes back spread out. Further failures wait longer each time.
+    fn wait(&mut self, entropy: &mut dyn Entropy) -> Duration {
+        let failures = self.failures;
+        self.failures = failures.saturating_add(1);
+        let (min, max) = self.window;
+        let share = ((max - min).as_millis() * u128::from(entropy.number())) >> 32;
+        let spread = min + Duration::from_millis(u64::try_from(share).unwrap_or(0));
+        let Some(doublings) = failures.checked_sub(1) else {
+            return spread;
+        };
+        let backoff = Duration::from_secs(1 << doublings.min(6)).min(LONGEST);
+        jittered(backoff, entropy).max(spread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed(u32);
+
+    impl Entropy for Fixed {
+        fn fill(&mut self, out: &mut [u8]) {
+            for (byte, value) in out.iter_mut().zip(self.0.to_le_bytes()) {
+                *byte = value;
+            }
+        }
+    }
+
+    #[test]
+    fn waits_longer_with_every_failure_until_a_handshake_succeeds() {
+        let now = Instant::from_secs(5);
+        let mut line = Line::new();
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            let at = line.retry_at().unwrap().max(now);
+            assert_eq!(line.poll(at), Some(LineAction::Connect));
+            assert_eq!(line.poll(at), None);
+            assert!(line.handle_connected());
+            line.handle_disconnected(at, &mut Fixed(0));
+            waits.push((line.retry_at().unwrap() - at).as_secs());
+        }
+        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(line.poll(Instant::FAR_FUTURE), Some(LineAction::Connect));
+        line.handle_connected();
+        line.handle_welcome(3, 30);
+        line.handle_disconnected(now, &mut Fixed(u32::MAX));
+        let wait = line.retry_at().unwrap() - now;
+        assert!((29..=30).contains(&wait.as_secs()), "{wait:?}");
+    }
+
+    #[test]
+    fn other_credentials_reconnect_at_once() {
+        let now = Instant::from_secs(5);
+        let mut line = Line::new();
+        line.poll(now);
+        line.handle_connected();
+        line.handle_welcome(10, 20);
+        line.restart();
+        assert!(!line.is_up());
+        assert_eq!(line.poll(now), Some(LineAction::Disconnect));
+        assert!(!line.handle_connected());
+        line.handle_disconnected(now, &mut Fixed(u32::MAX));
+        assert_eq!(line.poll(now), Some(LineAction::Connect));
+    }
+
+    #[test]
+    fn an_ended_line_stays_down() {
+        let mut line = Line::new();
+        line.end();
+        assert_eq!(line.poll(Instant::ZERO), Some(LineAction::Disconnect));
+        line.handle_disconnected(Instant::ZERO, &mut Fixed(0));
+        line.restart();
+        line.end();
+        assert_eq!(line.poll(Instant::FAR_FUTURE), None);
+        assert_eq!(line.retry_at(), None);
+        assert!(!line.handle_connected());
+    }
+}
