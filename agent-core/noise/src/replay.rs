@@ -19,10 +19,7 @@ impl<const WORDS: usize> ReplayWindow<WORDS> {
     };
 
     pub(crate) const fn new() -> Self {
-        Self {
-            next: 0,
-            ring: [0; WORDS],
-        }
+        Self { next: 0, ring: [0; WORDS] }
     }
 
     /// Whether this counter is the greatest so far.
@@ -74,5 +71,110 @@ impl<const WORDS: usize> ReplayWindow<WORDS> {
         let (word, bit) = Self::slot(counter);
         self.ring[word] |= bit;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// What the window must do, without a ring.
+    struct Model {
+        seen: HashSet<u64>,
+        newest: Option<u64>,
+        size: u64,
+    }
+
+    impl Model {
+        fn mark(&mut self, counter: u64) -> bool {
+            let too_old =
+                self.newest.is_some_and(|newest| counter < newest && newest - counter >= self.size);
+            if too_old || !self.seen.insert(counter) {
+                return false;
+            }
+            self.newest = self.newest.max(Some(counter));
+            true
+        }
+    }
+
+    fn against_the_model<const WORDS: usize>(seed: u64) {
+        let mut window = ReplayWindow::<WORDS>::new();
+        let mut model =
+            Model { seen: HashSet::new(), newest: None, size: ReplayWindow::<WORDS>::SIZE };
+        let mut random = seed;
+        for _ in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let spread = ReplayWindow::<WORDS>::SIZE * 3;
+            let base = model.newest.unwrap_or(0);
+            let counter = match (random >> 60, random >> 20 & 0xFFFF) {
+                (0, offset) => base + offset % spread,
+                (1, offset) => base + 64 * (offset % 4),
+                (2..6, _) => base + 1,
+                (_, offset) => base.saturating_sub(offset % spread),
+            };
+            let expected = model.mark(counter);
+            assert_eq!(window.check(counter), expected, "check {counter}");
+            assert_eq!(window.mark(counter), expected, "mark {counter}");
+            assert!(!window.mark(counter), "twice {counter}");
+        }
+    }
+
+    #[test]
+    fn agrees_with_a_set_of_all_counters() {
+        for seed in 0..8 {
+            against_the_model::<2>(seed);
+            against_the_model::<8>(seed);
+            against_the_model::<128>(seed);
+        }
+    }
+
+    /// The table of the Linux kernel's self-test, at the window's edges.
+    #[test]
+    fn the_edges_of_the_window() {
+        type Window = ReplayWindow<8>;
+        let mut window = Window::new();
+        for (counter, taken) in [
+            (0, true),
+            (1, true),
+            (1, false),
+            (9, true),
+            (8, true),
+            (7, true),
+            (7, false),
+            (Window::SIZE, true),
+            (Window::SIZE - 1, true),
+            (Window::SIZE - 1, false),
+            (Window::SIZE - 2, true),
+            (2, true),
+            (2, false),
+            (Window::SIZE + 16, true),
+            (3, false),
+            (Window::SIZE + 16, false),
+            (Window::SIZE * 4, true),
+            (Window::SIZE * 4 - (Window::SIZE - 1), true),
+            (10, false),
+            (Window::SIZE * 4 - Window::SIZE, false),
+            (Window::SIZE * 4 - (Window::SIZE + 1), false),
+            (Window::SIZE * 4 - (Window::SIZE - 2), true),
+            (Window::SIZE * 4 + 1 - Window::SIZE, false),
+            (0, false),
+        ] {
+            assert_eq!(window.mark(counter), taken, "{counter}");
+        }
+    }
+
+    /// Regression 4 of the research: a distance of 2^32 + k is not k.
+    #[test]
+    fn r04_a_jump_beyond_32_bits_empties_the_window() {
+        let mut window = ReplayWindow::<8>::new();
+        assert!(window.mark(5));
+        let far = (1 << 32) + 5;
+        assert!(window.mark(far));
+        assert!(!window.check(5) && !window.check(6));
+        assert!(window.check(far - 1) && !window.check(far));
+        assert!(window.mark(u64::MAX - 1));
+        assert!(!window.check(far - 1));
     }
 }

@@ -25,20 +25,12 @@ impl Drop for Symmetric {
 
 impl Symmetric {
     pub(crate) const fn new(chain: [u8; 32], hash: [u8; 32]) -> Self {
-        Self {
-            chain,
-            hash,
-            key: [0; 32],
-        }
+        Self { chain, hash, key: [0; 32] }
     }
 
     /// A second state that goes on from here: a try that may fail works on it.
     pub(crate) const fn fork(&self) -> Self {
-        Self {
-            chain: self.chain,
-            hash: self.hash,
-            key: self.key,
-        }
+        Self { chain: self.chain, hash: self.hash, key: self.key }
     }
 
     pub(crate) fn mix_hash(&mut self, data: &[u8]) {

@@ -11,25 +11,35 @@ mod portable;
 #[cfg(feature = "ring")]
 mod ring;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use cookie::{open_cookie, seal_cookie};
 
 pub(crate) const TAG_LEN: usize = 16;
+const NONCE_LEN: usize = 12;
 
 /// What a backend does. Both work in place.
 pub(crate) trait Aead: Sized {
     fn new(key: &[u8; 32]) -> Self;
 
     /// Encrypts `data` and returns the tag over it and `associated`.
-    fn seal(&self, counter: u64, associated: &[u8], data: &mut [u8]) -> [u8; TAG_LEN];
+    fn seal(&self, nonce: [u8; NONCE_LEN], associated: &[u8], data: &mut [u8]) -> [u8; TAG_LEN];
 
     /// Decrypts `data` if `tag` is right. After `false` the content of `data`
     /// is not specified, and is never plain text of a forged message.
     #[must_use]
-    fn open(&self, counter: u64, associated: &[u8], data: &mut [u8], tag: &[u8; TAG_LEN]) -> bool;
+    fn open(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        associated: &[u8],
+        data: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> bool;
 }
 
-fn nonce(counter: u64) -> [u8; 12] {
-    let mut nonce = [0; 12];
+fn nonce(counter: u64) -> [u8; NONCE_LEN] {
+    let mut nonce = [0; NONCE_LEN];
     nonce[4..].copy_from_slice(&counter.to_le_bytes());
     nonce
 }
@@ -50,7 +60,7 @@ impl Key {
 
     #[inline(never)]
     pub(crate) fn seal(&self, counter: u64, associated: &[u8], data: &mut [u8]) -> [u8; TAG_LEN] {
-        self.0.seal(counter, associated, data)
+        self.0.seal(nonce(counter), associated, data)
     }
 
     #[must_use]
@@ -62,6 +72,6 @@ impl Key {
         data: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> bool {
-        self.0.open(counter, associated, data, tag)
+        self.0.open(nonce(counter), associated, data, tag)
     }
 }

@@ -3,7 +3,7 @@
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 
-use super::{Aead, TAG_LEN, nonce};
+use super::{Aead, NONCE_LEN, TAG_LEN};
 
 pub(crate) struct Key(LessSafeKey);
 
@@ -19,21 +19,24 @@ impl Aead for Key {
         Self(less_safe(key))
     }
 
-    fn seal(&self, counter: u64, associated: &[u8], data: &mut [u8]) -> [u8; TAG_LEN] {
-        let nonce = Nonce::assume_unique_for_key(nonce(counter));
+    fn seal(&self, nonce: [u8; NONCE_LEN], associated: &[u8], data: &mut [u8]) -> [u8; TAG_LEN] {
+        let nonce = Nonce::assume_unique_for_key(nonce);
         let mut out = [0; TAG_LEN];
         // Fails only above 256 GiB, and then the zero tag does not verify.
-        if let Ok(tag) = self
-            .0
-            .seal_in_place_separate_tag(nonce, Aad::from(associated), data)
-        {
+        if let Ok(tag) = self.0.seal_in_place_separate_tag(nonce, Aad::from(associated), data) {
             out.copy_from_slice(tag.as_ref());
         }
         out
     }
 
-    fn open(&self, counter: u64, associated: &[u8], data: &mut [u8], tag: &[u8; TAG_LEN]) -> bool {
-        let nonce = Nonce::assume_unique_for_key(nonce(counter));
+    fn open(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        associated: &[u8],
+        data: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> bool {
+        let nonce = Nonce::assume_unique_for_key(nonce);
         self.0
             .open_in_place_separate_tag(nonce, Aad::from(associated), Tag::from(*tag), data, 0..)
             .is_ok()

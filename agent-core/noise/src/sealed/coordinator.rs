@@ -24,11 +24,7 @@ impl CoordinatorKey {
     /// Computes the public key and what follows from it.
     pub fn new(secret: StaticSecret) -> Self {
         let public = secret.public();
-        Self {
-            secret,
-            public,
-            mac1_key: mac1_key(&public),
-        }
+        Self { secret, public, mac1_key: mac1_key(&public) }
     }
 
     /// The public key: the devices' pin.
@@ -61,19 +57,12 @@ impl CoordinatorKey {
         state.mix_key(&*self.secret.diffie_hellman(&ephemeral)?);
         let sealed = hello.sealed_static();
         let mut device = PublicKey::ZERO;
-        let (key, tag) = sealed
-            .split_last_chunk::<TAG_LEN>()
-            .ok_or(SealedError::Unauthentic)?;
+        let (key, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(SealedError::Unauthentic)?;
         device.0.copy_from_slice(key);
         if !state.open(&mut device.0, tag) {
             return Err(SealedError::Unauthentic);
         }
-        Ok(Opened {
-            state,
-            ephemeral,
-            device,
-            hello_hash: super::hello_hash(hello.frame()),
-        })
+        Ok(Opened { state, ephemeral, device, hello_hash: super::hello_hash(hello.frame()) })
     }
 }
 
@@ -106,13 +95,10 @@ impl Opened {
         psk: &Secret,
         out: &mut [u8],
     ) -> Result<(usize, Verified), SealedError> {
-        let (sealed, tag) = hello
-            .sealed_payload()
-            .split_last_chunk::<TAG_LEN>()
-            .ok_or(SealedError::Unauthentic)?;
+        let (sealed, tag) =
+            hello.sealed_payload().split_last_chunk::<TAG_LEN>().ok_or(SealedError::Unauthentic)?;
         let text = out.get_mut(..sealed.len()).ok_or(SealedError::NoRoom)?;
-        self.state
-            .mix_key(&*key.secret.diffie_hellman(&self.device)?);
+        self.state.mix_key(&*key.secret.diffie_hellman(&self.device)?);
         self.state.mix_key_and_hash(&psk.0);
         text.copy_from_slice(sealed);
         if !self.state.open(text, tag) {
@@ -164,11 +150,8 @@ impl Verified {
         frame[10..42].copy_from_slice(&public.0);
         // Both of the device's keys were tried in the stages before: a point of
         // large order gives zero with no clamped scalar.
-        let share = |other| {
-            ephemeral
-                .diffie_hellman(other)
-                .unwrap_or_else(|_| Shared::new([0; 32]))
-        };
+        let share =
+            |other| ephemeral.diffie_hellman(other).unwrap_or_else(|_| Shared::new([0; 32]));
         let state = &mut self.0.state;
         state.mix_ephemeral(&public);
         state.mix_key(&share(&self.0.ephemeral));

@@ -84,20 +84,15 @@ impl Initiator {
         let frame = out.get_mut(..len).ok_or(SealedError::NoRoom)?;
         let ephemeral = StaticSecret::generate(entropy);
         let (handshake, macs) = frame.split_at_mut(len - 2 * TAG_LEN);
-        let (prologue, message) = handshake
-            .split_first_chunk_mut::<PROLOGUE_LEN>()
-            .ok_or(SealedError::NoRoom)?;
+        let (prologue, message) =
+            handshake.split_first_chunk_mut::<PROLOGUE_LEN>().ok_or(SealedError::NoRoom)?;
         Hello::emit_prologue(head.selector, head.reference, head.inbox, prologue);
         let state = self.write_message(&ephemeral, prologue, psk, payload, message);
         macs[..TAG_LEN].copy_from_slice(&head.token.unwrap_or_default());
         let mac1 = mac16(&self.mac1_key, &[handshake, &macs[..TAG_LEN]]);
         macs[TAG_LEN..].copy_from_slice(&mac1);
         let hello_hash = hello_hash(frame);
-        let pending = Pending {
-            state,
-            ephemeral,
-            hello_hash,
-        };
+        let pending = Pending { state, ephemeral, hello_hash };
         Ok((len, pending))
     }
 
@@ -117,9 +112,8 @@ impl Initiator {
         state.mix_ephemeral(&public);
         // The coordinator's key was tried in `new`: a point of large order
         // gives zero with no clamped scalar.
-        let shared = ephemeral
-            .diffie_hellman(&self.coordinator)
-            .unwrap_or_else(|_| Shared::new([0; 32]));
+        let shared =
+            ephemeral.diffie_hellman(&self.coordinator).unwrap_or_else(|_| Shared::new([0; 32]));
         state.mix_key(&shared);
         message[32..64].copy_from_slice(&self.public.0);
         let tag = state.seal(&mut message[32..64]);

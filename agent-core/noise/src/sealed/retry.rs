@@ -12,10 +12,7 @@ use crate::mac;
 /// The token of an inbox in one bucket of time, for instance the Unix minute.
 /// `secret` is drawn at start and is held in memory only.
 pub fn token(secret: &Secret, inbox: &Inbox, bucket: u64) -> [u8; TAG_LEN] {
-    mac16(
-        &secret.0,
-        &[b"weft retry v1", &inbox.0, &bucket.to_le_bytes()],
-    )
+    mac16(&secret.0, &[b"weft retry v1", &inbox.0, &bucket.to_le_bytes()])
 }
 
 /// Whether a HELLO carries the token of its inbox of this bucket or the one
@@ -30,8 +27,5 @@ pub fn verify(secret: &Secret, hello: &Hello<'_>, bucket: u64) -> bool {
 
 /// The RETRY that answers a HELLO.
 pub fn answer(secret: &Secret, hello: &Hello<'_>, bucket: u64) -> Retry {
-    Retry {
-        hello_hash: hello_hash(hello.frame()),
-        token: token(secret, &hello.inbox(), bucket),
-    }
+    Retry { hello_hash: hello_hash(hello.frame()), token: token(secret, &hello.inbox(), bucket) }
 }

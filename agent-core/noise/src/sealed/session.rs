@@ -35,12 +35,7 @@ pub struct Session {
 
 impl Session {
     pub(super) const fn new(id: u32, keys: Direction) -> Self {
-        Self {
-            id,
-            keys,
-            counter: 0,
-            window: ReplayWindow::new(),
-        }
+        Self { id, keys, counter: 0, window: ReplayWindow::new() }
     }
 
     /// The id in every record's header.
@@ -91,11 +86,7 @@ impl Session {
         if self.counter >= REJECT_AFTER_RECORDS {
             return Err(SealedError::Exhausted);
         }
-        let header = RecordHeader {
-            session: self.id,
-            counter: self.counter,
-        }
-        .to_bytes();
+        let header = RecordHeader { session: self.id, counter: self.counter }.to_bytes();
         let (start, rest) = frame.split_at_mut(RECORD_HEADER_LEN);
         let (text, tag) = rest.split_at_mut(len);
         start.copy_from_slice(&header);
@@ -128,11 +119,7 @@ impl Session {
         let text = out.get_mut(..sealed.len()).ok_or(SealedError::NoRoom)?;
         text.copy_from_slice(sealed);
         let associated = header.to_bytes();
-        if !self
-            .keys
-            .receive
-            .open(header.counter, &associated, text, tag)
-        {
+        if !self.keys.receive.open(header.counter, &associated, text, tag) {
             text.fill(0);
             return Err(SealedError::Unauthentic);
         }

@@ -36,15 +36,11 @@ impl Default for Checker {
 impl Checker {
     /// A checker without a secret: it draws one when it first replies.
     pub fn new() -> Self {
-        Self {
-            secret: Zeroizing::new([0; 32]),
-            drawn_at_us: None,
-        }
+        Self { secret: Zeroizing::new([0; 32]), drawn_at_us: None }
     }
 
     fn is_fresh(&self, now_us: u64) -> bool {
-        self.drawn_at_us
-            .is_some_and(|drawn| now_us.saturating_sub(drawn) < COOKIE_LIFE_US)
+        self.drawn_at_us.is_some_and(|drawn| now_us.saturating_sub(drawn) < COOKIE_LIFE_US)
     }
 
     /// Address and port, so that a neighbour behind the same address cannot
@@ -95,8 +91,8 @@ impl Checker {
 /// The initiator's side, one per peer: the last mac1 sent, and the cookie that
 /// answered it.
 pub struct Jar {
-    /// mac1 of the last message, until a reply to it came.
-    sent_mac1: Option<[u8; 16]>,
+    /// Sender index and mac1 of the last message, until a reply to it came.
+    sent: Option<(u32, [u8; 16])>,
     cookie: [u8; 16],
     /// When the cookie came; `None` without one.
     received_at_us: Option<u64>,
@@ -117,11 +113,7 @@ impl Drop for Jar {
 impl Jar {
     /// An empty jar.
     pub const fn new() -> Self {
-        Self {
-            sent_mac1: None,
-            cookie: [0; 16],
-            received_at_us: None,
-        }
+        Self { sent: None, cookie: [0; 16], received_at_us: None }
     }
 
     /// The last step before an initiation or response is sent: remembers its
@@ -131,7 +123,7 @@ impl Jar {
             return;
         }
         let end = message.len() - 16;
-        self.sent_mac1 = Some(field(message, end - 16));
+        self.sent = Some((u32::from_le_bytes(field(message, 4)), field(message, end - 16)));
         let fresh = self
             .received_at_us
             .is_some_and(|received| now_us.saturating_sub(received) < COOKIE_LIFE_US);
@@ -147,8 +139,8 @@ impl Jar {
     ///
     /// # Errors
     ///
-    /// [`HandshakeError::Unexpected`] when no message waits for one, or
-    /// [`HandshakeError::Unauthentic`]; the jar is as it was.
+    /// [`HandshakeError::Unexpected`] when no message of this index waits
+    /// for one, or [`HandshakeError::Unauthentic`]; the jar is as it was.
     pub fn receive(
         &mut self,
         remote: &RemoteKey,
@@ -158,13 +150,16 @@ impl Jar {
         if kind(datagram)? != Kind::CookieReply {
             return Err(HandshakeError::Malformed);
         }
-        let mac1 = self.sent_mac1.ok_or(HandshakeError::Unexpected)?;
+        let (sender, mac1) = self.sent.ok_or(HandshakeError::Unexpected)?;
+        if super::receiver(datagram) != Some(sender) {
+            return Err(HandshakeError::Unexpected);
+        }
         let nonce = field(datagram, 8);
         let cookie = aead::open_cookie(remote.cookie_key(), &nonce, &mac1, &field(datagram, 32))
             .ok_or(HandshakeError::Unauthentic)?;
         self.cookie = *cookie;
         self.received_at_us = Some(now_us);
-        self.sent_mac1 = None;
+        self.sent = None;
         Ok(())
     }
 }

@@ -49,11 +49,7 @@ impl LocalKey {
         let tag = state.seal(&mut out[88..100]);
         out[100..116].copy_from_slice(&tag);
         write_macs(out, remote.mac1_key());
-        InitiationSent {
-            state,
-            ephemeral,
-            sender,
-        }
+        InitiationSent { state, ephemeral, sender }
     }
 
     /// Reads who sent an initiation (one X25519). Nothing is proved yet.
@@ -91,9 +87,7 @@ impl LocalKey {
 /// was tried when its [`RemoteKey`] was made, and a point of large order gives
 /// zero with no clamped scalar.
 fn contributory(ephemeral: &StaticSecret, public: &PublicKey) -> Shared {
-    ephemeral
-        .diffie_hellman(public)
-        .unwrap_or_else(|_| Shared::new([0; 32]))
+    ephemeral.diffie_hellman(public).unwrap_or_else(|_| Shared::new([0; 32]))
 }
 
 /// The initiator waits. Invalid responses leave this untouched; dropping it
@@ -249,8 +243,7 @@ impl AuthenticInitiation {
         self.state.mix_ephemeral(&public);
         // Both of the peer's keys were tried before: its ephemeral key in
         // `receive_initiation`, its static key when `RemoteKey` was made.
-        self.state
-            .mix_key(&contributory(&ephemeral, &self.ephemeral));
+        self.state.mix_key(&contributory(&ephemeral, &self.ephemeral));
         self.state.mix_key(&contributory(&ephemeral, &self.peer));
         self.state.mix_key_and_hash(&psk.0);
         let tag = self.state.seal(&mut []);

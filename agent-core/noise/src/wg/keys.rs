@@ -84,10 +84,7 @@ impl LocalKey {
         if !matches!(kind, Kind::Initiation | Kind::Response) {
             return Err(HandshakeError::Malformed);
         }
-        let checked = Mac1Checked {
-            message: datagram,
-            kind,
-        };
+        let checked = Mac1Checked { message: datagram, kind };
         let expected = mac16(&self.parts.mac1_key, &[checked.before_mac1()]);
         if mac::verify(&expected, &checked.mac1()) {
             Ok(checked)
@@ -199,9 +196,6 @@ mod tests {
     #[test]
     fn the_first_two_hashes_are_what_the_paper_says() {
         assert_eq!(hash(&[b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s"]), CHAIN);
-        assert_eq!(
-            hash(&[&CHAIN, b"WireGuard v1 zx2c4 Jason@zx2c4.com"]),
-            CHAIN_HASH
-        );
+        assert_eq!(hash(&[&CHAIN, b"WireGuard v1 zx2c4 Jason@zx2c4.com"]), CHAIN_HASH);
     }
 }

@@ -14,12 +14,7 @@ pub struct SessionKeys {
 
 impl SessionKeys {
     pub(super) const fn new(send: Key, receive: Key, local: u32, remote: u32) -> Self {
-        Self {
-            send,
-            receive,
-            local,
-            remote,
-        }
+        Self { send, receive, local, remote }
     }
 
     /// The own index: the receiver field of what comes in.
@@ -35,22 +30,9 @@ impl SessionKeys {
     /// Gives the two directions to their owners. `WORDS` is a power of two from
     /// 2 on; the replay window holds `(WORDS - 1) * 64` packets.
     pub fn split<const WORDS: usize>(self) -> (Sealer, Opener<WORDS>) {
-        let Self {
-            send,
-            receive,
-            local,
-            remote,
-        } = self;
-        let sealer = Sealer {
-            key: send,
-            receiver: remote,
-            counter: 0,
-        };
-        let opener = Opener {
-            key: receive,
-            index: local,
-            window: ReplayWindow::new(),
-        };
+        let Self { send, receive, local, remote } = self;
+        let sealer = Sealer { key: send, receiver: remote, counter: 0 };
+        let opener = Opener { key: receive, index: local, window: ReplayWindow::new() };
         (sealer, opener)
     }
 }
@@ -229,12 +211,7 @@ impl<const WORDS: usize> Opener<WORDS> {
         if !self.window.mark(counter) {
             return Err(OpenError::Replayed);
         }
-        Ok(Opened {
-            len,
-            counter,
-            newest,
-            first,
-        })
+        Ok(Opened { len, counter, newest, first })
     }
 }
 
