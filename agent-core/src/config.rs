@@ -63,6 +63,10 @@ pub mod implementation {
     /// Smallest `rekey_after`, for tests.
     pub const REKEY_AFTER_MIN: Duration = Duration::from_secs(10);
 
+    /// Between two answers to initiations of others, on average: a flood takes
+    /// at most 25 handshakes a second of a chip's time.
+    pub const HANDSHAKE_INTERVAL: Duration = Duration::from_millis(40);
+
     /// Initiations per second that one source address may have answered while
     /// under load, after a burst of [`SOURCE_BURST`].
     pub const SOURCE_RATE: u32 = 20;
@@ -86,12 +90,16 @@ pub mod implementation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TunnelConfig {
     rekey_after: Duration,
+    handshake_interval: Duration,
 }
 
 impl TunnelConfig {
     /// As in the paper.
     pub const fn new() -> Self {
-        Self { rekey_after: specification::REKEY_AFTER_TIME }
+        Self {
+            rekey_after: specification::REKEY_AFTER_TIME,
+            handshake_interval: implementation::HANDSHAKE_INTERVAL,
+        }
     }
 
     /// For tests: replaces sessions after another time than 120 s, brought into
@@ -101,7 +109,20 @@ impl TunnelConfig {
         Self {
             rekey_after: rekey_after
                 .clamp(implementation::REKEY_AFTER_MIN, specification::REKEY_AFTER_TIME),
+            ..self
         }
+    }
+
+    /// How many initiations of others are answered per second; 1 at least. The
+    /// default is for a chip; a gateway takes 1,000.
+    #[must_use]
+    pub fn with_handshakes_per_second(self, rate: u32) -> Self {
+        Self { handshake_interval: Duration::from_secs(1) / rate.max(1), ..self }
+    }
+
+    /// The least time between two answers, on average.
+    pub const fn handshake_interval(&self) -> Duration {
+        self.handshake_interval
     }
 
     /// How long the initiator of a session sends in it before it is replaced.

@@ -24,3 +24,4 @@ pub mod event;
 pub mod ip;
 pub mod time;
 pub mod timer;
+pub mod tunnel;

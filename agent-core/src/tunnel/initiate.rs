@@ -1,0 +1,141 @@
+//! Timers: our own initiations, erasure, and the looks at activity.
+
+use weft_noise::wg::INITIATION_LEN;
+
+use super::peer::{Peer, Pending, Timer, jitter};
+use super::{Outgoing, To, Tunnel};
+use crate::config::specification::{ERASE_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
+use crate::entropy::Entropy;
+use crate::event::PeerSlot;
+use crate::time::Instant;
+use crate::timer::TimerKey;
+
+/// Initiations of others answered per call, so that a shell gets back to its
+/// sockets.
+const SERVICES_PER_CALL: usize = 4;
+
+impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
+    /// Does what is due: answers waiting initiations, repeats our own, erases
+    /// keys. What finds no room in the outputs stays due.
+    pub fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        for _ in 0..SERVICES_PER_CALL {
+            if self.outgoing.is_full() {
+                break;
+            }
+            let Some(waiting) = self.queue.pop(now) else {
+                break;
+            };
+            self.answer(&waiting, entropy, now);
+        }
+        for position in 0..PEERS {
+            let Ok(slot) = u16::try_from(position).map(PeerSlot) else {
+                break;
+            };
+            let due = self
+                .peer(slot)
+                .and_then(|peer| peer.timers.next())
+                .is_some_and(|(at, _)| at <= now);
+            if due {
+                self.run_timers(slot, entropy, now);
+            }
+        }
+        self.refresh();
+    }
+
+    fn run_timers(&mut self, slot: PeerSlot, entropy: &mut dyn Entropy, now: Instant) {
+        for &timer in Timer::ALL {
+            let Some(peer) = self.peer_mut(slot) else {
+                return;
+            };
+            if !peer.timers.take_expired(timer, now) {
+                continue;
+            }
+            match timer {
+                Timer::Initiate => self.initiate(slot, entropy, now),
+                Timer::Check => {
+                    peer.query = true;
+                    self.dirty.queries = true;
+                }
+                Timer::Erase => self.erase(slot),
+                Timer::SecondKey => self.drop_second_key(slot),
+            }
+        }
+    }
+
+    /// Sends an initiation, unless 90 s of them went unanswered.
+    fn initiate(&mut self, slot: PeerSlot, entropy: &mut dyn Entropy, now: Instant) {
+        let Some(peer) = self.peers.get_mut(slot.index()).and_then(|peer| peer.as_mut()) else {
+            return;
+        };
+        let Some(since) = peer.attempt_since else {
+            return;
+        };
+        if now.since(since) >= REKEY_ATTEMPT_TIME {
+            if let Some(index) = peer.end_attempt() {
+                self.indices.free(index);
+            }
+            give_up(peer, now);
+            self.dirty.events = true;
+            self.dirty.installs = true;
+            return;
+        }
+        if self.outgoing.is_full() {
+            peer.timers.set(Timer::Initiate, now);
+            return;
+        }
+        let Some(stamp) = self.clock.next(now) else {
+            peer.waits_for_stamp = true;
+            return;
+        };
+        if let Some(pending) = peer.pending.take() {
+            self.indices.free(pending.sent.sender());
+        }
+        peer.timers.set(Timer::Initiate, now + REKEY_TIMEOUT + jitter(entropy));
+        let Some(index) = self.indices.allocate(slot, entropy) else {
+            return;
+        };
+        let mut message = [0; INITIATION_LEN];
+        let sent = self.own.active().initiate(&peer.remote, index, stamp, entropy, &mut message);
+        peer.jar.attach(&mut message, now.as_micros());
+        peer.pending = Some(Pending { sent, sent_at: now, invalid: 0 });
+        peer.initiated_at = Some(now);
+        let outgoing = Outgoing { to: To::Peer(slot), len: INITIATION_LEN, message };
+        // There is room, see above.
+        let _ = self.outgoing.push_back(outgoing);
+    }
+
+    /// Erases the sessions of a peer; a handshake under way goes on.
+    fn erase(&mut self, slot: PeerSlot) {
+        let Some(peer) = self.peers.get_mut(slot.index()).and_then(|peer| peer.as_mut()) else {
+            return;
+        };
+        let gone = peer.sessions.retain(|_| false);
+        peer.drop_sessions(&gone, &mut self.indices);
+        peer.waiting.expired = !gone.is_empty();
+        self.dirty.events = true;
+        self.dirty.installs = true;
+    }
+
+    fn drop_second_key(&mut self, slot: PeerSlot) {
+        let Some(peer) = self.peers.get_mut(slot.index()).and_then(|peer| peer.as_mut()) else {
+            return;
+        };
+        peer.keys.second = None;
+        let gone = peer.sessions.retain(|key| *key == peer.keys.key);
+        peer.drop_sessions(&gone, &mut self.indices);
+        self.dirty.installs = true;
+    }
+}
+
+/// The peer does not answer: what is sealed for it is lost, so the next packet
+/// is to ask for a handshake instead.
+fn give_up(peer: &mut Peer, now: Instant) {
+    peer.waiting.failed = true;
+    peer.sealing.wanted = None;
+    if peer.timers.get(Timer::Erase).is_none() && peer.sessions.iter().next().is_some() {
+        peer.timers.set(Timer::Erase, now + ERASE_AFTER_TIME);
+    }
+    if let Some(every) = peer.keys.keepalive_after {
+        peer.timers.set(Timer::Check, now + every);
+    }
+}

@@ -1,0 +1,525 @@
+//! WireGuard's handshakes and timers (sections 5 and 6 of the paper) for a
+//! table of peers. Never sees a packet: it makes sessions, hands their keys to
+//! the data path and says when they end.
+//!
+//! # Use
+//!
+//! Inputs are `handle_*` and `set_*`, outputs `poll_*`. After each input drain,
+//! in this order: [`Tunnel::poll_install`] (so that the data path can seal
+//! before it is told to), [`Tunnel::poll_transmit`], [`Tunnel::poll_event`],
+//! [`Tunnel::poll_query`] (each answered by [`Tunnel::handle_activity`]),
+//! [`Tunnel::poll_persist`]. Initiations of others wait in a short queue:
+//! answering them, like everything that needs a Diffie-Hellman on our own
+//! account, happens in [`Tunnel::handle_timeout`], which a shell calls when it
+//! has read the datagrams that were there. So data goes before handshakes.
+//!
+//! # Where this is stricter than the paper
+//!
+//! - An initiation decides only where its answer goes. The peer's endpoint moves
+//!   with authenticated data or a confirmed session, so that a replayed
+//!   initiation, after our reboot forgot the timestamps, moves nothing.
+//! - Sealing stops 5 s before `REJECT_AFTER_TIME`, so that what was sealed in
+//!   time is not refused for its time on the way.
+//! - Of two crossed handshakes one session wins, see `session`.
+//! - After 90 s without an answer the old session is not sealed with any more:
+//!   the next packet asks for a handshake at once.
+//! - A response is not asked for a cookie under load, since its index is 32 bits
+//!   that only the way to the peer knows; after four invalid ones it is.
+//!
+//! # Size
+//!
+//! About 1.2 KB per peer on a chip, plus 200 B per place of the initiation queue.
+
+mod index;
+mod initiate;
+mod keys;
+mod outputs;
+mod peer;
+mod queue;
+mod receive;
+mod session;
+mod stamp;
+
+use heapless::Deque;
+use weft_noise::key::{StaticSecret, WeakKey};
+use weft_noise::wg::cookie::Checker;
+use weft_noise::wg::{INITIATION_LEN, SessionKeys};
+use weft_wire::id::PublicKey;
+
+pub use self::keys::{KeyRole, PeerKeys, SecondPeerKey};
+pub use self::stamp::{RESERVATION, Tai64nClock};
+
+use self::index::IndexTable;
+use self::keys::OwnKeys;
+use self::peer::{Demand, Peer, Timer};
+use self::queue::InitiationQueue;
+use self::session::Confirmed;
+use crate::config::TunnelConfig;
+use crate::config::implementation::PATH_RETRY_INTERVAL;
+use crate::event::{Activity, DropCounters, PeerSlot, SessionTimes, Source};
+use crate::time::Instant;
+use crate::timer::{Reason, TimerKey};
+
+/// Where a handshake message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// Wherever the peer is reached.
+    Peer(PeerSlot),
+    /// Back to where a message came from.
+    Reply(Source),
+}
+
+/// A datagram of `len` bytes in the caller's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Its destination.
+    pub to: To,
+    /// Its length.
+    pub len: usize,
+}
+
+/// What the data path is to do with sessions. `index` is our receiver index.
+pub enum Install {
+    /// A new session: open what comes in at once, and seal with it if `send`
+    /// (else when [`Install::Send`] says so). What the data path noted of
+    /// unanswered packets is settled.
+    Session {
+        /// The peer.
+        slot: PeerSlot,
+        /// Both directions; their index is `keys.local_index()`.
+        keys: SessionKeys,
+        /// When sealing ends.
+        sealing: SessionTimes,
+        /// When opening ends.
+        opening: SessionTimes,
+        /// Whether to seal with it from now on.
+        send: bool,
+    },
+    /// Seal with this session from now on.
+    Send {
+        /// The peer.
+        slot: PeerSlot,
+        /// The session.
+        index: u32,
+    },
+    /// Erase this session.
+    Drop {
+        /// The peer.
+        slot: PeerSlot,
+        /// The session.
+        index: u32,
+    },
+    /// Do not seal until told otherwise: the peer does not answer.
+    Mute {
+        /// The peer.
+        slot: PeerSlot,
+    },
+    /// Erase everything of this slot.
+    DropPeer {
+        /// The slot.
+        slot: PeerSlot,
+    },
+}
+
+/// What the other parts of the agent may want to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Packets can be sealed now: send what was staged. The initiator must send
+    /// something at once, a keepalive if nothing is staged, or the peer cannot
+    /// use the session.
+    Established {
+        /// The peer.
+        slot: PeerSlot,
+        /// Where its handshake message came from.
+        source: Source,
+        /// Whether we initiated.
+        initiator: bool,
+    },
+    /// The newest authenticated word of the peer came from here.
+    EndpointConfirmed {
+        /// The peer.
+        slot: PeerSlot,
+        /// From where.
+        source: Source,
+    },
+    /// Send a keepalive (an empty packet) in the current session.
+    Keepalive {
+        /// The peer.
+        slot: PeerSlot,
+    },
+    /// 90 s of initiations went unanswered. Staged packets are lost.
+    Failed {
+        /// The peer.
+        slot: PeerSlot,
+    },
+    /// All sessions of the peer are erased.
+    Expired {
+        /// The peer.
+        slot: PeerSlot,
+    },
+}
+
+/// Why a peer cannot be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SetPeerError {
+    /// The slot is beyond the table.
+    NoSuchSlot,
+    /// The key has low order.
+    WeakKey,
+    /// The key is one of our own.
+    OwnKey,
+    /// The key is another peer's.
+    KeyInUse(PeerSlot),
+}
+
+impl From<WeakKey> for SetPeerError {
+    fn from(_: WeakKey) -> Self {
+        Self::WeakKey
+    }
+}
+
+/// The state of a peer's tunnel, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelStatus {
+    /// When the current session's keys were made.
+    pub established_at: Option<Instant>,
+    /// Whether we initiated it.
+    pub initiator: bool,
+    /// Whether a handshake is being tried.
+    pub handshaking: bool,
+    /// Completed handshakes since the peer was set, in either role.
+    pub handshakes: u32,
+    /// Where the newest authenticated word came from.
+    pub source: Option<Source>,
+}
+
+/// A handshake message on its way out.
+struct Outgoing {
+    to: To,
+    len: usize,
+    message: [u8; INITIATION_LEN],
+}
+
+/// Messages that may wait to be polled. With the drain rule one input makes at
+/// most this many.
+const OUTGOING: usize = 4;
+
+/// Which peers have something to be polled; avoids a search per poll.
+#[derive(Clone, Copy, Default)]
+struct Dirty {
+    installs: bool,
+    events: bool,
+    queries: bool,
+}
+
+/// Handshakes and timers of up to `PEERS` peers; up to `QUEUE` initiations wait.
+pub struct Tunnel<const PEERS: usize, const QUEUE: usize = 8> {
+    config: TunnelConfig,
+    own: OwnKeys,
+    clock: Tai64nClock,
+    peers: [Option<Peer>; PEERS],
+    /// Slots whose peer is gone and whose sessions the data path still holds.
+    wiped: [bool; PEERS],
+    indices: IndexTable<PEERS>,
+    cookies: Checker,
+    queue: InitiationQueue<QUEUE>,
+    outgoing: Deque<Outgoing, OUTGOING>,
+    dirty: Dirty,
+    deadline: Option<(Instant, Reason)>,
+    drops: DropCounters,
+}
+
+impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
+    /// A tunnel without peers. `secret` is the active own key; `clock` makes the
+    /// timestamps of all own keys.
+    pub fn new(config: TunnelConfig, secret: StaticSecret, clock: Tai64nClock) -> Self {
+        Self {
+            config,
+            own: OwnKeys::new(secret),
+            clock,
+            peers: [const { None }; PEERS],
+            wiped: [false; PEERS],
+            indices: IndexTable::new(),
+            cookies: Checker::new(),
+            queue: InitiationQueue::new(config.handshake_interval()),
+            outgoing: Deque::new(),
+            dirty: Dirty::default(),
+            deadline: None,
+            drops: DropCounters::new(),
+        }
+    }
+
+    /// The active own public key.
+    pub const fn public_key(&self) -> &PublicKey {
+        self.own.active().public()
+    }
+
+    /// Accepts a second own key besides the active one, or no second one.
+    pub fn set_second_own_key(&mut self, second: Option<(StaticSecret, KeyRole)>) {
+        self.own.set_second(second);
+    }
+
+    /// Initiates with the second own key from now on, and goes on accepting the
+    /// first. Costs one X25519 per peer. `false` when there is no second key.
+    /// Sessions stay; handshakes under way start again.
+    pub fn activate_second_own_key(&mut self, now: Instant) -> bool {
+        if !self.own.swap() {
+            return false;
+        }
+        for peer in self.peers.iter_mut().flatten() {
+            // The key had full order for the other own key, so it has for this.
+            if let Ok(remote) = self.own.remote(&peer.keys.key) {
+                peer.remote = remote;
+            }
+            peer.gives_way = *self.own.active().public() < peer.keys.key;
+            restart(peer, &mut self.indices, now);
+        }
+        self.refresh();
+        true
+    }
+
+    /// Tells what is known of a peer: a new one, or the same peer with other
+    /// keys. (A slot changes its peer by [`Tunnel::remove_peer`] first.)
+    /// Sessions made with keys that the peer no longer has are erased. A new PSK
+    /// counts from the next handshake on, one under way included.
+    ///
+    /// # Errors
+    ///
+    /// [`SetPeerError`]; what was known stays.
+    pub fn set_peer(
+        &mut self,
+        slot: PeerSlot,
+        keys: PeerKeys,
+        now: Instant,
+    ) -> Result<(), SetPeerError> {
+        if slot.index() >= PEERS {
+            return Err(SetPeerError::NoSuchSlot);
+        }
+        let second = keys.second.as_ref().map(|second| second.key);
+        for key in [Some(keys.key), second].into_iter().flatten() {
+            if self.own.is_own(&key) {
+                return Err(SetPeerError::OwnKey);
+            }
+            match self.slot_of(&key) {
+                Some(other) if other != slot => return Err(SetPeerError::KeyInUse(other)),
+                _ => {}
+            }
+        }
+        // One X25519, even for a known key: map changes are rare.
+        let remote = self.own.remote(&keys.key)?;
+        let gives_way = *self.own.active().public() < keys.key;
+        let Some(place) = self.peers.get_mut(slot.index()) else {
+            return Err(SetPeerError::NoSuchSlot);
+        };
+        match place {
+            Some(peer) => {
+                let changed = peer.keys.key != keys.key;
+                peer.keys = keys;
+                peer.remote = remote;
+                peer.gives_way = gives_way;
+                let gone = peer.sessions.retain(|key| peer.keys.has(key));
+                peer.drop_sessions(&gone, &mut self.indices);
+                if changed {
+                    restart(peer, &mut self.indices, now);
+                }
+            }
+            None => *place = Some(Peer::new(keys, remote, gives_way)),
+        }
+        if let Some(peer) = place {
+            let until = peer.keys.second.as_ref().and_then(|second| second.until);
+            peer.timers.set(Timer::SecondKey, until.unwrap_or(Instant::FAR_FUTURE));
+            if peer.keys.keepalive_after.is_some() {
+                peer.timers.set_earlier(Timer::Check, now);
+            }
+        }
+        self.dirty.installs = true;
+        self.refresh();
+        Ok(())
+    }
+
+    /// Forgets a peer and erases every key of it.
+    pub fn remove_peer(&mut self, slot: PeerSlot) {
+        let Some(peer) = self.peers.get_mut(slot.index()).and_then(Option::take) else {
+            return;
+        };
+        for session in peer.sessions.iter() {
+            self.indices.free(session.index);
+        }
+        if let Some(pending) = &peer.pending {
+            self.indices.free(pending.sent.sender());
+        }
+        if let Some(wiped) = self.wiped.get_mut(slot.index()) {
+            *wiped = true;
+        }
+        self.dirty.installs = true;
+        self.refresh();
+    }
+
+    /// Which peer has this key, first or second.
+    pub fn slot_of(&self, key: &PublicKey) -> Option<PeerSlot> {
+        let position = self
+            .peers
+            .iter()
+            .position(|peer| peer.as_ref().is_some_and(|peer| peer.keys.has(key)))?;
+        u16::try_from(position).ok().map(PeerSlot)
+    }
+
+    fn peer(&self, slot: PeerSlot) -> Option<&Peer> {
+        self.peers.get(slot.index())?.as_ref()
+    }
+
+    fn peer_mut(&mut self, slot: PeerSlot) -> Option<&mut Peer> {
+        self.peers.get_mut(slot.index())?.as_mut()
+    }
+
+    /// A packet for this peer found no session.
+    pub fn handle_wanted(&mut self, slot: PeerSlot, now: Instant) {
+        if let Some(peer) = self.peer_mut(slot) {
+            peer.want_handshake(now);
+            self.refresh();
+        }
+    }
+
+    /// A path to this peer opened: an initiation that may have been lost is
+    /// repeated now instead of 5 s after the last.
+    pub fn handle_path(&mut self, slot: PeerSlot, now: Instant) {
+        if let Some(peer) = self.peer_mut(slot)
+            && peer.attempt_since.is_some()
+            && !peer.waits_for_stamp
+        {
+            let least =
+                peer.initiated_at.map_or(now, |last| now.max(last.min(now) + PATH_RETRY_INTERVAL));
+            peer.timers.set_earlier(Timer::Initiate, least);
+            self.refresh();
+        }
+    }
+
+    /// What the data path has seen of a peer: an edge it reports on its own, or
+    /// the answer to [`Tunnel::poll_query`].
+    pub fn handle_activity(&mut self, slot: PeerSlot, activity: &Activity, now: Instant) {
+        let indices = &mut self.indices;
+        let Some(peer) = self.peers.get_mut(slot.index()).and_then(|peer| peer.as_mut()) else {
+            return;
+        };
+        if let Some((index, source)) = activity.edges.first_packet {
+            let (confirmed, gone) = peer.sessions.confirm(index, peer.gives_way);
+            peer.drop_sessions(&gone, indices);
+            if confirmed != Confirmed::Nothing {
+                peer.source = Some(source);
+                peer.waiting.endpoint = Some(source);
+            }
+            if confirmed == Confirmed::Promoted {
+                peer.seal_with(index);
+                peer.waiting.established = Some((source, false));
+                if let Some(pending) = peer.end_attempt() {
+                    indices.free(pending);
+                }
+            }
+        }
+        if let Some(source) = activity.edges.roamed {
+            peer.source = Some(source);
+            peer.waiting.endpoint = Some(source);
+        }
+        let rekey = activity.edges.rekey_due.is_some_and(|index| {
+            let current = peer.sessions.current.as_ref();
+            current.is_some_and(|session| session.index == index)
+        });
+        let demand = peer.judge(activity, now);
+        if (rekey || demand == Demand::Handshake) && peer.attempt_since.is_none() {
+            peer.want_handshake(now);
+        }
+        peer.waiting.keepalive |= demand == Demand::Keepalive;
+        peer.query = false;
+        self.dirty.installs = true;
+        self.dirty.events = true;
+        self.refresh();
+    }
+
+    /// An authenticated Unix time in milliseconds, from the coordinator.
+    pub fn set_time(&mut self, unix_ms: u64, now: Instant) {
+        self.clock.set_time(unix_ms, now);
+        self.resume(now);
+    }
+
+    /// The floor that [`Tunnel::poll_persist`] gave is written.
+    pub fn handle_persisted(&mut self, floor: u64, now: Instant) {
+        self.clock.handle_persisted(floor);
+        self.resume(now);
+    }
+
+    /// Goes on with handshakes that waited for a stamp.
+    fn resume(&mut self, now: Instant) {
+        for peer in self.peers.iter_mut().flatten() {
+            if core::mem::take(&mut peer.waits_for_stamp) {
+                peer.attempt_since = Some(now);
+                peer.timers.set(Timer::Initiate, now);
+            }
+        }
+        self.refresh();
+    }
+
+    /// When to call [`Tunnel::handle_timeout`], and why.
+    #[must_use]
+    pub const fn poll_timeout(&self) -> Option<(Instant, Reason)> {
+        self.deadline
+    }
+
+    /// Finds the next deadline: once per input, not once per packet.
+    fn refresh(&mut self) {
+        let service =
+            self.queue.next_service().map(|at| (at, Reason::new("tunnel: answer an initiation")));
+        let timers = self
+            .peers
+            .iter()
+            .flatten()
+            .filter_map(|peer| peer.timers.next())
+            .min_by_key(|&(at, _)| at)
+            .map(|(at, timer)| (at, timer.reason()));
+        self.deadline = match (service, timers) {
+            (Some(service), Some(timer)) if timer.0 < service.0 => Some(timer),
+            (service, timers) => service.or(timers),
+        };
+    }
+
+    /// What was dropped here, by reason.
+    pub const fn drops(&self) -> &DropCounters {
+        &self.drops
+    }
+
+    /// The state of a peer's tunnel.
+    pub fn status(&self, slot: PeerSlot) -> Option<TunnelStatus> {
+        let peer = self.peer(slot)?;
+        let current = peer.sessions.current.as_ref();
+        Some(TunnelStatus {
+            established_at: current.map(|session| session.established_at),
+            initiator: current.is_some_and(|session| session.initiator),
+            handshaking: peer.attempt_since.is_some(),
+            handshakes: peer.handshakes,
+            source: peer.source,
+        })
+    }
+
+    /// The key of path probes with this peer, of the active pair.
+    pub fn probe_key(&self, slot: PeerSlot) -> Option<weft_noise::probe::ProbeKey> {
+        let peer = self.peer(slot)?;
+        Some(peer.remote.probe_key(&peer.keys.psk))
+    }
+
+    /// The clock that makes timestamps.
+    pub const fn clock(&self) -> &Tai64nClock {
+        &self.clock
+    }
+}
+
+/// A handshake under way was begun with keys that changed: begins again at once.
+fn restart<const PEERS: usize>(peer: &mut Peer, indices: &mut IndexTable<PEERS>, now: Instant) {
+    let wanted = peer.attempt_since.is_some();
+    if let Some(index) = peer.end_attempt() {
+        indices.free(index);
+    }
+    peer.initiated_at = None;
+    if wanted {
+        peer.want_handshake(now);
+    }
+}

@@ -1,0 +1,174 @@
+//! The three session slots of a peer (section 6.3 of the paper, and the
+//! kernel's `keypairs`).
+//!
+//! *Current* is sealed with. *Next* is what the peer initiated and we answered;
+//! it becomes current with its first authenticated packet. *Previous* is still
+//! opened. Data is accepted on all three.
+//!
+//! When both sides initiate at once, both handshakes succeed, and each side
+//! would go on with its own: two sessions, two initiators, twice the
+//! handshakes at every rekey. So the side with the smaller key gives way: when
+//! the peer's session, by then in *previous*, carries its first packet, it goes
+//! back to *current*. Against other implementations both sessions work, as
+//! always.
+
+use heapless::Vec;
+use weft_noise::wg::SessionKeys;
+use weft_wire::id::PublicKey;
+
+use crate::config::implementation::SEND_MARGIN;
+use crate::config::specification::{REJECT_AFTER_TIME, REKEY_ON_RECEIVE_TIME};
+use crate::event::SessionTimes;
+use crate::time::{Duration, Instant};
+
+/// A session, without what seals and opens.
+pub(super) struct Session {
+    /// Our receiver index.
+    pub(super) index: u32,
+    /// The peer's key that it was made with.
+    pub(super) key: PublicKey,
+    /// Whether we initiated it.
+    pub(super) initiator: bool,
+    /// When the keys were made.
+    pub(super) established_at: Instant,
+    /// When the first of the two messages was sent or received: the peer's
+    /// clock of this session started no earlier.
+    pub(super) started_at: Instant,
+    /// Whether the peer has shown that it holds the keys too.
+    pub(super) confirmed: bool,
+    /// Keys that the data path did not take yet.
+    pub(super) keys: Option<SessionKeys>,
+}
+
+impl Session {
+    /// When to stop sealing, and when to replace the session on sending. An
+    /// initiator counts from its first message, so that it stops before the
+    /// responder, whose session is younger, refuses.
+    pub(super) fn sealing(&self, rekey_after: Duration) -> SessionTimes {
+        SessionTimes {
+            rekey_at: self.rekey_at(rekey_after),
+            expires_at: self.started_at + REJECT_AFTER_TIME - SEND_MARGIN,
+        }
+    }
+
+    /// When to stop opening, and when to replace the session on receiving.
+    pub(super) fn opening(&self) -> SessionTimes {
+        SessionTimes {
+            rekey_at: self.rekey_at(REKEY_ON_RECEIVE_TIME),
+            expires_at: self.established_at + REJECT_AFTER_TIME,
+        }
+    }
+
+    fn rekey_at(&self, age: Duration) -> Instant {
+        if self.initiator { self.established_at + age } else { Instant::FAR_FUTURE }
+    }
+}
+
+/// What a first packet did to the slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Confirmed {
+    /// The session is now current.
+    Promoted,
+    /// The session is known and stays where it is.
+    Kept,
+    /// No such session, or confirmed before.
+    Nothing,
+}
+
+/// A session that left its slot: its index is to be freed.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub(super) index: u32,
+    /// The data path took its keys and is to drop them.
+    pub(super) held: bool,
+}
+
+/// There are three slots, so at most three leave.
+pub(super) type Gone = Vec<Left, SLOTS>;
+
+/// Sessions of one peer.
+pub(super) const SLOTS: usize = 3;
+
+/// The slots.
+#[derive(Default)]
+pub(super) struct Sessions {
+    pub(super) current: Option<Session>,
+    previous: Option<Session>,
+    next: Option<Session>,
+}
+
+impl Sessions {
+    /// Our initiation was answered.
+    #[must_use]
+    pub(super) fn complete(&mut self, session: Session) -> Gone {
+        let mut gone = Gone::new();
+        if let Some(next) = self.next.take() {
+            leave(&mut gone, self.current.replace(session));
+            leave(&mut gone, self.previous.replace(next));
+        } else {
+            let before = self.current.replace(session);
+            leave(&mut gone, core::mem::replace(&mut self.previous, before));
+        }
+        gone
+    }
+
+    /// We answered an initiation.
+    #[must_use]
+    pub(super) fn respond(&mut self, session: Session) -> Gone {
+        let mut gone = Gone::new();
+        leave(&mut gone, self.previous.take());
+        leave(&mut gone, self.next.replace(session));
+        gone
+    }
+
+    /// The first authenticated packet of a session came. `gives_way`: our key is
+    /// smaller than the peer's.
+    #[must_use]
+    pub(super) fn confirm(&mut self, index: u32, gives_way: bool) -> (Confirmed, Gone) {
+        let mut gone = Gone::new();
+        if let Some(mut session) = self.next.take_if(|next| next.index == index) {
+            session.confirmed = true;
+            leave(&mut gone, self.previous.take());
+            self.previous = self.current.replace(session);
+            return (Confirmed::Promoted, gone);
+        }
+        let crossed = self
+            .previous
+            .as_mut()
+            .filter(|previous| previous.index == index && !previous.confirmed);
+        if let Some(previous) = crossed {
+            previous.confirmed = true;
+            if gives_way && !previous.initiator {
+                core::mem::swap(&mut self.current, &mut self.previous);
+                return (Confirmed::Promoted, gone);
+            }
+            return (Confirmed::Kept, gone);
+        }
+        (Confirmed::Nothing, gone)
+    }
+
+    /// Drops sessions made with keys that `keep` refuses.
+    #[must_use]
+    pub(super) fn retain(&mut self, keep: impl Fn(&PublicKey) -> bool) -> Gone {
+        let mut gone = Gone::new();
+        for slot in [&mut self.previous, &mut self.current, &mut self.next] {
+            leave(&mut gone, slot.take_if(|session| !keep(&session.key)));
+        }
+        gone
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Session> {
+        [&self.previous, &self.current, &self.next].into_iter().flatten()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+        [&mut self.previous, &mut self.current, &mut self.next].into_iter().flatten()
+    }
+}
+
+fn leave(gone: &mut Gone, session: Option<Session>) {
+    if let Some(session) = session {
+        // There is room, see `Gone`.
+        let _ = gone.push(Left { index: session.index, held: session.keys.is_none() });
+    }
+}
