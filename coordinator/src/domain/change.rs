@@ -1,0 +1,53 @@
+//! What a committed transaction changed, for those who tell devices.
+
+use weft_wire::id::{DeviceId, Inbox, NetworkId, Revision};
+
+use super::device::Standing;
+
+/// Sent to every subscriber after each commit that changed a map or a standing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Maps that grew: for each network its newest revision and the devices
+    /// (with an agent) whose map the change touches.
+    pub maps: Vec<MapChange>,
+    /// Devices whose standing changed, in order.
+    pub standings: Vec<StandingChange>,
+    /// Devices that are gone: end their sessions.
+    pub gone: Vec<Gone>,
+}
+
+impl Change {
+    /// Whether there is nothing to tell.
+    pub const fn is_empty(&self) -> bool {
+        self.maps.is_empty() && self.standings.is_empty() && self.gone.is_empty()
+    }
+}
+
+/// A network's map grew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapChange {
+    /// Which network.
+    pub network: NetworkId,
+    /// Its newest revision.
+    pub revision: Revision,
+    /// Devices whose own map changed.
+    pub devices: Vec<DeviceId>,
+}
+
+/// A device's standing changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandingChange {
+    /// Which device.
+    pub device: DeviceId,
+    /// How it stands now.
+    pub standing: Standing,
+}
+
+/// A device was deleted or left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Which device.
+    pub device: DeviceId,
+    /// Where it received, if it ran an agent.
+    pub inbox: Option<Inbox>,
+}

@@ -1,0 +1,15 @@
+//! What a mesh is: devices, keys, networks, policy, maps, audit.
+//!
+//! Pure: no async, no SQL, no clock (`now` is an argument), no foreign format.
+//! Everything here can be tested without a database or a network.
+
+pub mod audit;
+pub mod change;
+pub mod device;
+pub mod enrolment;
+pub mod key;
+pub mod netmap;
+pub mod network;
+pub mod policy;
+pub mod tags;
+pub mod time;

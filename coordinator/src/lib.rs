@@ -1,0 +1,4 @@
+//! The coordinator: enrols devices, hands out addresses, signals, watches.
+
+pub mod domain;
+pub mod store;

@@ -1,0 +1,309 @@
+//! Where the coordinator's state lives: traits per aggregate, and backends.
+//!
+//! Every writing call is one transaction: checks are repeated inside it, the
+//! audit row is written in it, and the answer comes after its commit. SQL is in
+//! the backends and nowhere else.
+
+use core::fmt;
+use core::future::Future;
+use core::net::SocketAddr;
+use core::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+use weft_noise::mac::Fingerprint;
+use weft_wire::id::{
+    CommandId, DeviceId, Epoch, Inbox, KeyId, NetworkId, OrganisationId, PublicKey, Revision,
+};
+
+use crate::domain::audit::{Action, Actor, AuditRow};
+use crate::domain::change::Change;
+use crate::domain::device::{Decision, Device, NewWireGuard, Standing, Tombstone};
+use crate::domain::enrolment::{Enrolled, Enrolment, Refused};
+use crate::domain::key::{EnrolmentKey, NewKey};
+use crate::domain::netmap::{MapDelta, PeerEntry};
+use crate::domain::network::{Network, NewNetwork};
+use crate::domain::policy::{Compiled, Policy};
+use crate::domain::time::UnixMs;
+
+pub mod sqlite;
+
+/// The answer of a store, some time later.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// A thing that calls name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A device.
+    Device,
+    /// An enrolment key.
+    Key,
+    /// A network.
+    Network,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Device => "device",
+            Self::Key => "key",
+            Self::Network => "network",
+        })
+    }
+}
+
+/// Why a call was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is none.
+    NotFound(What),
+    /// The name is another's.
+    NameTaken {
+        /// Whose kind.
+        what: What,
+        /// The name.
+        name: String,
+    },
+    /// The WireGuard key is another device's, or a deleted one's.
+    KeyInUse,
+    /// The device's standing does not allow it.
+    Standing(Standing),
+    /// Somebody changed it since it was read; holds the version now.
+    Changed(u64),
+    /// No free address; holds the addresses that are not free, and all.
+    NetworkFull(u32, u32),
+    /// A device holds fewer rules than the policy gives it.
+    TooManyRules {
+        /// The device.
+        device: String,
+        /// Rules that it holds.
+        holds: u32,
+        /// Rules that the policy gives it.
+        needs: u32,
+    },
+    /// Nothing can be written now: disk full, read-only, closed.
+    Unavailable(String),
+    /// The database does not hold what it must.
+    Fault(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound(what) => write!(f, "there is no such {what}"),
+            Self::NameTaken { what, name } => write!(f, "there is a {what} named {name} already"),
+            Self::KeyInUse => f.write_str("the WireGuard key belongs to another device"),
+            Self::Standing(standing) => {
+                write!(f, "the device is {}", crate::domain::device::standing_word(*standing))
+            }
+            Self::Changed(version) => write!(f, "it was changed meanwhile, to version {version}"),
+            Self::NetworkFull(used, all) => {
+                write!(f, "no free address: {used} of {all} used or resting")
+            }
+            Self::TooManyRules { device, holds, needs } => {
+                write!(f, "{device} holds {holds} rules, the policy gives it {needs}")
+            }
+            Self::Unavailable(cause) => write!(f, "nothing can be written now: {cause}"),
+            Self::Fault(cause) => write!(f, "the database is damaged: {cause}"),
+        }
+    }
+}
+
+impl core::error::Error for StoreError {}
+
+/// Who does it, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct By {
+    /// Who.
+    pub actor: Actor,
+    /// When.
+    pub at: UnixMs,
+}
+
+/// What a database belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Installation {
+    /// The database's life.
+    pub epoch: Epoch,
+    /// The coordinator's public key.
+    pub coordinator: PublicKey,
+}
+
+/// What a decision on a device did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// The device before.
+    pub before: Device,
+    /// The device after; `None` = it is gone.
+    pub after: Option<Device>,
+    /// Newest revision of its network's map.
+    pub revision: Revision,
+    /// Agents whose map changed by it, the device itself not counted.
+    pub affected: Vec<DeviceId>,
+}
+
+/// What the revocation of a key did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRevoked {
+    /// The key.
+    pub key: EnrolmentKey,
+    /// Its devices; blocked if that was asked for.
+    pub devices: Vec<DeviceId>,
+}
+
+/// A policy in force.
+#[derive(Clone, Debug)]
+pub struct PolicyInForce {
+    /// Counts policies of the network.
+    pub version: u64,
+    /// When it was set.
+    pub since: UnixMs,
+    /// The policy.
+    pub compiled: Arc<Compiled>,
+}
+
+/// What a new policy did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicySet {
+    /// Its version; the old one when nothing differs.
+    pub version: u64,
+    /// Newest revision of the network's map.
+    pub revision: Revision,
+    /// Agents whose map changed by it.
+    pub affected: Vec<DeviceId>,
+}
+
+/// A device that a fingerprint belongs to, or belonged to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It is here.
+    Device(Box<Device>),
+    /// It was deleted.
+    Tombstone(Tombstone),
+}
+
+/// Networks and the installation.
+pub trait Networks: Send + Sync {
+    /// What this database belongs to.
+    fn installation(&self) -> Answer<'_, Installation>;
+    /// All networks, by name.
+    fn networks(&self) -> Answer<'_, Vec<Network>>;
+    /// One network.
+    fn network(&self, id: NetworkId) -> Answer<'_, Option<Network>>;
+    /// Makes a network in an organisation, with the default policy.
+    fn create_network(
+        &self,
+        organisation: OrganisationId,
+        new: NewNetwork,
+        by: By,
+    ) -> Answer<'_, Network>;
+    /// Sets the STUN servers of all maps, best first; nothing happens when
+    /// they are the same.
+    fn set_servers(&self, stun: Vec<SocketAddr>, by: By) -> Answer<'_, ()>;
+}
+
+/// Enrolment keys.
+pub trait Keys: Send + Sync {
+    /// Makes a key.
+    fn create_key(&self, new: NewKey, by: By) -> Answer<'_, EnrolmentKey>;
+    /// All keys, newest first.
+    fn keys(&self) -> Answer<'_, Vec<EnrolmentKey>>;
+    /// One key.
+    fn key(&self, id: KeyId) -> Answer<'_, Option<EnrolmentKey>>;
+    /// Ends a key; with `and_devices` blocks the members it let in.
+    fn revoke_key(&self, id: KeyId, and_devices: bool, by: By) -> Answer<'_, KeyRevoked>;
+    /// The ids of devices that a key let in.
+    fn devices_of_key(&self, id: KeyId) -> Answer<'_, Vec<DeviceId>>;
+}
+
+/// Devices.
+pub trait Devices: Send + Sync {
+    /// Takes a device in, or says why not. Idempotent by its identity key: the
+    /// same device again gets the same answer and counts no use.
+    fn enrol(&self, enrolment: Enrolment, now: UnixMs) -> Answer<'_, Result<Enrolled, Refused>>;
+    /// Adds a peer without an agent.
+    fn add_wireguard(&self, new: NewWireGuard, by: By) -> Answer<'_, Device>;
+    /// Does what was decided. With `if_version` only while the device has that
+    /// version.
+    fn decide(
+        &self,
+        id: DeviceId,
+        decision: Decision,
+        if_version: Option<u64>,
+        by: By,
+    ) -> Answer<'_, Decided>;
+    /// One device.
+    fn device(&self, id: DeviceId) -> Answer<'_, Option<Device>>;
+    /// The device with this control-channel key.
+    fn device_by_identity(&self, identity: PublicKey) -> Answer<'_, Option<Device>>;
+    /// Devices of this name, in all networks.
+    fn devices_by_name(&self, name: String) -> Answer<'_, Vec<Device>>;
+    /// The device with this host number.
+    fn device_by_host(&self, network: NetworkId, host: u32) -> Answer<'_, Option<Device>>;
+    /// All devices, by name.
+    fn devices(&self) -> Answer<'_, Vec<Device>>;
+    /// Who a fingerprint belongs to.
+    fn known(&self, fingerprint: Fingerprint) -> Answer<'_, Option<Known>>;
+    /// Gives a device another inbox (two machines used its identity).
+    fn replace_inbox(&self, id: DeviceId, inbox: Inbox, by: By) -> Answer<'_, Device>;
+    /// The device said that it has applied this revision.
+    fn set_applied(&self, id: DeviceId, revision: Revision) -> Answer<'_, ()>;
+    /// Draws a command's id and writes its audit row.
+    fn new_command(&self, id: DeviceId, word: &'static str, by: By) -> Answer<'_, CommandId>;
+}
+
+/// Policies.
+pub trait Policies: Send + Sync {
+    /// The policy in force.
+    fn policy(&self, network: NetworkId) -> Answer<'_, PolicyInForce>;
+    /// Puts a policy in force. With `if_version` only while that one is.
+    fn set_policy(
+        &self,
+        network: NetworkId,
+        policy: Policy,
+        if_version: Option<u64>,
+        by: By,
+    ) -> Answer<'_, PolicySet>;
+}
+
+/// Maps, as each device sees them.
+pub trait Maps: Send + Sync {
+    /// What brings a device from a revision to the newest; a snapshot when
+    /// `from` is 0, too old or of another life. `None` = no such agent.
+    fn map_since(&self, device: DeviceId, from: Revision) -> Answer<'_, Option<MapDelta>>;
+    /// What `viewer` is told of `subject`; `None` = no edge joins them.
+    fn peer_entry(&self, viewer: DeviceId, subject: DeviceId) -> Answer<'_, Option<PeerEntry>>;
+    /// Whether any rule joins two members.
+    fn edge(&self, a: DeviceId, b: DeviceId) -> Answer<'_, bool>;
+}
+
+/// The audit chain.
+pub trait Audits: Send + Sync {
+    /// Rows after `seq`, in rising order, at most `limit`.
+    fn audit(
+        &self,
+        organisation: OrganisationId,
+        after: u64,
+        limit: u32,
+    ) -> Answer<'_, Vec<AuditRow>>;
+    /// Writes a row for an action that changes nothing else here.
+    fn record(&self, organisation: OrganisationId, action: Action, by: By) -> Answer<'_, ()>;
+}
+
+/// What was committed.
+pub trait Changes: Send + Sync {
+    /// Every change from now on, after its commit. A slow reader loses the
+    /// oldest and is told so; it then has to look at everything once.
+    fn changes(&self) -> broadcast::Receiver<Arc<Change>>;
+    /// Every revision that a device applied, from now on.
+    fn applied(&self) -> broadcast::Receiver<(DeviceId, Revision)>;
+}
+
+/// Everything that a backend does.
+pub trait Store: Networks + Keys + Devices + Policies + Maps + Audits + Changes {}
+
+impl<T: Networks + Keys + Devices + Policies + Maps + Audits + Changes> Store for T {}
+
+/// A store that services share.
+pub type SharedStore = Arc<dyn Store>;

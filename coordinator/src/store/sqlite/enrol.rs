@@ -1,0 +1,286 @@
+//! Taking devices in, each in one transaction.
+
+use rusqlite::params;
+use weft_noise::mac;
+use weft_wire::id::{DeviceId, PublicKey};
+
+use crate::domain::audit::{Action, Actor};
+use crate::domain::device::{Device, NewWireGuard, Standing, numbered_name, standing_word};
+use crate::domain::enrolment::{Enrolled, Enrolment, Refused};
+use crate::domain::key::EnrolmentKey;
+use crate::domain::network::Network;
+use crate::domain::time::UnixMs;
+use crate::store::{By, StoreError, What};
+
+use super::row::{backend_word, damaged, key_number, one, run, signed, time, to_words};
+use super::writer::{Touch, Unit};
+use super::{audit, devices, keys, maps, networks};
+
+/// Names tried before the number in them is searched for.
+const NAME_TRIES: u32 = 10_000;
+
+/// Why a device was not taken in.
+pub(super) enum NotEnrolled {
+    /// It is told this.
+    Refused(Refused),
+    /// The store could not.
+    Store(StoreError),
+}
+
+impl From<Refused> for NotEnrolled {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<StoreError> for NotEnrolled {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Takes a device in. Every check is made here, inside the transaction that
+/// counts the use: two devices never share the last use of a key.
+pub(super) fn enrol(
+    unit: &mut Unit<'_>,
+    enrolment: &Enrolment,
+    now: UnixMs,
+) -> Result<Enrolled, NotEnrolled> {
+    enrolment.check()?;
+    let key = keys::find(unit.conn, enrolment.key)?.ok_or(Refused::KeyUnknown)?;
+    let network = networks::load(unit.conn, key.network)?;
+    if let Some(device) = devices::by_identity(unit.conn, &enrolment.identity)? {
+        return again(unit, enrolment, device, key, network, now);
+    }
+    if let Some(at) = tombstone(unit, &enrolment.identity)? {
+        return Err(Refused::Tombstoned { at }.into());
+    }
+    key.admits(now)?;
+    if devices::key_is_anothers(unit.conn, &enrolment.wg_key, None)? {
+        return Err(Refused::KeyInUse.into());
+    }
+    let standing = if key.needs_approval { Standing::Pending } else { Standing::Active };
+    let name = free_name(unit, &network, &enrolment.name)?;
+    let id = insert(unit, &network, &key, enrolment, &name, standing, now)?;
+    if standing == Standing::Active {
+        let given = devices::give_address(unit.conn, &network, id, enrolment.host_hint, now);
+        given.map_err(|error| full(error, &network))?;
+        maps::log_device(unit, network.id, id, None)?;
+        let after = Some(key.tags.clone());
+        unit.touch(Touch::Device { network: network.id, device: id, before: None, after });
+    }
+    let sql = "UPDATE enrolment_key SET uses = uses + 1 WHERE id = ?1";
+    run(unit.conn, sql, [key_number(key.id)])?;
+    let from = enrolment.from.clone().unwrap_or_else(|| "unknown".to_owned());
+    let detail = vec![
+        ("name", name),
+        ("key", key.id.to_string()),
+        ("standing", standing_word(standing).to_owned()),
+        ("identity", mac::fingerprint(&enrolment.identity).to_string()),
+        ("from", from),
+    ];
+    let action = Action { action: "device.enrol", subject: id.to_string(), detail };
+    let by = By { actor: Actor::device(id), at: now };
+    audit::append(unit.conn, network.organisation, &action, &by)?;
+    answer(unit, id, network, true)
+}
+
+/// The same device again: the same answer, no use counted. Only a new
+/// WireGuard key is taken over, since its identity was proved.
+fn again(
+    unit: &mut Unit<'_>,
+    enrolment: &Enrolment,
+    device: Device,
+    key: EnrolmentKey,
+    network: Network,
+    now: UnixMs,
+) -> Result<Enrolled, NotEnrolled> {
+    match device.standing {
+        Standing::Rejected => {
+            return Err(Refused::Rejected { reason: device.standing_reason }.into());
+        }
+        Standing::Blocked => {
+            let (at, reason) = (device.standing_since, device.standing_reason);
+            return Err(Refused::Blocked { at, reason }.into());
+        }
+        Standing::Active | Standing::Pending | Standing::Quarantined => {}
+    }
+    if device.network != network.id {
+        // It is a member elsewhere: the key it came with is not its own.
+        key.admits(now)?;
+        return Err(Refused::KeyInUse.into());
+    }
+    if device.wg_key != enrolment.wg_key {
+        rekey(unit, &device, &enrolment.wg_key, now)?;
+    }
+    answer(unit, device.id, network, false)
+}
+
+fn rekey(
+    unit: &mut Unit<'_>,
+    device: &Device,
+    wg_key: &PublicKey,
+    now: UnixMs,
+) -> Result<(), NotEnrolled> {
+    if devices::key_is_anothers(unit.conn, wg_key, Some(device.id))? {
+        return Err(Refused::KeyInUse.into());
+    }
+    let sql = "UPDATE device SET wg_key = ?2, version = version + 1 WHERE id = ?1";
+    run(unit.conn, sql, params![device.id.0, wg_key.0])?;
+    if device.is_active() {
+        let tags = Some(device.tags.clone());
+        maps::log_device(unit, device.network, device.id, tags.as_ref())?;
+        let (network, device, before, after) = (device.network, device.id, tags.clone(), tags);
+        unit.touch(Touch::Device { network, device, before, after });
+    }
+    let detail = vec![("name", device.name.clone())];
+    let action = Action { action: "device.rekey", subject: device.id.to_string(), detail };
+    let by = By { actor: Actor::device(device.id), at: now };
+    audit::append(unit.conn, device.organisation, &action, &by)?;
+    Ok(())
+}
+
+fn answer(
+    unit: &Unit<'_>,
+    id: DeviceId,
+    network: Network,
+    new: bool,
+) -> Result<Enrolled, NotEnrolled> {
+    let device = devices::load(unit.conn, id)?;
+    let (key, _) = device.agent().ok_or_else(|| damaged("agent", id))?.key.clone();
+    let key = keys::find(unit.conn, key)?.ok_or_else(|| damaged("key", key))?;
+    Ok(Enrolled { device, network, key, new })
+}
+
+fn full(error: StoreError, network: &Network) -> NotEnrolled {
+    match error {
+        StoreError::NetworkFull(used, capacity) => {
+            Refused::NetworkFull { network: network.name.clone(), used, capacity }.into()
+        }
+        other => other.into(),
+    }
+}
+
+fn tombstone(unit: &Unit<'_>, identity: &PublicKey) -> Result<Option<UnixMs>, StoreError> {
+    one(unit.conn, "SELECT at FROM tombstone WHERE identity = ?1", [identity.0], |row| {
+        time(row, "at")
+    })
+}
+
+fn free_name(unit: &Unit<'_>, network: &Network, wanted: &str) -> Result<String, StoreError> {
+    for n in 1..=NAME_TRIES {
+        let name = numbered_name(wanted, n);
+        if !devices::name_is_taken(unit.conn, network.id, &name)? {
+            return Ok(name);
+        }
+    }
+    Err(StoreError::NameTaken { what: What::Device, name: wanted.to_owned() })
+}
+
+fn insert_device(
+    unit: &Unit<'_>,
+    network: &Network,
+    name: &str,
+    wg_key: &PublicKey,
+    tags: &str,
+    standing: Standing,
+    now: UnixMs,
+) -> Result<DeviceId, StoreError> {
+    run(
+        unit.conn,
+        "INSERT INTO device (organisation, network, name, wg_key, standing, standing_since, tags,
+            created)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?6)",
+        params![
+            network.organisation.0,
+            network.id.0,
+            name,
+            wg_key.0,
+            standing_word(standing),
+            signed(now.0),
+            tags,
+        ],
+    )?;
+    let id = unit.conn.last_insert_rowid();
+    u32::try_from(id).map(DeviceId).map_err(|_| damaged("device", id))
+}
+
+fn insert(
+    unit: &Unit<'_>,
+    network: &Network,
+    key: &EnrolmentKey,
+    enrolment: &Enrolment,
+    name: &str,
+    standing: Standing,
+    now: UnixMs,
+) -> Result<DeviceId, StoreError> {
+    let tags = key.tags.to_string();
+    let id = insert_device(unit, network, name, &enrolment.wg_key, &tags, standing, now)?;
+    let abilities = &enrolment.abilities;
+    run(
+        unit.conn,
+        "INSERT INTO agent (device, identity, print, fingerprint, inbox, families, carriers, mtu,
+            backend, peer_slots, peer_routes, rules, agent, platform, endpoints, key, key_name,
+            master, enrolled_from)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
+            ?19)",
+        params![
+            id.0,
+            enrolment.identity.0,
+            mac::fingerprint(&enrolment.identity).0,
+            enrolment.fingerprint,
+            enrolment.inbox.0,
+            abilities.families,
+            abilities.carriers,
+            abilities.mtu,
+            backend_word(abilities.backend),
+            abilities.peer_slots,
+            abilities.peer_routes,
+            abilities.rules,
+            abilities.agent,
+            abilities.platform,
+            to_words(&abilities.endpoints),
+            key_number(key.id),
+            key.name,
+            enrolment.master,
+            enrolment.from,
+        ],
+    )?;
+    Ok(id)
+}
+
+/// Adds a peer without an agent.
+pub(super) fn add_wireguard(
+    unit: &mut Unit<'_>,
+    new: &NewWireGuard,
+    by: &By,
+) -> Result<Device, StoreError> {
+    let network = networks::load(unit.conn, new.network)?;
+    if devices::name_is_taken(unit.conn, network.id, &new.name)? {
+        return Err(StoreError::NameTaken { what: What::Device, name: new.name.clone() });
+    }
+    if devices::key_is_anothers(unit.conn, &new.wg_key, None)? {
+        return Err(StoreError::KeyInUse);
+    }
+    let tags = new.tags.to_string();
+    let active = Standing::Active;
+    let id = insert_device(unit, &network, &new.name, &new.wg_key, &tags, active, by.at)?;
+    let endpoint = new.endpoint.map(|endpoint| endpoint.to_string());
+    run(
+        unit.conn,
+        "INSERT INTO wireguard (device, endpoint, psk) VALUES (?1, ?2, ?3)",
+        params![id.0, endpoint, new.psk],
+    )?;
+    devices::give_address(unit.conn, &network, id, 0, by.at)?;
+    maps::log_device(unit, network.id, id, None)?;
+    let after = Some(new.tags.clone());
+    unit.touch(Touch::Device { network: network.id, device: id, before: None, after });
+    let detail = vec![
+        ("name", new.name.clone()),
+        ("psk", new.psk.to_string()),
+        ("endpoint", endpoint.unwrap_or_else(|| "none".to_owned())),
+    ];
+    let action = Action { action: "device.add-wireguard", subject: id.to_string(), detail };
+    audit::append(unit.conn, network.organisation, &action, by)?;
+    devices::load(unit.conn, id)
+}

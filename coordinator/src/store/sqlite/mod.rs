@@ -1,0 +1,236 @@
+//! The store on SQLite: one thread writes, a few read.
+//!
+//! The writer takes whatever requests wait into one transaction, commits once
+//! (`synchronous=FULL`) and answers afterwards, so what was answered survives a
+//! loss of power, and a burst of enrolments costs a few syncs. A request that
+//! fails is rolled back alone, to its savepoint.
+
+use core::fmt;
+use core::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tokio::sync::broadcast;
+use weft_wire::id::{DeviceId, Epoch, NetworkId, PublicKey, Revision};
+
+use crate::domain::change::Change;
+use crate::domain::network::NewNetwork;
+use crate::domain::time::UnixMs;
+
+use super::{Answer, Changes, StoreError};
+
+mod audit;
+mod devices;
+mod enrol;
+mod keys;
+mod maps;
+mod migrate;
+mod networks;
+mod policies;
+mod reader;
+mod row;
+mod writer;
+
+pub use migrate::{MigrateError, SCHEMA};
+use policies::PolicyCache;
+use reader::Readers;
+use writer::{Unit, Writer};
+
+/// Changes that a slow subscriber may fall behind.
+const CHANGE_BACKLOG: usize = 256;
+/// Applied revisions that a slow subscriber may fall behind.
+const APPLIED_BACKLOG: usize = 1_024;
+/// Threads that read.
+const READERS: usize = 2;
+
+/// Why a database cannot be opened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no such file.
+    Missing(PathBuf),
+    /// Its schema does not fit.
+    Migrate(MigrateError),
+    /// SQLite cannot open or read it.
+    Sqlite(rusqlite::Error),
+    /// The writer's thread cannot be started.
+    Thread(std::io::Error),
+}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(path) => write!(f, "there is no {}", path.display()),
+            Self::Migrate(MigrateError::Foreign) => f.write_str("it is no database of weft"),
+            Self::Migrate(MigrateError::Newer(schema)) => {
+                write!(f, "it has schema {schema}, {SCHEMA} is known")
+            }
+            Self::Migrate(MigrateError::Differs(name)) => {
+                write!(f, "migration {name} was applied with another text")
+            }
+            Self::Migrate(MigrateError::Stopped(name, error)) => {
+                write!(f, "migration {name} stopped: {error}")
+            }
+            Self::Migrate(MigrateError::Unreadable(error)) | Self::Sqlite(error) => {
+                write!(f, "{error}")
+            }
+            Self::Thread(error) => write!(f, "cannot start the writer's thread: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(
+                ErrorCode::DiskFull
+                | ErrorCode::ReadOnly
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::OutOfMemory
+                | ErrorCode::CannotOpen,
+            ) => Self::Unavailable(error.to_string()),
+            _ => Self::Fault(error.to_string()),
+        }
+    }
+}
+
+/// What a new database is made with.
+#[derive(Clone, Debug)]
+pub struct NewInstallation {
+    /// The database's life: random.
+    pub epoch: Epoch,
+    /// The coordinator's public key.
+    pub coordinator: PublicKey,
+    /// The first network.
+    pub network: NewNetwork,
+}
+
+/// The store on SQLite.
+pub struct SqliteStore {
+    writer: Writer,
+    readers: Arc<Readers>,
+    policies: Arc<PolicyCache>,
+    changes: broadcast::Sender<Arc<Change>>,
+    applied: broadcast::Sender<(DeviceId, Revision)>,
+}
+
+/// The schema that the database at `path` has, without touching it.
+///
+/// # Errors
+///
+/// [`OpenError::Missing`], or why it cannot be read.
+pub fn peek_schema(path: &Path) -> Result<u32, OpenError> {
+    if !path.exists() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    migrate::schema_of(&conn).map_err(OpenError::Migrate)
+}
+
+/// Makes the database of a new installation, readable by its owner alone.
+///
+/// # Errors
+///
+/// [`OpenError`].
+pub fn create(path: &Path, new: &NewInstallation, now: UnixMs) -> Result<(), OpenError> {
+    let mut conn = Connection::open(path)?;
+    configure(&conn)?;
+    migrate::migrate(&mut conn, now).map_err(OpenError::Migrate)?;
+    let tx = conn.transaction()?;
+    networks::install(&tx, new, now)?;
+    tx.commit()?;
+    conn.close().map_err(|(_, error)| OpenError::Sqlite(error))
+}
+
+impl SqliteStore {
+    /// Opens the database at `path`, brings its schema up to date and starts
+    /// the writer's thread.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; a database from a newer version is not touched.
+    pub fn open(path: &Path, now: UnixMs) -> Result<Self, OpenError> {
+        let found = peek_schema(path)?;
+        if found > SCHEMA {
+            return Err(OpenError::Migrate(MigrateError::Newer(found)));
+        }
+        let mut conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        configure(&conn)?;
+        migrate::migrate(&mut conn, now).map_err(OpenError::Migrate)?;
+        let readers = (0..READERS)
+            .map(|_| {
+                let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+                configure(&conn)?;
+                conn.pragma_update(None, "query_only", true)?;
+                Ok(conn)
+            })
+            .collect::<Result<Vec<_>, rusqlite::Error>>()?;
+        let (changes, _) = broadcast::channel(CHANGE_BACKLOG);
+        let (applied, _) = broadcast::channel(APPLIED_BACKLOG);
+        let policies = Arc::new(PolicyCache::default());
+        let writer = Writer::start(conn, Arc::clone(&policies), changes.clone(), applied.clone())
+            .map_err(OpenError::Thread)?;
+        Ok(Self { writer, readers: Arc::new(Readers::new(readers)), policies, changes, applied })
+    }
+
+    /// Ends the writer after what already waits, and checkpoints the log, so
+    /// that one file holds everything. Blocks.
+    pub fn close(self) {
+        self.writer.stop();
+    }
+
+    fn write<T, E, F>(&self, work: F) -> impl Future<Output = Result<T, E>> + Send + use<T, E, F>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&mut Unit<'_>) -> Result<T, E> + Send + 'static,
+    {
+        self.writer.submit(work)
+    }
+
+    fn read<'a, T, F>(&'a self, work: F) -> Answer<'a, T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection, &PolicyCache) -> Result<T, StoreError> + Send + 'static,
+    {
+        let policies = Arc::clone(&self.policies);
+        Box::pin(self.readers.run(move |conn| work(conn, &policies)))
+    }
+}
+
+impl Changes for SqliteStore {
+    fn changes(&self) -> broadcast::Receiver<Arc<Change>> {
+        self.changes.subscribe()
+    }
+
+    fn applied(&self) -> broadcast::Receiver<(DeviceId, Revision)> {
+        self.applied.subscribe()
+    }
+}
+
+fn configure(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_timeout(core::time::Duration::from_secs(5))?;
+    // Answers with the mode in force: `memory` for tests in memory.
+    let _: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "trusted_schema", false)?;
+    // 4 MiB of pages for the whole fleet's hot rows.
+    conn.pragma_update(None, "cache_size", -4_096)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+/// The network that devices of an installation with one network live in.
+pub const FIRST_NETWORK: NetworkId = NetworkId(1);

@@ -1,0 +1,227 @@
+//! Maps: who is told of whom, and that deltas lead where a snapshot leads.
+
+use std::collections::BTreeMap;
+
+use weft_coordinator::domain::device::Decision;
+use weft_coordinator::domain::netmap::{MapDelta, MapOp, MapSettings, PeerEntry};
+use weft_coordinator::domain::policy::{Policy, Rule, parse_traffic};
+use weft_coordinator::store::Store;
+use weft_wire::id::{DeviceId, Revision};
+use weft_wire::map::Rule as WireRule;
+
+use super::{NETWORK, NOW, by, enrol, key, key_with_tags, new_key, wireguard};
+
+/// A device's map as an agent holds it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Held {
+    pub(crate) revision: Revision,
+    pub(crate) peers: BTreeMap<DeviceId, PeerEntry>,
+    pub(crate) rules: Vec<WireRule>,
+    pub(crate) settings: Option<MapSettings>,
+    pub(crate) lease: Option<u32>,
+    pub(crate) servers: Vec<core::net::SocketAddr>,
+}
+
+impl Held {
+    pub(crate) fn apply(&mut self, delta: MapDelta) {
+        if delta.from == Revision(0) {
+            *self = Self::default();
+        } else {
+            assert_eq!(delta.from, self.revision, "the delta builds on something else");
+        }
+        for op in delta.ops {
+            match op {
+                MapOp::PeerRemove(device) => {
+                    assert!(self.peers.remove(&device).is_some(), "{device} was never told of");
+                }
+                MapOp::PeerUpsert(entry) => drop(self.peers.insert(entry.device, *entry)),
+                MapOp::Rules(rules) => self.rules = rules,
+                MapOp::Settings(settings) => self.settings = Some(settings),
+                MapOp::Lease(lease_s) => self.lease = Some(lease_s),
+                MapOp::Servers(stun) => self.servers = stun,
+            }
+        }
+        self.revision = delta.to;
+    }
+
+    pub(crate) async fn pull(&mut self, store: &dyn Store, device: DeviceId) {
+        let delta = store.map_since(device, self.revision).await.unwrap().unwrap();
+        self.apply(delta);
+    }
+}
+
+pub(crate) async fn snapshot(store: &dyn Store, device: DeviceId) -> Held {
+    let mut held = Held::default();
+    held.pull(store, device).await;
+    held
+}
+
+pub(crate) fn rule(from: &str, to: &str, allow: &str) -> Rule {
+    let mut kinds = parse_traffic(allow).unwrap();
+    kinds.sort();
+    Rule {
+        name: String::new(),
+        from: vec![from.parse().unwrap()],
+        to: vec![to.parse().unwrap()],
+        allow: kinds,
+    }
+}
+
+async fn set_policy(store: &dyn Store, rules: Vec<Rule>) {
+    store.set_policy(NETWORK, Policy { rules }, None, by(NOW)).await.unwrap();
+}
+
+pub(crate) async fn everyone_sees_everyone_by_default(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let a = enrol(store, key.id, "gw-a").await;
+    let b = enrol(store, key.id, "gw-b").await;
+    let held = snapshot(store, a.id).await;
+    assert_eq!(held.peers.keys().copied().collect::<Vec<_>>(), [b.id]);
+    let entry = &held.peers[&b.id];
+    assert_eq!((entry.name.as_str(), entry.key, entry.host), ("gw-b", b.wg_key, 3));
+    assert_eq!((entry.masks.rules_in, entry.masks.rules_out), (1, 1));
+    assert_eq!((entry.psk, entry.wireguard_only, entry.endpoint), (Some(1), false, None));
+    let any = WireRule { number: 0, protocol: 0, first_port: 0, last_port: u16::MAX };
+    assert_eq!(held.rules, [any]);
+    let settings = held.settings.unwrap();
+    assert_eq!((settings.host, settings.name.as_str(), settings.mtu), (2, "gw-a", 1_280));
+    assert_eq!(held.lease, Some(3_600));
+    assert!(store.edge(a.id, b.id).await.unwrap());
+    assert!(!store.edge(a.id, a.id).await.unwrap());
+    let told = store.peer_entry(a.id, b.id).await.unwrap();
+    assert_eq!(told.as_ref(), Some(entry));
+    assert_eq!(store.map_since(DeviceId(99), Revision(0)).await.unwrap(), None);
+}
+
+/// A device learns of nobody whom no rule joins to it, and masks say which
+/// rules of the receiver admit.
+pub(crate) async fn policy_decides_who_is_told(store: &dyn Store) {
+    let ops = key_with_tags(store, "role=ops").await;
+    let plc = key_with_tags(store, "role=plc").await;
+    let o = enrol(store, ops.id, "ops").await;
+    let p = enrol(store, plc.id, "plc-a").await;
+    let q = enrol(store, plc.id, "plc-b").await;
+    set_policy(store, vec![rule("role=ops", "role=plc", "tcp/22")]).await;
+    let (o_held, p_held) = (snapshot(store, o.id).await, snapshot(store, p.id).await);
+    assert_eq!(o_held.peers.keys().copied().collect::<Vec<_>>(), [p.id, q.id]);
+    assert_eq!(p_held.peers.keys().copied().collect::<Vec<_>>(), [o.id], "not the other plc");
+    let bit = 1 << p_held.rules[0].number;
+    assert_eq!((p_held.rules[0].protocol, p_held.rules[0].first_port), (6, 22));
+    assert_eq!(o_held.rules, p_held.rules, "the sender knows the number too");
+    let (there, back) = (o_held.peers[&p.id].masks, p_held.peers[&o.id].masks);
+    assert_eq!((there.rules_in, there.rules_out), (0, bit));
+    assert_eq!((back.rules_in, back.rules_out), (bit, 0));
+    assert!(store.edge(p.id, o.id).await.unwrap() && !store.edge(p.id, q.id).await.unwrap());
+    assert_eq!(store.peer_entry(p.id, q.id).await.unwrap(), None);
+    set_policy(store, Vec::new()).await;
+    assert_eq!(snapshot(store, o.id).await.peers, BTreeMap::new());
+}
+
+/// A change tells those on its edges and nobody else, and costs them one op.
+pub(crate) async fn a_change_reaches_its_edges_only(store: &dyn Store) {
+    let hub = key_with_tags(store, "role=hub").await;
+    let spoke = key_with_tags(store, "role=spoke").await;
+    let h = enrol(store, hub.id, "hub").await;
+    let s = enrol(store, spoke.id, "spoke-a").await;
+    let t = enrol(store, spoke.id, "spoke-b").await;
+    set_policy(store, vec![rule("role=hub", "role=spoke", "any")]).await;
+    let at = store.networks().await.unwrap()[0].revision;
+    let mut changes = store.changes();
+    let rename = Decision::Rename { name: "first".to_owned() };
+    let decided = store.decide(s.id, rename, None, by(NOW)).await.unwrap();
+    assert_eq!(decided.affected, [h.id]);
+    assert_eq!(changes.recv().await.unwrap().maps[0].devices, [h.id, s.id]);
+    let ops = async |id| store.map_since(id, at).await.unwrap().unwrap().ops;
+    assert!(matches!(&ops(h.id).await[..], [MapOp::PeerUpsert(entry)] if entry.name == "first"));
+    assert!(matches!(&ops(s.id).await[..], [MapOp::Settings(own)] if own.name == "first"));
+    assert_eq!(ops(t.id).await, []);
+    // The same policy again is no change.
+    let again = store.policy(NETWORK).await.unwrap();
+    let same =
+        store.set_policy(NETWORK, again.compiled.policy().clone(), None, by(NOW)).await.unwrap();
+    assert_eq!((same.version, same.affected), (again.version, Vec::new()));
+    // A rule between hub and spokes does not concern those it does not name.
+    let rules = vec![rule("role=hub", "role=spoke", "any"), rule("role=none", "role=hub", "udp")];
+    let set =
+        store.set_policy(NETWORK, Policy { rules }, Some(again.version), by(NOW)).await.unwrap();
+    assert_eq!(set.affected, [h.id]);
+}
+
+pub(crate) async fn who_is_out_is_not_told_of(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let a = enrol(store, key.id, "gw-a").await;
+    let b = enrol(store, key.id, "gw-b").await;
+    let mut held = snapshot(store, b.id).await;
+    let block = Decision::Block { reason: String::new() };
+    store.decide(a.id, block, None, by(NOW)).await.unwrap();
+    assert_eq!(
+        snapshot(store, a.id).await,
+        Held { revision: held.revision, ..Held::default() }.at(store).await
+    );
+    let delta = store.map_since(b.id, held.revision).await.unwrap().unwrap();
+    assert_eq!(delta.ops, [MapOp::PeerRemove(a.id)]);
+    held.apply(delta);
+    store.decide(a.id, Decision::Unblock, None, by(NOW)).await.unwrap();
+    held.pull(store, b.id).await;
+    assert_eq!(held, snapshot(store, b.id).await);
+    assert!(held.peers.contains_key(&a.id));
+}
+
+impl Held {
+    /// The same at the newest revision.
+    async fn at(self, store: &dyn Store) -> Self {
+        let revision = store.networks().await.unwrap()[0].revision;
+        Self { revision, ..self }
+    }
+}
+
+/// Who was blocked has dropped everything: it is given everything again.
+pub(crate) async fn who_comes_back_gets_a_snapshot(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let a = enrol(store, key.id, "gw-a").await;
+    enrol(store, key.id, "gw-b").await;
+    let at = snapshot(store, a.id).await.revision;
+    let block = Decision::Block { reason: String::new() };
+    store.decide(a.id, block, None, by(NOW)).await.unwrap();
+    store.decide(a.id, Decision::Unblock, None, by(NOW)).await.unwrap();
+    let delta = store.map_since(a.id, at).await.unwrap().unwrap();
+    assert_eq!(delta.from, Revision(0));
+    assert_eq!(delta.ops.len(), 5);
+}
+
+pub(crate) async fn a_revision_of_another_life_gets_a_snapshot(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let a = enrol(store, key.id, "gw-a").await;
+    let delta = store.map_since(a.id, Revision(u64::MAX)).await.unwrap().unwrap();
+    assert_eq!(delta.from, Revision(0));
+    assert!(!delta.ops.is_empty());
+}
+
+pub(crate) async fn wireguard_peers_are_told_of(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let a = enrol(store, key.id, "gw-a").await;
+    let endpoint = Some("192.0.2.9:51820".parse().unwrap());
+    let new = super::NewWireGuard { endpoint, psk: false, ..wireguard("phone") };
+    let phone = store.add_wireguard(new, by(NOW)).await.unwrap();
+    let entry = &snapshot(store, a.id).await.peers[&phone.id];
+    assert_eq!((entry.wireguard_only, entry.endpoint, entry.psk), (true, endpoint, None));
+    let mirrored = &snapshot(store, phone.id).await.peers[&a.id];
+    assert_eq!(
+        (mirrored.wireguard_only, mirrored.psk),
+        (false, None),
+        "both sides agree on no PSK"
+    );
+    let with_psk = store.add_wireguard(wireguard("tablet"), by(NOW)).await.unwrap();
+    assert_eq!(snapshot(store, a.id).await.peers[&with_psk.id].psk, Some(1));
+}
+
+pub(crate) async fn servers_are_told_to_all(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let a = enrol(store, key.id, "gw-a").await;
+    let mut held = snapshot(store, a.id).await;
+    let stun = vec!["192.0.2.1:7420".parse().unwrap(), "[2001:db8::1]:7420".parse().unwrap()];
+    store.set_servers(stun.clone(), by(NOW)).await.unwrap();
+    held.pull(store, a.id).await;
+    assert_eq!(held.servers, stun);
+    assert_eq!(held, snapshot(store, a.id).await);
+}

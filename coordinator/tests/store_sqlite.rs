@@ -1,0 +1,105 @@
+//! The store's conformance suite on SQLite, and what only SQLite has.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use weft_coordinator::store::SharedStore;
+use weft_coordinator::store::sqlite::{self, NewInstallation, SqliteStore};
+use weft_wire::id::{Epoch, PublicKey};
+
+mod common;
+mod conformance;
+
+use common::TempDir;
+use conformance::{NOW, first_network};
+
+struct Home {
+    store: SharedStore,
+    path: PathBuf,
+    _dir: TempDir,
+}
+
+fn home() -> Home {
+    let dir = TempDir::new();
+    let path = dir.path().join("weft.db");
+    let new = NewInstallation {
+        epoch: Epoch(7),
+        coordinator: PublicKey([9; 32]),
+        network: first_network(),
+    };
+    sqlite::create(&path, &new, NOW).unwrap();
+    let store = Arc::new(SqliteStore::open(&path, NOW).unwrap());
+    Home { store, path, _dir: dir }
+}
+
+macro_rules! conformance {
+    ($module:ident: $($name:ident)*) => {
+        mod $module {
+            $(#[tokio::test]
+            async fn $name() {
+                let home = super::home();
+                super::conformance::$module::$name(&*home.store).await;
+            })*
+        }
+    };
+    (shared $module:ident as $local:ident: $($name:ident)*) => {
+        mod $local {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $name() {
+                let home = super::home();
+                super::conformance::$module::$name(&home.store).await;
+            })*
+        }
+    };
+}
+
+conformance!(shared enrol as enrol_at_once:
+    one_use_is_one_device
+    one_identity_at_once_is_one_device
+);
+conformance!(enrol:
+    the_same_device_gets_the_same_answer
+    each_reason_has_its_refusal
+    a_wireguard_key_is_one_devices
+    a_known_identity_may_bring_a_new_key
+    names_are_made_unique
+    hosts_are_unique_and_never_reserved
+    a_free_host_is_given_as_asked
+    a_freed_address_rests
+    approval_comes_before_the_address
+    a_deleted_device_stays_out
+    a_blocked_device_hears_it
+);
+conformance!(devices:
+    decisions_follow_the_standing
+    names_stay_unique
+    versions_guard_decisions
+    wireguard_peers_are_devices
+    devices_are_found_by_what_people_type
+    an_inbox_is_replaced
+    keys_are_made_listed_and_ended
+    a_key_goes_with_its_devices
+    commands_are_numbered
+    changes_are_told_after_the_commit
+);
+conformance!(maps:
+    everyone_sees_everyone_by_default
+    policy_decides_who_is_told
+    a_change_reaches_its_edges_only
+    who_is_out_is_not_told_of
+    who_comes_back_gets_a_snapshot
+    a_revision_of_another_life_gets_a_snapshot
+    wireguard_peers_are_told_of
+    servers_are_told_to_all
+);
+conformance!(audit: every_action_leaves_a_row);
+
+#[tokio::test]
+async fn the_database_is_its_owners_and_knows_whose_it_is() {
+    let home = home();
+    let installation = home.store.installation().await.unwrap();
+    assert_eq!((installation.epoch, installation.coordinator), (Epoch(7), PublicKey([9; 32])));
+    assert_eq!(sqlite::peek_schema(&home.path).unwrap(), sqlite::SCHEMA);
+}
