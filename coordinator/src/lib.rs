@@ -1,4 +1,5 @@
 //! The coordinator: enrols devices, hands out addresses, signals, watches.
 
 pub mod domain;
+pub mod service;
 pub mod store;

@@ -94,13 +94,18 @@ pub(crate) const COORDINATOR: Crate = Crate {
         Module {
             name: "domain",
             modules: &[],
-            paths: &[IDS],
+            paths: &[
+                IDS,
+                "weft_wire::map",
+                "weft_wire::item::Standing",
+                "weft_noise::mac",
+            ],
             without: &["tokio", "rusqlite", "axum"],
         },
         Module {
             name: "store",
             modules: &["domain"],
-            paths: &[IDS],
+            paths: &[IDS, "weft_wire::map", "weft_noise::mac"],
             without: &["axum"],
         },
         Module {
