@@ -22,6 +22,8 @@ pub mod control;
 pub mod entropy;
 pub mod event;
 pub mod ip;
+pub mod path;
+pub mod peers;
 pub mod time;
 pub mod timer;
 pub mod tunnel;

@@ -1,0 +1,104 @@
+//! Addresses that may be told to a peer or be sent to.
+
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use heapless::Vec;
+use weft_wire::map::Overlay;
+use weft_wire::signal::{CANDIDATES, Candidate};
+
+use super::Route;
+use crate::event::SocketId;
+
+/// Which socket sends to which address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sockets {
+    /// Sends to IPv4 addresses.
+    pub v4: Option<SocketId>,
+    /// Sends to IPv6 addresses.
+    pub v6: Option<SocketId>,
+}
+
+impl Sockets {
+    /// One socket for both families.
+    pub const fn both(socket: SocketId) -> Self {
+        Self { v4: Some(socket), v6: Some(socket) }
+    }
+}
+
+/// Whether an address can be a candidate at all: no port 0, and neither
+/// unspecified, loopback, multicast nor bound to one link.
+pub fn is_usable(address: &SocketAddr) -> bool {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => {
+            !(ip.is_unspecified()
+                || ip.is_loopback()
+                || ip.is_multicast()
+                || ip.is_broadcast()
+                || ip.is_link_local())
+        }
+        IpAddr::V6(ip) => {
+            !(ip.is_unspecified()
+                || ip.is_loopback()
+                || ip.is_multicast()
+                || ip.is_unicast_link_local()
+                || ip.to_ipv4_mapped().is_some())
+        }
+    };
+    ip && address.port() != 0
+}
+
+/// Our own addresses, and what we may send to.
+pub struct LocalCandidates {
+    list: Vec<Candidate, CANDIDATES>,
+    pub(super) sockets: Sockets,
+    pub(super) overlay: Option<Overlay>,
+}
+
+impl LocalCandidates {
+    pub(super) const fn new(sockets: Sockets) -> Self {
+        Self { list: Vec::new(), sockets, overlay: None }
+    }
+
+    /// Keeps the first 8 that a peer could use.
+    pub(super) fn set(&mut self, candidates: &[Candidate]) {
+        self.list = candidates
+            .iter()
+            .filter(|candidate| is_usable(&candidate.address))
+            .copied()
+            .take(CANDIDATES)
+            .collect();
+    }
+
+    /// What is told to a peer. The overlay is looked at now: the map may have
+    /// named it after the addresses were set.
+    pub(super) fn list(&self) -> Vec<Candidate, CANDIDATES> {
+        self.list
+            .iter()
+            .filter(|candidate| !self.is_overlay(candidate.address.ip()))
+            .copied()
+            .collect()
+    }
+
+    /// How an address is sent to; `None` if it never is.
+    pub(super) fn route(&self, address: SocketAddr) -> Option<Route> {
+        if !is_usable(&address) || self.is_overlay(address.ip()) {
+            return None;
+        }
+        let socket = if address.is_ipv4() { self.sockets.v4 } else { self.sockets.v6 };
+        Some(Route::Direct { socket: socket?, address })
+    }
+
+    /// A tunnel inside the tunnel would never end.
+    fn is_overlay(&self, ip: IpAddr) -> bool {
+        let Some(overlay) = &self.overlay else {
+            return false;
+        };
+        match ip {
+            IpAddr::V4(ip) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(overlay.ipv4_len)).unwrap_or(0);
+                (ip.to_bits() ^ overlay.ipv4.to_bits()) & mask == 0
+            }
+            IpAddr::V6(ip) => Ipv6Addr::octets(&ip).starts_with(&overlay.ipv6),
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! Which address a peer is sent to, and why. Sees no key: "an authenticated
+//! packet of this peer came from there" is told from outside, and probes are
+//! MACed through [`ProbeMac`].
+//!
+//! A peer's route is where its newest authenticated word came from. Without one
+//! the candidates of its `call` or `call_ack` are tried, all with the same
+//! handshake initiation: the first that arrives is answered, the copies are
+//! replays to the other side. A WireGuard-only peer has its fixed endpoint.
+//!
+//! Nothing waits for a timer that an answer could replace: a call goes out with
+//! the packet that wants the peer, and its answer starts the handshake. Who is
+//! called initiates too, a little later, so that one open direction suffices;
+//! of two that call each other the lower device id begins.
+
+mod candidate;
+mod peer;
+
+pub use candidate::{LocalCandidates, Sockets, is_usable};
+
+use heapless::Vec;
+use weft_wire::id::DeviceId;
+use weft_wire::map::Overlay;
+use weft_wire::signal::{CANDIDATES, Call, CallAck, Candidate, CandidateKind, NatReport};
+use weft_wire::verdict::CallFailure;
+
+use core::net::SocketAddr;
+
+use crate::entropy::Entropy;
+use crate::event::{PeerSlot, SocketId, Source};
+use crate::time::{Duration, Instant};
+use crate::timer::Reason;
+
+use peer::PeerPath;
+
+/// How often an endpoint that changed may cause the cache to be written.
+const CACHE_INTERVAL: Duration = Duration::from_secs(600);
+/// A call by a device that the map does not name yet is kept this long.
+const EARLY_FOR: Duration = Duration::from_secs(10);
+/// Such calls kept.
+const EARLY: usize = 4;
+
+/// Makes and checks the MACs of probes, so that no key enters this module.
+pub trait ProbeMac {
+    /// The first 16 bytes of keyed BLAKE2s over `bytes` under the probe key of
+    /// this peer's active pair; `None` for a peer that has none.
+    fn mac(&mut self, slot: PeerSlot, bytes: &[u8]) -> Option<[u8; 16]>;
+
+    /// Whether `mac` is right, compared in constant time.
+    fn verify(&mut self, slot: PeerSlot, bytes: &[u8], mac: &[u8; 16]) -> bool;
+}
+
+/// A way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Route {
+    /// Straight to an address.
+    Direct {
+        /// From which of our sockets.
+        socket: SocketId,
+        /// To where.
+        address: SocketAddr,
+    },
+}
+
+/// Why a route was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Why {
+    /// Authenticated data or a handshake came from there.
+    Authenticated,
+    /// It was so before the last start.
+    Cached,
+    /// An operator wrote it down for a WireGuard-only peer.
+    Configured,
+}
+
+/// The route that carries a peer's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Selected {
+    /// The way.
+    pub route: Route,
+    /// The reason.
+    pub why: Why,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// Routes that one handshake message is sent to: the selected one first.
+pub type Targets = Vec<Route, { CANDIDATES + 1 }>;
+
+/// What a peer is to be told through the coordinator.
+pub enum PathSignal {
+    /// See [`Call`].
+    Call(Call),
+    /// See [`CallAck`].
+    CallAck(CallAck),
+}
+
+/// Why there is no way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoPath {
+    /// The coordinator did not forward the call.
+    Call(CallFailure),
+    /// Nobody answered the calls.
+    NoAnswer,
+    /// Its answer named no address that we can send to.
+    NoCandidate,
+    /// A WireGuard-only peer without a fixed endpoint: it has to come to us.
+    NoEndpoint,
+}
+
+/// What the path manager tells its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathEvent {
+    /// There is somewhere to send to: a handshake may begin, or an initiation
+    /// that was lost be repeated.
+    Ready {
+        /// The peer.
+        slot: PeerSlot,
+    },
+    /// Another route carries the peer's data from now on.
+    Selected {
+        /// The peer.
+        slot: PeerSlot,
+        /// The route.
+        selected: Selected,
+    },
+    /// There is no way to the peer now. The next packet tries again.
+    Failed {
+        /// The peer.
+        slot: PeerSlot,
+        /// The reason.
+        why: NoPath,
+    },
+    /// Endpoints changed: the cache is worth writing.
+    CacheChanged,
+}
+
+/// What is known of how a peer is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerKind {
+    /// Who.
+    pub device: DeviceId,
+    /// Speaks plain WireGuard only: no calls.
+    pub wireguard_only: bool,
+    /// Its fixed endpoint.
+    pub endpoint: Option<SocketAddr>,
+}
+
+/// A call that came before the map named its caller.
+struct Early {
+    call: Call,
+    until: Instant,
+}
+
+/// Paths to up to `PEERS` peers; about 450 bytes each.
+pub struct Paths<const PEERS: usize> {
+    own: DeviceId,
+    local: LocalCandidates,
+    peers: [Option<PeerPath>; PEERS],
+    early: Vec<Early, EARLY>,
+    /// Round trip to the coordinator.
+    rtt_ms: u16,
+    endpoints_changed: bool,
+    cache_at: Instant,
+    changed: bool,
+}
+
+impl<const PEERS: usize> Paths<PEERS> {
+    /// No peers and no addresses yet.
+    pub const fn new(sockets: Sockets) -> Self {
+        Self {
+            own: DeviceId(0),
+            local: LocalCandidates::new(sockets),
+            peers: [const { None }; PEERS],
+            early: Vec::new(),
+            rtt_ms: 0,
+            endpoints_changed: false,
+            cache_at: Instant::ZERO,
+            changed: false,
+        }
+    }
+
+    /// Who we are: decides who begins when two call each other.
+    pub const fn set_own(&mut self, own: DeviceId) {
+        self.own = own;
+    }
+
+    /// The overlay, whose addresses are never candidates.
+    pub const fn set_overlay(&mut self, overlay: Overlay) {
+        self.local.overlay = Some(overlay);
+    }
+
+    /// Round trip to the coordinator, in milliseconds.
+    pub const fn set_rtt(&mut self, rtt_ms: u16) {
+        self.rtt_ms = rtt_ms;
+    }
+
+    /// The socket of each address family; a family without one is not used.
+    pub const fn set_sockets(&mut self, sockets: Sockets) {
+        self.local.sockets = sockets;
+    }
+
+    /// Where this device may be reached, best first. What cannot be reached
+    /// from outside is left out, and so is everything beyond 8.
+    pub fn set_local(&mut self, candidates: &[Candidate]) {
+        self.local.set(candidates);
+    }
+
+    /// A peer is in this slot, new or changed.
+    pub fn set_peer(&mut self, slot: PeerSlot, kind: PeerKind, now: Instant) {
+        let Some(place) = self.peers.get_mut(slot.index()) else {
+            return;
+        };
+        match place {
+            Some(peer) if peer.kind.device == kind.device => peer.kind = kind,
+            _ => *place = Some(PeerPath::new(kind)),
+        }
+        if let Some(position) = self.early.iter().position(|early| early.call.peer == kind.device) {
+            let early = self.early.swap_remove(position);
+            if now <= early.until {
+                self.handle_call(&early.call, now);
+            }
+        }
+    }
+
+    /// The peer of this slot is gone.
+    pub fn remove_peer(&mut self, slot: PeerSlot) {
+        if let Some(place) = self.peers.get_mut(slot.index()) {
+            *place = None;
+        }
+    }
+
+    /// Where a peer was before the last start.
+    pub fn set_cached(&mut self, slot: PeerSlot, address: SocketAddr, now: Instant) {
+        let route = self.local.route(address);
+        if let Some(peer) = self.peer_mut(slot)
+            && peer.selected.is_none()
+        {
+            peer.selected = route.map(|route| Selected { route, why: Why::Cached, since: now });
+        }
+    }
+
+    /// A packet wants this peer and finds no session.
+    pub fn handle_wanted(&mut self, slot: PeerSlot, entropy: &mut dyn Entropy, now: Instant) {
+        let fixed = self.peer(slot).and_then(|peer| peer.kind.endpoint);
+        let fixed = fixed.and_then(|address| self.local.route(address));
+        let Some(peer) = self.peer_mut(slot) else {
+            return;
+        };
+        if peer.kind.wireguard_only {
+            if peer.selected.is_none() {
+                let why = Why::Configured;
+                peer.selected = fixed.map(|route| Selected { route, why, since: now });
+            }
+            match peer.selected {
+                Some(_) => peer.ready = true,
+                None => peer.failed = Some(NoPath::NoEndpoint),
+            }
+        } else {
+            peer.handle_wanted(entropy, now);
+        }
+        self.changed = true;
+    }
+
+    /// A handshake initiation is being sent to this peer: if it is not answered
+    /// soon, the peer is called.
+    pub fn handle_initiation(&mut self, slot: PeerSlot, entropy: &mut dyn Entropy, now: Instant) {
+        if let Some(peer) = self.peer_mut(slot) {
+            peer.handle_initiation(entropy, now);
+        }
+    }
+
+    /// The newest authenticated word of this peer came from there.
+    pub fn handle_authenticated(&mut self, slot: PeerSlot, source: Source, now: Instant) {
+        let Some(peer) = self.peer_mut(slot) else {
+            return;
+        };
+        let route = Route::Direct { socket: source.socket, address: source.address };
+        let moved = peer.handle_authenticated(route, now);
+        self.endpoints_changed |= moved;
+        self.changed = true;
+    }
+
+    /// The peer did not answer for 90 s.
+    pub fn handle_failed(&mut self, slot: PeerSlot) {
+        if let Some(peer) = self.peer_mut(slot) {
+            peer.handle_failed();
+        }
+    }
+
+    /// A peer calls: it is answered, and its candidates are tried soon.
+    pub fn handle_call(&mut self, call: &Call, now: Instant) {
+        let Some(slot) = self.slot_of(call.peer) else {
+            self.keep_early(call, now);
+            return;
+        };
+        let candidates = self.usable(&call.candidates);
+        let begins = self.own < call.peer;
+        let both = u64::from(self.rtt_ms) + u64::from(call.rtt_ms);
+        if let Some(peer) = self.peer_mut(slot) {
+            peer.handle_call(call.call, candidates, begins, Duration::from_millis(both), now);
+            self.changed = true;
+        }
+    }
+
+    /// A peer answered our call: its candidates are tried at once.
+    pub fn handle_call_ack(&mut self, ack: &CallAck) {
+        let Some(slot) = self.slot_of(ack.peer) else {
+            return;
+        };
+        let candidates = self.usable(&ack.candidates);
+        if let Some(peer) = self.peer_mut(slot) {
+            peer.handle_call_ack(ack.call, candidates);
+            self.changed = true;
+        }
+    }
+
+    /// The coordinator did not forward a call. `why` is `None` for a reason of
+    /// a newer coordinator.
+    pub fn handle_call_failed(
+        &mut self,
+        call: u32,
+        device: DeviceId,
+        why: Option<CallFailure>,
+        now: Instant,
+    ) {
+        let slot = self.slot_of(device);
+        if let Some(peer) = slot.and_then(|slot| self.peer_mut(slot)) {
+            peer.handle_call_failed(call, why, now);
+            self.changed = true;
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for peer in self.peers.iter_mut().flatten() {
+            peer.handle_timeout(now);
+        }
+        self.early.retain(|early| now <= early.until);
+        self.changed = true;
+    }
+
+    /// When to call [`Paths::handle_timeout`]. A signal that is due and could
+    /// not be sent is no reason: it goes when it can.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
+        let peers = self.peers.iter().flatten().filter_map(PeerPath::due_at);
+        let cache = self.endpoints_changed.then_some(self.cache_at);
+        let at = peers.chain(cache).min()?;
+        Some((at, Reason::new("path: call or try a peer")))
+    }
+
+    /// The next thing to tell a peer. Ask only while it can be sent.
+    #[must_use]
+    pub fn poll_signal(&mut self, now: Instant) -> Option<PathSignal> {
+        let rtt_ms = self.rtt_ms;
+        let nat = NatReport::default();
+        for peer in self.peers.iter_mut().flatten() {
+            let candidates = || self.local.list();
+            if let Some(call) = peer.ack_due.take() {
+                return Some(PathSignal::CallAck(CallAck {
+                    call,
+                    peer: peer.kind.device,
+                    receiver: 0,
+                    nat,
+                    rtt_ms,
+                    candidates: candidates(),
+                }));
+            }
+            if let Some(call) = peer.take_call(now) {
+                return Some(PathSignal::Call(Call {
+                    call,
+                    peer: peer.kind.device,
+                    receiver: 0,
+                    nat,
+                    rtt_ms,
+                    candidates: candidates(),
+                }));
+            }
+        }
+        None
+    }
+
+    /// The next event. Ask until `None`.
+    #[must_use]
+    pub fn poll_event(&mut self, now: Instant) -> Option<PathEvent> {
+        if self.endpoints_changed && self.cache_at <= now {
+            self.endpoints_changed = false;
+            self.cache_at = now + CACHE_INTERVAL;
+            return Some(PathEvent::CacheChanged);
+        }
+        if !self.changed {
+            return None;
+        }
+        for (position, peer) in self.peers.iter_mut().enumerate() {
+            let slot = PeerSlot(u16::try_from(position).ok()?);
+            if let Some(event) = peer.as_mut().and_then(|peer| peer.poll_event(slot)) {
+                return Some(event);
+            }
+        }
+        self.changed = false;
+        None
+    }
+
+    /// The route that carries the peer's data.
+    pub fn selected(&self, slot: PeerSlot) -> Option<&Selected> {
+        self.peer(slot)?.selected.as_ref()
+    }
+
+    /// Where a handshake initiation goes: the selected route, and what the
+    /// peer named if that is in doubt.
+    pub fn targets(&self, slot: PeerSlot) -> Targets {
+        let Some(peer) = self.peer(slot) else {
+            return Targets::new();
+        };
+        let mut targets: Targets = peer.selected.iter().map(|selected| selected.route).collect();
+        for route in peer.candidates.iter().filter_map(|&address| self.local.route(address)) {
+            if !targets.contains(&route) {
+                // Cannot fail: one more place than candidates.
+                let _ = targets.push(route);
+            }
+        }
+        targets
+    }
+
+    /// What is worth keeping over a restart: the address that carried
+    /// authenticated data.
+    pub fn cached(&self, slot: PeerSlot) -> Option<SocketAddr> {
+        let selected = self.selected(slot)?;
+        let Route::Direct { address, .. } = selected.route;
+        (selected.why != Why::Configured).then_some(address)
+    }
+
+    fn slot_of(&self, device: DeviceId) -> Option<PeerSlot> {
+        let of = |peer: &Option<PeerPath>| peer.as_ref().is_some_and(|p| p.kind.device == device);
+        u16::try_from(self.peers.iter().position(of)?).ok().map(PeerSlot)
+    }
+
+    fn peer(&self, slot: PeerSlot) -> Option<&PeerPath> {
+        self.peers.get(slot.index())?.as_ref()
+    }
+
+    fn peer_mut(&mut self, slot: PeerSlot) -> Option<&mut PeerPath> {
+        self.peers.get_mut(slot.index())?.as_mut()
+    }
+
+    fn usable(&self, candidates: &[Candidate]) -> Vec<SocketAddr, CANDIDATES> {
+        candidates
+            .iter()
+            // A relayed address needs our permission at a relay first.
+            .filter(|candidate| candidate.kind != CandidateKind::Relayed)
+            .map(|candidate| candidate.address)
+            .filter(|&address| self.local.route(address).is_some())
+            .collect()
+    }
+
+    fn keep_early(&mut self, call: &Call, now: Instant) {
+        self.early.retain(|early| early.call.peer != call.peer && now <= early.until);
+        if self.early.is_full() {
+            self.early.remove(0);
+        }
+        let call = Call {
+            call: call.call,
+            peer: call.peer,
+            receiver: call.receiver,
+            nat: call.nat,
+            rtt_ms: call.rtt_ms,
+            candidates: call.candidates.clone(),
+        };
+        // Cannot fail: one place was just made.
+        let _ = self.early.push(Early { call, until: now + EARLY_FOR });
+    }
+}

@@ -1,0 +1,249 @@
+//! One peer's path: its route, its candidates, and the call that looks for
+//! them.
+
+use core::net::SocketAddr;
+
+use heapless::Vec;
+use weft_wire::signal::CANDIDATES;
+use weft_wire::verdict::CallFailure;
+
+use super::{NoPath, PathEvent, PeerKind, Route, Selected, Why};
+use crate::entropy::Entropy;
+use crate::event::PeerSlot;
+use crate::time::{Duration, Instant};
+
+/// A call is repeated after these times without an answer. The coordinator
+/// forwards one call per pair and 5 s.
+const CALL_WAITS: [Duration; 3] =
+    [Duration::from_secs(6), Duration::from_secs(10), Duration::from_secs(20)];
+/// Two calls to the same peer are at least this far apart.
+const CALL_INTERVAL: Duration = Duration::from_secs(5);
+/// An endpoint that carried authenticated data this recently is tried alone
+/// first.
+const TRUSTED_FOR: Duration = Duration::from_secs(180);
+/// An initiation that is not answered for this long causes a call.
+const DOUBT_AFTER: Duration = Duration::from_secs(1);
+/// Who was called initiates this long, and both round trips, after its answer.
+const OPEN_AFTER: Duration = Duration::from_millis(100);
+/// A peer that cannot be called (no coordinator) is given up after this long,
+/// as WireGuard gives up a handshake.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
+
+/// A call to a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Calling {
+    id: u32,
+    sent: u8,
+    /// Not before this instant.
+    due_at: Instant,
+    /// Due, and waiting for a session with the coordinator.
+    due: bool,
+    give_up_at: Instant,
+}
+
+impl Calling {
+    /// Whether it was sent as often as it may be.
+    const fn is_spent(&self) -> bool {
+        self.sent as usize > CALL_WAITS.len()
+    }
+}
+
+/// One peer.
+pub(super) struct PeerPath {
+    pub(super) kind: PeerKind,
+    pub(super) selected: Option<Selected>,
+    /// When authenticated data last confirmed the selected route.
+    confirmed_at: Option<Instant>,
+    /// What the peer named and nothing has confirmed or replaced yet.
+    pub(super) candidates: Vec<SocketAddr, CANDIDATES>,
+    calling: Option<Calling>,
+    called_at: Option<Instant>,
+    /// The peer's call that is to be answered.
+    pub(super) ack_due: Option<u32>,
+    /// When we try the candidates of a peer that called.
+    open_at: Option<Instant>,
+    pub(super) ready: bool,
+    pub(super) failed: Option<NoPath>,
+    /// The owner was told of the selected route.
+    told: Option<Route>,
+}
+
+impl PeerPath {
+    pub(super) const fn new(kind: PeerKind) -> Self {
+        Self {
+            kind,
+            selected: None,
+            confirmed_at: None,
+            candidates: Vec::new(),
+            calling: None,
+            called_at: None,
+            ack_due: None,
+            open_at: None,
+            ready: false,
+            failed: None,
+            told: None,
+        }
+    }
+
+    pub(super) fn handle_wanted(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.ready |= self.selected.is_some() || !self.candidates.is_empty();
+        let trusted = self.confirmed_at.is_some_and(|at| now - at < TRUSTED_FOR);
+        if !trusted {
+            self.call_at(now, entropy, now);
+        }
+    }
+
+    pub(super) fn handle_initiation(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        if !self.kind.wireguard_only {
+            // What the peer named a moment ago gets a little longer.
+            let doubt = if self.candidates.is_empty() { DOUBT_AFTER } else { CALL_WAITS[1] };
+            self.call_at(now + doubt, entropy, now);
+        }
+    }
+
+    /// Returns whether the route is another one than before.
+    pub(super) fn handle_authenticated(&mut self, route: Route, now: Instant) -> bool {
+        self.calling = None;
+        self.open_at = None;
+        self.candidates.clear();
+        self.confirmed_at = Some(now);
+        let before = self.selected.map(|selected| (selected.route, selected.why));
+        if before != Some((route, Why::Authenticated)) {
+            self.selected = Some(Selected { route, why: Why::Authenticated, since: now });
+        }
+        before.is_none_or(|(before, _)| before != route)
+    }
+
+    pub(super) fn handle_failed(&mut self) {
+        self.confirmed_at = None;
+        self.candidates.clear();
+        self.calling = None;
+        self.open_at = None;
+    }
+
+    /// `begins`: our device id is the lower one.
+    pub(super) fn handle_call(
+        &mut self,
+        call: u32,
+        candidates: Vec<SocketAddr, CANDIDATES>,
+        begins: bool,
+        round_trips: Duration,
+        now: Instant,
+    ) {
+        self.ack_due = Some(call);
+        let crossed = self.calling.take().is_some();
+        if candidates.is_empty() {
+            return;
+        }
+        self.candidates = candidates;
+        if crossed && begins {
+            self.ready = true;
+        } else {
+            self.open_at = Some(now + OPEN_AFTER + round_trips);
+        }
+    }
+
+    pub(super) fn handle_call_ack(&mut self, call: u32, candidates: Vec<SocketAddr, CANDIDATES>) {
+        if self.calling.is_none_or(|calling| calling.id != call) {
+            return;
+        }
+        self.calling = None;
+        self.open_at = None;
+        if candidates.is_empty() {
+            if self.selected.is_none() {
+                // It knows ours now and comes to us, or nobody can.
+                self.failed = Some(NoPath::NoCandidate);
+            }
+            return;
+        }
+        self.candidates = candidates;
+        self.ready = true;
+    }
+
+    pub(super) fn handle_call_failed(&mut self, call: u32, why: Option<CallFailure>, now: Instant) {
+        let Some(calling) = self.calling.as_mut().filter(|calling| calling.id == call) else {
+            return;
+        };
+        if why == Some(CallFailure::TooMany) {
+            calling.due_at = now + CALL_INTERVAL;
+            calling.due = false;
+            return;
+        }
+        self.calling = None;
+        if self.selected.is_none() && self.candidates.is_empty() {
+            self.failed = Some(why.map_or(NoPath::NoAnswer, NoPath::Call));
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.open_at.is_some_and(|at| at <= now) {
+            self.open_at = None;
+            self.ready = true;
+        }
+        let Some(calling) = &mut self.calling else {
+            return;
+        };
+        let unanswered = calling.is_spent() && calling.due_at <= now;
+        if unanswered || calling.give_up_at <= now {
+            self.calling = None;
+            if self.selected.is_none() && self.candidates.is_empty() {
+                self.failed = Some(NoPath::NoAnswer);
+            }
+        } else if calling.due_at <= now {
+            calling.due = true;
+        }
+    }
+
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let call = self.calling.map(|calling| {
+            if calling.due { calling.give_up_at } else { calling.due_at.min(calling.give_up_at) }
+        });
+        [call, self.open_at].into_iter().flatten().min()
+    }
+
+    /// The id of the call that is to be sent now.
+    pub(super) fn take_call(&mut self, now: Instant) -> Option<u32> {
+        let calling = self.calling.as_mut().filter(|calling| !calling.is_spent())?;
+        if !calling.due && calling.due_at > now {
+            return None;
+        }
+        let wait = CALL_WAITS.get(usize::from(calling.sent)).or(CALL_WAITS.last())?;
+        calling.sent = calling.sent.saturating_add(1);
+        calling.due = false;
+        calling.due_at = now + *wait;
+        self.called_at = Some(now);
+        Some(calling.id)
+    }
+
+    pub(super) fn poll_event(&mut self, slot: PeerSlot) -> Option<PathEvent> {
+        if let Some(selected) = self.selected
+            && self.told != Some(selected.route)
+        {
+            self.told = Some(selected.route);
+            return Some(PathEvent::Selected { slot, selected });
+        }
+        if core::mem::take(&mut self.ready) {
+            return Some(PathEvent::Ready { slot });
+        }
+        let why = self.failed.take()?;
+        Some(PathEvent::Failed { slot, why })
+    }
+
+    /// A call is wanted at `at`, or earlier if one is on its way already.
+    fn call_at(&mut self, at: Instant, entropy: &mut dyn Entropy, now: Instant) {
+        let least = self.called_at.map_or(at, |called| at.max(called + CALL_INTERVAL));
+        match &mut self.calling {
+            Some(calling) if calling.sent == 0 => calling.due_at = calling.due_at.min(least),
+            Some(_) => {}
+            None => {
+                self.calling = Some(Calling {
+                    id: entropy.number(),
+                    sent: 0,
+                    due_at: least,
+                    due: false,
+                    give_up_at: now + GIVE_UP_AFTER,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Which address a peer is sent to: candidates, calls, crossing calls, caches.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
+
+use std::net::SocketAddr;
+
+use weft_agent_core::entropy::Entropy;
+use weft_agent_core::event::{PeerSlot, SocketId, Source};
+use weft_agent_core::path::{
+    NoPath, PathEvent, PathSignal, Paths, PeerKind, Route, Selected, Sockets, Why,
+};
+use weft_agent_core::time::{Duration, Instant};
+use weft_wire::id::DeviceId;
+use weft_wire::map::Overlay;
+use weft_wire::signal::{Call, CallAck, Candidate, CandidateKind, NatReport};
+use weft_wire::verdict::CallFailure;
+
+struct Counter(u64);
+
+impl Entropy for Counter {
+    fn fill(&mut self, out: &mut [u8]) {
+        self.0 += 1;
+        for (byte, value) in out.iter_mut().zip(self.0.to_le_bytes()) {
+            *byte = value;
+        }
+    }
+}
+
+const SLOT: PeerSlot = PeerSlot(1);
+const SOCKET: SocketId = SocketId(0);
+
+fn at(millis: u64) -> Instant {
+    Instant::from_millis(millis)
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn host(text: &str) -> Candidate {
+    Candidate { kind: CandidateKind::Host, address: address(text) }
+}
+
+fn direct(text: &str) -> Route {
+    Route::Direct { socket: SOCKET, address: address(text) }
+}
+
+struct Side {
+    paths: Paths<4>,
+    entropy: Counter,
+}
+
+impl Side {
+    fn new(own: u32, peer: u32, local: &str) -> Self {
+        let mut paths = Paths::new(Sockets::both(SOCKET));
+        paths.set_own(DeviceId(own));
+        paths.set_local(&[host(local)]);
+        let kind = PeerKind { device: DeviceId(peer), wireguard_only: false, endpoint: None };
+        paths.set_peer(SLOT, kind, at(0));
+        Self { paths, entropy: Counter(u64::from(own) << 32) }
+    }
+
+    fn events(&mut self, now: Instant) -> Vec<PathEvent> {
+        core::iter::from_fn(|| self.paths.poll_event(now)).collect()
+    }
+
+    fn signals(&mut self, now: Instant) -> Vec<PathSignal> {
+        core::iter::from_fn(|| self.paths.poll_signal(now)).collect()
+    }
+
+    fn call(&mut self, now: Instant) -> Call {
+        match self.signals(now).pop() {
+            Some(PathSignal::Call(call)) => call,
+            _ => panic!("no call"),
+        }
+    }
+
+    fn wanted(&mut self, now: Instant) {
+        self.paths.handle_wanted(SLOT, &mut self.entropy, now);
+    }
+}
+
+/// What the coordinator does: the callee hears who calls.
+fn forwarded(call: Call, from: u32) -> Call {
+    Call { peer: DeviceId(from), ..call }
+}
+
+fn ack(signal: PathSignal, from: u32) -> CallAck {
+    match signal {
+        PathSignal::CallAck(ack) => CallAck { peer: DeviceId(from), ..ack },
+        PathSignal::Call(_) => panic!("a call"),
+    }
+}
+
+const READY: PathEvent = PathEvent::Ready { slot: SLOT };
+
+#[test]
+fn a_call_finds_candidates_and_the_handshake_starts_at_once() {
+    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
+    a.wanted(at(0));
+    assert_eq!(a.events(at(0)), []);
+    let call = a.call(at(0));
+    assert_eq!(call.candidates[..], [host("10.0.0.1:1")]);
+    b.paths.handle_call(&forwarded(call, 1), at(10));
+    let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
+    a.paths.handle_call_ack(&answer);
+    assert_eq!(a.events(at(20)), [READY]);
+    assert_eq!(a.paths.targets(SLOT)[..], [direct("10.0.0.2:1")]);
+
+    // The callee opens its side a little later, unless the caller comes first.
+    assert_eq!(b.events(at(10)), []);
+    let (due, _) = b.paths.poll_timeout().unwrap();
+    assert_eq!(due, at(110));
+    b.paths.handle_timeout(due);
+    assert_eq!(b.events(due), [READY]);
+    assert_eq!(b.paths.targets(SLOT)[..], [direct("10.0.0.1:1")]);
+
+    let source = Source { socket: SOCKET, address: address("10.0.0.2:1") };
+    a.paths.handle_authenticated(SLOT, source, at(30));
+    let selected = Selected { route: direct("10.0.0.2:1"), why: Why::Authenticated, since: at(30) };
+    assert_eq!(
+        a.events(at(30)),
+        [PathEvent::CacheChanged, PathEvent::Selected { slot: SLOT, selected }]
+    );
+    assert_eq!(a.paths.targets(SLOT)[..], [direct("10.0.0.2:1")]);
+    assert_eq!(a.paths.poll_timeout(), None);
+}
+
+#[test]
+fn of_two_that_call_each_other_the_lower_id_begins() {
+    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
+    a.wanted(at(0));
+    b.wanted(at(0));
+    let (from_a, from_b) = (a.call(at(0)), b.call(at(0)));
+    let (id_a, id_b) = (from_a.call, from_b.call);
+    a.paths.handle_call(&forwarded(from_b, 2), at(10));
+    b.paths.handle_call(&forwarded(from_a, 1), at(10));
+    assert_eq!(a.events(at(10)), [READY]);
+    assert_eq!(b.events(at(10)), []);
+    // Both answer; the answers change nothing any more.
+    let (to_b, to_a) = (a.signals(at(10)), b.signals(at(10)));
+    assert_eq!((to_a.len(), to_b.len()), (1, 1));
+    let (to_b, to_a) = (to_b.into_iter().next().unwrap(), to_a.into_iter().next().unwrap());
+    let (to_b, to_a) = (ack(to_b, 1), ack(to_a, 2));
+    assert_eq!((to_b.call, to_a.call), (id_b, id_a));
+    b.paths.handle_call_ack(&to_b);
+    a.paths.handle_call_ack(&to_a);
+    assert_eq!(a.events(at(20)), []);
+    assert_eq!(b.events(at(20)), []);
+    assert!(a.paths.poll_timeout().is_none());
+}
+
+#[test]
+fn calls_are_repeated_and_given_up() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    a.wanted(at(0));
+    let mut sent = vec![];
+    let mut now = at(0);
+    while let Some((due, _)) = {
+        if !a.signals(now).is_empty() {
+            sent.push(now.as_millis() / 1_000);
+        }
+        a.paths.poll_timeout()
+    } {
+        now = due;
+        a.paths.handle_timeout(now);
+    }
+    assert_eq!(sent, [0, 6, 16, 36]);
+    assert_eq!(a.events(now), [PathEvent::Failed { slot: SLOT, why: NoPath::NoAnswer }]);
+    // The next packet tries again.
+    a.wanted(now);
+    assert_eq!(a.signals(now).len(), 1);
+    a.paths.handle_call_failed(0, DeviceId(2), Some(CallFailure::Offline), now);
+    assert_eq!(a.events(now), [], "another call's failure");
+}
+
+fn a_call(call: u32) -> Call {
+    Call {
+        call,
+        peer: DeviceId(2),
+        receiver: 0,
+        nat: NatReport::default(),
+        rtt_ms: 0,
+        candidates: [host("10.0.0.2:1")].into_iter().collect(),
+    }
+}
+
+#[test]
+fn a_failed_call_says_why_and_waits_five_seconds() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    a.wanted(at(0));
+    let call = a.call(at(0)).call;
+    a.paths.handle_call_failed(call, DeviceId(2), Some(CallFailure::Offline), at(5));
+    let why = NoPath::Call(CallFailure::Offline);
+    assert_eq!(a.events(at(5)), [PathEvent::Failed { slot: SLOT, why }]);
+    a.wanted(at(10));
+    assert!(a.signals(at(10)).is_empty());
+    let (due, _) = a.paths.poll_timeout().unwrap();
+    assert_eq!(due, at(5_000));
+    a.paths.handle_timeout(due);
+    let again = a.call(due).call;
+    assert_ne!(again, call);
+    a.paths.handle_call_failed(again, DeviceId(2), Some(CallFailure::TooMany), due);
+    assert_eq!(a.events(due), []);
+    assert_eq!(a.paths.poll_timeout().unwrap().0, at(10_000));
+}
+
+#[test]
+fn a_call_that_cannot_be_sent_wakes_nobody() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    a.wanted(at(0));
+    a.paths.handle_timeout(at(0));
+    // No coordinator: nobody polls signals. The peer is given up in the end.
+    let (due, _) = a.paths.poll_timeout().unwrap();
+    assert_eq!(due, at(90_000));
+    a.paths.handle_timeout(due);
+    assert_eq!(a.events(due), [PathEvent::Failed { slot: SLOT, why: NoPath::NoAnswer }]);
+}
+
+#[test]
+fn a_call_may_come_before_the_map_names_its_caller() {
+    let mut paths = Paths::<4>::new(Sockets::both(SOCKET));
+    paths.set_own(DeviceId(1));
+    paths.handle_call(&a_call(5), at(0));
+    let kind = PeerKind { device: DeviceId(2), wireguard_only: false, endpoint: None };
+    paths.set_peer(SLOT, kind, at(40));
+    let Some(PathSignal::CallAck(ack)) = paths.poll_signal(at(40)) else { panic!("no answer") };
+    assert_eq!((ack.call, ack.peer), (5, DeviceId(2)));
+    assert_eq!(paths.targets(SLOT)[..], [direct("10.0.0.2:1")]);
+
+    let mut late = Paths::<4>::new(Sockets::both(SOCKET));
+    late.handle_call(&a_call(5), at(0));
+    late.set_peer(SLOT, kind, at(10_001));
+    assert!(late.poll_signal(at(10_001)).is_none());
+}
+
+#[test]
+fn a_cached_endpoint_is_tried_and_the_peer_called_in_parallel() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    a.paths.set_cached(SLOT, address("10.0.0.9:9"), at(0));
+    a.wanted(at(1));
+    assert!(a.events(at(1)).contains(&READY));
+    assert_eq!(a.paths.selected(SLOT).unwrap().why, Why::Cached);
+    let call = a.call(at(1)).call;
+    let mut answer = a_call(call);
+    answer.candidates = [host("10.0.0.2:1")].into_iter().collect();
+    a.paths.handle_call_ack(&CallAck {
+        call,
+        peer: DeviceId(2),
+        receiver: 0,
+        nat: answer.nat,
+        rtt_ms: 0,
+        candidates: answer.candidates,
+    });
+    assert_eq!(a.events(at(9)), [READY]);
+    assert_eq!(a.paths.targets(SLOT)[..], [direct("10.0.0.9:9"), direct("10.0.0.2:1")]);
+}
+
+#[test]
+fn a_proven_endpoint_is_tried_alone_for_a_second() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    let source = Source { socket: SOCKET, address: address("10.0.0.2:1") };
+    a.paths.handle_authenticated(SLOT, source, at(0));
+    a.events(at(0));
+    a.wanted(at(100_000));
+    assert!(a.signals(at(100_000)).is_empty());
+    a.paths.handle_initiation(SLOT, &mut a.entropy, at(100_000));
+    assert_eq!(a.paths.poll_timeout().unwrap().0, at(101_000));
+    a.paths.handle_timeout(at(101_000));
+    a.call(at(101_000));
+    // Long unused: called at once.
+    a.paths.handle_authenticated(SLOT, source, at(101_100));
+    a.wanted(at(400_000));
+    a.call(at(400_000));
+    assert_eq!(a.paths.cached(SLOT), Some(source.address));
+}
+
+#[test]
+fn overlay_and_foolish_addresses_are_never_candidates() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    a.paths.set_overlay(Overlay {
+        ipv4: [100, 93, 0, 0].into(),
+        ipv4_len: 16,
+        ipv6: [0xfd, 1, 2, 3, 4, 5],
+    });
+    let bad = [
+        "100.93.7.7:1",
+        "[fd01:203:405::9]:1",
+        "127.0.0.1:1",
+        "[::1]:1",
+        "0.0.0.0:1",
+        "224.0.0.1:1",
+        "255.255.255.255:1",
+        "169.254.1.1:1",
+        "[fe80::1]:1",
+        "[ff02::1]:1",
+        "[::ffff:10.0.0.1]:1",
+        "10.0.0.3:0",
+    ];
+    let good = ["100.94.0.1:1", "192.168.1.1:51871", "[2001:db8::1]:1", "[fd01:203:406::9]:1"];
+    let all: Vec<_> = bad.iter().chain(&good).map(|text| host(text)).collect();
+    a.paths.set_local(&all);
+    a.wanted(at(0));
+    let call = a.call(at(0));
+    let told: Vec<_> = call.candidates.iter().map(|c| c.address.to_string()).collect();
+    assert_eq!(told, good);
+
+    for (part, usable) in [(&bad[..8], 0), (&good[..], 4)] {
+        let mut peers = a_call(call.call);
+        peers.candidates = part.iter().map(|text| host(text)).collect();
+        let mut b = Side::new(1, 2, "10.0.0.1:1");
+        b.paths.set_overlay(Overlay {
+            ipv4: [100, 93, 0, 0].into(),
+            ipv4_len: 16,
+            ipv6: [0xfd, 1, 2, 3, 4, 5],
+        });
+        b.paths.handle_call(&peers, at(0));
+        assert_eq!(b.paths.targets(SLOT).len(), usable);
+    }
+}
+
+#[test]
+fn a_wireguard_only_peer_is_never_called() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    let endpoint = Some(address("192.0.2.7:51820"));
+    let kind = PeerKind { device: DeviceId(3), wireguard_only: true, endpoint };
+    a.paths.set_peer(SLOT, kind, at(0));
+    a.wanted(at(0));
+    a.paths.handle_initiation(SLOT, &mut a.entropy, at(0));
+    assert!(a.events(at(0)).contains(&READY));
+    assert!(a.signals(at(5_000)).is_empty());
+    assert_eq!(a.paths.selected(SLOT).unwrap().why, Why::Configured);
+    assert_eq!(a.paths.cached(SLOT), None);
+    let kind = PeerKind { endpoint: None, ..kind };
+    a.paths.remove_peer(SLOT);
+    a.paths.set_peer(SLOT, kind, at(0));
+    a.wanted(at(0));
+    assert_eq!(a.events(at(0)), [PathEvent::Failed { slot: SLOT, why: NoPath::NoEndpoint }]);
+}
+
+#[test]
+fn endpoints_are_written_at_most_every_ten_minutes() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    let mut writes = 0;
+    for step in 0..3_600u64 {
+        let now = at(step * 1_000);
+        let source = Source { socket: SOCKET, address: ([10, 0, 1, 1], 1 + step as u16).into() };
+        a.paths.handle_authenticated(SLOT, source, now);
+        writes += a.events(now).iter().filter(|e| **e == PathEvent::CacheChanged).count();
+    }
+    assert_eq!(writes, 6);
+    assert_eq!(a.paths.poll_timeout().unwrap().0, at(0) + Duration::from_secs(3_600));
+}
