@@ -19,8 +19,11 @@
 pub mod buffer;
 pub mod config;
 pub mod control;
+pub mod datapath;
 pub mod entropy;
 pub mod event;
+pub mod filter;
+pub mod index;
 pub mod ip;
 pub mod path;
 pub mod peers;

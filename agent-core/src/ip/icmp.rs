@@ -193,3 +193,33 @@ fn write_icmp((kind, code, word): (u8, u8, u32), quoted: &[u8], icmp: &mut [u8])
     icmp[4..8].copy_from_slice(&word.to_be_bytes());
     icmp[ICMP_HEADER_LEN..].copy_from_slice(quoted);
 }
+
+/// The same for a packet that is not parsed yet.
+pub fn answer_bytes(packet: &[u8], problem: Problem, out: &mut [u8]) -> Option<usize> {
+    answer(&Packet::parse(packet).ok()?, problem, out)
+}
+
+/// What an ICMP error says about the packet that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted {
+    /// Its source: who the error is for.
+    pub source: IpAddr,
+    /// Its destination.
+    pub destination: IpAddr,
+    /// Its upper layer.
+    pub protocol: u8,
+    /// What is left of its upper-layer header.
+    pub upper: Upper,
+}
+
+/// Reads the packet that an ICMP error quotes: IP header and 8 bytes suffice.
+/// `None` when this is no error, or the quote is not readable.
+pub fn quoted(packet: &Packet<'_>) -> Option<Quoted> {
+    let Upper::Icmp { kind, .. } = packet.upper else {
+        return None;
+    };
+    if !is_error(packet.protocol, kind) || is_redirect(packet.protocol, kind) {
+        return None;
+    }
+    super::quoted(packet.upper_bytes().get(ICMP_HEADER_LEN..)?)
+}

@@ -139,6 +139,35 @@ pub fn destination(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
+/// Reads as much of a packet as an ICMP error quotes. Unlike
+/// [`Packet::parse`] it does not expect the whole packet to be there.
+fn quoted(bytes: &[u8]) -> Option<icmp::Quoted> {
+    let (source, destination, protocol, fragment, upper_at) = match bytes.first()? >> 4 {
+        4 => {
+            let word = u16_at(bytes, 6)?;
+            let fragment = fragment_kind(word & 0x2000 != 0, word & 0x1FFF);
+            let upper_at = usize::from(bytes.first()? & 0x0F) * 4;
+            if upper_at < IPV4_HEADER_LEN {
+                return None;
+            }
+            let (source, destination) = (ipv4_at(bytes, 12)?, ipv4_at(bytes, 16)?);
+            (source.into(), destination.into(), *bytes.get(9)?, fragment, upper_at)
+        }
+        6 => {
+            let (protocol, fragment, upper_at) = extension_headers(bytes)?;
+            let (source, destination) = (ipv6_at(bytes, 8)?, ipv6_at(bytes, 24)?);
+            (source.into(), destination.into(), protocol, fragment, upper_at)
+        }
+        _ => return None,
+    };
+    // 8 bytes hold ports and identifiers; flags are not needed, so the rest of
+    // the header is taken for zero.
+    let mut head = [0; IPV4_HEADER_LEN];
+    head.get_mut(..8)?.copy_from_slice(bytes.get(upper_at..)?.get(..8)?);
+    let upper = upper(protocol, fragment, &head)?;
+    Some(icmp::Quoted { source, destination, protocol, upper })
+}
+
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     let field = bytes.get(at..)?.first_chunk::<2>()?;
     Some(u16::from_be_bytes(*field))

@@ -3,7 +3,7 @@
 use weft_noise::wg::INITIATION_LEN;
 
 use super::peer::{Peer, Pending, Timer, jitter};
-use super::{Outgoing, To, Tunnel};
+use super::{Outgoing, To, Tunnel, allocate};
 use crate::config::specification::{ERASE_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
 use crate::entropy::Entropy;
 use crate::event::PeerSlot;
@@ -72,7 +72,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         };
         if now.since(since) >= REKEY_ATTEMPT_TIME {
             if let Some(index) = peer.end_attempt() {
-                self.indices.free(index);
+                self.indices.remove(index);
             }
             give_up(peer, now);
             self.dirty.events = true;
@@ -88,10 +88,10 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             return;
         };
         if let Some(pending) = peer.pending.take() {
-            self.indices.free(pending.sent.sender());
+            self.indices.remove(pending.sent.sender());
         }
         peer.timers.set(Timer::Initiate, now + REKEY_TIMEOUT + jitter(entropy));
-        let Some(index) = self.indices.allocate(slot, entropy) else {
+        let Some(index) = allocate(&mut self.indices, slot, entropy) else {
             return;
         };
         let mut message = [0; INITIATION_LEN];

@@ -30,7 +30,6 @@
 //!
 //! About 1.2 KB per peer on a chip, plus 200 B per place of the initiation queue.
 
-mod index;
 mod initiate;
 mod keys;
 mod outputs;
@@ -49,14 +48,15 @@ use weft_wire::id::PublicKey;
 pub use self::keys::{KeyRole, PeerKeys, SecondPeerKey};
 pub use self::stamp::{RESERVATION, Tai64nClock};
 
-use self::index::IndexTable;
 use self::keys::OwnKeys;
-use self::peer::{Demand, Peer, Timer};
+use self::peer::{Demand, INDICES, Peer, Timer};
 use self::queue::InitiationQueue;
 use self::session::Confirmed;
 use crate::config::TunnelConfig;
 use crate::config::implementation::PATH_RETRY_INTERVAL;
+use crate::entropy::Entropy;
 use crate::event::{Activity, DropCounters, PeerSlot, SessionTimes, Source};
+use crate::index::IndexTable;
 use crate::time::Instant;
 use crate::timer::{Reason, TimerKey};
 
@@ -221,7 +221,7 @@ pub struct Tunnel<const PEERS: usize, const QUEUE: usize = 8> {
     peers: [Option<Peer>; PEERS],
     /// Slots whose peer is gone and whose sessions the data path still holds.
     wiped: [bool; PEERS],
-    indices: IndexTable<PEERS>,
+    indices: IndexTable<PEERS, INDICES>,
     cookies: Checker,
     queue: InitiationQueue<QUEUE>,
     outgoing: Deque<Outgoing, OUTGOING>,
@@ -344,10 +344,10 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             return;
         };
         for session in peer.sessions.iter() {
-            self.indices.free(session.index);
+            self.indices.remove(session.index);
         }
         if let Some(pending) = &peer.pending {
-            self.indices.free(pending.sent.sender());
+            self.indices.remove(pending.sent.sender());
         }
         if let Some(wiped) = self.wiped.get_mut(slot.index()) {
             *wiped = true;
@@ -413,7 +413,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
                 peer.seal_with(index);
                 peer.waiting.established = Some((source, false));
                 if let Some(pending) = peer.end_attempt() {
-                    indices.free(pending);
+                    indices.remove(pending);
                 }
             }
         }
@@ -513,13 +513,55 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
 }
 
 /// A handshake under way was begun with keys that changed: begins again at once.
-fn restart<const PEERS: usize>(peer: &mut Peer, indices: &mut IndexTable<PEERS>, now: Instant) {
+fn restart<const PEERS: usize>(
+    peer: &mut Peer,
+    indices: &mut IndexTable<PEERS, INDICES>,
+    now: Instant,
+) {
     let wanted = peer.attempt_since.is_some();
     if let Some(index) = peer.end_attempt() {
-        indices.free(index);
+        indices.remove(index);
     }
     peer.initiated_at = None;
     if wanted {
         peer.want_handshake(now);
+    }
+}
+
+/// Draws a receiver index: random, so that nobody can guess it, and unique over
+/// all peers and slots. `None` when the table is full, which its size rules out.
+fn allocate<const PEERS: usize>(
+    indices: &mut IndexTable<PEERS, INDICES>,
+    slot: PeerSlot,
+    entropy: &mut dyn Entropy,
+) -> Option<u32> {
+    if indices.is_full() {
+        return None;
+    }
+    // Two equal draws have a chance of 2^-32 per index in use. A source that
+    // repeats itself for ever is broken, and must not hang the agent.
+    (0..64).find_map(|_| {
+        let index = entropy.number();
+        indices.insert(index, slot).then_some(index)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Stuck;
+
+    impl Entropy for Stuck {
+        fn fill(&mut self, out: &mut [u8]) {
+            out.fill(7);
+        }
+    }
+
+    #[test]
+    fn a_stuck_entropy_source_gives_no_second_index() {
+        let mut indices = IndexTable::<2, INDICES>::new();
+        assert_eq!(allocate(&mut indices, PeerSlot(0), &mut Stuck), Some(0x0707_0707));
+        assert_eq!(allocate(&mut indices, PeerSlot(1), &mut Stuck), None);
     }
 }

@@ -5,7 +5,6 @@ use heapless::Vec;
 use weft_noise::wg::cookie::Jar;
 use weft_noise::wg::{InitiationSent, RemoteKey, Tai64n};
 
-use super::index::IndexTable;
 use super::keys::PeerKeys;
 use super::session::{Gone, SLOTS, Sessions};
 use crate::config::implementation::REKEY_TIMEOUT_JITTER;
@@ -14,6 +13,7 @@ use crate::config::specification::{
 };
 use crate::entropy::Entropy;
 use crate::event::{Activity, Source};
+use crate::index::IndexTable;
 use crate::time::{Duration, Instant};
 use crate::timer::{Reason, TimerKey, TimerTable};
 
@@ -116,6 +116,9 @@ pub(super) struct Peer {
     pub(super) handshakes: u32,
 }
 
+/// Indices that one peer can hold at once: its sessions and a handshake.
+pub(super) const INDICES: usize = SLOTS + 1;
+
 /// A random span up to the kernel's jitter.
 pub(super) fn jitter(entropy: &mut dyn Entropy) -> Duration {
     let most = REKEY_TIMEOUT_JITTER.as_millis() as u32 + 1;
@@ -174,10 +177,10 @@ impl Peer {
     pub(super) fn drop_sessions<const PEERS: usize>(
         &mut self,
         gone: &Gone,
-        indices: &mut IndexTable<PEERS>,
+        indices: &mut IndexTable<PEERS, INDICES>,
     ) {
         for left in gone {
-            indices.free(left.index);
+            indices.remove(left.index);
             if left.held {
                 // There is room, see `drops`.
                 let _ = self.drops.push(left.index);

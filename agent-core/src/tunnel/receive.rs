@@ -8,7 +8,7 @@ use weft_wire::id::PublicKey;
 use super::keys::OwnKey;
 use super::queue::{Admission, Standing, Waiting};
 use super::session::Session;
-use super::{Outgoing, To, Tunnel};
+use super::{Outgoing, To, Tunnel, allocate};
 use crate::config::implementation::{INITIATION_INTERVAL, INVALID_RESPONSES};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, Source};
@@ -141,7 +141,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         }
         peer.greatest = authentic.stamp();
         peer.initiation_received_at = Some(now);
-        let index = self.indices.allocate(slot, entropy).ok_or(DropReason::QueueFull)?;
+        let index = allocate(&mut self.indices, slot, entropy).ok_or(DropReason::QueueFull)?;
         let mut response = [0; RESPONSE_LEN];
         let psk = peer.keys.psk_for(&key, own.newer);
         let keys = authentic.respond(index, psk, entropy, &mut response);

@@ -43,7 +43,7 @@ const IDS: &str = "weft_wire::id";
 pub(crate) const AGENT_CORE: Crate = Crate {
     folder: "agent-core/src",
     foundation: &[
-        "time", "entropy", "buffer", "event", "config", "timer", "ip",
+        "time", "entropy", "buffer", "event", "config", "timer", "index", "ip",
     ],
     modules: &[
         module("time", &[], &[IDS]),
@@ -52,6 +52,7 @@ pub(crate) const AGENT_CORE: Crate = Crate {
         module("event", &[], &[IDS]),
         module("config", &[], &[IDS]),
         module("timer", &[], &[IDS]),
+        module("index", &[], &[IDS]),
         module("ip", &[], &[IDS]),
         module("filter", &[], &["weft_wire::map"]),
         module(

@@ -1,0 +1,250 @@
+//! One peer in the data path: its sessions, its clocks, what it may do.
+
+use weft_noise::wg::{Opener, REKEY_AFTER_MESSAGES, SealError, Sealer, SessionKeys};
+
+use crate::event::{Activity, Counters, DropCounters, DropReason, Edges, SessionTimes, Source};
+use crate::filter::Masks;
+use crate::time::Instant;
+
+/// Sessions of one peer: previous, current, next.
+pub(super) const SESSIONS: usize = 3;
+
+/// A session: both directions, and until when each is used.
+pub(super) struct Session<const WORDS: usize> {
+    pub(super) index: u32,
+    sealer: Sealer,
+    opener: Opener<WORDS>,
+    sealing: SessionTimes,
+    opening: SessionTimes,
+    /// The counter has reached where either side replaces the session.
+    used_up: bool,
+    /// The first packet's source, until it is reported.
+    first: Option<Source>,
+}
+
+/// Why nothing was sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotSealed {
+    NoSession,
+    NoRoom,
+}
+
+/// One peer.
+pub(super) struct Slot<const WORDS: usize> {
+    pub(super) sessions: [Option<Session<WORDS>>; SESSIONS],
+    /// The session to seal with.
+    pub(super) current: Option<u32>,
+    /// Largest packet that the peer takes.
+    pub(super) mtu: u16,
+    pub(super) masks: Masks,
+    pub(super) endpoint: Option<Source>,
+    /// Where the newest authenticated packet came from.
+    heard_from: Option<Source>,
+    activity: Activity,
+    /// Nothing is waited for: the next data packet is an edge.
+    quiet: bool,
+    pub(super) counters: Counters,
+    pub(super) drops: DropCounters,
+}
+
+impl<const WORDS: usize> Slot<WORDS> {
+    pub(super) const fn new() -> Self {
+        Self {
+            sessions: [const { None }; SESSIONS],
+            current: None,
+            mtu: crate::config::implementation::MTU_DEFAULT,
+            masks: Masks { inbound: 0, outbound: 0 },
+            endpoint: None,
+            heard_from: None,
+            activity: Activity {
+                sent_at: None,
+                received_at: None,
+                data_sent_at: None,
+                data_received_at: None,
+                first_unanswered_at: None,
+                first_unreplied_at: None,
+                edges: Edges::NONE,
+            },
+            quiet: true,
+            counters: Counters {
+                sent_packets: 0,
+                sent_bytes: 0,
+                received_packets: 0,
+                received_bytes: 0,
+            },
+            drops: DropCounters::new(),
+        }
+    }
+
+    /// Takes a new session. `false` when there is no place, which the tunnel's
+    /// order of drops and installs rules out.
+    pub(super) fn install(
+        &mut self,
+        keys: SessionKeys,
+        sealing: SessionTimes,
+        opening: SessionTimes,
+        send: bool,
+    ) -> bool {
+        let index = keys.local_index();
+        let Some(place) = self.sessions.iter_mut().find(|place| place.is_none()) else {
+            return false;
+        };
+        let (sealer, opener) = keys.split();
+        *place =
+            Some(Session { index, sealer, opener, sealing, opening, used_up: false, first: None });
+        if send {
+            self.current = Some(index);
+        }
+        // The handshake was an answer: nothing before it is waited for.
+        self.activity.first_unanswered_at = None;
+        self.activity.first_unreplied_at = None;
+        self.quiet = true;
+        true
+    }
+
+    /// Erases a session; `false` when it is not there.
+    pub(super) fn drop_session(&mut self, index: u32) -> bool {
+        if self.current == Some(index) {
+            self.current = None;
+        }
+        let place = self
+            .sessions
+            .iter_mut()
+            .find(|place| place.as_ref().is_some_and(|session| session.index == index));
+        place.is_some_and(|place| place.take().is_some())
+    }
+
+    fn session(&mut self, index: u32) -> Option<&mut Session<WORDS>> {
+        self.sessions.iter_mut().flatten().find(|session| session.index == index)
+    }
+
+    /// Whether something can be sealed now.
+    pub(super) fn can_seal(&self, now: Instant) -> bool {
+        self.sessions
+            .iter()
+            .flatten()
+            .any(|session| self.current == Some(session.index) && now < session.sealing.expires_at)
+    }
+
+    /// Seals `len` bytes at the headroom of `buffer`; 0 makes a keepalive.
+    pub(super) fn seal(
+        &mut self,
+        buffer: &mut [u8],
+        len: usize,
+        mtu: u16,
+        now: Instant,
+    ) -> Result<usize, NotSealed> {
+        let index = self.current.ok_or(NotSealed::NoSession)?;
+        let session = self.session(index).ok_or(NotSealed::NoSession)?;
+        if now >= session.sealing.expires_at {
+            return Err(NotSealed::NoSession);
+        }
+        let sealed =
+            session.sealer.seal(buffer, len, usize::from(mtu)).map_err(|error| match error {
+                SealError::NoRoom => NotSealed::NoRoom,
+                _ => NotSealed::NoSession,
+            })?;
+        let used_up = session.sealer.counter() >= REKEY_AFTER_MESSAGES;
+        let used_up = used_up && !core::mem::replace(&mut session.used_up, used_up);
+        let rekey = session.sealing.take_rekey(now) || used_up;
+        self.sent(len, now);
+        if rekey {
+            self.activity.edges.rekey_due = Some(index);
+        }
+        Ok(sealed)
+    }
+
+    fn sent(&mut self, len: usize, now: Instant) {
+        self.activity.sent_at = Some(now);
+        self.activity.first_unreplied_at = None;
+        if len > 0 {
+            self.activity.data_sent_at = Some(now);
+            self.activity.first_unanswered_at.get_or_insert(now);
+            self.wake();
+            self.counters.sent_packets += 1;
+            self.counters.sent_bytes += len as u64;
+        }
+    }
+
+    fn wake(&mut self) {
+        if self.quiet {
+            self.quiet = false;
+            self.activity.edges.active = true;
+        }
+    }
+
+    /// Opens a datagram in place; gives the length of the padded packet.
+    pub(super) fn open(
+        &mut self,
+        index: u32,
+        source: Source,
+        datagram: &mut [u8],
+        now: Instant,
+    ) -> Result<usize, DropReason> {
+        let session = self.session(index).ok_or(DropReason::UnknownIndex)?;
+        if now >= session.opening.expires_at {
+            return Err(DropReason::Expired);
+        }
+        let opened = session.opener.open(datagram).map_err(|error| match error {
+            weft_noise::wg::OpenError::Replayed => DropReason::Replayed,
+            weft_noise::wg::OpenError::Exhausted => DropReason::Expired,
+            weft_noise::wg::OpenError::Malformed => DropReason::Malformed,
+            _ => DropReason::Unauthentic,
+        })?;
+        if opened.first {
+            session.first = Some(source);
+        }
+        if session.opening.take_rekey(now) {
+            self.activity.edges.rekey_due = Some(index);
+        }
+        if opened.newest && self.heard_from != Some(source) {
+            self.heard_from = Some(source);
+            self.activity.edges.roamed = Some(source);
+        }
+        self.activity.received_at = Some(now);
+        self.activity.first_unanswered_at = None;
+        if opened.len > 0 {
+            self.activity.data_received_at = Some(now);
+            self.activity.first_unreplied_at.get_or_insert(now);
+            self.wake();
+        }
+        Ok(opened.len)
+    }
+
+    /// Whether [`Slot::take_activity`] has an edge to tell.
+    pub(super) fn has_edges(&self) -> bool {
+        self.activity.edges != Edges::NONE
+            || self.sessions.iter().flatten().any(|session| session.first.is_some())
+    }
+
+    /// What the tunnel's timers read. With nothing unanswered on either side the
+    /// tunnel waits for nothing, so the next data packet is an edge again.
+    pub(super) fn take_activity(&mut self) -> Activity {
+        let mut activity = self.activity;
+        self.activity.edges = Edges::NONE;
+        activity.edges.first_packet = self
+            .sessions
+            .iter_mut()
+            .flatten()
+            .find_map(|session| session.first.take().map(|source| (session.index, source)));
+        self.quiet =
+            activity.first_unanswered_at.is_none() && activity.first_unreplied_at.is_none();
+        activity
+    }
+
+    /// The times as they are, for people.
+    pub(super) const fn activity(&self) -> &Activity {
+        &self.activity
+    }
+}
+
+impl SessionTimes {
+    /// Whether the session is to be replaced; true once.
+    fn take_rekey(&mut self, now: Instant) -> bool {
+        let due = now >= self.rekey_at;
+        if due {
+            self.rekey_at = Instant::FAR_FUTURE;
+        }
+        due
+    }
+}
