@@ -51,14 +51,12 @@ fn edges(metadata: &Value) -> Vec<Edge> {
         .iter()
         .flat_map(|package| {
             let from = text(&package["name"]);
-            list(&package["dependencies"])
-                .into_iter()
-                .map(move |dependency| Edge {
-                    from: from.clone(),
-                    to: text(&dependency["name"]),
-                    ours: dependency["path"].is_string(),
-                    shipped: dependency["kind"].as_str() != Some("dev"),
-                })
+            list(&package["dependencies"]).into_iter().map(move |dependency| Edge {
+                from: from.clone(),
+                to: text(&dependency["name"]),
+                ours: dependency["path"].is_string(),
+                shipped: dependency["kind"].as_str() != Some("dev"),
+            })
         })
         .collect()
 }
@@ -70,9 +68,7 @@ fn judge(edge: &Edge) -> Option<String> {
     }
     if edge.ours {
         let Some((_, allowed)) = EDGES.iter().find(|(package, _)| package == from) else {
-            return Some(format!(
-                "package {from} has no row in cross/xtask/src/tables.rs"
-            ));
+            return Some(format!("package {from} has no row in cross/xtask/src/tables.rs"));
         };
         return (!allowed.contains(&to.as_str()))
             .then(|| format!("{from} depends on {to}; it may depend on {allowed:?}"));
@@ -91,13 +87,7 @@ mod tests {
     use super::*;
 
     fn wrong(from: &str, to: &str, ours: bool, shipped: bool) -> bool {
-        judge(&Edge {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            ours,
-            shipped,
-        })
-        .is_some()
+        judge(&Edge { from: from.to_owned(), to: to.to_owned(), ours, shipped }).is_some()
     }
 
     #[test]

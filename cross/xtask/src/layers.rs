@@ -17,9 +17,7 @@ pub(crate) fn check(root: &Path) -> Report {
     let mut report = edges::check(root);
     for table in [&AGENT_CORE, &COORDINATOR] {
         match files_below(root, table.folder) {
-            Ok(files) => files
-                .iter()
-                .for_each(|file| report.merge(check_file(table, file))),
+            Ok(files) => files.iter().for_each(|file| report.merge(check_file(table, file))),
             Err(error) => report.errors.push(error),
         }
     }
@@ -39,10 +37,7 @@ struct Reference {
 }
 
 fn check_file(table: &Crate, file: &SourceFile) -> Report {
-    let mut report = Report {
-        examined: 1,
-        ..Report::default()
-    };
+    let mut report = Report { examined: 1, ..Report::default() };
     let inside = file.path.strip_prefix(table.folder).unwrap_or(&file.path);
     let here = module_path(inside);
     let Some(top) = here.first() else {
@@ -66,10 +61,9 @@ fn check_file(table: &Crate, file: &SourceFile) -> Report {
         }
         if let Some(wrong) = judge(table, module, &reference) {
             let path = reference.segments.join("::");
-            report.errors.push(format!(
-                "{}:{}: {top} imports {path}: {wrong}",
-                file.path, reference.line
-            ));
+            report
+                .errors
+                .push(format!("{}:{}: {top} imports {path}: {wrong}", file.path, reference.line));
         }
     }
     report
@@ -109,10 +103,7 @@ fn judge(table: &Crate, module: &Module, reference: &Reference) -> Option<String
     }
     let path = reference.segments.join("::");
     let allowed = module.paths.iter().any(|prefix| {
-        path == *prefix
-            || path
-                .strip_prefix(prefix)
-                .is_some_and(|rest| rest.starts_with("::"))
+        path == *prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("::"))
     });
     (!allowed).then(|| format!("allowed from other crates: {:?}", module.paths))
 }
@@ -199,12 +190,7 @@ fn read_tree(
 fn resolve(path: &[String], here: &[String]) -> Option<Vec<String>> {
     let inside = |base: &[String], rest: &[String]| {
         let mut whole = vec!["crate".to_owned()];
-        whole.extend(
-            base.iter()
-                .chain(rest)
-                .filter(|name| *name != "self")
-                .cloned(),
-        );
+        whole.extend(base.iter().chain(rest).filter(|name| *name != "self").cloned());
         Some(whole)
     };
     match path.first()?.as_str() {
@@ -220,25 +206,19 @@ fn resolve(path: &[String], here: &[String]) -> Option<Vec<String>> {
 
 /// SQL stays in the store, `unsafe` in its few modules.
 fn homes(file: &SourceFile) -> Report {
-    let mut report = Report {
-        examined: 1,
-        ..Report::default()
-    };
+    let mut report = Report { examined: 1, ..Report::default() };
     let allowed = UNSAFE.iter().any(|home| is_home(&file.path, home));
     let sql = file.path.starts_with("coordinator/src/") && !is_home(&file.path, SQL);
     walk(file.tokens.clone(), &mut |token| {
         let line = token.span().start().line;
         match token {
-            TokenTree::Ident(word) if word == "unsafe" && !allowed => report.errors.push(format!(
-                "{}:{line}: unsafe code; its homes are {UNSAFE:?}",
-                file.path
-            )),
+            TokenTree::Ident(word) if word == "unsafe" && !allowed => report
+                .errors
+                .push(format!("{}:{line}: unsafe code; its homes are {UNSAFE:?}", file.path)),
             TokenTree::Literal(text)
                 if sql && !file.in_tests(line) && is_sql(&text.to_string()) =>
             {
-                report
-                    .errors
-                    .push(format!("{}:{line}: SQL outside {SQL}", file.path));
+                report.errors.push(format!("{}:{line}: SQL outside {SQL}", file.path));
             }
             _ => {}
         }
@@ -247,8 +227,7 @@ fn homes(file: &SourceFile) -> Report {
 }
 
 fn is_home(path: &str, home: &str) -> bool {
-    path.strip_prefix(home)
-        .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    path.strip_prefix(home).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
 }
 
 fn is_sql(literal: &str) -> bool {
@@ -287,11 +266,7 @@ mod tests {
     }
 
     fn errors(path: &str, text: &str) -> Vec<String> {
-        let table = if path.starts_with("agent-core") {
-            &AGENT_CORE
-        } else {
-            &COORDINATOR
-        };
+        let table = if path.starts_with("agent-core") { &AGENT_CORE } else { &COORDINATOR };
         let file = SourceFile::parse(path, text).unwrap();
         let mut report = check_file(table, &file);
         report.merge(homes(&file));
@@ -339,10 +314,7 @@ mod tests {
             ("domain/device.rs", "use tokio::sync::mpsc;"),
             ("service/devices.rs", "use crate::transport::mqtt::Hub;"),
             ("service/devices.rs", "use rusqlite::Connection;"),
-            (
-                "service/devices.rs",
-                "const Q: &str = \"SELECT id FROM device\";",
-            ),
+            ("service/devices.rs", "const Q: &str = \"SELECT id FROM device\";"),
             ("transport/http/devices.rs", "use crate::store::Store;"),
             ("store/sqlite/mod.rs", "use crate::service::Enrol;"),
             ("elsewhere.rs", "fn f() {}"),

@@ -18,10 +18,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "What the house checks and measures about itself"
-)]
+#[command(name = "cargo xtask", about = "What the house checks and measures about itself")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,

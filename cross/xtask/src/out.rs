@@ -13,14 +13,8 @@ pub(crate) fn line(text: &str) {
 /// Prints a check's findings; fails if there are errors or nothing was examined.
 pub(crate) fn report(name: &str, report: &Report) -> ExitCode {
     report.notes.iter().for_each(|text| line(text));
-    report
-        .warnings
-        .iter()
-        .for_each(|text| line(&format!("warning: {text}")));
-    report
-        .errors
-        .iter()
-        .for_each(|text| line(&format!("error[{name}]: {text}")));
+    report.warnings.iter().for_each(|text| line(&format!("warning: {text}")));
+    report.errors.iter().for_each(|text| line(&format!("error[{name}]: {text}")));
     if report.examined == 0 {
         line(&format!("error[{name}]: nothing found to examine"));
         return ExitCode::FAILURE;

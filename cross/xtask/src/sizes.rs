@@ -31,10 +31,7 @@ pub(crate) fn check(root: &Path) -> Report {
 }
 
 fn check_file(file: &SourceFile) -> Report {
-    let mut report = Report {
-        examined: file.functions.len(),
-        ..Report::default()
-    };
+    let mut report = Report { examined: file.functions.len(), ..Report::default() };
     let path = &file.path;
     for (name, first, last) in &file.functions {
         let lines = file.code.range(first + 1..*last.max(&(first + 1))).count();
@@ -52,28 +49,18 @@ fn check_file(file: &SourceFile) -> Report {
             ));
         }
     }
-    let lines = file
-        .code
-        .iter()
-        .filter(|line| !file.in_tests(**line))
-        .count();
+    let lines = file.code.iter().filter(|line| !file.in_tests(**line)).count();
     if lines > FILE_STOP {
-        report.errors.push(format!(
-            "{path}: {lines} lines of code, at most {FILE_STOP}"
-        ));
+        report.errors.push(format!("{path}: {lines} lines of code, at most {FILE_STOP}"));
     } else if lines > FILE_AIM {
-        report.warnings.push(format!(
-            "{path}: {lines} lines of code, the aim is {FILE_AIM}"
-        ));
+        report.warnings.push(format!("{path}: {lines} lines of code, the aim is {FILE_AIM}"));
     }
     if let Some((_, budget)) = WIRING.iter().find(|(wiring, _)| wiring == path) {
-        report
-            .notes
-            .push(format!("wiring  {path}  {lines} of {budget} lines"));
+        report.notes.push(format!("wiring  {path}  {lines} of {budget} lines"));
         if lines > *budget {
-            report.errors.push(format!(
-                "{path}: {lines} lines, the budget of this wiring file is {budget}"
-            ));
+            report
+                .errors
+                .push(format!("{path}: {lines} lines, the budget of this wiring file is {budget}"));
         }
     }
     report
@@ -118,10 +105,8 @@ mod tests {
 
     #[test]
     fn long_inline_tests_and_files_are_errors() {
-        let tests = format!(
-            "#[cfg(test)]\nmod tests {{\n{}}}\n",
-            "use super::*;\n".repeat(INLINE_TESTS)
-        );
+        let tests =
+            format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "use super::*;\n".repeat(INLINE_TESTS));
         let found = errors("a.rs", &tests);
         assert!(found[0].contains("inline tests"), "{found:?}");
         let found = errors("a.rs", &"const A: u8 = 0;\n".repeat(FILE_STOP + 1));

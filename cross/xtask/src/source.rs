@@ -50,9 +50,7 @@ impl SourceFile {
 
     /// Whether a line lies in an inline test module.
     pub(crate) fn in_tests(&self, line: usize) -> bool {
-        self.tests
-            .iter()
-            .any(|(first, last)| (*first..=*last).contains(&line))
+        self.tests.iter().any(|(first, last)| (*first..=*last).contains(&line))
     }
 }
 
@@ -78,9 +76,7 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), String> {
         Err(error) => return Err(format!("{}: {error}", folder.display())),
     };
     for entry in entries {
-        let path = entry
-            .map_err(|error| format!("{}: {error}", folder.display()))?
-            .path();
+        let path = entry.map_err(|error| format!("{}: {error}", folder.display()))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let skipped = name.starts_with('.') || ["target", "node_modules"].contains(&&*name);
         if skipped {
@@ -104,8 +100,7 @@ struct Collector {
 impl Collector {
     fn function(&mut self, name: &syn::Ident, block: &syn::Block) {
         let span = block.span();
-        self.functions
-            .push((name.to_string(), span.start().line, span.end().line));
+        self.functions.push((name.to_string(), span.start().line, span.end().line));
     }
 }
 

@@ -29,28 +29,17 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// One thing that passed, in words.
     fn pass(detail: &str) -> Self {
-        Self {
-            passed: 1,
-            detail: Some(detail.to_owned()),
-            ..Self::default()
-        }
+        Self { passed: 1, detail: Some(detail.to_owned()), ..Self::default() }
     }
 
     /// One thing that failed.
     fn fail(trouble: Vec<String>) -> Self {
-        Self {
-            failed: 1,
-            trouble,
-            ..Self::default()
-        }
+        Self { failed: 1, trouble, ..Self::default() }
     }
 
     /// One thing that could not run here.
     fn skip(name: &str, reason: &str) -> Self {
-        Self {
-            skipped: vec![(name.to_owned(), reason.to_owned())],
-            ..Self::default()
-        }
+        Self { skipped: vec![(name.to_owned(), reason.to_owned())], ..Self::default() }
     }
 
     fn merge(&mut self, other: Self) {
@@ -84,14 +73,8 @@ pub(crate) fn run(root: &Path, full: bool) -> ExitCode {
         ("layers, sizes", Box::new(|| checks(root))),
         ("format, lints", Box::new(|| cargo::lints(root))),
         ("unit and property", Box::new(|| cargo::unit(root, full))),
-        (
-            "simulator",
-            Box::new(|| cargo::tests(root, "simulator", &["-p", "weft-sim"], full)),
-        ),
-        (
-            "oracles",
-            Box::new(|| cargo::tests(root, "oracles", &["-p", "weft-oracles"], full)),
-        ),
+        ("simulator", Box::new(|| cargo::tests(root, "simulator", &["-p", "weft-sim"], full))),
+        ("oracles", Box::new(|| cargo::tests(root, "oracles", &["-p", "weft-oracles"], full))),
         ("riscv32imc", Box::new(|| cargo::riscv(root))),
         ("licences", Box::new(|| cargo::licences(root, full))),
         ("release build", Box::new(|| cargo::release(root))),
@@ -103,11 +86,7 @@ pub(crate) fn run(root: &Path, full: bool) -> ExitCode {
         print(name, &outcome, began.elapsed());
         total.merge(outcome);
     }
-    let verdict = if total.failed == 0 {
-        "passed"
-    } else {
-        "failed"
-    };
+    let verdict = if total.failed == 0 { "passed" } else { "failed" };
     out::line(&format!(
         "{verdict}: {} tests, {} skipped, in {}",
         thousands(total.passed + total.failed),
@@ -134,10 +113,8 @@ pub(crate) fn run(root: &Path, full: bool) -> ExitCode {
 
 fn checks(root: &Path) -> Outcome {
     let mut outcome = Outcome::default();
-    let reports: [(&str, Report); 2] = [
-        ("layers", layers::check(root)),
-        ("sizes", sizes::check(root)),
-    ];
+    let reports: [(&str, Report); 2] =
+        [("layers", layers::check(root)), ("sizes", sizes::check(root))];
     let mut examined = 0;
     for (name, report) in reports {
         outcome.passed += 1;
@@ -155,11 +132,7 @@ fn checks(root: &Path) -> Outcome {
 }
 
 fn print(name: &str, outcome: &Outcome, took: Duration) {
-    out::line(&format!(
-        "{name:<20} {:<40} {:>14}",
-        outcome.counts(),
-        span(took)
-    ));
+    out::line(&format!("{name:<20} {:<40} {:>14}", outcome.counts(), span(took)));
     for line in skips(&outcome.skipped) {
         out::line(&format!("  {line}"));
     }

@@ -29,12 +29,7 @@ const fn module(
     modules: &'static [&'static str],
     paths: &'static [&'static str],
 ) -> Module {
-    Module {
-        name,
-        modules,
-        paths,
-        without: &[],
-    }
+    Module { name, modules, paths, without: &[] }
 }
 
 const IDS: &str = "weft_wire::id";
@@ -42,9 +37,7 @@ const IDS: &str = "weft_wire::id";
 /// `peers`, `tunnel`, `datapath`, `path` and `control` never import one another.
 pub(crate) const AGENT_CORE: Crate = Crate {
     folder: "agent-core/src",
-    foundation: &[
-        "time", "entropy", "buffer", "event", "config", "timer", "index", "ip",
-    ],
+    foundation: &["time", "entropy", "buffer", "event", "config", "timer", "index", "ip"],
     modules: &[
         module("time", &[], &[IDS]),
         module("entropy", &[], &["weft_noise::entropy"]),
@@ -55,11 +48,7 @@ pub(crate) const AGENT_CORE: Crate = Crate {
         module("index", &[], &[IDS]),
         module("ip", &[], &[IDS]),
         module("filter", &[], &["weft_wire::map"]),
-        module(
-            "tunnel",
-            &[],
-            &["weft_noise::wg", "weft_noise::key", "weft_noise::probe", IDS],
-        ),
+        module("tunnel", &[], &["weft_noise::wg", "weft_noise::key", "weft_noise::probe", IDS]),
         module("datapath", &["filter"], &["weft_noise::wg", "weft_wire::map", IDS]),
         module("stun", &[], &["weft_wire", "weft_noise::legacy"]),
         module("relay", &[], &["weft_wire", "weft_noise::legacy"]),
@@ -67,12 +56,7 @@ pub(crate) const AGENT_CORE: Crate = Crate {
         module(
             "control",
             &[],
-            &[
-                "weft_wire",
-                "weft_noise::sealed",
-                "weft_noise::key",
-                "weft_noise::mac",
-            ],
+            &["weft_wire", "weft_noise::sealed", "weft_noise::key", "weft_noise::mac"],
         ),
         module("peers", &[], &["weft_wire"]),
         module("netstack", &[], &[]),
@@ -95,12 +79,7 @@ pub(crate) const COORDINATOR: Crate = Crate {
         Module {
             name: "domain",
             modules: &[],
-            paths: &[
-                IDS,
-                "weft_wire::map",
-                "weft_wire::item::Standing",
-                "weft_noise::mac",
-            ],
+            paths: &[IDS, "weft_wire::map", "weft_wire::item::Standing", "weft_noise::mac"],
             without: &["tokio", "rusqlite", "axum"],
         },
         Module {
@@ -127,12 +106,7 @@ pub(crate) const COORDINATOR: Crate = Crate {
             paths: &[],
             without: &["axum", "rusqlite"],
         },
-        Module {
-            name: "config",
-            modules: &["domain"],
-            paths: &[],
-            without: &["rusqlite"],
-        },
+        Module { name: "config", modules: &["domain"], paths: &[], without: &["rusqlite"] },
         Module {
             name: "cli",
             modules: &["config", "domain"],
@@ -141,15 +115,7 @@ pub(crate) const COORDINATOR: Crate = Crate {
         },
         Module {
             name: "app",
-            modules: &[
-                "domain",
-                "store",
-                "service",
-                "transport",
-                "jobs",
-                "config",
-                "cli",
-            ],
+            modules: &["domain", "store", "service", "transport", "jobs", "config", "cli"],
             paths: &["weft_wire", "weft_noise", "weft_relay"],
             without: &[],
         },
@@ -161,22 +127,10 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("weft-wire", &[]),
     ("weft-noise", &["weft-wire"]),
     ("weft-agent-core", &["weft-noise", "weft-wire"]),
-    (
-        "weft-agent-linux",
-        &["weft-agent-core", "weft-noise", "weft-wire"],
-    ),
-    (
-        "weft-agent-esp32",
-        &["weft-agent-core", "weft-noise", "weft-wire"],
-    ),
-    (
-        "weft-coordinator",
-        &["weft-noise", "weft-relay", "weft-wire"],
-    ),
-    (
-        "weft-relay",
-        &["weft-agent-core", "weft-noise", "weft-wire"],
-    ),
+    ("weft-agent-linux", &["weft-agent-core", "weft-noise", "weft-wire"]),
+    ("weft-agent-esp32", &["weft-agent-core", "weft-noise", "weft-wire"]),
+    ("weft-coordinator", &["weft-noise", "weft-relay", "weft-wire"]),
+    ("weft-relay", &["weft-agent-core", "weft-noise", "weft-wire"]),
     ("xtask", &["weft-noise", "weft-wire"]),
 ];
 
@@ -185,30 +139,17 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
 pub(crate) const TESTERS: &[&str] = &["weft-lab", "weft-sim", "weft-oracles"];
 
 /// Crates that only `weft-noise` names: the one home of ciphers.
-pub(crate) const CIPHERS: &[&str] = &[
-    "blake2",
-    "chacha20poly1305",
-    "hmac",
-    "md-5",
-    "ring",
-    "sha1",
-    "x25519-dalek",
-];
+pub(crate) const CIPHERS: &[&str] =
+    &["blake2", "chacha20poly1305", "hmac", "md-5", "ring", "sha1", "x25519-dalek"];
 
 /// Other implementations of WireGuard, and who may compare with them. Their
 /// mock clocks are features and must not leak into a benchmark.
-pub(crate) const PEERS: &[(&str, &[&str])] = &[
-    ("boringtun", &["weft-oracles", "xtask"]),
-    ("gotatun", &["weft-oracles"]),
-];
+pub(crate) const PEERS: &[(&str, &[&str])] =
+    &[("boringtun", &["weft-oracles", "xtask"]), ("gotatun", &["weft-oracles"])];
 
 /// Where `unsafe` may stand: a file of that name or a folder.
-pub(crate) const UNSAFE: &[&str] = &[
-    "agent-linux/src/net",
-    "agent-linux/src/os",
-    "hil-tests/lab/src/net",
-    "relay/src/io",
-];
+pub(crate) const UNSAFE: &[&str] =
+    &["agent-linux/src/net", "agent-linux/src/os", "hil-tests/lab/src/net", "relay/src/io"];
 
 /// Where SQL may stand.
 pub(crate) const SQL: &str = "coordinator/src/store";

@@ -18,14 +18,7 @@ pub(super) fn lints(root: &Path) -> Outcome {
     let mut outcome = Outcome::default();
     let format = ["fmt", "--all", "--check"];
     outcome.merge(step(root, "format", "format", &format));
-    let clippy = [
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ];
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     outcome.merge(step(root, "clippy", "clippy", &clippy));
     outcome
 }
@@ -51,11 +44,7 @@ pub(super) fn unit(root: &Path, full: bool) -> Outcome {
 
 /// One `cargo test`: built with Cargo's progress on screen, run into the log.
 pub(super) fn tests(root: &Path, log: &str, selection: &[&str], full: bool) -> Outcome {
-    let build: Vec<&str> = ["test", "--no-run"]
-        .iter()
-        .chain(selection)
-        .copied()
-        .collect();
+    let build: Vec<&str> = ["test", "--no-run"].iter().chain(selection).copied().collect();
     match cargo(root, &build).status() {
         Ok(status) if status.success() => {}
         Ok(status) => return Outcome::fail(vec![format!("cargo test --no-run: {status}")]),
@@ -76,9 +65,7 @@ pub(super) fn tests(root: &Path, log: &str, selection: &[&str], full: bool) -> O
     }
     if outcome.failed > 0 {
         outcome.trouble.extend(failures(&text));
-        outcome
-            .trouble
-            .push(format!("all of it: {}", path(root, log).display()));
+        outcome.trouble.push(format!("all of it: {}", path(root, log).display()));
     }
     outcome
 }
@@ -93,9 +80,7 @@ pub(super) fn riscv(root: &Path) -> Outcome {
         return Outcome::skip("riscv32imc", &format!("rustup target {TARGET} is missing"));
     }
     let mut arguments = vec!["build", "--target", TARGET];
-    CHIP_CRATES
-        .iter()
-        .for_each(|package| arguments.extend(["-p", *package]));
+    CHIP_CRATES.iter().for_each(|package| arguments.extend(["-p", *package]));
     let mut outcome = step(root, "riscv", "build", &arguments);
     outcome.passed *= CHIP_CRATES.len();
     outcome.detail = Some(format!("{} crates built", CHIP_CRATES.len()));
@@ -113,12 +98,7 @@ pub(super) fn licences(root: &Path, full: bool) -> Outcome {
             .is_ok_and(|status| status.success())
     };
     if !present() && full {
-        let install = step(
-            root,
-            "deny-install",
-            "install",
-            &["install", "--locked", "cargo-deny"],
-        );
+        let install = step(root, "deny-install", "install", &["install", "--locked", "cargo-deny"]);
         if install.failed > 0 {
             return Outcome::skip(
                 "cargo-deny",
@@ -190,11 +170,7 @@ pub(super) fn logged(root: &Path, log: &str, command: &mut Command) -> io::Resul
     let path = path(root, log);
     fs::create_dir_all(root.join("target/test-logs"))?;
     let file = File::create(&path)?;
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .status()?;
+    let status = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).status()?;
     let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
     Ok((text, status.success()))
 }
@@ -203,10 +179,7 @@ pub(super) fn logged(root: &Path, log: &str, command: &mut Command) -> io::Resul
 pub(super) fn tail(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(SHOWN);
-    lines[from..]
-        .iter()
-        .map(|line| format!("| {line}"))
-        .collect()
+    lines[from..].iter().map(|line| format!("| {line}")).collect()
 }
 
 /// Adds up `test result:` lines and names the ignored tests.

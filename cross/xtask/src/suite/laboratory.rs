@@ -14,11 +14,7 @@ const NOT_PERMITTED: i32 = 4;
 
 /// The scenarios of `make test`, or the long form of each.
 pub(super) fn run(root: &Path, full: bool) -> Outcome {
-    let interop: &[&str] = if full {
-        &["interop"]
-    } else {
-        &["interop", "--short"]
-    };
+    let interop: &[&str] = if full { &["interop"] } else { &["interop", "--short"] };
     let mut outcome = scenario(root, &["pair"]);
     outcome.merge(scenario(root, interop));
     outcome
@@ -48,31 +44,21 @@ fn scenario(root: &Path, arguments: &[&str]) -> Outcome {
     let mut outcome = read_document(name, &document, output.status.code());
     if outcome.failed > 0 {
         outcome.trouble.extend(cargo::tail(&story));
-        outcome
-            .trouble
-            .push(format!("all of it: {}", path.display()));
+        outcome.trouble.push(format!("all of it: {}", path.display()));
     }
     outcome
 }
 
 /// A scenario with cells counts them; one without counts as one test.
 fn read_document(name: &str, document: &Value, status: Option<i32>) -> Outcome {
-    let reason = || {
-        document["error"]["message"]
-            .as_str()
-            .unwrap_or("no reason given")
-            .to_owned()
-    };
+    let reason = || document["error"]["message"].as_str().unwrap_or("no reason given").to_owned();
     match status {
         Some(SKIPPED | NOT_PERMITTED) => return Outcome::skip(name, &reason()),
         Some(0) if document.is_object() => {}
         _ => return Outcome::fail(vec![format!("weft-lab run {name}: {}", reason())]),
     }
     let count = |field: &str| document[field].as_u64().map(|count| count as usize);
-    let mut outcome = Outcome {
-        passed: count("passed").unwrap_or(1),
-        ..Outcome::default()
-    };
+    let mut outcome = Outcome { passed: count("passed").unwrap_or(1), ..Outcome::default() };
     let skipped = document["skipped"].as_array().cloned().unwrap_or_default();
     for entry in skipped {
         let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
@@ -103,12 +89,9 @@ mod tests {
     #[test]
     fn missing_rights_skip_and_anything_else_fails() {
         let document = json!({"error": {"message": "needs root"}});
-        for (status, failed, skipped) in [
-            (Some(4), 0, 1),
-            (Some(77), 0, 1),
-            (Some(1), 1, 0),
-            (None, 1, 0),
-        ] {
+        for (status, failed, skipped) in
+            [(Some(4), 0, 1), (Some(77), 0, 1), (Some(1), 1, 0), (None, 1, 0)]
+        {
             let outcome = read_document("pair", &document, status);
             assert_eq!((outcome.failed, outcome.skipped.len()), (failed, skipped));
         }

@@ -1,0 +1,318 @@
+//! Our own programs on the simulated internet: one coordinator, gateways.
+//!
+//! They are the binaries that lie beside this one, driven by their command
+//! lines as a person would, with a state directory and a socket of their own.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::failure::{During, Failure, Result};
+use crate::internet::Host;
+use crate::net::namespace::Namespace;
+use crate::process::{Finished, Process, finish};
+use crate::run::Run;
+
+/// Everything of the coordinator, TCP and UDP.
+pub(crate) const PORT: u16 = 7420;
+/// For a start, or for a command that asks a running program.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The path of a program beside this one.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().during("find this program")?;
+    let path = own.with_file_name(name);
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(Failure::new("lab.no-program", format!("{} is missing", path.display()))
+        .line("try", "cargo build --release"))
+}
+
+/// A text in a document, by path: `/device/name`.
+pub(crate) fn text(document: &Value, pointer: &str) -> Result<String> {
+    document.pointer(pointer).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
+        Failure::expectation(format!("the document has no text at {pointer}: {document}"))
+    })
+}
+
+fn parse(what: &str, finished: &Finished) -> Result<Value> {
+    if !finished.success() {
+        return Err(Failure::expectation(format!(
+            "{what} ended with {}: {}",
+            finished.status,
+            finished.stderr.trim()
+        )));
+    }
+    serde_json::from_str(&finished.stdout).map_err(|error| {
+        Failure::expectation(format!("{what} printed no document: {error}: {}", finished.stdout))
+    })
+}
+
+/// A coordinator that serves.
+pub(crate) struct Coordinator {
+    program: PathBuf,
+    namespace_name: String,
+    folder: PathBuf,
+    logs: PathBuf,
+    /// `BKDL-AME4-GXHL-EGZ3`.
+    pub(crate) fingerprint: String,
+    pub(crate) process: Process,
+}
+
+impl Coordinator {
+    /// Initialises and starts one that devices reach at `public`.
+    pub(crate) fn start(run: &Run, host: &Host, public: IpAddr) -> Result<Self> {
+        let program = program("weft-coordinator")?;
+        let folder = run.folder().join("coordinator");
+        fs::create_dir_all(&folder).during("make the coordinator's folder")?;
+        let public = std::net::SocketAddr::new(public, PORT).to_string();
+        let mut init = Command::new(&program);
+        init.args(["init", "--json", "--public", &public]).arg("--data").arg(&folder);
+        let told = finish("coordinator-init", host.namespace(), run.logs(), &mut init, LIMIT)?;
+        let document = parse("weft-coordinator init", &told)?;
+        // Holds the recovery key.
+        fs::remove_file(run.logs().join("coordinator-init.out")).during("remove a key")?;
+        let mut serve = Command::new(&program);
+        serve.arg("serve").arg("--data").arg(&folder).arg("--socket").arg(folder.join("socket"));
+        let process = Process::start("coordinator", host.namespace(), run.logs(), &mut serve)?;
+        process.wait_for(0, LIMIT, "ready", |line| line.starts_with("ready").then_some(()))?;
+        Ok(Self {
+            program,
+            namespace_name: host.namespace().name().to_owned(),
+            folder,
+            logs: run.logs().to_path_buf(),
+            fingerprint: text(&document, "/fingerprint")?,
+            process,
+        })
+    }
+
+    /// Runs one of its commands against the running server.
+    pub(crate) fn command(&self, name: &str, arguments: &[&str]) -> Result<Finished> {
+        let namespace =
+            Namespace::open(&self.namespace_name).during("open the coordinator's namespace")?;
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--socket").arg(self.folder.join("socket"));
+        let finished =
+            finish(&format!("coordinator-{name}"), &namespace, &self.logs, &mut command, LIMIT)?;
+        if finished.success() {
+            return Ok(finished);
+        }
+        Err(Failure::expectation(format!(
+            "weft-coordinator {} ended with {}: {}",
+            arguments.join(" "),
+            finished.status,
+            finished.stderr.trim()
+        )))
+    }
+
+    /// Makes an enrolment key and returns its join string.
+    pub(crate) fn join_string(&self, name: &str, uses: u32) -> Result<String> {
+        let uses = uses.to_string();
+        let arguments = ["key", "create", "--name", name, "--uses", &uses, "-q"];
+        let finished = self.command("key", &arguments)?;
+        // A secret has no place among the logs.
+        fs::remove_file(self.logs.join("coordinator-key.out")).during("remove a key")?;
+        Ok(finished.stdout.trim().to_owned())
+    }
+}
+
+/// `WEFT1AEF…RNDY`: enough to recognise, nothing to use.
+pub(crate) fn shortened(join_string: &str) -> String {
+    let head: String = join_string.chars().take(8).collect();
+    let tail = join_string.len().saturating_sub(4);
+    format!("{head}…{}", join_string.get(tail..).unwrap_or_default())
+}
+
+/// A gateway: one `weft` daemon in its host's namespace.
+pub(crate) struct Gateway {
+    name: String,
+    program: PathBuf,
+    folder: PathBuf,
+    logs: PathBuf,
+    namespace: Namespace,
+    pub(crate) process: Process,
+    pub(crate) addresses: Addresses,
+}
+
+/// A device's addresses in the overlay.
+#[derive(Clone, Copy)]
+pub(crate) struct Addresses {
+    pub(crate) ipv4: IpAddr,
+    pub(crate) ipv6: IpAddr,
+}
+
+impl Gateway {
+    /// Runs `weft join` in the foreground and waits for its last line.
+    pub(crate) fn join(run: &Run, host: &Host, join_string: &str, toml: &str) -> Result<Self> {
+        let starting = Starting::join(run, host, join_string, toml)?;
+        starting.ready()
+    }
+}
+
+/// A gateway whose `weft join` was started and may not be done.
+pub(crate) struct Starting {
+    gateway: Unaddressed,
+}
+
+struct Unaddressed {
+    name: String,
+    program: PathBuf,
+    folder: PathBuf,
+    logs: PathBuf,
+    namespace: Namespace,
+    process: Process,
+}
+
+impl Starting {
+    /// Starts `weft join` and returns at once.
+    pub(crate) fn join(run: &Run, host: &Host, join_string: &str, toml: &str) -> Result<Self> {
+        let program = program("weft")?;
+        let folder = run.folder().join(&host.name);
+        fs::create_dir_all(&folder).during("make a gateway's folder")?;
+        let config = folder.join("weft.toml");
+        fs::write(&config, toml).during("write a gateway's settings")?;
+        let mut command = Command::new(&program);
+        command.args(["join", "--foreground", "--name", &host.name]).arg(join_string);
+        environment(&mut command, &folder);
+        let process = Process::start(&host.name, host.namespace(), run.logs(), &mut command)?;
+        Ok(Self {
+            gateway: Unaddressed {
+                name: host.name.clone(),
+                program,
+                folder,
+                logs: run.logs().to_path_buf(),
+                namespace: Namespace::open(host.namespace().name())
+                    .during("open a gateway's namespace")?,
+                process,
+            },
+        })
+    }
+
+    /// Waits until it is a member.
+    pub(crate) fn ready(self) -> Result<Gateway> {
+        let Unaddressed { name, program, folder, logs, namespace, process } = self.gateway;
+        process.wait_for(0, LIMIT, "ok", |line| line.starts_with("ok: ").then_some(()))?;
+        let mut gateway = Gateway {
+            name,
+            program,
+            folder,
+            logs,
+            namespace,
+            process,
+            addresses: Addresses { ipv4: [0, 0, 0, 0].into(), ipv6: [0_u16; 8].into() },
+        };
+        gateway.addresses = addresses(&gateway.status()?)?;
+        Ok(gateway)
+    }
+}
+
+fn addresses(status: &Value) -> Result<Addresses> {
+    let address = |index: u8| -> Result<IpAddr> {
+        let text = text(status, &format!("/device/addresses/{index}"))?;
+        text.parse().map_err(|_| Failure::expectation(format!("{text} is not an address")))
+    };
+    Ok(Addresses { ipv4: address(0)?, ipv6: address(1)? })
+}
+
+fn environment(command: &mut Command, folder: &Path) {
+    command
+        .env("WEFT_STATE", folder.join("state"))
+        .env("WEFT_SOCKET", folder.join("socket"))
+        .env("WEFT_CONFIG", folder.join("weft.toml"));
+}
+
+impl Gateway {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// For a person who wants to look inside.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("socket")
+    }
+
+    /// `weft status --json`.
+    pub(crate) fn status(&self) -> Result<Value> {
+        self.document("status")
+    }
+
+    /// `weft peers --json`: the entry of one peer.
+    pub(crate) fn peer(&self, name: &str) -> Result<Value> {
+        let document = self.document("peers")?;
+        let peers = document["peers"].as_array().cloned().unwrap_or_default();
+        peers.into_iter().find(|peer| peer["name"] == name).ok_or_else(|| {
+            Failure::expectation(format!("{} knows no peer {name}: {document}", self.name))
+        })
+    }
+
+    /// `weft leave --yes`, and waits for the daemon's end.
+    pub(crate) fn leave(mut self) -> Result<()> {
+        let finished = self.run(&["leave", "--yes"])?;
+        if !finished.success() {
+            return Err(Failure::expectation(format!(
+                "{}: weft leave ended with {}: {}",
+                self.name,
+                finished.status,
+                finished.stderr.trim()
+            )));
+        }
+        self.process.wait_for_end(LIMIT)?;
+        fs::remove_dir_all(&self.folder).during("remove a gateway's folder")
+    }
+
+    /// Memory of the daemon that is not on disk or swapped, in KiB.
+    pub(crate) fn rss_kib(&self) -> Result<u64> {
+        rss_kib(&self.process)
+    }
+
+    fn document(&self, command: &str) -> Result<Value> {
+        parse(&format!("weft {command}"), &self.run(&[command, "--json"])?)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<Finished> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments);
+        environment(&mut command, &self.folder);
+        let name = format!("{}-{}", self.name, arguments.first().unwrap_or(&""));
+        finish(&name, &self.namespace, &self.logs, &mut command, LIMIT)
+    }
+}
+
+/// `VmRSS` of a running program.
+pub(crate) fn rss_kib(process: &Process) -> Result<u64> {
+    let path = format!("/proc/{}/status", process.pid());
+    let status = fs::read_to_string(&path).during(&format!("read {path}"))?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .ok_or_else(|| Failure::new("lab.system", format!("{path} has no VmRSS")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_join_string_is_never_shown_whole() {
+        assert_eq!(shortened("WEFT1AEFINMBQTQ245RNDY"), "WEFT1AEF…RNDY");
+    }
+
+    #[test]
+    fn documents_are_read_by_path() {
+        let document = json!({"device": {"addresses": ["100.93.0.2", "fd5c::2"]}});
+        let addresses = addresses(&document).unwrap();
+        assert_eq!(addresses.ipv6.to_string(), "fd5c::2");
+        assert!(text(&document, "/device/name").is_err());
+    }
+}

@@ -1,0 +1,29 @@
+//! What the laboratory asks of the kernel: namespaces, packet sockets, echo
+//! requests, signals. The only module with `unsafe`, each behind a safe call.
+#![allow(unsafe_code, reason = "system calls without a wrapper in std")]
+
+pub(crate) mod echo;
+pub(crate) mod namespace;
+pub(crate) mod packet;
+pub(crate) mod signal;
+pub(crate) mod wire;
+
+use std::io;
+
+/// Hour, minute and second here, of seconds since 1970.
+pub(crate) fn local_time(seconds: u64) -> (i32, i32, i32) {
+    let seconds = seconds as libc::time_t;
+    // SAFETY: all-zero is a value of this structure; both pointers are to live
+    // locals.
+    let time = unsafe {
+        let mut time: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&raw const seconds, &raw mut time);
+        time
+    };
+    (time.tm_hour, time.tm_min, time.tm_sec)
+}
+
+/// A system call's result as std's.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,202 @@
+//! Echo requests (RFC 792, RFC 4443) with their round-trip times.
+//!
+//! Not ping(8): the laboratory wants to know when the first answer came, to the
+//! microsecond, while the interface may not even exist yet.
+
+use std::ffi::CString;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::check;
+use super::namespace::Namespace;
+use crate::clock;
+
+const HEADER: usize = 8;
+/// As ping(8) sends it.
+const PAYLOAD: usize = 56;
+
+/// Sends echo requests to one address from one namespace.
+pub(crate) struct Pinger {
+    socket: UdpSocket,
+    target: IpAddr,
+    identifier: u16,
+    sequence: u16,
+}
+
+impl Pinger {
+    /// Opens a raw socket inside `namespace`; with an interface, packets leave
+    /// and arrive through that one only.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, for instance `ENODEV` for an interface that is
+    /// not there yet.
+    pub(crate) fn open(
+        namespace: &Namespace,
+        target: IpAddr,
+        interface: Option<&str>,
+    ) -> io::Result<Self> {
+        let socket = namespace.within(|| open(target, interface))??;
+        // Distinct per socket: raw sockets see each other's answers.
+        let identifier = (socket.as_raw_fd() as u16) ^ (std::process::id() as u16) << 6;
+        Ok(Self { socket, target, identifier, sequence: 0 })
+    }
+
+    /// Sends one request and waits for its answer: the round trip, or `None`
+    /// when the time is over.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, for instance that there is no route yet.
+    pub(crate) fn ping(&mut self, limit: Duration) -> io::Result<Option<Duration>> {
+        let sent = self.send()?;
+        self.answer(sent, limit)
+    }
+
+    /// Sends requests `every` so often until one is answered or the time is
+    /// over: when the first answer came. Errors mean "not yet".
+    pub(crate) fn first_answer(&mut self, every: Duration, until: Instant) -> Option<Instant> {
+        while clock::now() < until {
+            let sent = self.send().unwrap_or_else(|_| clock::now());
+            let first = self.sequence;
+            while let Some(left) = every.checked_sub(sent.elapsed()).filter(|left| !left.is_zero())
+            {
+                // Answers to earlier requests count as well.
+                match self.receive(left) {
+                    Ok(Some(sequence)) if sequence <= first => return Some(clock::now()),
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        None
+    }
+
+    fn send(&mut self) -> io::Result<Instant> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut packet = [0; HEADER + PAYLOAD];
+        packet[0] = if self.target.is_ipv4() { 8 } else { 128 };
+        packet[4..6].copy_from_slice(&self.identifier.to_be_bytes());
+        packet[6..8].copy_from_slice(&self.sequence.to_be_bytes());
+        if self.target.is_ipv4() {
+            // The kernel sums up ICMPv6 only.
+            let sum = checksum(&packet);
+            packet[2..4].copy_from_slice(&sum.to_be_bytes());
+        }
+        let now = clock::now();
+        self.socket.send_to(&packet, SocketAddr::new(self.target, 0))?;
+        Ok(now)
+    }
+
+    fn answer(&self, sent: Instant, limit: Duration) -> io::Result<Option<Duration>> {
+        while let Some(left) = limit.checked_sub(sent.elapsed()).filter(|left| !left.is_zero()) {
+            if self.receive(left)? == Some(self.sequence) {
+                return Ok(Some(sent.elapsed()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The sequence of the next answer to us, or `None` for anything else.
+    fn receive(&self, limit: Duration) -> io::Result<Option<u16>> {
+        self.socket.set_read_timeout(Some(limit))?;
+        let mut buffer = [0; 1_500];
+        let (len, from) = match self.socket.recv_from(&mut buffer) {
+            Ok(received) => received,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        if from.ip() != self.target {
+            return Ok(None);
+        }
+        Ok(parse(&buffer[..len], self.target, self.identifier))
+    }
+}
+
+fn parse(packet: &[u8], target: IpAddr, identifier: u16) -> Option<u16> {
+    let (message, reply) = match target {
+        // A raw IPv4 socket gives the IP header too.
+        IpAddr::V4(_) => (packet.get(usize::from(packet.first()? & 15) * 4..)?, 0),
+        IpAddr::V6(_) => (packet, 129),
+    };
+    let header = message.first_chunk::<HEADER>()?;
+    let ours = header[0] == reply && header[4..6] == identifier.to_be_bytes();
+    ours.then(|| u16::from_be_bytes([header[6], header[7]]))
+}
+
+/// RFC 1071.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words =
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xFFFF {
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+fn open(target: IpAddr, interface: Option<&str>) -> io::Result<UdpSocket> {
+    let (family, protocol) = match target {
+        IpAddr::V4(_) => (libc::AF_INET, libc::IPPROTO_ICMP),
+        IpAddr::V6(_) => (libc::AF_INET6, libc::IPPROTO_ICMPV6),
+    };
+    // SAFETY: socket takes integers; the descriptor is new and owned by us alone.
+    let socket = unsafe {
+        OwnedFd::from_raw_fd(check(libc::socket(
+            family,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            protocol,
+        ))?)
+    };
+    if let Some(interface) = interface {
+        let name = CString::new(interface)?;
+        // SAFETY: the string is live and of the stated length.
+        check(unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_BINDTODEVICE,
+                name.as_ptr().cast(),
+                interface.len() as libc::socklen_t,
+            )
+        })?;
+    }
+    // std's datagram calls fit a raw socket: an address and bytes.
+    Ok(UdpSocket::from(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn the_checksum_of_rfc_1071_section_3() {
+        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0x220d);
+        assert_eq!(checksum(&[0xff]), 0x00ff);
+    }
+
+    #[test]
+    fn only_our_own_answers_count() {
+        let v6: IpAddr = Ipv6Addr::LOCALHOST.into();
+        let answer = [129, 0, 0, 0, 0x12, 0x34, 0, 7];
+        assert_eq!(parse(&answer, v6, 0x1234), Some(7));
+        assert_eq!(parse(&answer, v6, 0x1235), None);
+        assert_eq!(parse(&answer[..7], v6, 0x1234), None);
+        let v4: IpAddr = Ipv4Addr::LOCALHOST.into();
+        let mut packet = vec![0x45; 20];
+        packet.extend([0, 0, 0, 0, 0x12, 0x34, 0, 9]);
+        assert_eq!(parse(&packet, v4, 0x1234), Some(9));
+        packet[20] = 8;
+        assert_eq!(parse(&packet, v4, 0x1234), None, "a request, not an answer");
+    }
+}

@@ -1,0 +1,256 @@
+//! The simulated internet: a learning switch that delays every frame.
+//!
+//! One thread, one packet socket per link, one heap of frames by due time. So a
+//! round trip of 20 ms needs no traffic shaping in the kernel, order is kept,
+//! and large segments pass whole.
+
+use std::cmp::Ordering as Order;
+use std::collections::{BinaryHeap, HashMap};
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::namespace::Namespace;
+use super::packet::{MAX_FRAME, OFFLOAD_HEADER, PacketSocket, wait};
+use crate::clock;
+
+/// Frames under way; beyond it the newest is lost, as in a full router.
+const UNDER_WAY: usize = 8_192;
+/// Frames taken from one link before the others get their turn.
+const BATCH: usize = 64;
+
+type Mac = [u8; 6];
+
+/// A running forwarder; dropping it cuts the wire.
+pub(crate) struct Wire {
+    counters: Arc<Counters>,
+    stop: UdpSocket,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// Frames since the start.
+#[derive(Default)]
+struct Counters {
+    forwarded: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Wire {
+    /// Connects interfaces of a namespace; each frame takes `delay` one way.
+    ///
+    /// # Errors
+    ///
+    /// What the system says about sockets or the thread.
+    pub(crate) fn start(
+        namespace: &Namespace,
+        interfaces: &[&str],
+        delay: Duration,
+    ) -> io::Result<Self> {
+        let links = namespace.within(|| {
+            interfaces
+                .iter()
+                .map(|name| {
+                    PacketSocket::open(name)
+                        .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))
+                })
+                .collect::<io::Result<Vec<_>>>()
+        })??;
+        // Closing our end of a connected pair would wake nobody: a datagram does.
+        let stop = UdpSocket::bind("127.0.0.1:0")?;
+        let stopped = UdpSocket::bind("127.0.0.1:0")?;
+        stop.connect(stopped.local_addr()?)?;
+        let counters = Arc::new(Counters::default());
+        let switch = Switch {
+            links,
+            delay,
+            ports: HashMap::new(),
+            heap: BinaryHeap::new(),
+            sequence: 0,
+            spare: Vec::new(),
+            counters: Arc::clone(&counters),
+        };
+        let thread = std::thread::Builder::new()
+            .name("wire".to_owned())
+            .spawn(move || switch.run(&stopped))?;
+        Ok(Self { counters, stop, thread: Some(thread) })
+    }
+
+    /// Frames delivered and frames lost for want of room.
+    pub(crate) fn counters(&self) -> (u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.counters.forwarded), load(&self.counters.lost))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.stop.send(&[0]).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            // Its error, if any, was seen as lost traffic by the scenario.
+            let _ended = thread.join();
+        }
+    }
+}
+
+struct Frame {
+    due: Instant,
+    sequence: u64,
+    link: usize,
+    bytes: Vec<u8>,
+}
+
+impl Ord for Frame {
+    /// Earliest first out of the heap, which gives its greatest.
+    fn cmp(&self, other: &Self) -> Order {
+        (other.due, other.sequence).cmp(&(self.due, self.sequence))
+    }
+}
+
+impl PartialOrd for Frame {
+    fn partial_cmp(&self, other: &Self) -> Option<Order> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Order::Equal
+    }
+}
+
+impl Eq for Frame {}
+
+struct Switch {
+    links: Vec<PacketSocket>,
+    delay: Duration,
+    /// Which link an address was seen on.
+    ports: HashMap<Mac, usize>,
+    heap: BinaryHeap<Frame>,
+    sequence: u64,
+    /// Buffers of delivered frames.
+    spare: Vec<Vec<u8>>,
+    counters: Arc<Counters>,
+}
+
+impl Switch {
+    fn run(mut self, stopped: &UdpSocket) -> io::Result<()> {
+        let mut descriptors: Vec<RawFd> = self.links.iter().map(PacketSocket::descriptor).collect();
+        descriptors.push(stopped.as_raw_fd());
+        stopped.set_nonblocking(true)?;
+        let mut buffer = vec![0; MAX_FRAME];
+        loop {
+            let next = self.heap.peek().map(|frame| frame.due);
+            let time = next.map(|due| due.saturating_duration_since(clock::now()));
+            wait(&descriptors, time)?;
+            if stopped.recv(&mut [0; 1]).is_ok() {
+                return Ok(());
+            }
+            for link in 0..self.links.len() {
+                self.take_in(link, &mut buffer)?;
+            }
+            self.deliver()?;
+        }
+    }
+
+    fn take_in(&mut self, link: usize, buffer: &mut [u8]) -> io::Result<()> {
+        let due = clock::now() + self.delay;
+        for _ in 0..BATCH {
+            let len = match self.links[link].receive(buffer) {
+                Ok(Some(len)) => len,
+                // The far end of a link may go down: a host without power.
+                Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => return Ok(()),
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let frame = &buffer[..len];
+            let Some((to, from)) = addresses(frame) else {
+                continue;
+            };
+            self.ports.insert(from, link);
+            match self.ports.get(&to).copied() {
+                Some(known) if known == link => {}
+                Some(known) => self.queue(known, frame, due),
+                None => (0..self.links.len())
+                    .filter(|other| *other != link)
+                    .for_each(|other| self.queue(other, frame, due)),
+            }
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, link: usize, frame: &[u8], due: Instant) {
+        if self.heap.len() >= UNDER_WAY {
+            self.counters.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        bytes.clear();
+        bytes.extend_from_slice(frame);
+        self.sequence += 1;
+        self.heap.push(Frame { due, sequence: self.sequence, link, bytes });
+    }
+
+    fn deliver(&mut self) -> io::Result<()> {
+        let now = clock::now();
+        while self.heap.peek().is_some_and(|frame| frame.due <= now) {
+            let Some(frame) = self.heap.pop() else {
+                return Ok(());
+            };
+            let counter = match self.links[frame.link].send(&frame.bytes) {
+                Ok(true) => &self.counters.forwarded,
+                Ok(false) => &self.counters.lost,
+                Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => &self.counters.lost,
+                Err(error) => return Err(error),
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+            if self.spare.len() < UNDER_WAY / 8 {
+                self.spare.push(frame.bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Destination and source of a frame.
+fn addresses(frame: &[u8]) -> Option<(Mac, Mac)> {
+    let ethernet = frame.get(OFFLOAD_HEADER..)?;
+    let to = *ethernet.first_chunk::<6>()?;
+    let from = *ethernet.get(6..)?.first_chunk::<6>()?;
+    // Groups are never learnt, so a frame to a group goes everywhere.
+    (from[0] & 1 == 0).then_some((to, from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(due: Instant, sequence: u64) -> Frame {
+        Frame { due, sequence, link: 0, bytes: Vec::new() }
+    }
+
+    #[test]
+    fn frames_leave_in_the_order_they_are_due() {
+        let now = clock::now();
+        let later = now + Duration::from_millis(1);
+        let mut heap =
+            BinaryHeap::from([frame(later, 1), frame(now, 3), frame(now, 2), frame(later, 4)]);
+        let order: Vec<u64> =
+            std::iter::from_fn(|| heap.pop().map(|frame| frame.sequence)).collect();
+        assert_eq!(order, [2, 3, 1, 4]);
+    }
+
+    #[test]
+    fn a_group_address_is_never_a_source() {
+        let mut bytes = vec![0; OFFLOAD_HEADER + 14];
+        bytes[OFFLOAD_HEADER + 6] = 2;
+        assert!(addresses(&bytes).is_some());
+        bytes[OFFLOAD_HEADER + 6] = 1;
+        assert!(addresses(&bytes).is_none());
+        assert!(addresses(&bytes[..OFFLOAD_HEADER + 11]).is_none());
+    }
+}

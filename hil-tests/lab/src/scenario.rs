@@ -1,0 +1,145 @@
+//! Scenarios: what they are called, how one runs, and how it ends.
+
+mod demo;
+mod footprint;
+mod interop;
+mod pair;
+mod reference;
+mod wire;
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::failure::{Failure, Result, status};
+use crate::process::Process;
+use crate::run::{Removed, Run};
+use crate::ui::{self, Story};
+
+/// How a scenario is run.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// One JSON document on stdout; the story goes to stderr
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// demo: stop after the summary
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// interop: both roles over IPv4 with preshared keys, no rekey
+    #[arg(long)]
+    pub(crate) short: bool,
+}
+
+/// One row of `weft-lab list`.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    play: fn(&mut Stage<'_>) -> Result<Value>,
+}
+
+/// Every scenario.
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "demo",
+        about: "two gateways, told as a story, then a live ping (make demo)",
+        play: demo::play,
+    },
+    Scenario {
+        name: "footprint",
+        about: "memory of a gateway that talks to two peers",
+        play: footprint::play,
+    },
+    Scenario {
+        name: "interop",
+        about: "our daemon against wireguard-go and the kernel's WireGuard",
+        play: interop::play,
+    },
+    Scenario {
+        name: "pair",
+        about: "two gateways: join to first ping, loss, throughput, both families",
+        play: pair::play,
+    },
+    Scenario {
+        name: "reference",
+        about: "wireguard-go against the kernel's WireGuard, nothing of ours",
+        play: reference::play,
+    },
+    Scenario {
+        name: "wire",
+        about: "the simulated internet alone: round trip, loss, throughput",
+        play: wire::play,
+    },
+];
+
+/// What a scenario works with.
+pub(crate) struct Stage<'a> {
+    pub(crate) run: &'a mut Run,
+    pub(crate) story: &'a mut Story,
+    pub(crate) options: &'a Options,
+    /// Programs whose last lines are shown when the story fails.
+    pub(crate) processes: Vec<Process>,
+    /// Lines behind the summary of what was removed.
+    pub(crate) closing: Vec<String>,
+}
+
+/// Runs a scenario from its number to the removal of everything it made.
+pub(crate) fn run(scenario: &Scenario, options: &Options) -> Result<()> {
+    let mut story = Story::new(options.json);
+    let (mut run, said) = Run::start()?;
+    for sentence in said {
+        story.area("lab", &sentence);
+    }
+    let mut stage = Stage {
+        run: &mut run,
+        story: &mut story,
+        options,
+        processes: Vec::new(),
+        closing: Vec::new(),
+    };
+    let played = (scenario.play)(&mut stage);
+    let processes = std::mem::take(&mut stage.processes);
+    let closing = std::mem::take(&mut stage.closing);
+    match played {
+        Ok(document) => {
+            let removed = run.end()?;
+            drop(processes);
+            left_behind(&mut story, &removed);
+            closing.iter().for_each(|line| story.line(line));
+            if options.json {
+                ui::document(&document);
+            }
+            Ok(())
+        }
+        Err(failure) => Err(end_badly(&mut run, &mut story, processes, failure)),
+    }
+}
+
+fn end_badly(
+    run: &mut Run,
+    story: &mut Story,
+    processes: Vec<Process>,
+    failure: Failure,
+) -> Failure {
+    let status = failure.status();
+    let mut failure = failure;
+    if ![status::STOPPED, status::SKIPPED].contains(&status) {
+        run.keep_logs();
+        story.failed("stopped here", failure.message());
+        for process in &processes {
+            ui::log_lines(process.name(), &process.last_lines());
+        }
+        failure = failure.line("logs", run.logs().display().to_string());
+    }
+    if let Err(error) = run.end() {
+        ui::error(&error);
+    }
+    drop(processes);
+    failure
+}
+
+fn left_behind(story: &mut Story, removed: &Removed) {
+    story.line(&format!(
+        "  left behind          nothing: {} and {} removed",
+        ui::count(removed.namespaces, "namespace"),
+        ui::count(removed.links, "link"),
+    ));
+}

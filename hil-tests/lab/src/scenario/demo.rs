@@ -1,0 +1,234 @@
+//! `make demo`: two gateways on a simulated internet, told as a story.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Stage;
+use crate::clock;
+use crate::failure::{During, Failure, Result};
+use crate::internet::{Families, Internet};
+use crate::measure::{Pings, pings};
+use crate::mesh::{Coordinator, Gateway, program, rss_kib, shortened, text};
+use crate::net::echo::Pinger;
+use crate::net::signal;
+use crate::ui::{self, Story};
+use crate::wall;
+
+/// From the first `weft join` to the first answer.
+const GOAL: Duration = Duration::from_secs(2);
+/// Pings of the summary with `--once`.
+const PINGS: u32 = 5;
+const LIMIT: Duration = Duration::from_secs(1);
+
+pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
+    stage.story.area("lab", "1 coordinator and 2 gateways on a simulated internet, 20 ms apart;");
+    let id = stage.run.id().to_owned();
+    stage.story.area(
+        "",
+        &format!("all of it in network namespaces weft-{id}-*, nothing outside is touched"),
+    );
+    stage.story.line("");
+    stage.story.restart();
+    let hosts = [("coord", 10), ("gw-a", 21), ("gw-b", 22)];
+    let internet = Internet::build(stage.run, "core", &hosts, &[], Families::Both)?;
+    stage.story.done("internet", "core, coord, gw-a, gw-b", None);
+    let host = internet.host("coord")?;
+    let coordinator = Coordinator::start(stage.run, host, host.ipv4())?;
+    let text = format!("{}, key {}, 0 devices", host.ipv4(), coordinator.fingerprint);
+    stage.story.done("coordinator", &text, None);
+    let told = tell(stage, &internet, &coordinator);
+    stage.processes.push(coordinator.process);
+    told
+}
+
+fn tell(stage: &mut Stage<'_>, internet: &Internet, coordinator: &Coordinator) -> Result<Value> {
+    let key = coordinator.join_string("demo", 2)?;
+    stage.story.done("key \"demo\"", &format!("{}, 2 uses", shortened(&key)), None);
+    let began = clock::now();
+    let mut gateways = Vec::new();
+    for name in ["gw-a", "gw-b"] {
+        let joined = clock::now();
+        let gateway = Gateway::join(stage.run, internet.host(name)?, &key, "")?;
+        let text = format!("{}  {}", gateway.addresses.ipv4, gateway.addresses.ipv6);
+        stage.story.done(&format!("{name} joined"), &text, Some(joined.elapsed()));
+        gateways.push(gateway);
+    }
+    let told = match gateways.as_slice() {
+        [a, b] => talk(stage, a, b, began),
+        _ => Err(Failure::new("lab.internal", "two gateways joined")),
+    };
+    let told = told.and_then(|told| {
+        let (a, b) = (internet.host("gw-a")?, internet.host("gw-b")?);
+        let wire = pings(a.namespace(), b.ipv4(), PINGS, LIMIT)?.median();
+        summarise(stage, coordinator, &gateways, told, wire)
+    });
+    stage.processes.extend(gateways.into_iter().map(|gateway| gateway.process));
+    told
+}
+
+/// What the live part found.
+struct Told {
+    join_to_first_ping: Duration,
+    pings: Pings,
+    path: String,
+}
+
+fn talk(
+    stage: &mut Stage<'_>,
+    a: &Gateway,
+    b: &Gateway,
+    began: std::time::Instant,
+) -> Result<Told> {
+    let target = b.addresses.ipv4;
+    let mut pinger = Pinger::open(a.namespace(), target, None).during("open a socket")?;
+    let first = pinger.ping(5 * LIMIT).unwrap_or(None).ok_or_else(|| silent(b.name()))?;
+    let join_to_first_ping = began.elapsed();
+    stage.story.done("first ping", "gw-a → gw-b", Some(first));
+    if join_to_first_ping > GOAL {
+        let took = ui::span(join_to_first_ping);
+        return Err(Failure::expectation(format!(
+            "join to first ping took {took}, the goal is 2.0 s"
+        )));
+    }
+    let path = table(stage, a, b)?;
+    let pings = if stage.options.once {
+        five(stage.story, &mut pinger)?
+    } else {
+        live(stage, a, &mut pinger, &path)?
+    };
+    if pings.received() == 0 {
+        return Err(silent(b.name()));
+    }
+    Ok(Told { join_to_first_ping, pings, path })
+}
+
+fn silent(name: &str) -> Failure {
+    Failure::expectation(format!("{name} did not answer through the tunnel"))
+}
+
+fn table(stage: &mut Stage<'_>, a: &Gateway, b: &Gateway) -> Result<String> {
+    let story = &mut *stage.story;
+    story.line("");
+    story.line(&row(["NAME", "ADDRESS", "PATH TO THE OTHER", "HANDSHAKE", "RTT"]));
+    let mut kinds = Vec::new();
+    for (own, other) in [(a, b), (b, a)] {
+        let peer = own.peer(other.name())?;
+        let kind = text(&peer, "/path/kind")?;
+        let remote = peer.pointer("/path/remote").and_then(Value::as_str).unwrap_or("–");
+        let handshake = peer["last_handshake"].as_str().and_then(wall::age_of);
+        let handshake = handshake.map_or_else(|| "–".to_owned(), ui::age);
+        let rtt = peer["rtt_us"].as_u64().map(Duration::from_micros);
+        let rtt = rtt.map_or_else(|| "–".to_owned(), ui::span);
+        let address = own.addresses.ipv4.to_string();
+        let path = format!("{kind} {remote}");
+        story.line(&row([own.name(), &address, &path, &handshake, &rtt]));
+        kinds.push(kind);
+    }
+    story.line("");
+    if kinds.iter().any(|kind| kind != "direct") {
+        let found = kinds.join(" and ");
+        return Err(Failure::expectation(format!("the paths are {found}, not direct")));
+    }
+    Ok(kinds.swap_remove(0))
+}
+
+fn row([name, address, path, handshake, rtt]: [&str; 5]) -> String {
+    format!("  {name:<6} {address:<12} {path:<28} {handshake:<12} {rtt}")
+}
+
+fn five(story: &mut Story, pinger: &mut Pinger) -> Result<Pings> {
+    let mut pings = Pings::default();
+    let mut line = "  gw-a → gw-b ".to_owned();
+    for number in 1..=PINGS {
+        let answer = pinger.ping(LIMIT).during("send an echo request")?;
+        let time = answer.map_or_else(|| "lost".to_owned(), ui::span);
+        line.push_str(&format!("  #{number} {time}"));
+        pings.add(answer);
+    }
+    story.line(&line);
+    if pings.lost() > 0 {
+        return Err(Failure::expectation(format!(
+            "{} of {PINGS} echo requests got no answer",
+            pings.lost()
+        )));
+    }
+    Ok(pings)
+}
+
+/// One request a second until Ctrl-C, which is the normal end here.
+fn live(stage: &mut Stage<'_>, a: &Gateway, pinger: &mut Pinger, path: &str) -> Result<Pings> {
+    let weft = program("weft")?;
+    let socket = a.socket();
+    let inside = format!("{} --socket {} status", weft.display(), socket.display());
+    stage.story.line(&format!("  look inside  {inside}"));
+    stage.story.line("");
+    let mut pings = Pings::default();
+    while !signal::asked_to_stop() {
+        let began = clock::now();
+        // An interrupted wait is the Ctrl-C that ends the loop.
+        let answer = pinger.ping(LIMIT).unwrap_or(None);
+        if signal::asked_to_stop() && answer.is_none() {
+            break;
+        }
+        pings.add(answer);
+        let time = answer.map_or_else(|| "lost".to_owned(), ui::span);
+        stage.story.redraw(&format!(
+            "  {}  gw-a → gw-b  #{}  {time}  {path}   lost {}   {}",
+            wall::time_of_day(),
+            pings.sent,
+            pings.lost(),
+            Story::dim("(Ctrl-C stops and cleans up)"),
+        ));
+        signal::rest(LIMIT.saturating_sub(began.elapsed()));
+    }
+    signal::forget();
+    stage.story.line("");
+    Ok(pings)
+}
+
+fn summarise(
+    stage: &mut Stage<'_>,
+    coordinator: &Coordinator,
+    gateways: &[Gateway],
+    told: Told,
+    wire: Option<Duration>,
+) -> Result<Value> {
+    let Told { join_to_first_ping, pings, path } = told;
+    let median = pings.median().unwrap_or_default();
+    let memory = rss_kib(&coordinator.process)?;
+    let each = gateways.iter().map(Gateway::rss_kib).collect::<Result<Vec<u64>>>()?;
+    let largest = each.iter().max().copied().unwrap_or_default();
+    let story = &mut *stage.story;
+    story.line("");
+    story.verdict(&format!(
+        "it works: {} of {} answered, {path}, median {} (the wire alone: {})",
+        pings.received(),
+        pings.sent,
+        ui::span(median),
+        wire.map_or_else(|| "–".to_owned(), ui::span),
+    ));
+    story.line(&format!(
+        "  join to first ping   {:.2} s          goal {:.1} s",
+        join_to_first_ping.as_secs_f64(),
+        GOAL.as_secs_f64()
+    ));
+    let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1_024.0);
+    story.line(&format!(
+        "  memory               coordinator {}, weft {} each",
+        mib(memory),
+        mib(largest)
+    ));
+    stage.closing = vec![
+        "next:  make demo              same, stays up with a live ping".to_owned(),
+        format!("       {:<22} every scenario", "target/release/weft-lab list"),
+    ];
+    Ok(json!({
+        "ping_loss_pct": pings.loss_json(),
+        "join_to_first_ping_ms": join_to_first_ping.as_millis() as u64,
+        "rtt_us": median.as_micros() as u64,
+        "path": path,
+        "coordinator_rss_kib": memory,
+        "weft_rss_kib": largest,
+    }))
+}
