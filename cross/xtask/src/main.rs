@@ -5,6 +5,7 @@
 
 mod clock;
 mod edges;
+mod footprint;
 mod layers;
 mod out;
 mod report;
@@ -30,6 +31,14 @@ enum Task {
     Layers,
     /// Checks the length of functions, files and inline tests
     Sizes,
+    /// Measures
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+        /// One JSON document
+        #[arg(long, global = true)]
+        json: bool,
+    },
     /// Runs the tests in groups, one line each, and ends with a verdict
     Test {
         /// Also what is long: every interop cell, ignored tests, licences
@@ -38,11 +47,18 @@ enum Task {
     },
 }
 
+#[derive(Subcommand)]
+enum Bench {
+    /// Size of `weft` on disk and in memory with two peers
+    Footprint,
+}
+
 fn main() -> ExitCode {
     let root = source::workspace_root();
     match Arguments::parse().task {
         Task::Layers => out::report("layers", &layers::check(&root)),
         Task::Sizes => out::report("sizes", &sizes::check(&root)),
+        Task::Bench { what: Bench::Footprint, json } => footprint::run(&root, json),
         Task::Test { full } => suite::run(&root, full),
     }
 }
