@@ -1,0 +1,341 @@
+//! Mistakes that other WireGuard implementations made with sessions, timers and
+//! data, each a test. Numbers are those of the project's list.
+
+mod support;
+
+use support::{Node, Seeded, World, capture, connect, overlay, stranger, udp, underlay};
+use weft_agent_core::config::TunnelConfig;
+use weft_agent_core::event::{DropReason, PeerSlot};
+use weft_agent_core::time::{Duration, Instant};
+use weft_agent_core::tunnel::{PeerKeys, Tai64nClock};
+use weft_wire::id::Secret;
+use weft_wire::map::Prefix;
+
+const SLOT: PeerSlot = PeerSlot(0);
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+#[test]
+fn regression_06_every_datagram_of_a_capture_is_refused_the_second_time() {
+    let mut world = World::pair(6);
+    connect(&mut world);
+    for number in 0..50u8 {
+        world.send(0, 2, &[number]);
+        world.send(1, 1, &[number]);
+    }
+    world.run(secs(1));
+    assert_eq!(world.b().delivered.len(), 50);
+    let (handshakes, endpoint) = (world.b().handshakes(0), world.b().endpoints[0]);
+
+    let capture = std::mem::take(&mut world.log);
+    for flight in &capture {
+        world.inject(flight.from, flight.to, &flight.bytes);
+        world.inject(stranger(1), flight.to, &flight.bytes);
+    }
+    world.run(secs(30));
+    assert_eq!(world.b().delivered.len(), 50);
+    assert_eq!(world.a().delivered.len(), 50);
+    assert_eq!(world.b().handshakes(0), handshakes);
+    assert_eq!(world.b().endpoints[0], endpoint);
+}
+
+#[test]
+fn regression_14_data_alone_moves_the_endpoint() {
+    let mut world = World::pair(14);
+    connect(&mut world);
+    let handshakes = world.sent(1);
+    world.addresses[0] = stranger(7);
+    world.send(0, 2, b"from elsewhere");
+    world.run(secs(1));
+    assert_eq!(world.b().endpoints[0], Some(stranger(7)));
+    world.send(1, 1, b"found");
+    world.run(secs(1));
+    assert_eq!(world.a().delivered, [b"found"]);
+    assert_eq!(world.sent(1), handshakes);
+}
+
+#[test]
+fn regression_14_an_initiation_alone_moves_nothing() {
+    let mut world = World::pair(140);
+    connect(&mut world);
+    // An initiation of node 1 that never arrived is played from elsewhere, after
+    // node 2 has forgotten the timestamps.
+    let stolen = capture(3).remove(2);
+    let mut rebooted = Node::new(2, 141);
+    rebooted.add_peer(0, 1, 7, world.now);
+    world.nodes[1] = rebooted;
+    world.inject(stranger(3), underlay(2), &stolen);
+    world.run(secs(1));
+    assert_eq!(world.b().endpoints[0], Some(underlay(1)));
+    let answered: Vec<_> = world.log.iter().filter(|flight| flight.kind() == 2).collect();
+    assert_eq!(answered.last().map(|flight| flight.to), Some(stranger(3)));
+    assert!(world.b().events.is_empty());
+}
+
+#[test]
+fn regression_18_sessions_expire_and_only_the_initiator_rekeys() {
+    let mut world = World::pair(18);
+    connect(&mut world);
+    // Only node 2, the responder, sends.
+    for _ in 0..24 * 60 {
+        world.send(1, 1, b"tick");
+        world.run(secs(60));
+    }
+    assert_eq!(world.a().delivered.len(), 24 * 60);
+    assert_eq!(world.sent_by(1, 1), 0, "the responder never initiates");
+    // Node 1's keepalives after 120 s do it before that: every 2 or 3 minutes.
+    let initiations = world.sent_by(0, 1);
+    assert!((475..=725).contains(&initiations), "{initiations}");
+}
+
+#[test]
+fn regression_18_the_initiator_rekeys_on_receiving_late() {
+    let mut world = World::pair(180);
+    connect(&mut world);
+    world.run(secs(150));
+    let before = world.sent(1);
+    world.send(1, 1, b"at 152 s");
+    world.run(secs(9));
+    assert_eq!(world.sent(1), before);
+    world.run(secs(3));
+    assert_eq!(world.sent_by(0, 1), before + 1, "the keepalive after 10 s is past 120 s");
+
+    let mut world = World::pair(181);
+    connect(&mut world);
+    world.run(secs(165));
+    let before = world.sent(1);
+    world.send(1, 1, b"at 167 s");
+    world.run(millis(50));
+    assert_eq!(world.sent_by(0, 1), before + 1);
+    assert_eq!(world.sent_by(1, 1), 0);
+}
+
+#[test]
+fn regression_19_after_10_idle_minutes_the_next_packet_gets_through() {
+    let mut world = World::pair(19);
+    connect(&mut world);
+    let before = world.sent(1);
+    world.run(secs(600));
+    assert_eq!(world.sent(1), before, "idle means silent");
+    for from in [0, 1] {
+        world.send(from, 2 - from as u8, b"again");
+        world.run(secs(1));
+        world.run(secs(600));
+    }
+    assert_eq!(world.b().delivered, [b"again"]);
+    assert_eq!(world.a().delivered, [b"again"]);
+}
+
+#[test]
+fn regression_20_two_persistent_keepalives_make_one_initiator() {
+    let mut world = World::pair(20);
+    for node in 0..2 {
+        let mut keys = PeerKeys::new(Node::key(2 - node as u8), Secret([7; 32]));
+        keys.keepalive_after = Some(secs(25));
+        let now = world.now;
+        world.nodes[node].set_keys(0, keys, now);
+    }
+    world.run(secs(60));
+    let before = world.sent(1);
+    world.run(secs(3_600));
+    let handshakes = world.sent(1) - before;
+    // Rekeyed at the first keepalive after 120 s, so every 125 to 145 s.
+    assert!((24..=30).contains(&handshakes), "{handshakes}");
+    let by_one = world.sent_by(0, 1).max(world.sent_by(1, 1));
+    assert!(by_one + 3 >= before + handshakes, "one side initiates: {by_one}");
+}
+
+#[test]
+fn regression_21_an_hour_of_traffic_is_30_handshakes() {
+    let mut world = World::pair(21);
+    for _ in 0..3_600 {
+        world.send(0, 2, b"there");
+        world.run(millis(500));
+        world.send(1, 1, b"back");
+        world.run(millis(500));
+    }
+    let handshakes = world.sent(1);
+    assert!((29..=31).contains(&handshakes), "{handshakes}");
+    assert_eq!(world.sent(2), handshakes);
+    assert_eq!(world.b().delivered.len(), 3_600);
+}
+
+#[test]
+fn regression_22_what_is_sealed_in_time_is_not_refused_on_arrival() {
+    // Each side sends once, at any age of the session around its end.
+    for from in [0, 1] {
+        for tenth in 1_700..1_850u64 {
+            let mut world = World::pair(2_200 + tenth);
+            world.latency = millis(250);
+            connect(&mut world);
+            world.run(secs(1_002).saturating_sub(world.now.since(Instant::ZERO)));
+            world.run(millis(tenth * 100 - 2_000));
+            world.send(from, 2 - from as u8, b"late");
+            world.run(secs(2));
+            let delivered = world.nodes[1 - from].delivered.len();
+            assert_eq!(delivered, 1, "node {from} at {tenth} tenths");
+            assert!(!world.nodes[1 - from].refused.contains(&DropReason::Expired));
+        }
+    }
+}
+
+#[test]
+fn regression_23_idle_peers_are_silent() {
+    let mut world = World::pair(23);
+    connect(&mut world);
+    world.run(secs(30));
+    world.log.clear();
+    world.run(secs(24 * 3_600));
+    assert!(world.log.is_empty(), "{:?}", world.log);
+    assert!(world.a().poll_timeout().is_none(), "and nothing wakes them");
+}
+
+#[test]
+fn regression_24_a_peer_that_vanishes_is_noticed() {
+    let mut world = World::pair(24);
+    connect(&mut world);
+    world.log.clear();
+    world.gate = Box::new(|flight| flight.from != underlay(2));
+    let began = world.now;
+    for _ in 0..20 {
+        world.send(0, 2, b"anybody?");
+        world.run(secs(1));
+    }
+    let first = world.log.iter().find(|flight| flight.kind() == 1).expect("a new handshake");
+    let after = first.at.since(began) - world.latency;
+    assert!((secs(15)..=millis(15_400)).contains(&after), "{after:?}");
+}
+
+#[test]
+fn regression_25_a_peer_cannot_speak_for_a_part_of_its_neighbours_range() {
+    // Node 2 holds 100.80.2.0/24, node 3 the /25 inside it.
+    let mut world = World::pair(25);
+    let now = world.now;
+    world.a().add_peer(1, 3, 7, now);
+    let mut third = Node::new(3, 26);
+    third.add_peer(0, 1, 7, now);
+    world.nodes.push(third);
+    world.addresses.push(underlay(3));
+    let wide = Prefix::V4([100, 80, 2, 0].into(), 24);
+    let narrow = Prefix::V4([100, 80, 2, 128].into(), 25);
+    world.a().datapath.set_routes(SLOT, [wide, Prefix::V4(overlay(2), 32)]).unwrap();
+    world.a().datapath.set_routes(PeerSlot(1), [narrow, Prefix::V4(overlay(3), 32)]).unwrap();
+    for last in 0..=255u8 {
+        for from in [1, 2] {
+            let now = world.now;
+            let packet = udp([100, 80, 2, last].into(), overlay(1), &[last]);
+            world.nodes[from].send_packet(&packet, now);
+            world.collect();
+            world.run(millis(100));
+            let owner = if last < 128 { 1 } else { 2 };
+            let delivered = std::mem::take(&mut world.a().delivered);
+            assert_eq!(delivered.len(), usize::from(from == owner), "{last} by node {from}");
+        }
+    }
+    let spoofed =
+        |slot| world.nodes[0].datapath.drops(slot).unwrap().get(DropReason::SourceAddress);
+    assert_eq!((spoofed(SLOT), spoofed(PeerSlot(1))), (128, 128));
+}
+
+#[test]
+fn regression_26_datagrams_of_any_length_are_survived() {
+    let mut world = World::pair(26);
+    connect(&mut world);
+    let mut rng = Seeded(26);
+    let now = world.now;
+    for len in (0..2_000).chain((2_000..=65_535).step_by(97)).chain([65_535]) {
+        let mut bytes = vec![0; len];
+        for kind in [None, Some(1), Some(2), Some(3), Some(4)] {
+            weft_agent_core::entropy::Entropy::fill(&mut rng, &mut bytes);
+            if let (Some(kind), Some(head)) = (kind, bytes.get_mut(..4)) {
+                head.copy_from_slice(&[kind, 0, 0, 0]);
+            }
+            let index = world.log.iter().rev().find(|flight| flight.kind() == 4);
+            if let (Some(4), Some(flight), Some(head)) = (kind, index, bytes.get_mut(4..8)) {
+                head.copy_from_slice(&flight.bytes[4..8]);
+            }
+            world.b().handle_datagram(stranger(1), &bytes, now);
+            world.a().handle_datagram(stranger(1), &bytes, now);
+        }
+    }
+    world.send(0, 2, b"still here");
+    world.run(secs(1));
+    assert_eq!(world.b().delivered, [b"still here"]);
+}
+
+#[test]
+fn regression_30_instants_may_stand_still_or_go_back() {
+    for seed in 0..50 {
+        let mut rng = Seeded(3_000 + seed);
+        let mut world = World::pair(3_000 + 2 * seed);
+        for _ in 0..400 {
+            world.now = match rng.below(4) {
+                0 => world.now,
+                1 => world.now - Duration::from_micros(rng.next() >> rng.below(64)),
+                2 => world.now + Duration::from_micros(rng.next() >> rng.below(64)),
+                _ => Instant::from_micros(rng.next() >> rng.below(64)),
+            };
+            let from = (rng.next() % 2) as usize;
+            world.send(from, 2 - from as u8, b"x");
+            world.step();
+            for node in 0..2 {
+                let now = world.now;
+                world.nodes[node].handle_timeout(now);
+            }
+            world.collect();
+        }
+    }
+}
+
+#[test]
+fn regression_31_a_restarted_peer_is_found_again_within_16_s() {
+    for restarted in [0usize, 1] {
+        let mut world = World::pair(31 + restarted as u64);
+        connect(&mut world);
+        let number = restarted as u8 + 1;
+        let other = 1 - restarted;
+        let mut clock = Tai64nClock::new(Some(1 << 20));
+        let floor = clock.poll_persist().unwrap();
+        clock.handle_persisted(floor);
+        let mut node = Node::with_clock(number, 310, clock, TunnelConfig::new());
+        node.add_peer(0, 3 - number, 7, world.now);
+        world.nodes[restarted] = node;
+        let began = world.now;
+        while world.nodes[restarted].delivered.is_empty() {
+            world.send(other, number, b"are you there");
+            world.run(millis(200));
+            assert!(world.now.since(began) < secs(16), "node {number} restarted");
+        }
+    }
+}
+
+#[test]
+fn regression_32_no_event_or_status_shows_a_key() {
+    let mut world = World::pair(32);
+    connect(&mut world);
+    let canary = Node::secret(1).to_secret().0;
+    let public = Node::key(2).0;
+    let node = &world.nodes[0];
+    let text = format!(
+        "{:?} {:?} {:?} {:?} {:?}",
+        node.events,
+        node.tunnel.status(SLOT),
+        node.tunnel.drops(),
+        node.tunnel.clock(),
+        node.datapath.activity(SLOT),
+    );
+    for secret in [&canary[..], &[7; 32], &public] {
+        for width in [4, 8] {
+            let hex: String = secret.iter().take(width).map(|byte| format!("{byte:02x}")).collect();
+            assert!(!text.contains(&hex));
+            let list = format!("{:?}", &secret[..width]);
+            assert!(!text.contains(list.trim_matches(['[', ']'])));
+        }
+    }
+}
