@@ -37,16 +37,26 @@ impl Symmetric {
         self.hash = hash(&[&self.hash, data]);
     }
 
+    /// MixKey, when something is sealed before the next MixKey.
     pub(crate) fn mix_key(&mut self, input: &[u8; 32]) {
         let [chain, key] = kdf(&self.chain, input);
         self.chain = *chain;
         self.key = *key;
     }
 
+    /// MixKey, when the next token replaces the cipher key unused: it is not
+    /// derived. What was derived before must not be used any more either.
+    pub(crate) fn mix_chain(&mut self, input: &[u8; 32]) {
+        let [chain] = kdf(&self.chain, input);
+        self.chain = *chain;
+        self.key = [0; 32];
+    }
+
     /// Token "e" in a handshake with PSKs (section 9.2 of the Noise paper).
+    /// Another token follows always.
     pub(crate) fn mix_ephemeral(&mut self, ephemeral: &PublicKey) {
         self.mix_hash(&ephemeral.0);
-        self.mix_key(&ephemeral.0);
+        self.mix_chain(&ephemeral.0);
     }
 
     /// Token "psk".

@@ -3,6 +3,7 @@
 //! `layers` and `sizes` are also tests of this package, so that a plain
 //! `cargo test` finds what they find.
 
+mod bench_noise;
 mod clock;
 mod edges;
 mod footprint;
@@ -51,6 +52,8 @@ enum Task {
 enum Bench {
     /// Size of `weft` on disk and in memory with two peers
     Footprint,
+    /// WireGuard's ciphers and handshake against boringtun's, interleaved
+    Noise,
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Layers => out::report("layers", &layers::check(&root)),
         Task::Sizes => out::report("sizes", &sizes::check(&root)),
         Task::Bench { what: Bench::Footprint, json } => footprint::run(&root, json),
+        Task::Bench { what: Bench::Noise, json } => bench_noise::run(json),
         Task::Test { full } => suite::run(&root, full),
     }
 }

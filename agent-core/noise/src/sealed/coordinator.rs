@@ -98,7 +98,7 @@ impl Opened {
         let (sealed, tag) =
             hello.sealed_payload().split_last_chunk::<TAG_LEN>().ok_or(SealedError::Unauthentic)?;
         let text = out.get_mut(..sealed.len()).ok_or(SealedError::NoRoom)?;
-        self.state.mix_key(&*key.secret.diffie_hellman(&self.device)?);
+        self.state.mix_chain(&*key.secret.diffie_hellman(&self.device)?);
         self.state.mix_key_and_hash(&psk.0);
         text.copy_from_slice(sealed);
         if !self.state.open(text, tag) {
@@ -154,7 +154,7 @@ impl Verified {
             |other| ephemeral.diffie_hellman(other).unwrap_or_else(|_| Shared::new([0; 32]));
         let state = &mut self.0.state;
         state.mix_ephemeral(&public);
-        state.mix_key(&share(&self.0.ephemeral));
+        state.mix_chain(&share(&self.0.ephemeral));
         state.mix_key(&share(&self.0.device));
         let (text, place) = frame[42..].split_at_mut(payload.len());
         text.copy_from_slice(payload);

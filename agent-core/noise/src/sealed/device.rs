@@ -118,7 +118,7 @@ impl Initiator {
         message[32..64].copy_from_slice(&self.public.0);
         let tag = state.seal(&mut message[32..64]);
         message[64..80].copy_from_slice(&tag);
-        state.mix_key(&self.static_static);
+        state.mix_chain(&self.static_static);
         state.mix_key_and_hash(&psk.0);
         let (text, place) = message[80..].split_at_mut(payload.len());
         text.copy_from_slice(payload);
@@ -182,7 +182,7 @@ impl Pending {
         // Message two: e, ee, se, payload.
         let mut state = self.state.fork();
         state.mix_ephemeral(&ephemeral);
-        state.mix_key(&*self.ephemeral.diffie_hellman(&ephemeral)?);
+        state.mix_chain(&*self.ephemeral.diffie_hellman(&ephemeral)?);
         state.mix_key(&*initiator.secret.diffie_hellman(&ephemeral)?);
         text.copy_from_slice(sealed);
         if !state.open(text, tag) {

@@ -135,8 +135,8 @@ impl InitiationSent {
         let ephemeral = PublicKey(message.field(12));
         let mut state = self.state.fork();
         state.mix_ephemeral(&ephemeral);
-        state.mix_key(&*self.ephemeral.diffie_hellman(&ephemeral)?);
-        state.mix_key(&*local.secret.diffie_hellman(&ephemeral)?);
+        state.mix_chain(&*self.ephemeral.diffie_hellman(&ephemeral)?);
+        state.mix_chain(&*local.secret.diffie_hellman(&ephemeral)?);
         for (index, psk) in psks.iter().enumerate() {
             let mut state = state.fork();
             state.mix_key_and_hash(&psk.0);
@@ -243,8 +243,8 @@ impl AuthenticInitiation {
         self.state.mix_ephemeral(&public);
         // Both of the peer's keys were tried before: its ephemeral key in
         // `receive_initiation`, its static key when `RemoteKey` was made.
-        self.state.mix_key(&contributory(&ephemeral, &self.ephemeral));
-        self.state.mix_key(&contributory(&ephemeral, &self.peer));
+        self.state.mix_chain(&contributory(&ephemeral, &self.ephemeral));
+        self.state.mix_chain(&contributory(&ephemeral, &self.peer));
         self.state.mix_key_and_hash(&psk.0);
         let tag = self.state.seal(&mut []);
         out[44..60].copy_from_slice(&tag);
