@@ -16,6 +16,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod buffer;
 pub mod config;
 pub mod control;

@@ -42,7 +42,7 @@ fn add(table: &mut Table, id: u32, now: u64) -> Result<PeerSlot, UpsertError> {
 fn a_peer_keeps_its_slot_and_state_when_the_map_changes_it() {
     let mut table = Table::new(false);
     let slot = add(&mut table, 7, 0).unwrap();
-    table.handle_wanted(slot);
+    assert!(table.handle_wanted(slot));
     table.handle_established(slot, at(1));
     let again = table.upsert(peer(7, 3), |_| None, at(2)).unwrap();
     assert_eq!((again.slot, again.evicted), (slot, None));
@@ -62,11 +62,12 @@ fn states_follow_a_peers_life() {
         core::iter::from_fn(|| table.poll_change().map(|c| (c.from, c.to))).collect::<Vec<_>>()
     };
     assert_eq!(states(&mut table), []);
-    table.handle_wanted(slot);
+    assert!(table.handle_wanted(slot));
+    assert!(!table.handle_wanted(slot));
     assert_eq!(states(&mut table), [(PeerState::Known, PeerState::Calling)]);
     table.handle_failed(slot);
     assert_eq!(states(&mut table), [(PeerState::Calling, PeerState::Known)]);
-    table.handle_wanted(slot);
+    assert!(table.handle_wanted(slot));
     table.handle_established(slot, at(10));
     assert_eq!(states(&mut table), [(PeerState::Known, PeerState::Active)]);
 
@@ -83,7 +84,7 @@ fn states_follow_a_peers_life() {
     table.handle_used(slot, Some(at(100)), due);
     assert_eq!(states(&mut table), [(PeerState::Active, PeerState::Idle)]);
     assert_eq!(table.poll_timeout(), None);
-    table.handle_wanted(slot);
+    assert!(table.handle_wanted(slot));
     table.handle_failed(slot);
     assert_eq!(table.state(slot), Some(PeerState::Idle));
 }

@@ -44,6 +44,7 @@ struct Waiting {
     pending: Pending,
     /// Made with the next pin.
     next_pin: bool,
+    sent_at: Instant,
 }
 
 /// What was learned from an accepted WELCOME before its payload is read.
@@ -52,6 +53,8 @@ pub(super) struct Welcomed {
     pub(super) len: usize,
     /// The coordinator used its next key: the current pin is history.
     pub(super) next_pin: bool,
+    /// When the HELLO was made.
+    pub(super) sent_at: Instant,
     accepted: weft_noise::sealed::device::Accepted,
 }
 
@@ -205,7 +208,7 @@ impl Channel {
             token: self.token.filter(|&(_, until)| now <= until).map(|(token, _)| token),
         };
         let (len, pending) = initiator.hello(&head, plan.psk, payload, entropy, out)?;
-        self.waiting = Some(Waiting { pending, next_pin });
+        self.waiting = Some(Waiting { pending, next_pin, sent_at: now });
         if repeat.is_exhausted(now) {
             repeat.defer(now + jittered(LATE_WAIT, entropy));
         } else {
@@ -227,7 +230,8 @@ impl Channel {
             _ => &self.initiator,
         };
         let (len, accepted) = waiting.pending.welcome(initiator, frame, out)?;
-        Ok(Welcomed { len, next_pin: waiting.next_pin, accepted })
+        let (next_pin, sent_at) = (waiting.next_pin, waiting.sent_at);
+        Ok(Welcomed { len, next_pin, sent_at, accepted })
     }
 
     /// The WELCOME's payload was read: its session sends from now on.

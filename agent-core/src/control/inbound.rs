@@ -194,6 +194,8 @@ impl<const FRAME: usize> Control<FRAME> {
         plain.zeroize();
         let info = info.ok_or(FrameDrop::Malformed)?;
         let next_pin = welcomed.next_pin;
+        let rtt = (now - welcomed.sent_at).as_millis();
+        self.rtt_ms = u16::try_from(rtt).unwrap_or(u16::MAX);
         self.channel.establish(welcomed, info.session, info.replica, now, entropy);
         if next_pin {
             self.take_next_pin();

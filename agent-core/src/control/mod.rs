@@ -249,6 +249,8 @@ pub struct Control<const FRAME: usize> {
     /// A handshake was done over the line that is up.
     online: bool,
     heard_at: Option<Instant>,
+    /// Of the last handshake.
+    rtt_ms: u16,
     counters: ControlCounters,
     /// Of the last input.
     now: Instant,
@@ -294,6 +296,7 @@ impl<const FRAME: usize> Control<FRAME> {
             snapshot: Snapshot::default(),
             online: false,
             heard_at: None,
+            rtt_ms: 0,
             counters: ControlCounters::default(),
             config,
             identity,
@@ -497,6 +500,12 @@ impl<const FRAME: usize> Control<FRAME> {
     /// When the coordinator was last heard, authenticated.
     pub const fn heard_at(&self) -> Option<Instant> {
         self.heard_at
+    }
+
+    /// Round trip to the coordinator as the last handshake measured it, in
+    /// milliseconds; 0 = not measured.
+    pub const fn rtt_ms(&self) -> u16 {
+        self.rtt_ms
     }
 
     /// What is left of the lease; `None` without a map.

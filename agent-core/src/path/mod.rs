@@ -165,6 +165,8 @@ pub struct Paths<const PEERS: usize> {
     endpoints_changed: bool,
     cache_at: Instant,
     changed: bool,
+    /// A signal may be due.
+    signals: bool,
 }
 
 impl<const PEERS: usize> Paths<PEERS> {
@@ -179,6 +181,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             endpoints_changed: false,
             cache_at: Instant::ZERO,
             changed: false,
+            signals: false,
         }
     }
 
@@ -261,7 +264,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         } else {
             peer.handle_wanted(entropy, now);
         }
-        self.changed = true;
+        self.stir();
     }
 
     /// A handshake initiation is being sent to this peer: if it is not answered
@@ -280,7 +283,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         let route = Route::Direct { socket: source.socket, address: source.address };
         let moved = peer.handle_authenticated(route, now);
         self.endpoints_changed |= moved;
-        self.changed = true;
+        self.stir();
     }
 
     /// The peer did not answer for 90 s.
@@ -301,7 +304,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         let both = u64::from(self.rtt_ms) + u64::from(call.rtt_ms);
         if let Some(peer) = self.peer_mut(slot) {
             peer.handle_call(call.call, candidates, begins, Duration::from_millis(both), now);
-            self.changed = true;
+            self.stir();
         }
     }
 
@@ -313,7 +316,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         let candidates = self.usable(&ack.candidates);
         if let Some(peer) = self.peer_mut(slot) {
             peer.handle_call_ack(ack.call, candidates);
-            self.changed = true;
+            self.stir();
         }
     }
 
@@ -329,7 +332,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         let slot = self.slot_of(device);
         if let Some(peer) = slot.and_then(|slot| self.peer_mut(slot)) {
             peer.handle_call_failed(call, why, now);
-            self.changed = true;
+            self.stir();
         }
     }
 
@@ -339,7 +342,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             peer.handle_timeout(now);
         }
         self.early.retain(|early| now <= early.until);
-        self.changed = true;
+        self.stir();
     }
 
     /// When to call [`Paths::handle_timeout`]. A signal that is due and could
@@ -355,6 +358,9 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// The next thing to tell a peer. Ask only while it can be sent.
     #[must_use]
     pub fn poll_signal(&mut self, now: Instant) -> Option<PathSignal> {
+        if !self.signals {
+            return None;
+        }
         let rtt_ms = self.rtt_ms;
         let nat = NatReport::default();
         for peer in self.peers.iter_mut().flatten() {
@@ -380,6 +386,7 @@ impl<const PEERS: usize> Paths<PEERS> {
                 }));
             }
         }
+        self.signals = false;
         None
     }
 
@@ -431,6 +438,12 @@ impl<const PEERS: usize> Paths<PEERS> {
         let selected = self.selected(slot)?;
         let Route::Direct { address, .. } = selected.route;
         (selected.why != Why::Configured).then_some(address)
+    }
+
+    /// Something happened: events and signals are looked for again.
+    const fn stir(&mut self) {
+        self.changed = true;
+        self.signals = true;
     }
 
     fn slot_of(&self, device: DeviceId) -> Option<PeerSlot> {

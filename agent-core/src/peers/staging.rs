@@ -6,6 +6,8 @@ use crate::event::{DropReason, PeerSlot};
 
 struct Staged<const LEN: usize> {
     slot: PeerSlot,
+    /// There is a session now.
+    released: bool,
     packet: Vec<u8, LEN>,
 }
 
@@ -41,16 +43,27 @@ impl<const PACKETS: usize, const LEN: usize> Staging<PACKETS, LEN> {
             self.staged.remove(oldest);
         }
         // Cannot fail: there was room, or it was just made.
-        let _ = self.staged.push(Staged { slot, packet });
+        let _ = self.staged.push(Staged { slot, released: false, packet });
         oldest.map_or(Ok(()), |_| Err(DropReason::StagingFull))
     }
 
-    /// Takes the oldest packet of a peer, copied into `out`; its length.
-    pub fn pop(&mut self, slot: PeerSlot, out: &mut [u8]) -> Option<usize> {
-        let position = self.staged.iter().position(|staged| staged.slot == slot)?;
+    /// There is a session with this peer: its packets may go. Whether there are
+    /// any.
+    pub fn release(&mut self, slot: PeerSlot) -> bool {
+        let of_peer = self.staged.iter_mut().filter(|staged| staged.slot == slot);
+        of_peer.fold(false, |_, staged| {
+            staged.released = true;
+            true
+        })
+    }
+
+    /// Takes the oldest packet that may go, copied into `out`: whose it is, and
+    /// its length.
+    pub fn pop(&mut self, out: &mut [u8]) -> Option<(PeerSlot, usize)> {
+        let position = self.staged.iter().position(|staged| staged.released)?;
         let staged = self.staged.remove(position);
         out.get_mut(..staged.packet.len())?.copy_from_slice(&staged.packet);
-        Some(staged.packet.len())
+        Some((staged.slot, staged.packet.len()))
     }
 
     /// Whether anything waits for this peer.
@@ -76,7 +89,10 @@ mod tests {
     fn drain<const N: usize>(pool: &mut Staging<N, 4>, slot: PeerSlot) -> Vec<u8, 16> {
         let mut out = [0; 4];
         let mut all = Vec::new();
-        while let Some(len) = pool.pop(slot, &mut out) {
+        assert_eq!(pool.pop(&mut out), None);
+        pool.release(slot);
+        while let Some((owner, len)) = pool.pop(&mut out) {
+            assert_eq!(owner, slot);
             all.extend_from_slice(&out[..len]).unwrap();
         }
         all

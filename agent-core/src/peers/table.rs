@@ -178,11 +178,15 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
         self.take_where(|_| true)
     }
 
-    /// A packet wants this peer and finds no session.
-    pub fn handle_wanted(&mut self, slot: PeerSlot) {
-        if self.state(slot).is_some_and(|state| state != PeerState::Calling) {
+    /// A packet wants this peer and finds no session. Whether that is news: a
+    /// peer that is being called already is not called again.
+    #[must_use]
+    pub fn handle_wanted(&mut self, slot: PeerSlot) -> bool {
+        let news = self.state(slot).is_some_and(|state| state != PeerState::Calling);
+        if news {
             self.change(slot, PeerState::Calling);
         }
+        news
     }
 
     /// There is a session.

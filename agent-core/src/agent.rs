@@ -1,0 +1,222 @@
+//! The whole agent: what a shell drives. It decides nothing; it hands what one
+//! part says to the part that it concerns.
+//!
+//! # Driving it
+//!
+//! ```text
+//! MQTT   poll_line ► connect / disconnect     handle_connected, handle_disconnected
+//!        poll_control ► publish               handle_frame
+//! UDP    poll_transmit ► send                 handle_datagram ► packet for the TUN
+//! TUN                                         handle_packet ► datagram to send
+//! time   poll_timeout ► sleep until           handle_timeout
+//! disk   poll_event ► Persist ► write         handle_persisted
+//! ```
+//!
+//! One input, then drain `poll_event`, `poll_line`, `poll_control` and
+//! `poll_transmit` until all say `None`, then the next input. When several
+//! datagrams wait, give all of them before [`Agent::handle_timeout`], which
+//! answers handshakes: data goes first.
+//!
+//! A handshake needs a stamp whose floor is in storage: write
+//! [`Persist::Stamp`] and confirm it at once, or nothing is initiated.
+
+mod cache;
+mod inputs;
+mod outbox;
+mod outputs;
+mod status;
+mod wiring;
+
+pub use cache::CacheEndpoint;
+pub use outbox::{AgentEvent, Enrolled, InterfaceConfig, Persist};
+pub use status::{CoordinatorStatus, PeerStatus};
+
+use core::net::SocketAddr;
+
+use weft_noise::key::{StaticSecret, WeakKey};
+use weft_wire::id::Name;
+use weft_wire::item::Abilities;
+
+use crate::config::TunnelConfig;
+use crate::config::implementation::{FLOWS_CHIP, FLOWS_LINUX, MTU_MAX};
+use crate::control::{Control, ControlConfig, Identity};
+use crate::datapath::Datapath;
+use crate::entropy::Entropy;
+use crate::event::{Counters, DropCounters, SocketId};
+use crate::path::{Paths, Sockets};
+use crate::peers::{Peers, Staging};
+use crate::time::Instant;
+use crate::tunnel::{Tai64nClock, Tunnel};
+
+use outbox::Outbox;
+use outputs::Fanout;
+
+/// The longest packet that is staged, in bytes.
+const STAGED_LEN: usize = MTU_MAX as usize;
+
+/// A Linux gateway's agent. Put it into a `Box`.
+pub type GatewayAgent<E> = Agent<E, 256, 512, FLOWS_LINUX, 64, 64, { weft_wire::frame::MAX_FRAME }>;
+
+/// A microcontroller's agent.
+pub type ChipAgent<E> = Agent<E, 8, 16, FLOWS_CHIP, 8, 4, { weft_wire::frame::MAX_FRAME_CHIP }>;
+
+/// What an agent is told once.
+pub struct AgentConfig {
+    /// Starts of the device since it was made, this one counted.
+    pub boot_count: u32,
+    /// A full table replaces the peer that was not used for longest, and the
+    /// coordinator sends only what is asked for.
+    pub on_demand: bool,
+    /// Map pages asked for at once: 4 on Linux, 1 on a chip.
+    pub page_window: u8,
+    /// Most packets of one peer that wait for a session: 2 on a chip.
+    pub staged_per_peer: usize,
+    /// Salted hash of machine id, board serial or eFuse MAC.
+    pub fingerprint: [u8; 32],
+    /// The name the device would like.
+    pub name: Name,
+    /// Network and build. Peer slots are filled in.
+    pub abilities: Abilities,
+    /// The socket of each address family.
+    pub sockets: Sockets,
+    /// Timers of the tunnel.
+    pub tunnel: TunnelConfig,
+    /// The floor of handshake stamps from storage; 0 for a new identity, `None`
+    /// when it was lost while the identity was not.
+    pub stamp_floor: Option<u64>,
+}
+
+/// A datagram of `len` bytes in the caller's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// From which socket.
+    pub socket: SocketId,
+    /// To where.
+    pub to: SocketAddr,
+    /// Its length.
+    pub len: usize,
+}
+
+/// What a datagram brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input<'a> {
+    /// An IP packet for the mesh interface.
+    Packet(&'a [u8]),
+    /// Nothing for the mesh interface.
+    Nothing,
+}
+
+/// What became of a packet from the mesh interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Sealed: the first `len` bytes of the buffer are to be sent.
+    Transmit(Transmit),
+    /// Kept until there is a session.
+    Staged,
+}
+
+/// Control session, tunnel, data path, paths and peers of one device.
+///
+/// - `PEERS` peers, `ROUTES` routes per address family (each peer takes one and
+///   what lies behind it more), `FLOWS` flow-table entries, replay windows of
+///   `WORDS` words, `STAGED` packets that wait for a session, `FRAME` bytes of
+///   the longest control frame.
+///
+/// [`GatewayAgent`] and [`ChipAgent`] are what programs use.
+pub struct Agent<
+    E,
+    const PEERS: usize,
+    const ROUTES: usize,
+    const FLOWS: usize,
+    const WORDS: usize,
+    const STAGED: usize,
+    const FRAME: usize,
+> {
+    entropy: E,
+    control: Control<FRAME>,
+    tunnel: Tunnel<PEERS>,
+    datapath: Datapath<PEERS, ROUTES, FLOWS, WORDS>,
+    paths: Paths<PEERS>,
+    peers: Peers<PEERS, ROUTES>,
+    staging: Staging<STAGED, STAGED_LEN>,
+    outbox: Outbox,
+    fanout: Fanout,
+    /// Peers that are to get a keepalive.
+    keepalives: [bool; PEERS],
+    /// Counted here: what belongs to no part.
+    drops: DropCounters,
+    /// Traffic of peers that are gone.
+    retired: Counters,
+    handshakes: u32,
+    handshake_failures: u32,
+    /// Peers of the map that found no place, or whose key cannot be one.
+    refused_peers: u32,
+    started_at: Instant,
+    /// Of the last input.
+    now: Instant,
+}
+
+impl<
+    E: Entropy,
+    const PEERS: usize,
+    const ROUTES: usize,
+    const FLOWS: usize,
+    const WORDS: usize,
+    const STAGED: usize,
+    const FRAME: usize,
+> Agent<E, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+{
+    /// An agent that wants to connect. Give back what storage held by
+    /// [`Agent::restore`] before the first input.
+    ///
+    /// # Errors
+    ///
+    /// [`WeakKey`] when the coordinator's pin is a key of low order.
+    pub fn new(
+        config: AgentConfig,
+        identity: Identity,
+        mut entropy: E,
+        now: Instant,
+    ) -> Result<Self, WeakKey> {
+        let secret = StaticSecret::from_bytes(identity.wireguard_key.0);
+        let clock = Tai64nClock::new(config.stamp_floor);
+        let tunnel = Tunnel::new(config.tunnel, secret, clock);
+        let slots = u16::try_from(PEERS).unwrap_or(u16::MAX);
+        let control = ControlConfig {
+            boot_count: config.boot_count,
+            on_demand: if config.on_demand { slots } else { 0 },
+            page_window: config.page_window,
+            wireguard_key: *tunnel.public_key(),
+            fingerprint: config.fingerprint,
+            name: config.name,
+            abilities: Abilities { peer_slots: slots, ..config.abilities },
+        };
+        let mut seed = [0; 8];
+        entropy.fill(&mut seed);
+        let mut paths = Paths::new(config.sockets);
+        if let Some(member) = identity.member() {
+            paths.set_own(member.device);
+        }
+        let mut agent = Self {
+            control: Control::new(control, identity, &mut entropy, now)?,
+            entropy,
+            tunnel,
+            datapath: Datapath::new(u64::from_le_bytes(seed)),
+            paths,
+            peers: Peers::new(config.on_demand),
+            staging: Staging::new(config.staged_per_peer),
+            outbox: Outbox::default(),
+            fanout: Fanout::new(),
+            keepalives: [false; PEERS],
+            drops: DropCounters::new(),
+            retired: Counters::default(),
+            handshakes: 0,
+            handshake_failures: 0,
+            refused_peers: 0,
+            started_at: now,
+            now,
+        };
+        agent.pump();
+        Ok(agent)
+    }
+}

@@ -1,0 +1,54 @@
+//! The cache: items in the order in which they are taken back.
+
+use core::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use weft_wire::id::DeviceId;
+use weft_wire::item::{Item, ItemError, ItemWriter};
+
+use crate::control::Control;
+use crate::path::Paths;
+use crate::peers::Peers;
+
+/// Where a peer's authenticated data last came from. Local: it never travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheEndpoint {
+    /// The peer.
+    pub device: DeviceId,
+    /// The address.
+    pub address: SocketAddr,
+}
+
+impl Item for CacheEndpoint {
+    const TAG: u32 = (1 << 16) + 1;
+}
+
+pub(super) fn write<const PEERS: usize, const ROUTES: usize, const FRAME: usize>(
+    control: &Control<FRAME>,
+    peers: &Peers<PEERS, ROUTES>,
+    paths: &Paths<PEERS>,
+    scratch: &mut [u8],
+    write: &mut impl FnMut(&[u8]),
+) -> Result<(), ItemError> {
+    let mut piece = |fill: &dyn Fn(&mut ItemWriter<'_>) -> Result<(), ItemError>| {
+        let mut writer = ItemWriter::new(scratch);
+        fill(&mut writer)?;
+        let len = writer.len();
+        write(scratch.get(..len).unwrap_or_default());
+        Ok(())
+    };
+    piece(&|writer| control.write_cache(writer))?;
+    for slot in peers.slots() {
+        piece(&|writer| {
+            let Some(peer) = peers.to_upsert(slot) else {
+                return Ok(());
+            };
+            writer.put(&peer)?;
+            match paths.cached(slot) {
+                Some(address) => writer.put(&CacheEndpoint { device: peer.device, address }),
+                None => Ok(()),
+            }
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! Outputs: what is to be sent, done and awaited.
+
+use weft_noise::wg::INITIATION_LEN;
+use weft_wire::item::ItemError;
+
+use super::outbox::{AgentEvent, InterfaceConfig};
+use super::{Agent, Transmit};
+use crate::buffer::PacketBuf;
+use crate::config::implementation::HEADROOM;
+use crate::control::{ControlTransmit, LineRequest};
+use crate::entropy::Entropy;
+use crate::event::{DropReason, PeerSlot, Source};
+use crate::path::{Route, Targets};
+use crate::time::Instant;
+use crate::timer::Reason;
+use crate::tunnel::To;
+
+/// One handshake initiation on its way to several addresses.
+pub(super) struct Fanout {
+    message: [u8; INITIATION_LEN],
+    len: usize,
+    /// Those that are left, in reverse order.
+    targets: Targets,
+}
+
+impl Fanout {
+    pub(super) const fn new() -> Self {
+        Self { message: [0; INITIATION_LEN], len: 0, targets: Targets::new() }
+    }
+
+    /// Begins with a message; [`Fanout::next`] sends it to each target.
+    fn begin(&mut self, message: &[u8], mut targets: Targets) {
+        if let Some(place) = self.message.get_mut(..message.len()) {
+            place.copy_from_slice(message);
+            targets.reverse();
+            self.len = message.len();
+            self.targets = targets;
+        }
+    }
+
+    fn next(&mut self, out: &mut [u8]) -> Option<Transmit> {
+        let Route::Direct { socket, address } = self.targets.pop()?;
+        let message = self.message.get(..self.len)?;
+        out.get_mut(..self.len)?.copy_from_slice(message);
+        Some(Transmit { socket, to: address, len: self.len })
+    }
+}
+
+impl<
+    E: Entropy,
+    const PEERS: usize,
+    const ROUTES: usize,
+    const FLOWS: usize,
+    const WORDS: usize,
+    const STAGED: usize,
+    const FRAME: usize,
+> Agent<E, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+{
+    /// What to do about the line to the coordinator.
+    #[must_use]
+    pub fn poll_line(&mut self) -> Option<LineRequest> {
+        self.control.poll_line(self.now)
+    }
+
+    /// Writes the next frame for the coordinator into `out`
+    /// ([`weft_wire::frame::MAX_FRAME_CHIP`] bytes are enough).
+    #[must_use]
+    pub fn poll_control(&mut self, out: &mut [u8]) -> Option<ControlTransmit> {
+        let transmit = self.control.poll_transmit(out, &mut self.entropy, self.now);
+        self.pump();
+        transmit
+    }
+
+    /// Writes the next datagram into `out`
+    /// ([`capacity_for`](crate::buffer::capacity_for)`(1420)` bytes are enough).
+    #[must_use]
+    pub fn poll_transmit(&mut self, out: &mut [u8]) -> Option<Transmit> {
+        let transmit = self
+            .fanout
+            .next(out)
+            .or_else(|| self.poll_handshake(out))
+            .or_else(|| self.poll_keepalive(out))
+            .or_else(|| self.poll_staged(out));
+        self.pump();
+        transmit
+    }
+
+    /// The next thing to store, do or show.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<AgentEvent> {
+        let (held, control) = (self.control.held(), &self.control);
+        let interface = || {
+            let settings = control.settings().settings()?;
+            Some(InterfaceConfig {
+                overlay: settings.overlay,
+                host: settings.host,
+                name: settings.name.clone(),
+                mtu: settings.mtu,
+            })
+        };
+        if let Some(event) = self.outbox.poll(held, interface) {
+            return Some(event);
+        }
+        let change = self.peers.poll_change()?;
+        self.control.handle_change(self.now);
+        Some(AgentEvent::Peer(change))
+    }
+
+    /// When to call [`Agent::handle_timeout`] at the latest, and why.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
+        let parts = [
+            self.control.poll_timeout(),
+            self.tunnel.poll_timeout(),
+            self.paths.poll_timeout(),
+            self.peers.poll_timeout(),
+        ];
+        parts.into_iter().flatten().min_by_key(|&(at, _)| at)
+    }
+
+    /// Hands what is to survive a restart to `write`, piece by piece: give all
+    /// of it back to [`Agent::restore`], in order. `scratch` takes one piece at
+    /// a time, at most 2,048 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ItemError::NoRoom`] when `scratch` is too short.
+    pub fn write_cache(
+        &self,
+        scratch: &mut [u8],
+        mut write: impl FnMut(&[u8]),
+    ) -> Result<(), ItemError> {
+        super::cache::write(&self.control, &self.peers, &self.paths, scratch, &mut write)
+    }
+
+    fn poll_handshake(&mut self, out: &mut [u8]) -> Option<Transmit> {
+        loop {
+            let message = self.tunnel.poll_transmit(out)?;
+            match message.to {
+                To::Reply(Source { socket, address }) => {
+                    return Some(Transmit { socket, to: address, len: message.len });
+                }
+                To::Peer(slot) => {
+                    self.paths.handle_initiation(slot, &mut self.entropy, self.now);
+                    let targets = self.paths.targets(slot);
+                    if targets.is_empty() {
+                        self.drops.count(DropReason::NoPath);
+                    }
+                    self.fanout.begin(out.get(..message.len)?, targets);
+                    if let Some(transmit) = self.fanout.next(out) {
+                        return Some(transmit);
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_keepalive(&mut self, out: &mut [u8]) -> Option<Transmit> {
+        loop {
+            let position = self.keepalives.iter().position(|&wanted| wanted)?;
+            *self.keepalives.get_mut(position)? = false;
+            let slot = PeerSlot(u16::try_from(position).ok()?);
+            if let Some(sealed) = self.datapath.handle_keepalive(slot, out, self.now)
+                && let Some(transmit) = self.addressed(sealed)
+            {
+                return Some(transmit);
+            }
+        }
+    }
+
+    fn poll_staged(&mut self, out: &mut [u8]) -> Option<Transmit> {
+        loop {
+            let (_, len) = self.staging.pop(out.get_mut(HEADROOM..)?)?;
+            let mut buffer = PacketBuf::new(out, len)?;
+            if let Ok(sealed) = self.datapath.handle_packet(&mut buffer, self.now)
+                && let Some(transmit) = self.addressed(sealed)
+            {
+                return Some(transmit);
+            }
+        }
+    }
+}

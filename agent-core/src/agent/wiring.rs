@@ -1,0 +1,325 @@
+//! What one part says goes to the part that it concerns.
+
+use core::iter;
+
+use weft_wire::id::DeviceId;
+use weft_wire::item::{Item as _, ItemError, Items};
+use weft_wire::map::{Overlay, PeerUpsert, Prefix, SecondKey, SecondKind};
+use weft_wire::verdict::CallFailure;
+
+use super::Agent;
+use super::cache::CacheEndpoint;
+use super::status::add;
+use crate::control::{ControlEvent, Signal};
+use crate::datapath::RoutesFull;
+use crate::entropy::Entropy;
+use crate::event::{PeerSlot, Source};
+use crate::filter::Masks;
+use crate::path::{PathEvent, PathSignal, PeerKind, Route};
+use crate::peers::Upserted;
+use crate::time::{Duration, Instant};
+use crate::tunnel::{Event, Install, KeyRole, PeerKeys, SecondPeerKey};
+
+impl<
+    E: Entropy,
+    const PEERS: usize,
+    const ROUTES: usize,
+    const FLOWS: usize,
+    const WORDS: usize,
+    const STAGED: usize,
+    const FRAME: usize,
+> Agent<E, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+{
+    /// Takes back what [`Agent::write_cache`] wrote, all of it or piece by
+    /// piece, before the first input.
+    ///
+    /// # Errors
+    ///
+    /// [`ItemError`] when the bytes are no cache; what came before counts.
+    pub fn restore(&mut self, cache: &[u8], now: Instant) -> Result<(), ItemError> {
+        self.now = now;
+        for item in Items::new(cache) {
+            let raw = item?;
+            if raw.tag == CacheEndpoint::TAG {
+                let CacheEndpoint { device, address } = raw.decode()?;
+                if let Some(slot) = self.peers.slot_of(device) {
+                    self.paths.set_cached(slot, address, now);
+                }
+            } else if let Some(event) = self.control.restore(&raw, now)? {
+                self.handle_control(event);
+            }
+        }
+        self.pump();
+        Ok(())
+    }
+
+    /// Carries everything on until every part is silent.
+    pub(super) fn pump(&mut self) {
+        let now = self.now;
+        loop {
+            if let Some(event) = self.control.poll_event() {
+                self.handle_control(event);
+            } else if let Some(install) = self.tunnel.poll_install() {
+                self.handle_install(install);
+            } else if let Some(event) = self.tunnel.poll_event() {
+                self.handle_tunnel(event);
+            } else if let Some((slot, activity)) = self.datapath.poll_activity() {
+                self.tunnel.handle_activity(slot, &activity, now);
+            } else if let Some(slot) = self.tunnel.poll_query() {
+                let activity = self.datapath.take_activity(slot);
+                self.tunnel.handle_activity(slot, &activity, now);
+            } else if let Some(slot) = self.peers.poll_query(now) {
+                let used_at = self.used_at(slot);
+                self.peers.handle_used(slot, used_at, now);
+            } else if let Some(event) = self.paths.poll_event(now) {
+                self.handle_path(event);
+            } else if self.control.takes_signal()
+                && let Some(signal) = self.paths.poll_signal(now)
+            {
+                self.control.handle_signal(match signal {
+                    PathSignal::Call(call) => Signal::Call(call),
+                    PathSignal::CallAck(ack) => Signal::CallAck(ack),
+                });
+            } else if let Some(floor) = self.tunnel.poll_persist() {
+                self.outbox.stamp = Some(floor);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn handle_control(&mut self, event: ControlEvent) {
+        let now = self.now;
+        match event {
+            ControlEvent::Online(unix_ms) => {
+                if let Some(unix_ms) = unix_ms {
+                    self.tunnel.set_time(unix_ms, now);
+                }
+                self.paths.set_rtt(self.control.rtt_ms());
+                self.outbox.online = Some(true);
+            }
+            ControlEvent::Offline => self.outbox.online = Some(false),
+            ControlEvent::IdentityChanged => {
+                if let Some(member) = self.control.identity().member() {
+                    self.paths.set_own(member.device);
+                }
+                self.outbox.identity = true;
+            }
+            ControlEvent::CacheChanged => self.outbox.cache = true,
+            ControlEvent::Registered(answer) => self.outbox.enrolled = Some(answer.into()),
+            ControlEvent::Refused(refused) => self.outbox.refused = Some(refused),
+            ControlEvent::Standing(state) => self.outbox.standing = Some(state),
+            ControlEvent::SnapshotBegin => self.peers.begin_snapshot(),
+            ControlEvent::SnapshotEnd => {
+                while let Some(slot) = self.peers.poll_unnamed() {
+                    self.drop_peer(slot);
+                }
+            }
+            ControlEvent::Upsert(peer) => self.upsert(peer),
+            ControlEvent::Remove(device) => self.remove(device),
+            ControlEvent::PeerKey(device, second) => {
+                if let Some(slot) = self.peers.set_second(device, second) {
+                    self.apply_peer(slot);
+                }
+            }
+            ControlEvent::Rules(rules) => self.datapath.set_rules(&rules.rules),
+            // Nobody asks a STUN server yet; the status shows them.
+            ControlEvent::Servers(_) | ControlEvent::Committed(_) | ControlEvent::Go(_) => {}
+            ControlEvent::Settings(settings) => {
+                self.datapath.set_mtu(settings.mtu);
+                self.paths.set_overlay(settings.overlay);
+                self.apply_all_routes();
+                self.outbox.interface = true;
+            }
+            ControlEvent::MapDropped(why) => {
+                while let Some(slot) = self.peers.poll_any() {
+                    self.drop_peer(slot);
+                }
+                self.datapath.clear_rules();
+                self.outbox.dropped = Some(why);
+            }
+            ControlEvent::Call(call) => self.paths.handle_call(&call, now),
+            ControlEvent::CallAck(ack) => self.paths.handle_call_ack(&ack),
+            ControlEvent::CallFailed(failed) => {
+                let why = CallFailure::from_code(failed.code);
+                self.paths.handle_call_failed(failed.call, failed.peer, why, now);
+            }
+            ControlEvent::ReportDue => {
+                let report = self.report();
+                self.control.handle_report(report, &mut self.entropy, now);
+            }
+            ControlEvent::Restart => self.outbox.restart = true,
+            ControlEvent::Left => self.outbox.left = true,
+        }
+    }
+
+    fn handle_install(&mut self, install: Install) {
+        match install {
+            Install::Session { slot, keys, sealing, opening, send } => {
+                self.datapath.install(slot, keys, sealing, opening, send);
+            }
+            Install::Send { slot, index } => self.datapath.seal_with(slot, index),
+            Install::Drop { slot, index } => self.datapath.drop_session(slot, index),
+            Install::Mute { slot } => self.datapath.mute(slot),
+            // The slot's routes and rules may be a new peer's by now.
+            Install::DropPeer { slot } => self.datapath.drop_sessions(slot),
+        }
+    }
+
+    fn handle_tunnel(&mut self, event: Event) {
+        let now = self.now;
+        match event {
+            Event::Established { slot, source, initiator } => {
+                self.handshakes = self.handshakes.saturating_add(1);
+                self.peers.handle_established(slot, now);
+                self.paths.handle_authenticated(slot, source, now);
+                let staged = self.staging.release(slot);
+                if initiator && !staged {
+                    self.set_keepalive(slot, true);
+                }
+            }
+            Event::EndpointConfirmed { slot, source } => {
+                self.paths.handle_authenticated(slot, source, now);
+            }
+            Event::Keepalive { slot } => self.set_keepalive(slot, true),
+            Event::Failed { slot } => {
+                self.handshake_failures = self.handshake_failures.saturating_add(1);
+                self.peers.handle_failed(slot);
+                self.paths.handle_failed(slot);
+                self.staging.discard(slot);
+            }
+            Event::Expired { slot } => self.peers.handle_expired(slot),
+        }
+    }
+
+    fn handle_path(&mut self, event: PathEvent) {
+        match event {
+            PathEvent::Ready { slot } => {
+                self.tunnel.handle_wanted(slot, self.now);
+                self.tunnel.handle_path(slot, self.now);
+            }
+            PathEvent::Selected { slot, selected } => {
+                let Route::Direct { socket, address } = selected.route;
+                self.datapath.set_endpoint(slot, Some(Source { socket, address }));
+            }
+            PathEvent::Failed { slot, .. } => {
+                self.peers.handle_failed(slot);
+                self.staging.discard(slot);
+            }
+            PathEvent::CacheChanged => self.outbox.cache = true,
+        }
+    }
+
+    fn upsert(&mut self, peer: PeerUpsert) {
+        let datapath = &self.datapath;
+        let used_at = |slot| last_used(&datapath.activity(slot));
+        let Ok(Upserted { slot, evicted }) = self.peers.upsert(peer, used_at, self.now) else {
+            self.refused_peers = self.refused_peers.saturating_add(1);
+            return;
+        };
+        if evicted.is_some() {
+            self.drop_peer(slot);
+        }
+        self.apply_peer(slot);
+        self.outbox.routes = true;
+    }
+
+    fn remove(&mut self, device: DeviceId) {
+        if let Some(slot) = self.peers.remove(device) {
+            self.drop_peer(slot);
+            self.outbox.routes = true;
+        }
+    }
+
+    /// Tells every part what the map says of the peer in this slot.
+    fn apply_peer(&mut self, slot: PeerSlot) {
+        let Some(entry) = self.peers.entry(slot) else {
+            return;
+        };
+        let (now, unix_ms) = (self.now, self.control.unix_ms(self.now));
+        let second = entry.second.as_ref().map(|second| second_key(second, now, unix_ms));
+        let keys = PeerKeys { second, ..PeerKeys::new(entry.key, entry.psk.duplicate()) };
+        let masks = Masks { inbound: entry.rules_in, outbound: entry.rules_out };
+        let kind = PeerKind {
+            device: entry.device,
+            wireguard_only: entry.is_wireguard_only(),
+            endpoint: entry.endpoint,
+        };
+        self.datapath.set_peer(slot, entry.mtu, masks);
+        if self.tunnel.set_peer(slot, keys, now).is_err() {
+            self.refused_peers = self.refused_peers.saturating_add(1);
+            self.remove(kind.device);
+            return;
+        }
+        self.paths.set_peer(slot, kind, now);
+        self.apply_routes(slot);
+    }
+
+    /// A peer's two addresses follow from the overlay; more lies behind it.
+    fn apply_routes(&mut self, slot: PeerSlot) {
+        let Some(entry) = self.peers.entry(slot) else {
+            return;
+        };
+        let overlay = self.control.settings().overlay();
+        let own = overlay.into_iter().flat_map(|overlay| own_prefixes(&overlay, entry.host));
+        let prefixes = own.chain(self.peers.routes(slot));
+        if let Err(RoutesFull) = self.datapath.set_routes(slot, prefixes) {
+            self.refused_peers = self.refused_peers.saturating_add(1);
+        }
+    }
+
+    fn apply_all_routes(&mut self) {
+        let slots = (0..u16::try_from(PEERS).unwrap_or(u16::MAX)).map(PeerSlot);
+        slots.for_each(|slot| self.apply_routes(slot));
+    }
+
+    /// Erases what every part knows of the peer that was in this slot.
+    fn drop_peer(&mut self, slot: PeerSlot) {
+        self.retired = add(self.retired, self.datapath.counters(slot));
+        if let Some(drops) = self.datapath.drops(slot) {
+            self.drops.merge(drops);
+        }
+        self.tunnel.remove_peer(slot);
+        self.datapath.remove_peer(slot);
+        self.paths.remove_peer(slot);
+        self.staging.discard(slot);
+        self.set_keepalive(slot, false);
+    }
+
+    fn set_keepalive(&mut self, slot: PeerSlot, wanted: bool) {
+        if let Some(place) = self.keepalives.get_mut(slot.index()) {
+            *place = wanted;
+        }
+    }
+
+    fn used_at(&self, slot: PeerSlot) -> Option<Instant> {
+        last_used(&self.datapath.activity(slot))
+    }
+}
+
+/// When a slot last carried data, either way.
+fn last_used(activity: &crate::event::Activity) -> Option<Instant> {
+    activity.data_sent_at.max(activity.data_received_at)
+}
+
+fn own_prefixes(overlay: &Overlay, host: u32) -> impl Iterator<Item = Prefix> + use<> {
+    iter::once(Prefix::V4(overlay.address_v4(host), 32))
+        .chain(iter::once(Prefix::V6(overlay.address_v6(host), 128)))
+}
+
+/// A second key's end in the coordinator's time becomes an instant of ours.
+/// While that time is not known, the key stays until told otherwise.
+fn second_key(second: &SecondKey, now: Instant, unix_ms: Option<u64>) -> SecondPeerKey {
+    let left = unix_ms
+        .filter(|_| second.until_ms > 0)
+        .map(|unix_ms| Duration::from_millis(second.until_ms.saturating_sub(unix_ms)));
+    SecondPeerKey {
+        key: second.key,
+        psk: second.psk.duplicate(),
+        role: match second.kind {
+            SecondKind::Next => KeyRole::Next,
+            SecondKind::Previous => KeyRole::Previous,
+        },
+        until: left.map(|left| now + left),
+    }
+}
