@@ -43,51 +43,33 @@ pub(crate) fn mac16_short(key: &[u8; 16], message: &[u8]) -> [u8; 16] {
     state.finalize_fixed().into()
 }
 
-/// HMAC-BLAKE2s with a key of 32 bytes, whose two padded blocks are hashed
-/// once for all outputs of a derivation.
-struct Hmac {
-    inner: Blake2s256,
-    outer: Blake2s256,
-}
-
-impl Hmac {
-    fn new(key: &[u8; 32]) -> Self {
-        let mut pad = Zeroizing::new([0x36; BLOCK_LEN]);
-        for (byte, key) in pad.iter_mut().zip(key) {
-            *byte ^= key;
-        }
-        let mut inner = Blake2s256::default();
-        inner.update(&*pad);
-        for byte in pad.iter_mut() {
-            *byte ^= 0x36 ^ 0x5C;
-        }
-        let mut outer = Blake2s256::default();
-        outer.update(&*pad);
-        Self { inner, outer }
+/// `HMAC(key, a ‖ b ‖ …)` with BLAKE2s (RFC 2104).
+fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    let mut pad = Zeroizing::new([0x36; BLOCK_LEN]);
+    for (byte, key) in pad.iter_mut().zip(key) {
+        *byte ^= key;
     }
-
-    fn sign(&self, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
-        let mut inner = self.inner.clone();
-        for part in parts {
-            inner.update(part);
-        }
-        let inner = Zeroizing::new(<[u8; 32]>::from(inner.finalize_fixed()));
-        let mut outer = self.outer.clone();
-        outer.update(&*inner);
-        Zeroizing::new(outer.finalize_fixed().into())
+    let mut inner = Blake2s256::default();
+    inner.update(&*pad);
+    for part in parts {
+        inner.update(part);
     }
+    let inner = Zeroizing::new(<[u8; 32]>::from(inner.finalize_fixed()));
+    for byte in pad.iter_mut() {
+        *byte ^= 0x36 ^ 0x5C;
+    }
+    Zeroizing::new(hash(&[&*pad, &*inner]))
 }
 
 /// `KDFn(chain, input)` of section 5.4: HKDF with BLAKE2s and n outputs.
 pub(crate) fn kdf<const N: usize>(chain: &[u8; 32], input: &[u8]) -> [Zeroizing<[u8; 32]>; N] {
-    let secret = Hmac::new(chain).sign(&[input]);
-    let expand = Hmac::new(&secret);
+    let secret = hmac(chain, &[input]);
     let mut outputs = [(); N].map(|()| Zeroizing::new([0; 32]));
     for index in 0..N {
         let counter = [index as u8 + 1];
         outputs[index] = match index.checked_sub(1) {
-            None => expand.sign(&[&counter]),
-            Some(before) => expand.sign(&[&*outputs[before], &counter]),
+            None => hmac(&secret, &[&counter]),
+            Some(before) => hmac(&secret, &[&*outputs[before], &counter]),
         };
     }
     outputs

@@ -38,7 +38,7 @@
 //!
 //! let mut initiation = [0; wg::INITIATION_LEN];
 //! let stamp = wg::Tai64n::from_steps(1);
-//! let sent = a.initiate(&a_sees_b, 11, stamp, &mut rng, &mut initiation);
+//! let mut sent = a.initiate(&a_sees_b, 11, stamp, &mut rng, &mut initiation);
 //!
 //! let checked = b.check_mac1(&initiation)?;
 //! let received = b.receive_initiation(&checked)?;

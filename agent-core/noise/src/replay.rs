@@ -6,7 +6,7 @@
 /// nearly empty, `(WORDS - 1) * 64` counters behind the newest are always told
 /// apart. All arithmetic is in `u64`, on every platform.
 pub(crate) struct ReplayWindow<const WORDS: usize> {
-    /// One above the greatest counter marked; 0 = none yet.
+    /// See [`Self::next`].
     next: u64,
     ring: [u64; WORDS],
 }
@@ -27,9 +27,9 @@ impl<const WORDS: usize> ReplayWindow<WORDS> {
         counter >= self.next
     }
 
-    /// Whether nothing was marked yet.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.next == 0
+    /// One above the greatest counter marked; 0 = none yet.
+    pub(crate) const fn next(&self) -> u64 {
+        self.next
     }
 
     const fn slot(counter: u64) -> (usize, u64) {

@@ -83,7 +83,7 @@ fn wireguard(golden: &mut Golden) {
 
     let mut initiation = [0; INITIATION_LEN];
     let stamp = Tai64n::from_steps(105_334_372_000);
-    let sent = a.initiate(&a_sees_b, INDEX_A, stamp, &mut entropy, &mut initiation);
+    let mut sent = a.initiate(&a_sees_b, INDEX_A, stamp, &mut entropy, &mut initiation);
     jar.attach(&mut initiation, 0);
     golden.put("wg_initiation", &initiation);
 
@@ -132,7 +132,7 @@ fn sealed_channel(golden: &mut Golden) {
     let retry = retry::answer(&Secret([0x99; 32]), &hello, 29_000_000).to_bytes();
     golden.put("sealed_retry", &retry);
     head.token = Some(pending.retry(&retry).unwrap());
-    let (len, pending) =
+    let (len, mut pending) =
         device.hello(&head, &psk, b"hello payload", &mut entropy, &mut frame).unwrap();
     golden.put("sealed_hello_with_token_end", &frame[len - 32..len]);
 

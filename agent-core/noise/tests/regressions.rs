@@ -61,7 +61,7 @@ fn r02_nothing_is_sealed_or_opened_at_the_end_of_the_counter() {
 fn r03_the_whole_window_takes_late_packets() {
     fn late<const WORDS: usize>(seed: u64) {
         let mut pair = Pair::new(seed);
-        let (initiation, sent) = pair.initiate();
+        let (initiation, mut sent) = pair.initiate();
         let (response, b_keys) = pair.respond(&initiation);
         let checked = pair.a.check_mac1(&response).unwrap();
         let answered = sent.receive_response(&pair.a, &checked, &[&pair.psk]);
@@ -157,7 +157,7 @@ fn r10_a_cookie_is_bound_to_address_and_port() {
 #[test]
 fn r15_garbage_before_the_response_does_no_harm() {
     let mut pair = Pair::new(9);
-    let (initiation, sent) = pair.initiate();
+    let (initiation, mut sent) = pair.initiate();
     let wrong_psk = Secret([1; 32]);
     let (forged, _) = pair.respond_with(&initiation, &wrong_psk);
     let (response, _) = pair.respond(&initiation);
@@ -178,13 +178,13 @@ fn r27_a_psk_is_changed_while_handshakes_go_on() {
     let mut pair = Pair::new(10);
     let (previous, new) = (Secret([1; 32]), Secret([2; 32]));
     for (held, index) in [(&new, 0), (&previous, 1)] {
-        let (initiation, sent) = pair.initiate();
+        let (initiation, mut sent) = pair.initiate();
         let (response, _) = pair.respond_with(&initiation, held);
         let checked = pair.a.check_mac1(&response).unwrap();
         let answered = sent.receive_response(&pair.a, &checked, &[&new, &previous]);
         assert_eq!(answered.ok().unwrap().psk, index);
     }
-    let (initiation, sent) = pair.initiate();
+    let (initiation, mut sent) = pair.initiate();
     let (response, _) = pair.respond_with(&initiation, &previous);
     let checked = pair.a.check_mac1(&response).unwrap();
     for psks in [&[&new][..], &[]] {
@@ -200,7 +200,7 @@ fn r28_indices_are_the_callers() {
     use weft_noise::entropy::Entropy;
 
     let mut pair = Pair::new(11);
-    let (initiation, sent) = pair.initiate();
+    let (initiation, mut sent) = pair.initiate();
     assert_eq!(initiation[4..8], INDEX_A.to_le_bytes());
     let (response, b_keys) = pair.respond(&initiation);
     assert_eq!(response[4..8], INDEX_B.to_le_bytes());

@@ -55,7 +55,7 @@ impl Setup {
     }
 
     fn sessions(&mut self) -> (Session, Session) {
-        let (hello, pending) = self.hello(b"question");
+        let (hello, mut pending) = self.hello(b"question");
         let (welcome, session) = self.answer(&hello, b"answer").unwrap();
         let mut out = [0; MAX_FRAME];
         let (len, accepted) = pending.welcome(&self.device, &welcome, &mut out).unwrap();
@@ -130,7 +130,7 @@ fn every_single_bit_flip_of_a_hello_is_refused() {
 #[test]
 fn every_single_bit_flip_of_a_welcome_is_refused_and_does_no_harm() {
     let mut setup = Setup::new(4);
-    let (hello, pending) = setup.hello(b"");
+    let (hello, mut pending) = setup.hello(b"");
     let (welcome, _) = setup.answer(&hello, b"come in").unwrap();
     let mut out = [0; 64];
     for (byte, flipped) in single_bit_flips(&welcome) {
@@ -139,6 +139,23 @@ fn every_single_bit_flip_of_a_welcome_is_refused_and_does_no_harm() {
         assert_eq!(out, [0; 64]);
     }
     assert!(pending.welcome(&setup.device, &welcome, &mut out).is_ok());
+}
+
+/// A second session of one handshake would use each nonce twice.
+#[test]
+fn a_hello_is_answered_once() {
+    let mut setup = Setup::new(12);
+    let (hello, mut pending) = setup.hello(b"");
+    let (welcome, _) = setup.answer(&hello, b"").unwrap();
+    let (other_welcome, _) = setup.answer(&hello, b"").unwrap();
+    for (frame, expected) in [
+        (&welcome, None),
+        (&welcome, Some(SealedError::Unexpected)),
+        (&other_welcome, Some(SealedError::Unexpected)),
+    ] {
+        let accepted = pending.welcome(&setup.device, frame, &mut []);
+        assert_eq!(accepted.err(), expected);
+    }
 }
 
 #[test]
@@ -162,7 +179,7 @@ fn every_single_bit_flip_of_a_record_is_refused() {
 fn every_single_bit_flip_of_a_retry_comes_to_nothing() {
     let mut setup = Setup::new(6);
     let secret = Secret([5; 32]);
-    let (hello, pending) = setup.hello(b"");
+    let (hello, mut pending) = setup.hello(b"");
     let view = Hello::parse(&hello).unwrap();
     let answer = retry::answer(&secret, &view, 1).to_bytes();
     for (byte, flipped) in single_bit_flips(&answer) {
@@ -205,11 +222,12 @@ fn a_frame_is_bound_to_inbox_psk_and_keys() {
     assert_eq!(refused.err(), Some(SealedError::Unauthentic));
 
     // The answer to one HELLO is no answer to another of the same device.
-    let (_, other_pending) = setup.hello(b"payload");
+    let (_, mut other_pending) = setup.hello(b"payload");
     let (mut welcome, _) = setup.answer(&frame, b"").unwrap();
+    let other_hash = other_pending.hello_hash();
     let mut read = |frame: &[u8]| other_pending.welcome(&setup.device, frame, &mut out).err();
     assert_eq!(read(&welcome), Some(SealedError::Unexpected));
-    welcome[2..10].copy_from_slice(&other_pending.hello_hash());
+    welcome[2..10].copy_from_slice(&other_hash);
     assert_eq!(read(&welcome), Some(SealedError::Unauthentic));
 }
 
@@ -219,7 +237,7 @@ fn a_point_of_low_order_is_refused() {
     for point in LOW_ORDER {
         let secret = StaticSecret::generate(&mut setup.rng);
         assert!(Initiator::new(secret, &PublicKey(point)).is_err());
-        let (mut frame, pending) = setup.hello(b"");
+        let (mut frame, mut pending) = setup.hello(b"");
         let (mut welcome, _) = setup.answer(&frame, b"").unwrap();
         frame[27..59].copy_from_slice(&point);
         rewrite_mac1(&mut frame, setup.coordinator.public());
@@ -269,9 +287,6 @@ fn a_million_records_ask_for_a_new_handshake() {
     }
     assert!(device.rekey_due());
     assert!(!coordinator.rekey_due());
-    coordinator.open(&frame[..len], &mut out).unwrap();
-    assert!(!coordinator.rekey_due());
-    let len = device.seal(b"", &mut frame).unwrap();
     coordinator.open(&frame[..len], &mut out).unwrap();
     assert!(coordinator.rekey_due());
     // The session goes on until the new one is confirmed.

@@ -21,7 +21,6 @@ const LONGEST: usize = 65_535;
 fn r26_wireguard_takes_any_length() {
     let mut pair = Pair::new(1);
     let (mut initiation, _) = pair.initiate();
-    let (_, sent) = pair.initiate();
     let mut jar = Jar::new();
     jar.attach(&mut initiation, 0);
     let (mut ab, _) = Pair::new(2).lanes();
@@ -53,7 +52,6 @@ fn r26_wireguard_takes_any_length() {
         }
         assert!(ab.opener.open(datagram).is_err());
     }
-    assert_eq!(sent.sender(), support::INDEX_A);
 }
 
 #[test]
@@ -79,7 +77,7 @@ fn r26_frames_take_any_length() {
         token: None,
     };
     let (psk, mut out) = (Secret([1; 32]), [0; MAX_FRAME]);
-    let (len, pending) = device.hello(&head, &psk, b"", &mut rng, &mut out).unwrap();
+    let (len, mut pending) = device.hello(&head, &psk, b"", &mut rng, &mut out).unwrap();
     let frame = out[..len].to_vec();
     let hello = Hello::parse(&frame).unwrap();
     let opened = coordinator.open_hello(&hello).unwrap();

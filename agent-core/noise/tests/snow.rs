@@ -113,7 +113,7 @@ impl Case {
         // Message one: the same bytes as snow's initiator; snow's responder
         // reads ours.
         let mut entropy = Fixed(self.device_ephemeral);
-        let (len, pending) =
+        let (len, mut pending) =
             device.hello(&self.head, &psk, &self.question, &mut entropy, &mut frame).unwrap();
         let (prologue, rest) = frame[..len].split_at(PROLOGUE_LEN);
         let message = &rest[..rest.len() - 2 * TAG_LEN];

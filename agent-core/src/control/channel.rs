@@ -224,7 +224,7 @@ impl Channel {
         frame: &[u8],
         out: &mut [u8],
     ) -> Result<Welcomed, SealedError> {
-        let waiting = self.waiting.as_ref().ok_or(SealedError::Unexpected)?;
+        let waiting = self.waiting.as_mut().ok_or(SealedError::Unexpected)?;
         let initiator = match &self.next {
             Some(next) if waiting.next_pin => next,
             _ => &self.initiator,

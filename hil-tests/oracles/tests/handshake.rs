@@ -77,7 +77,7 @@ impl<O: Oracle> Ours<O> {
 
     /// Ours initiates; the first packet confirms the session to the oracle.
     fn as_initiator(&mut self) -> Ends {
-        let (initiation, pending) = self.initiate(&mut Jar::new(), 0);
+        let (initiation, mut pending) = self.initiate(&mut Jar::new(), 0);
         let response = datagram(self.oracle.handle_datagram(source(), &initiation));
         let mut ends = pending.finish(self, &response);
         self.confirm(&mut ends);
@@ -135,7 +135,7 @@ impl<O: Oracle> Ours<O> {
 struct Pending(wg::InitiationSent);
 
 impl Pending {
-    fn finish<O>(&self, ours: &Ours<O>, response: &[u8]) -> Ends {
+    fn finish<O>(&mut self, ours: &Ours<O>, response: &[u8]) -> Ends {
         let checked = ours.local.check_mac1(response).unwrap();
         let answered = self.0.receive_response(&ours.local, &checked, &[&ours.psk]).unwrap();
         let (sealer, opener) = answered.keys.split();
@@ -195,7 +195,7 @@ fn handshakes_with_gotatun() {
 fn another_psk_is_refused<O: Oracle>() {
     let mut ours = Ours::<O>::new(Some([1; 32]), NEVER);
     ours.psk = Secret([2; 32]);
-    let (initiation, pending) = ours.initiate(&mut Jar::new(), 0);
+    let (initiation, mut pending) = ours.initiate(&mut Jar::new(), 0);
     let response = datagram(ours.oracle.handle_datagram(source(), &initiation));
     let checked = ours.local.check_mac1(&response).unwrap();
     let answered = pending.0.receive_response(&ours.local, &checked, &[&ours.psk]);
@@ -231,7 +231,7 @@ fn our_initiator_meets_load<O: Oracle>() {
     assert_eq!(wg::kind(&reply), Ok(Kind::CookieReply));
     assert_eq!(wg::receiver(&reply), Some(INDEX));
     jar.receive(&ours.remote, &reply, 0).unwrap();
-    let (initiation, pending) = ours.initiate(&mut jar, 1);
+    let (initiation, mut pending) = ours.initiate(&mut jar, 1);
     let response = datagram(ours.oracle.handle_datagram(source(), &initiation));
     let mut ends = pending.finish(&ours, &response);
     ours.confirm(&mut ends);

@@ -92,7 +92,7 @@ impl Initiator {
         let mac1 = mac16(&self.mac1_key, &[handshake, &macs[..TAG_LEN]]);
         macs[TAG_LEN..].copy_from_slice(&mac1);
         let hello_hash = hello_hash(frame);
-        let pending = Pending { state, ephemeral, hello_hash };
+        let pending = Pending { secrets: Some(Secrets { state, ephemeral }), hello_hash };
         Ok((len, pending))
     }
 
@@ -127,12 +127,18 @@ impl Initiator {
     }
 }
 
-/// A HELLO is on its way. Bad frames leave this untouched; dropping it erases
-/// the ephemeral key.
+/// A HELLO is on its way. Bad frames leave this untouched; the right WELCOME,
+/// or dropping it, erases the ephemeral key.
 pub struct Pending {
+    /// `None` once it was answered: the same WELCOME read twice would make the
+    /// same keys, and the same nonces, twice.
+    secrets: Option<Secrets>,
+    hello_hash: [u8; 8],
+}
+
+struct Secrets {
     state: Symmetric,
     ephemeral: StaticSecret,
-    hello_hash: [u8; 8],
 }
 
 impl Pending {
@@ -162,9 +168,10 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// [`SealedError`]; this handshake goes on waiting.
+    /// [`SealedError`]; this handshake goes on waiting. After success every
+    /// WELCOME is [`SealedError::Unexpected`].
     pub fn welcome(
-        &self,
+        &mut self,
         initiator: &Initiator,
         frame: &[u8],
         out: &mut [u8],
@@ -173,6 +180,7 @@ impl Pending {
         if !mac::verify(&welcome.hello_hash(), &self.hello_hash) {
             return Err(SealedError::Unexpected);
         }
+        let secrets = self.secrets.as_ref().ok_or(SealedError::Unexpected)?;
         let (sealed, tag) = welcome
             .sealed_payload()
             .split_last_chunk::<TAG_LEN>()
@@ -180,9 +188,9 @@ impl Pending {
         let text = out.get_mut(..sealed.len()).ok_or(SealedError::NoRoom)?;
         let ephemeral = PublicKey(welcome.ephemeral());
         // Message two: e, ee, se, payload.
-        let mut state = self.state.fork();
+        let mut state = secrets.state.fork();
         state.mix_ephemeral(&ephemeral);
-        state.mix_chain(&*self.ephemeral.diffie_hellman(&ephemeral)?);
+        state.mix_chain(&*secrets.ephemeral.diffie_hellman(&ephemeral)?);
         state.mix_key(&*initiator.secret.diffie_hellman(&ephemeral)?);
         text.copy_from_slice(sealed);
         if !state.open(text, tag) {
@@ -190,6 +198,7 @@ impl Pending {
             return Err(SealedError::Unauthentic);
         }
         let (send, receive) = state.split();
+        self.secrets = None;
         Ok((sealed.len(), Accepted { send, receive }))
     }
 }

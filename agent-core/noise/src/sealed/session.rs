@@ -46,12 +46,12 @@ impl Session {
     /// Whether a record was opened: on the coordinator's side this confirms
     /// the session.
     pub const fn is_confirmed(&self) -> bool {
-        !self.window.is_empty()
+        self.window.next() > 0
     }
 
     /// Whether a new handshake is due by the number of records.
     pub const fn rekey_due(&self) -> bool {
-        self.counter >= REKEY_AFTER_RECORDS || !self.window.is_newest(REKEY_AFTER_RECORDS)
+        self.counter >= REKEY_AFTER_RECORDS || self.window.next() >= REKEY_AFTER_RECORDS
     }
 
     /// Seals `plain` (padded already, see `ItemWriter::finish`) into a record

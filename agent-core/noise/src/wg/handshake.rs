@@ -49,7 +49,7 @@ impl LocalKey {
         let tag = state.seal(&mut out[88..100]);
         out[100..116].copy_from_slice(&tag);
         write_macs(out, remote.mac1_key());
-        InitiationSent { state, ephemeral, sender }
+        InitiationSent { secrets: Some(Secrets { state, ephemeral }), sender }
     }
 
     /// Reads who sent an initiation (one X25519). Nothing is proved yet.
@@ -90,12 +90,18 @@ fn contributory(ephemeral: &StaticSecret, public: &PublicKey) -> Shared {
     ephemeral.diffie_hellman(public).unwrap_or_else(|_| Shared::new([0; 32]))
 }
 
-/// The initiator waits. Invalid responses leave this untouched; dropping it
-/// erases the ephemeral key and the chaining key.
+/// The initiator waits. Invalid responses leave this untouched; the right one,
+/// or dropping it, erases the ephemeral key and the chaining key.
 pub struct InitiationSent {
+    /// `None` once it was answered: the same response read twice would make
+    /// the same keys, and the same nonces, twice.
+    secrets: Option<Secrets>,
+    sender: u32,
+}
+
+struct Secrets {
     state: Symmetric,
     ephemeral: StaticSecret,
-    sender: u32,
 }
 
 /// A response was authentic.
@@ -118,10 +124,10 @@ impl InitiationSent {
     ///
     /// # Errors
     ///
-    /// [`HandshakeError`]; the state goes on waiting. After success it must be
-    /// dropped: a second response would make the same keys again.
+    /// [`HandshakeError`]; the state goes on waiting. After success every
+    /// response is [`HandshakeError::Unexpected`].
     pub fn receive_response(
-        &self,
+        &mut self,
         local: &LocalKey,
         message: &Mac1Checked<'_>,
         psks: &[&Secret],
@@ -132,16 +138,18 @@ impl InitiationSent {
         if message.receiver() != Some(self.sender) {
             return Err(HandshakeError::Unexpected);
         }
+        let secrets = self.secrets.as_ref().ok_or(HandshakeError::Unexpected)?;
         let ephemeral = PublicKey(message.field(12));
-        let mut state = self.state.fork();
+        let mut state = secrets.state.fork();
         state.mix_ephemeral(&ephemeral);
-        state.mix_chain(&*self.ephemeral.diffie_hellman(&ephemeral)?);
+        state.mix_chain(&*secrets.ephemeral.diffie_hellman(&ephemeral)?);
         state.mix_chain(&*local.secret.diffie_hellman(&ephemeral)?);
         for (index, psk) in psks.iter().enumerate() {
             let mut state = state.fork();
             state.mix_key_and_hash(&psk.0);
             if state.open(&mut [], &message.field(44)) {
                 let (send, receive) = state.split();
+                self.secrets = None;
                 let keys = SessionKeys::new(send, receive, self.sender, message.sender());
                 return Ok(Answered { keys, psk: index });
             }
@@ -226,7 +234,8 @@ impl AuthenticInitiation {
     /// mac2 is zero: [`super::cookie::Jar::attach`] writes it.
     ///
     /// `sender` is the own index of the new session. The session must not be
-    /// used to send before its first packet came in (section 5.4.5).
+    /// used to send before its first packet came in, which confirms the keys
+    /// (section 5).
     pub fn respond(
         mut self,
         sender: u32,

@@ -207,7 +207,7 @@ impl<const WORDS: usize> Opener<WORDS> {
         if !self.key.open(counter, &[], packet, &tag) {
             return Err(OpenError::Unauthentic);
         }
-        let (newest, first) = (self.window.is_newest(counter), self.window.is_empty());
+        let (newest, first) = (self.window.is_newest(counter), self.window.next() == 0);
         if !self.window.mark(counter) {
             return Err(OpenError::Replayed);
         }

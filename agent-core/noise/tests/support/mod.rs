@@ -102,7 +102,7 @@ impl Pair {
 
     /// A whole handshake: the lane from a to b, and the one from b to a.
     pub(crate) fn lanes(&mut self) -> (Lane, Lane) {
-        let (initiation, sent) = self.initiate();
+        let (initiation, mut sent) = self.initiate();
         let (response, b_keys) = self.respond(&initiation);
         let checked = self.a.check_mac1(&response).unwrap();
         let answered = sent.receive_response(&self.a, &checked, &[&self.psk]).unwrap();
