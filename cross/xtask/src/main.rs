@@ -45,6 +45,9 @@ enum Task {
         /// Also what is long: every interop cell, ignored tests, licences
         #[arg(long)]
         full: bool,
+        /// Only the groups whose name begins so
+        #[arg(long, value_name = "GROUP")]
+        only: Option<String>,
     },
 }
 
@@ -63,6 +66,6 @@ fn main() -> ExitCode {
         Task::Sizes => out::report("sizes", &sizes::check(&root)),
         Task::Bench { what: Bench::Footprint, json } => footprint::run(&root, json),
         Task::Bench { what: Bench::Noise, json } => bench_noise::run(json),
-        Task::Test { full } => suite::run(&root, full),
+        Task::Test { full, only } => suite::run(&root, full, only.as_deref()),
     }
 }

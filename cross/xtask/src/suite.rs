@@ -64,8 +64,8 @@ impl Outcome {
     }
 }
 
-/// Runs every group and prints the verdict.
-pub(crate) fn run(root: &Path, full: bool) -> ExitCode {
+/// Runs every group (or those whose name begins with `only`) and prints the verdict.
+pub(crate) fn run(root: &Path, full: bool, only: Option<&str>) -> ExitCode {
     let start = clock::now();
     let mut total = Outcome::default();
     type Group<'a> = (&'a str, Box<dyn Fn() -> Outcome + 'a>);
@@ -80,18 +80,24 @@ pub(crate) fn run(root: &Path, full: bool) -> ExitCode {
         ("release build", Box::new(|| cargo::release(root))),
         ("laboratory", Box::new(|| laboratory::run(root, full))),
     ];
-    for (name, group) in groups {
+    let wanted = |name: &str| only.is_none_or(|only| name.starts_with(only));
+    for (name, group) in groups.into_iter().filter(|(name, _)| wanted(name)) {
         let began = clock::now();
         let outcome = group();
         print(name, &outcome, began.elapsed());
         total.merge(outcome);
     }
+    conclude(root, &total, start.elapsed())
+}
+
+/// The last two lines: one for people, one for machines.
+fn conclude(root: &Path, total: &Outcome, took: Duration) -> ExitCode {
     let verdict = if total.failed == 0 { "passed" } else { "failed" };
     out::line(&format!(
         "{verdict}: {} tests, {} skipped, in {}",
         thousands(total.passed + total.failed),
         total.skipped.len(),
-        span(start.elapsed())
+        span(took)
     ));
     let closing = format!(
         "total: {} passed, {} failed, {} skipped",
@@ -100,7 +106,7 @@ pub(crate) fn run(root: &Path, full: bool) -> ExitCode {
         total.skipped.len()
     );
     out::line(&closing);
-    let kept = std::fs::write(cargo::path(root, "total"), format!("{closing}\n"));
+    let kept = cargo::keep(root, "total", &format!("{closing}\n"));
     if let Err(error) = &kept {
         out::line(&format!("target/test-logs/total.log: {error}"));
     }

@@ -19,7 +19,7 @@ pub(super) fn lints(root: &Path) -> Outcome {
     let format = ["fmt", "--all", "--check"];
     outcome.merge(step(root, "format", "format", &format));
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    outcome.merge(step(root, "clippy", "clippy", &clippy));
+    outcome.merge(shown(root, &clippy));
     outcome
 }
 
@@ -45,10 +45,9 @@ pub(super) fn unit(root: &Path, full: bool) -> Outcome {
 /// One `cargo test`: built with Cargo's progress on screen, run into the log.
 pub(super) fn tests(root: &Path, log: &str, selection: &[&str], full: bool) -> Outcome {
     let build: Vec<&str> = ["test", "--no-run"].iter().chain(selection).copied().collect();
-    match cargo(root, &build).status() {
-        Ok(status) if status.success() => {}
-        Ok(status) => return Outcome::fail(vec![format!("cargo test --no-run: {status}")]),
-        Err(error) => return Outcome::fail(vec![format!("cargo: {error}")]),
+    let built = shown(root, &build);
+    if built.failed > 0 {
+        return built;
     }
     let mut arguments: Vec<&str> = vec!["test", "--no-fail-fast"];
     arguments.extend(selection);
@@ -60,8 +59,9 @@ pub(super) fn tests(root: &Path, log: &str, selection: &[&str], full: bool) -> O
         Err(error) => return Outcome::fail(vec![error.to_string()]),
     };
     let mut outcome = read_results(&text);
-    if !success && outcome.failed == 0 {
+    if outcome.failed == 0 && !(success && outcome.passed > 0) {
         outcome.failed = 1;
+        outcome.trouble.push("no test failed, yet it did not succeed, or no test ran".to_owned());
     }
     if outcome.failed > 0 {
         outcome.trouble.extend(failures(&text));
@@ -81,7 +81,7 @@ pub(super) fn riscv(root: &Path) -> Outcome {
     }
     let mut arguments = vec!["build", "--target", TARGET];
     CHIP_CRATES.iter().for_each(|package| arguments.extend(["-p", *package]));
-    let mut outcome = step(root, "riscv", "build", &arguments);
+    let mut outcome = shown(root, &arguments);
     outcome.passed *= CHIP_CRATES.len();
     outcome.detail = Some(format!("{} crates built", CHIP_CRATES.len()));
     outcome
@@ -115,24 +115,22 @@ pub(super) fn licences(root: &Path, full: bool) -> Outcome {
 
 /// The programs as they ship.
 pub(super) fn release(root: &Path) -> Outcome {
-    let arguments = [
-        "build",
-        "--release",
-        "-p",
-        "weft-agent-linux",
-        "-p",
-        "weft-coordinator",
-        "-p",
-        "weft-relay",
-        "-p",
-        "weft-lab",
-    ];
-    match cargo(root, &arguments).status() {
-        Ok(status) if status.success() => {
-            Outcome::pass("weft, weft-coordinator, weft-relay, weft-lab")
-        }
-        Ok(status) => Outcome::fail(vec![format!("cargo build --release: {status}")]),
-        Err(error) => Outcome::fail(vec![format!("cargo: {error}")]),
+    let mut arguments = vec!["build", "--release"];
+    for package in ["weft-agent-linux", "weft-coordinator", "weft-relay", "weft-lab"] {
+        arguments.extend(["-p", package]);
+    }
+    let mut outcome = shown(root, &arguments);
+    outcome.detail = Some("weft, weft-coordinator, weft-relay, weft-lab".to_owned());
+    outcome
+}
+
+/// One command with Cargo's own progress on the screen.
+fn shown(root: &Path, arguments: &[&str]) -> Outcome {
+    let what = format!("cargo {}", arguments.join(" "));
+    match cargo(root, arguments).stdin(Stdio::null()).stdout(Stdio::null()).status() {
+        Ok(status) if status.success() => Outcome::pass("ok"),
+        Ok(status) => Outcome::fail(vec![format!("{what}: {status}; its words are above")]),
+        Err(error) => Outcome::fail(vec![format!("{what}: {error}")]),
     }
 }
 
@@ -163,6 +161,12 @@ fn cargo(root: &Path, arguments: &[&str]) -> Command {
 /// Where a group's output goes.
 pub(super) fn path(root: &Path, log: &str) -> PathBuf {
     root.join("target/test-logs").join(format!("{log}.log"))
+}
+
+/// Writes a log of its own.
+pub(super) fn keep(root: &Path, log: &str, text: &str) -> io::Result<()> {
+    fs::create_dir_all(root.join("target/test-logs"))?;
+    fs::write(path(root, log), text)
 }
 
 /// Runs a command into its log; returns what it said and whether it succeeded.

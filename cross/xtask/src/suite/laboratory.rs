@@ -37,7 +37,7 @@ fn scenario(root: &Path, arguments: &[&str]) -> Outcome {
     };
     let story = String::from_utf8_lossy(&output.stderr);
     let answer = String::from_utf8_lossy(&output.stdout);
-    if let Err(error) = std::fs::write(&path, format!("{story}{answer}")) {
+    if let Err(error) = cargo::keep(root, &log, &format!("{story}{answer}")) {
         return Outcome::fail(vec![format!("{}: {error}", path.display())]);
     }
     let document: Value = serde_json::from_str(&answer).unwrap_or(Value::Null);
