@@ -162,7 +162,7 @@ fn sweep_dead() -> Result<Vec<String>> {
         let age = last_change(&folder);
         let removed = remove_namespaces(&namespaces_of(&id)?)?;
         remove_folder(&folder)?;
-        let age = age.map_or_else(String::new, |age| format!(", killed {} ago", ui::span(age)));
+        let age = age.map_or_else(String::new, |age| format!(", killed {}", ui::age(age)));
         said.push(format!(
             "cleaned up after run {id}{age}: {}, {}",
             ui::count(removed.namespaces, "namespace"),

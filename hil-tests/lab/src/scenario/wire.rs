@@ -10,7 +10,8 @@ use crate::internet::{Families, Internet, ONE_WAY};
 use crate::measure::{pings, tcp_mbps};
 use crate::ui;
 
-/// How much longer than twice the delay a median round trip may take.
+/// How much longer than twice the delay the shortest round trip may take. Not
+/// the median: on a busy machine that one measures the other programs.
 const TOLERANCE: Duration = Duration::from_millis(4);
 
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
@@ -22,15 +23,16 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     for (family, address) in [("ipv4", b.ipv4()), ("ipv6", b.ipv6())] {
         let answers = pings(a.namespace(), address, 20, Duration::from_secs(1))?;
         let median = answers.median().unwrap_or_default();
+        let shortest = answers.times.iter().min().copied().unwrap_or_default();
         let text = format!("{address}, {} of {}", answers.received(), answers.sent);
         stage.story.done(family, &text, Some(median));
         let floor = 2 * ONE_WAY;
-        if answers.lost() > 0 || median < floor || median > floor + TOLERANCE {
+        if answers.lost() > 0 || shortest < floor || shortest > floor + TOLERANCE {
             return Err(Failure::expectation(format!(
-                "{family}: {} of {} answered, median {}, expected {}",
+                "{family}: {} of {} answered, the shortest {}, expected {}",
                 answers.received(),
                 answers.sent,
-                ui::span(median),
+                ui::span(shortest),
                 ui::span(floor),
             )));
         }
