@@ -3,6 +3,8 @@
 //! time.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod packets;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
