@@ -1,0 +1,4 @@
+//! Everything that faces the network.
+
+pub mod listen;
+pub mod mqtt;

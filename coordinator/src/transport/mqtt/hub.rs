@@ -1,0 +1,405 @@
+//! Who is connected: inbox → connection, each with a bounded queue.
+//!
+//! A newer connection of an inbox takes the older one's place; the older one
+//! learns it from its own link. A connection leaves the table only while it is
+//! still the one there, and does so in `Drop`, so that a panicking task leaves
+//! nothing behind.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use weft_wire::id::{Inbox, KeyId};
+
+use super::session::Close;
+use crate::service::bus::Delivery;
+
+/// Frames that wait for one client.
+pub const QUEUE: usize = 16;
+/// Enrolling clients at once, per key.
+pub const ENROLLING: u16 = 64;
+/// How long a mailbox waits for the next post of its device.
+pub const MAILBOX: Duration = Duration::from_secs(300);
+/// The most mailboxes; the ones used longest ago go first.
+pub const MAILBOXES: usize = 10_000;
+
+/// Locks and goes on after a panic elsewhere: every update here is complete
+/// before anything that could panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug, Default)]
+struct LinkState {
+    queue: VecDeque<Bytes>,
+    closed: Option<Close>,
+}
+
+/// One connection's end in the table.
+#[derive(Debug, Default)]
+pub struct Link {
+    generation: u64,
+    state: Mutex<LinkState>,
+    changed: Notify,
+}
+
+impl Link {
+    /// Waits until something may be in the queue or the link was closed. Wakes
+    /// once too often rather than once too seldom.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Why the connection is to end, if it is.
+    pub fn closed(&self) -> Option<Close> {
+        lock(&self.state).closed
+    }
+
+    /// Length of the frame that waits longest.
+    pub fn next_len(&self) -> Option<usize> {
+        lock(&self.state).queue.front().map(Bytes::len)
+    }
+
+    /// Takes the frame that waits longest.
+    pub fn take(&self) -> Option<Bytes> {
+        let mut state = lock(&self.state);
+        let frame = state.queue.pop_front();
+        if state.queue.is_empty() {
+            // Ten thousand idle connections keep no ring.
+            state.queue = VecDeque::new();
+        }
+        frame
+    }
+
+    fn push(&self, frame: Bytes) -> Delivery {
+        let mut state = lock(&self.state);
+        if state.closed.is_some() {
+            return Delivery::Absent;
+        }
+        if state.queue.len() >= QUEUE {
+            return Delivery::Full;
+        }
+        state.queue.push_back(frame);
+        drop(state);
+        self.changed.notify_one();
+        Delivery::Queued
+    }
+
+    fn close(&self, why: Close) {
+        lock(&self.state).closed.get_or_insert(why);
+        self.changed.notify_one();
+    }
+}
+
+/// What waits for a device that posts.
+#[derive(Debug)]
+struct Mailbox {
+    queue: VecDeque<Bytes>,
+    used_at: Instant,
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub struct Hub {
+    links: Mutex<HashMap<Inbox, Arc<Link>>>,
+    mailboxes: Mutex<HashMap<Inbox, Mailbox>>,
+    enrolling: Mutex<HashMap<KeyId, u16>>,
+    generation: AtomicU64,
+    /// Frames that found a full queue.
+    full: AtomicU64,
+}
+
+/// A connection's place in the table; leaves it when dropped.
+#[derive(Debug)]
+pub struct Attachment {
+    hub: Arc<Hub>,
+    inbox: Inbox,
+    link: Arc<Link>,
+    gone: bool,
+}
+
+impl Attachment {
+    /// The connection's end.
+    pub fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.link)
+    }
+
+    /// Leaves the table. Whether this connection was still the one in it, so
+    /// that the inbox has none now.
+    pub fn detach(mut self) -> bool {
+        self.gone = true;
+        self.hub.detach(self.inbox, self.link.generation)
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if !self.gone {
+            self.hub.detach(self.inbox, self.link.generation);
+        }
+    }
+}
+
+/// One of a key's places for enrolling clients; free again when dropped.
+#[derive(Debug)]
+pub struct EnrolmentPlace {
+    hub: Arc<Hub>,
+    key: KeyId,
+}
+
+impl Drop for EnrolmentPlace {
+    fn drop(&mut self) {
+        let mut enrolling = lock(&self.hub.enrolling);
+        if let Some(count) = enrolling.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                enrolling.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl Hub {
+    /// Puts a connection into the table; one that was there is told to end.
+    pub fn attach(self: &Arc<Self>, inbox: Inbox) -> Attachment {
+        let link = Arc::new(Link {
+            generation: self.generation.fetch_add(1, Ordering::Relaxed),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        });
+        let older = lock(&self.links).insert(inbox, Arc::clone(&link));
+        if let Some(older) = older {
+            older.close(Close::TakenOver);
+        }
+        if let Some(mailbox) = lock(&self.mailboxes).remove(&inbox) {
+            // It posted before; what waits goes over the connection.
+            lock(&link.state).queue = mailbox.queue;
+        }
+        Attachment { hub: Arc::clone(self), inbox, link, gone: false }
+    }
+
+    fn detach(&self, inbox: Inbox, generation: u64) -> bool {
+        let mut links = lock(&self.links);
+        let mine = links.get(&inbox).is_some_and(|link| link.generation == generation);
+        if mine {
+            links.remove(&inbox);
+            if links.len() * 4 < links.capacity() {
+                links.shrink_to_fit();
+            }
+        }
+        mine
+    }
+
+    /// Takes one of a key's places for enrolling clients.
+    pub fn enrol(self: &Arc<Self>, key: KeyId) -> Option<EnrolmentPlace> {
+        let mut enrolling = lock(&self.enrolling);
+        let count = enrolling.entry(key).or_insert(0);
+        if *count >= ENROLLING {
+            return None;
+        }
+        *count += 1;
+        drop(enrolling);
+        Some(EnrolmentPlace { hub: Arc::clone(self), key })
+    }
+
+    /// Puts a frame into a connection's own queue.
+    pub fn queue(&self, link: &Link, frame: Bytes) {
+        if link.push(frame) == Delivery::Full {
+            self.full.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Puts a frame into the queue of an inbox's connection or mailbox.
+    pub fn send(&self, inbox: Inbox, frame: Bytes) -> Delivery {
+        let link = lock(&self.links).get(&inbox).map(Arc::clone);
+        let delivery = if let Some(link) = link {
+            link.push(frame)
+        } else if let Some(mailbox) = lock(&self.mailboxes).get_mut(&inbox) {
+            if mailbox.queue.len() < QUEUE {
+                mailbox.queue.push_back(frame);
+                Delivery::Queued
+            } else {
+                Delivery::Full
+            }
+        } else {
+            Delivery::Absent
+        };
+        if delivery == Delivery::Full {
+            self.full.fetch_add(1, Ordering::Relaxed);
+        }
+        delivery
+    }
+
+    /// Takes what waits for a device that posts, and opens a mailbox for what
+    /// comes later. Nothing while the inbox has a connection.
+    pub fn collect(&self, inbox: Inbox, now: Instant) -> Vec<Bytes> {
+        if lock(&self.links).contains_key(&inbox) {
+            return Vec::new();
+        }
+        let mut mailboxes = lock(&self.mailboxes);
+        if mailboxes.len() >= MAILBOXES && !mailboxes.contains_key(&inbox) {
+            mailboxes.retain(|_, mailbox| now.duration_since(mailbox.used_at) < MAILBOX);
+            if mailboxes.len() >= MAILBOXES {
+                let oldest = mailboxes.iter().min_by_key(|(_, mailbox)| mailbox.used_at);
+                if let Some(oldest) = oldest.map(|(inbox, _)| *inbox) {
+                    mailboxes.remove(&oldest);
+                }
+            }
+        }
+        let mailbox = mailboxes
+            .entry(inbox)
+            .or_insert_with(|| Mailbox { queue: VecDeque::new(), used_at: now });
+        mailbox.used_at = now;
+        std::mem::take(&mut mailbox.queue).into()
+    }
+
+    /// Tells an inbox's connection to end and forgets its mailbox.
+    pub fn close(&self, inbox: Inbox, why: Close) {
+        lock(&self.mailboxes).remove(&inbox);
+        let link = lock(&self.links).get(&inbox).map(Arc::clone);
+        if let Some(link) = link {
+            link.close(why);
+        }
+    }
+
+    /// Tells every connection to end.
+    pub fn close_all(&self, why: Close) {
+        let links: Vec<_> = lock(&self.links).values().map(Arc::clone).collect();
+        for link in links {
+            link.close(why);
+        }
+    }
+
+    /// Whether an inbox has a connection or a mailbox that is in use.
+    pub fn reachable(&self, inbox: Inbox, now: Instant) -> bool {
+        lock(&self.links).contains_key(&inbox)
+            || lock(&self.mailboxes)
+                .get(&inbox)
+                .is_some_and(|mailbox| now.duration_since(mailbox.used_at) < MAILBOX)
+    }
+
+    /// Connections now.
+    pub fn len(&self) -> usize {
+        lock(&self.links).len()
+    }
+
+    /// Whether nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Frames that found a full queue since the start.
+    pub fn full(&self) -> u64 {
+        self.full.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INBOX: Inbox = Inbox([3; 16]);
+
+    fn frame(byte: u8) -> Bytes {
+        Bytes::copy_from_slice(&[byte])
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "an origin for virtual time")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn the_newer_connection_takes_over_and_the_older_leaves_it_alone() {
+        let hub = Arc::new(Hub::default());
+        let older = hub.attach(INBOX);
+        let newer = hub.attach(INBOX);
+        assert_eq!(older.link().closed(), Some(Close::TakenOver));
+        assert_eq!(hub.send(INBOX, frame(1)), Delivery::Queued);
+        assert!(!older.detach());
+        assert_eq!(hub.len(), 1);
+        assert_eq!(newer.link().take(), Some(frame(1)));
+        assert_eq!(newer.link().closed(), None);
+        assert!(newer.detach());
+        assert!(hub.is_empty());
+        assert_eq!(hub.send(INBOX, frame(2)), Delivery::Absent);
+    }
+
+    #[test]
+    fn a_panicking_task_leaves_nothing_behind() {
+        let hub = Arc::new(Hub::default());
+        let key = KeyId::from_random([1; 8]);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _attachment = hub.attach(INBOX);
+            let _place = hub.enrol(key).unwrap();
+            panic!("as a decoder might");
+        }));
+        assert!(result.is_err());
+        assert!(hub.is_empty());
+        assert!(lock(&hub.enrolling).is_empty());
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_counts() {
+        let hub = Arc::new(Hub::default());
+        let attachment = hub.attach(INBOX);
+        for byte in 0..QUEUE as u8 {
+            assert_eq!(hub.send(INBOX, frame(byte)), Delivery::Queued);
+        }
+        assert_eq!(hub.send(INBOX, frame(99)), Delivery::Full);
+        assert_eq!(hub.full(), 1);
+        let taken: Vec<_> = std::iter::from_fn(|| attachment.link().take()).collect();
+        assert_eq!(taken.len(), QUEUE);
+        assert_eq!(taken.first(), Some(&frame(0)));
+        assert_eq!(hub.send(INBOX, frame(1)), Delivery::Queued);
+    }
+
+    #[test]
+    fn sixty_four_enrol_at_once_per_key() {
+        let hub = Arc::new(Hub::default());
+        let (one, other) = (KeyId::from_random([1; 8]), KeyId::from_random([2; 8]));
+        let mut places: Vec<_> = (0..64).map(|_| hub.enrol(one).unwrap()).collect();
+        assert!(hub.enrol(one).is_none());
+        assert!(hub.enrol(other).is_some());
+        places.pop();
+        assert!(hub.enrol(one).is_some());
+    }
+
+    #[test]
+    fn mailboxes_hold_what_comes_between_posts() {
+        let hub = Arc::new(Hub::default());
+        let start = origin();
+        assert_eq!(hub.send(INBOX, frame(1)), Delivery::Absent);
+        assert!(hub.collect(INBOX, start).is_empty());
+        assert_eq!(hub.send(INBOX, frame(2)), Delivery::Queued);
+        assert!(hub.reachable(INBOX, start));
+        assert!(!hub.reachable(INBOX, start + MAILBOX));
+        assert_eq!(hub.collect(INBOX, start), [frame(2)]);
+        hub.send(INBOX, frame(3));
+        let attachment = hub.attach(INBOX);
+        assert_eq!(attachment.link().take(), Some(frame(3)));
+        assert!(hub.collect(INBOX, start).is_empty());
+    }
+
+    #[test]
+    fn mailboxes_are_bounded_and_the_oldest_go() {
+        let hub = Arc::new(Hub::default());
+        let start = origin();
+        let inbox = |n: u32| {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&n.to_le_bytes());
+            Inbox(bytes)
+        };
+        for n in 0..=MAILBOXES as u32 {
+            hub.collect(inbox(n), start + Duration::from_millis(u64::from(n)));
+        }
+        assert_eq!(lock(&hub.mailboxes).len(), MAILBOXES);
+        assert_eq!(hub.send(inbox(0), frame(1)), Delivery::Absent);
+        assert_eq!(hub.send(inbox(1), frame(1)), Delivery::Queued);
+        hub.collect(inbox(u32::MAX), start + MAILBOX + Duration::from_secs(9));
+        assert!(lock(&hub.mailboxes).len() < MAILBOXES);
+    }
+}

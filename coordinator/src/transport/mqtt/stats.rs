@@ -1,0 +1,108 @@
+//! What happened to connections and frames, counted by reason.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::connect::Refusal;
+use super::session::Close;
+
+/// A counter that only rises.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The count.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a connection ended before it was admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Early {
+    /// No whole CONNECT in time.
+    Deadline,
+    /// Its place was needed: it was the one that waited longest.
+    Crowded,
+    /// It ended by itself.
+    Lost,
+    /// The first packet is no CONNECT, or longer than one may be.
+    NotConnect,
+    /// A protocol level that is not spoken here.
+    Level,
+    /// The CONNECT does not decode.
+    Malformed,
+    /// Decoded and not admitted.
+    Refused(Refusal),
+    /// Too many enrolling clients with this key.
+    EnrolmentFull,
+    /// Too many clients in all.
+    Full,
+}
+
+impl Early {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::REFUSED + Refusal::COUNT;
+    const REFUSED: usize = 8;
+
+    const fn index(self) -> usize {
+        match self {
+            Self::Deadline => 0,
+            Self::Crowded => 1,
+            Self::Lost => 2,
+            Self::NotConnect => 3,
+            Self::Level => 4,
+            Self::Malformed => 5,
+            Self::EnrolmentFull => 6,
+            Self::Full => 7,
+            Self::Refused(refusal) => Self::REFUSED + refusal as usize,
+        }
+    }
+}
+
+/// The MQTT endpoint's counters.
+#[derive(Debug)]
+pub struct Stats {
+    early: [Counter; Early::COUNT],
+    closed: [Counter; Close::COUNT],
+    /// Clients admitted.
+    pub admitted: Counter,
+    /// Frames from clients.
+    pub up: Counter,
+    /// Frames to clients.
+    pub down: Counter,
+    /// Frames that the client had not subscribed to or that were too long for it.
+    pub undeliverable: Counter,
+    /// Connections whose task panicked.
+    pub panics: Counter,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            early: std::array::from_fn(|_| Counter::default()),
+            closed: std::array::from_fn(|_| Counter::default()),
+            admitted: Counter::default(),
+            up: Counter::default(),
+            down: Counter::default(),
+            undeliverable: Counter::default(),
+            panics: Counter::default(),
+        }
+    }
+}
+
+impl Stats {
+    /// Counter of connections that ended before they were admitted.
+    pub const fn early(&self, why: Early) -> &Counter {
+        &self.early[why.index()]
+    }
+
+    /// Counter of admitted connections that ended.
+    pub const fn closed(&self, why: Close) -> &Counter {
+        &self.closed[why as usize]
+    }
+}
