@@ -192,7 +192,8 @@ impl OurPair {
         self.steps += 1;
         let (mut initiation, mut response) = ([0; INITIATION_LEN], [0; RESPONSE_LEN]);
         let stamp = Tai64n::from_steps(self.steps);
-        let mut sent = self.a.initiate(&self.a_sees_b, 1, stamp, &mut self.entropy, &mut initiation);
+        let mut sent =
+            self.a.initiate(&self.a_sees_b, 1, stamp, &mut self.entropy, &mut initiation);
         self.jars.0.attach(&mut initiation, 0);
 
         let checked = self.b.check_mac1(&initiation).expect("mac1");

@@ -63,8 +63,7 @@ pub(crate) fn pings(
     count: u32,
     limit: Duration,
 ) -> Result<Pings> {
-    let mut pinger =
-        Pinger::open(namespace, target, None).during("open a socket for echo requests")?;
+    let mut pinger = Pinger::open(namespace, target).during("open a socket for echo requests")?;
     let mut pings = Pings::default();
     for _ in 0..count {
         // No route counts as lost: the request got no answer.

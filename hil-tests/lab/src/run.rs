@@ -18,7 +18,7 @@ use crate::net::signal;
 use crate::ui;
 
 const RUNS: &str = "/run/weft-lab";
-const LOGS: &str = "/tmp/weft-lab";
+const LOGS: &str = "/var/log/weft-lab";
 /// How long a process gets to end by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -322,6 +322,10 @@ fn end_processes(namespace: &Namespace) -> Result<usize> {
         let left = namespace.processes().during(&what)?;
         if left.is_empty() {
             return Ok(all.len());
+        }
+        if began.elapsed() > 3 * PATIENCE {
+            let words = format!("{} survived", ui::count(left.len(), "process"));
+            return Err(Failure::new("lab.system", format!("cannot {what}: {words}")));
         }
         if began.elapsed() > PATIENCE {
             for pid in &left {

@@ -15,7 +15,13 @@ const NOT_PERMITTED: i32 = 4;
 /// The scenarios of `make test`, or the long form of each.
 pub(super) fn run(root: &Path, full: bool) -> Outcome {
     let interop: &[&str] = if full { &["interop"] } else { &["interop", "--short"] };
-    let mut outcome = scenario(root, &["pair"]);
+    let mut outcome = Outcome::default();
+    // First the ground that everything stands on.
+    let ground: &[&str] = if full { &["wire", "reference"] } else { &["wire"] };
+    for name in ground {
+        outcome.merge(scenario(root, &[name]));
+    }
+    outcome.merge(scenario(root, &["pair"]));
     outcome.merge(scenario(root, interop));
     outcome
 }

@@ -3,7 +3,6 @@
 //! Not ping(8): the laboratory wants to know when the first answer came, to the
 //! microsecond, while the interface may not even exist yet.
 
-use std::ffi::CString;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -26,19 +25,13 @@ pub(crate) struct Pinger {
 }
 
 impl Pinger {
-    /// Opens a raw socket inside `namespace`; with an interface, packets leave
-    /// and arrive through that one only.
+    /// Opens a raw socket inside `namespace`.
     ///
     /// # Errors
     ///
-    /// What the system says, for instance `ENODEV` for an interface that is
-    /// not there yet.
-    pub(crate) fn open(
-        namespace: &Namespace,
-        target: IpAddr,
-        interface: Option<&str>,
-    ) -> io::Result<Self> {
-        let socket = namespace.within(|| open(target, interface))??;
+    /// What the system says.
+    pub(crate) fn open(namespace: &Namespace, target: IpAddr) -> io::Result<Self> {
+        let socket = namespace.within(|| open(target))??;
         // Distinct per socket: raw sockets see each other's answers.
         let identifier = (socket.as_raw_fd() as u16) ^ (std::process::id() as u16) << 6;
         Ok(Self { socket, target, identifier, sequence: 0 })
@@ -144,7 +137,7 @@ fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-fn open(target: IpAddr, interface: Option<&str>) -> io::Result<UdpSocket> {
+fn open(target: IpAddr) -> io::Result<UdpSocket> {
     let (family, protocol) = match target {
         IpAddr::V4(_) => (libc::AF_INET, libc::IPPROTO_ICMP),
         IpAddr::V6(_) => (libc::AF_INET6, libc::IPPROTO_ICMPV6),
@@ -157,19 +150,6 @@ fn open(target: IpAddr, interface: Option<&str>) -> io::Result<UdpSocket> {
             protocol,
         ))?)
     };
-    if let Some(interface) = interface {
-        let name = CString::new(interface)?;
-        // SAFETY: the string is live and of the stated length.
-        check(unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_BINDTODEVICE,
-                name.as_ptr().cast(),
-                interface.len() as libc::socklen_t,
-            )
-        })?;
-    }
     // std's datagram calls fit a raw socket: an address and bytes.
     Ok(UdpSocket::from(socket))
 }

@@ -81,7 +81,7 @@ fn talk(
     began: std::time::Instant,
 ) -> Result<Told> {
     let target = b.addresses.ipv4;
-    let mut pinger = Pinger::open(a.namespace(), target, None).during("open a socket")?;
+    let mut pinger = Pinger::open(a.namespace(), target).during("open a socket")?;
     let first = pinger.ping(5 * LIMIT).unwrap_or(None).ok_or_else(|| silent(b.name()))?;
     let join_to_first_ping = began.elapsed();
     stage.story.done("first ping", "gw-a → gw-b", Some(first));

@@ -21,7 +21,7 @@ const GOAL: Duration = Duration::from_millis(2_000);
 const JOINS: usize = 5;
 /// Between two echo requests while nothing answers yet: the resolution of the
 /// figure.
-const STEP: Duration = Duration::from_millis(2);
+const STEP: Duration = Duration::from_millis(5);
 /// Echo requests per family once the tunnel stands.
 const PINGS: u32 = 100;
 const TCP: Duration = Duration::from_secs(3);
@@ -124,7 +124,7 @@ fn join_and_ping(
     key: &str,
     target: IpAddr,
 ) -> Result<(Gateway, Duration)> {
-    let mut pinger = Pinger::open(gw_b.namespace(), target, None).during("open a socket")?;
+    let mut pinger = Pinger::open(gw_b.namespace(), target).during("open a socket")?;
     let began: Instant = clock::now();
     let starting = Starting::join(stage.run, gw_b, key, "")?;
     let first = pinger.first_answer(STEP, began + 5 * GOAL);

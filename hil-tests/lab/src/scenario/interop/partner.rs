@@ -212,7 +212,7 @@ fn ping_until(
     until: Instant,
     seen: &mut Seen<'_>,
 ) -> Result<Pings> {
-    let mut pinger = Pinger::open(namespace, target, None).during("open a socket")?;
+    let mut pinger = Pinger::open(namespace, target).during("open a socket")?;
     let mut pings = Pings::default();
     // A few more behind the last handshake: the new keys must carry data.
     let mut more = 5;
