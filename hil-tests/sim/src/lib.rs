@@ -1,1 +1,26 @@
-//! See Cargo.toml.
+//! A network on virtual time, and nodes on it.
+//!
+//! Nothing here reads a clock or a random device: a [`World`] with the same seed
+//! and the same calls does the same, to the byte. Time jumps from one event to
+//! the next, so a simulated day without traffic costs nothing.
+//!
+//! - [`net`]: hosts, links with latency, jitter, loss, duplication, reordering
+//!   and corruption, and middleboxes between a site and the world. A NAT model is
+//!   a [`net::Middlebox`].
+//! - [`world`]: a clock, a network, and anything that implements
+//!   [`world::Node`].
+//! - [`tunnel`]: our tunnel and data path as such a node.
+//!
+//! # Panics
+//!
+//! Test code: a mistake in a scenario (a host that is not there) panics.
+
+pub mod net;
+pub mod rng;
+pub mod tunnel;
+pub mod world;
+
+pub use net::{Datagram, HostId, Link, Middlebox, Network};
+pub use rng::Rng;
+pub use tunnel::TunnelNode;
+pub use world::{Delivery, Node, World};
