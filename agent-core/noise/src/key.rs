@@ -58,6 +58,15 @@ impl StaticSecret {
         Secret(self.0.to_bytes())
     }
 
+    /// X25519 with a public key that another clamped scalar was tried with
+    /// before. That result was not zero, so the point's order is a multiple of
+    /// the large prime; a clamped scalar is a multiple of 8 below 2^255 and
+    /// hence never a multiple of that prime: this result is not zero either.
+    pub(crate) fn diffie_hellman_tried(&self, other: &PublicKey) -> Shared {
+        let shared = self.0.diffie_hellman(&x25519_dalek::PublicKey::from(other.0));
+        Zeroizing::new(shared.to_bytes())
+    }
+
     /// X25519 with the other side's public key.
     ///
     /// # Errors

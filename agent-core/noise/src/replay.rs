@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    /// Regression 4 of the research: a distance of 2^32 + k is not k.
+    /// Zephyr 111043 cut the distance to 32 bits: 2^32 + k is not k.
     #[test]
     fn r04_a_jump_beyond_32_bits_empties_the_window() {
         let mut window = ReplayWindow::<8>::new();

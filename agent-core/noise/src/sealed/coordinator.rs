@@ -8,7 +8,7 @@ use super::session::{Direction, Session};
 use super::{CHAIN, SealedError, mac1_key};
 use crate::entropy::Entropy;
 use crate::hash::{hash, mac16};
-use crate::key::{Shared, StaticSecret};
+use crate::key::StaticSecret;
 use crate::mac;
 use crate::symmetric::Symmetric;
 
@@ -148,14 +148,11 @@ impl Verified {
         frame[1] = FrameKind::Welcome as u8;
         frame[2..10].copy_from_slice(&self.0.hello_hash);
         frame[10..42].copy_from_slice(&public.0);
-        // Both of the device's keys were tried in the stages before: a point of
-        // large order gives zero with no clamped scalar.
-        let share =
-            |other| ephemeral.diffie_hellman(other).unwrap_or_else(|_| Shared::new([0; 32]));
+        // Both of the device's keys were tried in the stages before.
         let state = &mut self.0.state;
         state.mix_ephemeral(&public);
-        state.mix_chain(&share(&self.0.ephemeral));
-        state.mix_key(&share(&self.0.device));
+        state.mix_chain(&ephemeral.diffie_hellman_tried(&self.0.ephemeral));
+        state.mix_key(&ephemeral.diffie_hellman_tried(&self.0.device));
         let (text, place) = frame[42..].split_at_mut(payload.len());
         text.copy_from_slice(payload);
         place.copy_from_slice(&state.seal(text));

@@ -110,11 +110,8 @@ impl Initiator {
         state.mix_hash(&self.coordinator.0);
         message[..32].copy_from_slice(&public.0);
         state.mix_ephemeral(&public);
-        // The coordinator's key was tried in `new`: a point of large order
-        // gives zero with no clamped scalar.
-        let shared =
-            ephemeral.diffie_hellman(&self.coordinator).unwrap_or_else(|_| Shared::new([0; 32]));
-        state.mix_key(&shared);
+        // The coordinator's key was tried in `new`.
+        state.mix_key(&ephemeral.diffie_hellman_tried(&self.coordinator));
         message[32..64].copy_from_slice(&self.public.0);
         let tag = state.seal(&mut message[32..64]);
         message[64..80].copy_from_slice(&tag);

@@ -11,7 +11,7 @@ use weft_wire::id::{PublicKey, Secret};
 use super::keys::{CHAIN, LocalKey, Mac1Checked, RemoteKey, write_macs};
 use super::{HandshakeError, INITIATION_LEN, Kind, RESPONSE_LEN, SessionKeys, Tai64n};
 use crate::entropy::Entropy;
-use crate::key::{Shared, StaticSecret};
+use crate::key::StaticSecret;
 use crate::symmetric::Symmetric;
 
 /// Writes a type and its reserved bytes.
@@ -40,7 +40,8 @@ impl LocalKey {
         out[4..8].copy_from_slice(&sender.to_le_bytes());
         out[8..40].copy_from_slice(&public.0);
         state.mix_ephemeral(&public);
-        state.mix_key(&contributory(&ephemeral, remote.public()));
+        // The peer's key was tried when its `RemoteKey` was made.
+        state.mix_key(&ephemeral.diffie_hellman_tried(remote.public()));
         out[40..72].copy_from_slice(&self.public().0);
         let tag = state.seal(&mut out[40..72]);
         out[72..88].copy_from_slice(&tag);
@@ -81,13 +82,6 @@ impl LocalKey {
             sender: message.sender(),
         })
     }
-}
-
-/// X25519 of a fresh ephemeral key with a peer's static key. The peer's key
-/// was tried when its [`RemoteKey`] was made, and a point of large order gives
-/// zero with no clamped scalar.
-fn contributory(ephemeral: &StaticSecret, public: &PublicKey) -> Shared {
-    ephemeral.diffie_hellman(public).unwrap_or_else(|_| Shared::new([0; 32]))
 }
 
 /// The initiator waits. Invalid responses leave this untouched; the right one,
@@ -252,8 +246,8 @@ impl AuthenticInitiation {
         self.state.mix_ephemeral(&public);
         // Both of the peer's keys were tried before: its ephemeral key in
         // `receive_initiation`, its static key when `RemoteKey` was made.
-        self.state.mix_chain(&contributory(&ephemeral, &self.ephemeral));
-        self.state.mix_chain(&contributory(&ephemeral, &self.peer));
+        self.state.mix_chain(&ephemeral.diffie_hellman_tried(&self.ephemeral));
+        self.state.mix_chain(&ephemeral.diffie_hellman_tried(&self.peer));
         self.state.mix_key_and_hash(&psk.0);
         let tag = self.state.seal(&mut []);
         out[44..60].copy_from_slice(&tag);
