@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 pub mod base32;
+pub mod base64;
 pub mod crc;
 pub mod frame;
 pub mod http;
