@@ -1,6 +1,8 @@
 //! The coordinator: enrols devices, hands out addresses, signals, watches.
 
+pub mod config;
 pub mod domain;
+pub mod failure;
 pub mod service;
 pub mod store;
 pub mod transport;

@@ -11,5 +11,6 @@ pub mod key;
 pub mod netmap;
 pub mod network;
 pub mod policy;
+pub mod query;
 pub mod tags;
 pub mod time;

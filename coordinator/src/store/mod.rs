@@ -24,6 +24,7 @@ use crate::domain::key::{EnrolmentKey, NewKey};
 use crate::domain::netmap::{MapDelta, PeerEntry};
 use crate::domain::network::{Network, NewNetwork};
 use crate::domain::policy::{Compiled, Policy};
+use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
 
 pub mod sqlite;
@@ -274,6 +275,8 @@ pub trait Maps: Send + Sync {
     fn map_since(&self, device: DeviceId, from: Revision) -> Answer<'_, Option<MapDelta>>;
     /// What `viewer` is told of `subject`; `None` = no edge joins them.
     fn peer_entry(&self, viewer: DeviceId, subject: DeviceId) -> Answer<'_, Option<PeerEntry>>;
+    /// Members of a network, counted by their tags.
+    fn members_by_tags(&self, network: NetworkId) -> Answer<'_, Vec<(TagSet, u32)>>;
     /// Whether any rule joins two members.
     fn edge(&self, a: DeviceId, b: DeviceId) -> Answer<'_, bool>;
 }

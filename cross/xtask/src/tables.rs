@@ -74,8 +74,11 @@ pub(crate) const AGENT_CORE: Crate = Crate {
 /// `transport`, `jobs` → `service` → `domain`; `store` behind traits; `app` composes.
 pub(crate) const COORDINATOR: Crate = Crate {
     folder: "coordinator/src",
-    foundation: &[],
+    foundation: &["failure"],
     modules: &[
+        module("failure", &[], &[]),
+        // Bodies of the REST API, which the command line reads too.
+        module("api", &["domain"], &["weft_wire"]),
         Module {
             name: "domain",
             modules: &[],
@@ -96,7 +99,7 @@ pub(crate) const COORDINATOR: Crate = Crate {
         },
         Module {
             name: "transport",
-            modules: &["domain", "service"],
+            modules: &["api", "domain", "service"],
             paths: &["weft_wire", "weft_noise"],
             without: &["rusqlite"],
         },
@@ -106,10 +109,15 @@ pub(crate) const COORDINATOR: Crate = Crate {
             paths: &[],
             without: &["axum", "rusqlite"],
         },
-        Module { name: "config", modules: &["domain"], paths: &[], without: &["rusqlite"] },
+        Module {
+            name: "config",
+            modules: &["domain"],
+            paths: &["weft_wire"],
+            without: &["rusqlite"],
+        },
         Module {
             name: "cli",
-            modules: &["config", "domain"],
+            modules: &["api", "config", "domain"],
             paths: &["weft_wire", "weft_noise"],
             without: &["rusqlite"],
         },

@@ -390,6 +390,17 @@ impl Maps for SqliteStore {
         })
     }
 
+    fn members_by_tags(&self, network: NetworkId) -> Answer<'_, Vec<(TagSet, u32)>> {
+        self.read(move |conn, _| {
+            let sql = "SELECT tags, count(*) AS members FROM device
+                WHERE network = ?1 AND standing = 'active' GROUP BY tags";
+            all(conn, sql, [network.0], |row| {
+                let text: String = get(row, "tags")?;
+                Ok((tags(&text)?, number(row, "members")?))
+            })
+        })
+    }
+
     fn edge(&self, a: DeviceId, b: DeviceId) -> Answer<'_, bool> {
         self.read(move |conn, cache| {
             let (Some(a), Some(b)) = (devices::find(conn, a)?, devices::find(conn, b)?) else {

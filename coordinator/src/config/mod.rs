@@ -1,0 +1,449 @@
+//! Settings: flags, then environment, then the file, then defaults. An unknown
+//! key is an error that names its line.
+
+use core::net::SocketAddr;
+use core::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeValue;
+use weft_wire::COORDINATOR_PORT;
+
+use crate::failure::{Code, Failure, nearest};
+
+pub mod document;
+pub mod policy_file;
+pub mod public;
+
+use document::{COMPLAINTS, Document, Value, type_word};
+use public::Public;
+
+/// Where the configuration is, if nobody says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/weft/coordinator.toml";
+/// Where the state is, if nobody says otherwise.
+pub const DEFAULT_DATA: &str = "/var/lib/weft";
+/// Where commands reach the server, if nobody says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/weft-coordinator.sock";
+
+/// What a setting holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Path,
+    Public,
+    Listen,
+    Number(u32, u32),
+    Word(&'static [&'static str]),
+}
+
+/// One setting: the only place where its names, default and meaning stand.
+struct Setting {
+    section: &'static str,
+    key: &'static str,
+    env: &'static str,
+    shape: Shape,
+    default: &'static str,
+    about: &'static str,
+}
+
+const SETTINGS: &[Setting] = &[
+    Setting {
+        section: "server",
+        key: "public",
+        env: "WEFT_COORDINATOR_PUBLIC",
+        shape: Shape::Public,
+        default: "",
+        about: "Name or address that devices use, with a port if it is not 7420.",
+    },
+    Setting {
+        section: "server",
+        key: "data",
+        env: "WEFT_COORDINATOR_DATA",
+        shape: Shape::Path,
+        default: DEFAULT_DATA,
+        about: "Folder of the key file and the database.",
+    },
+    Setting {
+        section: "server",
+        key: "listen",
+        env: "WEFT_COORDINATOR_LISTEN",
+        shape: Shape::Listen,
+        default: "[::]:7420",
+        about: "Addresses for devices: MQTT and HTTP on TCP, STUN on UDP.",
+    },
+    Setting {
+        section: "server",
+        key: "socket",
+        env: "WEFT_COORDINATOR_SOCKET",
+        shape: Shape::Path,
+        default: DEFAULT_SOCKET,
+        about: "Unix socket for commands on this machine; its owner's alone.",
+    },
+    Setting {
+        section: "server",
+        key: "threads",
+        env: "WEFT_COORDINATOR_THREADS",
+        shape: Shape::Number(1, 64),
+        default: "2",
+        about: "Threads that serve devices.",
+    },
+    Setting {
+        section: "log",
+        key: "level",
+        env: "WEFT_COORDINATOR_LOG_LEVEL",
+        shape: Shape::Word(&["error", "warn", "info", "debug", "trace"]),
+        default: "info",
+        about: "How much is logged.",
+    },
+    Setting {
+        section: "log",
+        key: "format",
+        env: "WEFT_COORDINATOR_LOG_FORMAT",
+        shape: Shape::Word(&["text", "json"]),
+        default: "text",
+        about: "How it is logged.",
+    },
+];
+
+/// Where a value came from, as `config check` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A flag of the command line.
+    Flag(&'static str),
+    /// An environment variable.
+    Environment(&'static str),
+    /// A line of the file.
+    File(String, usize),
+    /// Nobody said otherwise.
+    Default,
+}
+
+impl core::fmt::Display for Source {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Flag(name) => write!(f, "--{name}"),
+            Self::Environment(name) => f.write_str(name),
+            Self::File(path, line) => write!(f, "{path}:{line}"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// One value as text, checked, with its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// `server.public`.
+    pub name: String,
+    /// Its value; lists have a comma between.
+    pub value: String,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// How much is logged, how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `error` to `trace`.
+    pub level: String,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+}
+
+/// All settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Name or address that devices use.
+    pub public: Option<Public>,
+    /// Folder of the key file and the database.
+    pub data: PathBuf,
+    /// Addresses for devices.
+    pub listen: Vec<SocketAddr>,
+    /// Unix socket for commands.
+    pub socket: PathBuf,
+    /// Threads that serve devices.
+    pub threads: usize,
+    /// What is logged.
+    pub log: Log,
+    /// Every value with its source.
+    pub resolved: Vec<Resolved>,
+}
+
+/// What the command line and the environment say.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// `(setting's key, value)` of flags; lists have a comma between.
+    pub flags: Vec<(&'static str, String)>,
+    /// The environment's variables that begin with `WEFT_COORDINATOR_`.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Overrides {
+    fn flag(&self, key: &str) -> Option<&(&'static str, String)> {
+        self.flags.iter().find(|(known, _)| *known == key)
+    }
+
+    fn variable(&self, name: &str) -> Option<&String> {
+        self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// The configuration file to read, and who named it; `None` in the second
+    /// place = it need not exist.
+    pub fn file(&self) -> (PathBuf, Option<&'static str>) {
+        if let Some(path) = &self.file {
+            return (path.clone(), Some("--config"));
+        }
+        if let Some(path) = self.variable("WEFT_COORDINATOR_CONFIG") {
+            return (path.into(), Some("WEFT_COORDINATOR_CONFIG"));
+        }
+        // Whoever keeps the state elsewhere keeps its configuration there too.
+        let data = self.flag("data").map(|(_, value)| value);
+        match data.or_else(|| self.variable("WEFT_COORDINATOR_DATA")) {
+            Some(data) => (Path::new(data).join("coordinator.toml"), None),
+            None => (DEFAULT_FILE.into(), None),
+        }
+    }
+}
+
+/// Reads all settings.
+///
+/// # Errors
+///
+/// Every complaint, at most [`COMPLAINTS`].
+pub fn load(overrides: &Overrides) -> Result<Config, Vec<Failure>> {
+    let (path, named_by) = overrides.file();
+    let document = match Document::read(&path, named_by.unwrap_or("default")) {
+        Ok(document) => Some(document),
+        Err(failure) if failure.code == Code::ConfigNotFound && named_by.is_none() => None,
+        Err(failure) => return Err(vec![failure]),
+    };
+    let mut failures = Vec::new();
+    let mut resolved = Vec::with_capacity(SETTINGS.len());
+    let from_file =
+        document.as_ref().map_or_else(Vec::new, |document| read_file(document, &mut failures));
+    for setting in SETTINGS {
+        let name = format!("{}.{}", setting.section, setting.key);
+        let (value, source) = if let Some((flag, value)) = overrides.flag(setting.key) {
+            (value.clone(), Source::Flag(flag))
+        } else if let Some(value) = overrides.variable(setting.env) {
+            (value.clone(), Source::Environment(setting.env))
+        } else if let Some((_, value, line)) = from_file.iter().find(|(key, ..)| *key == name) {
+            (value.clone(), Source::File(path.display().to_string(), *line))
+        } else {
+            (setting.default.to_owned(), Source::Default)
+        };
+        if !matches!(source, Source::File(..) | Source::Default) {
+            failures.extend(
+                check(setting, &value).err().map(|(code, message)| blame(code, message, &source)),
+            );
+        }
+        resolved.push(Resolved { name, value, source });
+    }
+    if failures.is_empty() {
+        return Ok(assemble(resolved));
+    }
+    failures.truncate(COMPLAINTS);
+    Err(failures)
+}
+
+fn blame(code: Code, message: String, source: &Source) -> Failure {
+    match source {
+        Source::Environment(name) => {
+            Failure::new(Code::ConfigEnvironment, format!("{name}: {message} (environment)"))
+        }
+        source => Failure::new(code, message).with(crate::failure::Label::From, source.to_string()),
+    }
+}
+
+/// Values are known to be right here.
+fn assemble(resolved: Vec<Resolved>) -> Config {
+    let value = |name: &str| {
+        resolved.iter().find(|one| one.name == name).map_or("", |one| one.value.as_str())
+    };
+    Config {
+        public: value("server.public").parse().ok(),
+        data: value("server.data").into(),
+        listen: list(value("server.listen")).filter_map(|text| text.parse().ok()).collect(),
+        socket: value("server.socket").into(),
+        threads: value("server.threads").parse().unwrap_or(2),
+        log: Log { level: value("log.level").to_owned(), json: value("log.format") == "json" },
+        resolved,
+    }
+}
+
+fn list(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// `(name, value, line)` of every sound setting in the file.
+fn read_file(document: &Document, failures: &mut Vec<Failure>) -> Vec<(String, String, usize)> {
+    let (table, mut wrong) = document.parse();
+    failures.append(&mut wrong);
+    let sections = || SETTINGS.iter().map(|setting| setting.section);
+    let mut values = Vec::new();
+    for (section, content) in table.get_ref() {
+        let name: &str = section.get_ref();
+        let DeValue::Table(content) = content.get_ref() else {
+            failures.push(unknown_key(document, None, name, &section.span()));
+            continue;
+        };
+        if !sections().any(|known| known == name) {
+            let mut message = format!("unknown section [{name}]");
+            if let Some(known) = nearest(name, sections()) {
+                message.push_str(&format!("; there is [{known}]"));
+            }
+            failures.push(document.complain(Code::ConfigUnknownSection, message, &section.span()));
+            continue;
+        }
+        for (key, value) in content {
+            let key_text: &str = key.get_ref();
+            let setting = SETTINGS.iter().find(|one| one.section == name && one.key == key_text);
+            let Some(setting) = setting else {
+                failures.push(unknown_key(document, Some(name), key_text, &key.span()));
+                continue;
+            };
+            match read_value(document, setting, value) {
+                Ok(text) => {
+                    values.push((format!("{name}.{key_text}"), text, document.line(&key.span())));
+                }
+                Err(failure) => failures.push(failure),
+            }
+        }
+    }
+    failures.sort_by_key(|failure| failure.place.as_ref().map(|place| (place.line, place.column)));
+    values
+}
+
+fn unknown_key(
+    document: &Document,
+    section: Option<&str>,
+    key: &str,
+    span: &Range<usize>,
+) -> Failure {
+    let mut message = format!("unknown key \"{key}\"");
+    if let Some(section) = section {
+        message.push_str(&format!(" in [{section}]"));
+    }
+    let known = SETTINGS.iter().filter(|setting| Some(setting.section) == section);
+    if let Some(known) = nearest(key, known.map(|setting| setting.key)) {
+        message.push_str(&format!("; there is \"{known}\""));
+    } else if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) {
+        message.push_str(&format!("; \"{key}\" belongs to [{}]", setting.section));
+    }
+    document.complain(Code::ConfigUnknownKey, message, span)
+}
+
+fn read_value(
+    document: &Document,
+    setting: &Setting,
+    value: &Value<'_>,
+) -> Result<String, Failure> {
+    let key = setting.key;
+    let wants = match setting.shape {
+        Shape::Number(..) => "a number",
+        Shape::Listen => "a list of addresses",
+        Shape::Path | Shape::Public | Shape::Word(_) => "a string",
+    };
+    let text = match (setting.shape, value.get_ref()) {
+        (Shape::Number(..), DeValue::Integer(number)) => number.as_str().replace('_', ""),
+        (Shape::Path | Shape::Public | Shape::Word(_) | Shape::Listen, DeValue::String(text)) => {
+            text.to_string()
+        }
+        (Shape::Listen, DeValue::Array(items)) => {
+            let mut texts = Vec::new();
+            for item in items.iter() {
+                let text = item.get_ref().as_str().ok_or_else(|| {
+                    let message = format!("{key} is {wants}, found {}", type_word(item.get_ref()));
+                    document.complain(Code::ConfigType, message, &item.span())
+                })?;
+                check(setting, text)
+                    .map_err(|(code, message)| document.complain(code, message, &item.span()))?;
+                texts.push(text.to_owned());
+            }
+            texts.join(",")
+        }
+        (Shape::Number(..), DeValue::String(text)) => {
+            let message =
+                format!("{key} is a number, found the string \"{text}\"; write it without quotes");
+            return Err(document.complain(Code::ConfigType, message, &value.span()));
+        }
+        (_, other) => {
+            let message = format!("{key} is {wants}, found {}", type_word(other));
+            return Err(document.complain(Code::ConfigType, message, &value.span()));
+        }
+    };
+    match check(setting, &text) {
+        Ok(()) => Ok(text),
+        Err((code, message)) => Err(document.complain(code, message, &value.span())),
+    }
+}
+
+/// Whether a text is a value of the setting.
+fn check(setting: &Setting, text: &str) -> Result<(), (Code, String)> {
+    let key = setting.key;
+    match setting.shape {
+        Shape::Path if text.is_empty() => Err((Code::ConfigValue, format!("{key} is empty"))),
+        Shape::Path => Ok(()),
+        Shape::Public => text
+            .parse::<Public>()
+            .map(|_| ())
+            .map_err(|error| (Code::ConfigAddress, format!("{key} \"{text}\": {error}"))),
+        Shape::Listen => {
+            if list(text).next().is_none() {
+                return Err((Code::ConfigValue, format!("{key} is empty")));
+            }
+            let wrong = list(text).find(|text| text.parse::<SocketAddr>().is_err());
+            wrong.map_or(Ok(()), |wrong| {
+                let port = wrong.parse::<u16>().unwrap_or(COORDINATOR_PORT);
+                let hint =
+                    format!("an address and a port are needed, for example \"0.0.0.0:{port}\"");
+                Err((Code::ConfigAddress, format!("{key} \"{wrong}\": {hint}")))
+            })
+        }
+        Shape::Number(least, most) => match text.parse::<u32>() {
+            Ok(number) if (least..=most).contains(&number) => Ok(()),
+            Ok(_) => {
+                Err((Code::ConfigRange, format!("{key} is {text}; {least} to {most} is possible")))
+            }
+            Err(_) => {
+                Err((Code::ConfigType, format!("{key} is \"{text}\", a number was expected")))
+            }
+        },
+        Shape::Word(words) if words.contains(&text) => Ok(()),
+        Shape::Word(words) => {
+            let message = format!("{key} is \"{text}\"; {} are possible", words.join(", "));
+            Err((Code::ConfigValue, message))
+        }
+    }
+}
+
+/// The file that `init` writes: every setting, with its meaning; only what was
+/// chosen is not a comment.
+pub fn template(chosen: &[(&str, String)]) -> String {
+    let mut text = String::from(
+        "# Weft coordinator. What is a comment shows its default. Check a change with\n\
+         # weft-coordinator config check.\n",
+    );
+    let mut section = "";
+    for setting in SETTINGS {
+        if setting.section != section {
+            section = setting.section;
+            text.push_str(&format!("\n[{section}]\n"));
+        }
+        let value = chosen.iter().find(|(key, _)| *key == setting.key).map(|(_, value)| value);
+        let mark = if value.is_some() { "" } else { "# " };
+        let value = value.map_or(setting.default, String::as_str);
+        let value = match setting.shape {
+            Shape::Number(..) => value.to_owned(),
+            Shape::Listen => {
+                format!("[{}]", list(value).map(quoted).collect::<Vec<_>>().join(", "))
+            }
+            Shape::Path | Shape::Public | Shape::Word(_) => quoted(value),
+        };
+        text.push_str(&format!("# {}\n{mark}{} = {value}\n", setting.about, setting.key));
+    }
+    text
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}

@@ -1,0 +1,202 @@
+//! Enrolment keys: made, listed, ended; and the join string, shown once.
+
+use core::time::Duration;
+
+use weft_wire::id::{DeviceId, KeyId, is_name};
+use weft_wire::join::{ADDRESSES, Address, Carrier, EnrolToken, JoinString, MAX_TEXT};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::domain::audit::Actor;
+use crate::domain::key::{EnrolmentKey, NewKey};
+use crate::domain::tags::TagSet;
+use crate::failure::{Code, Failure, nearest};
+use crate::store::{KeyRevoked, StoreError};
+
+use super::operator::{Operator, fault, not_found, printable};
+
+/// The longest life of a key.
+const LONGEST: Duration = Duration::from_hours(24 * 3_660);
+
+/// What somebody wants of a new key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRequest {
+    /// Its name; `None` = one is made.
+    pub name: Option<String>,
+    /// Into which network; `None` = the only one.
+    pub network: Option<String>,
+    /// The most enrolments; `None` = no limit.
+    pub max_uses: Option<u32>,
+    /// When it ends; `None` = never.
+    pub expires_after: Option<Duration>,
+    /// Tags for its devices, `key=value`.
+    pub tags: Vec<String>,
+    /// Whether an operator has to approve each device.
+    pub needs_approval: bool,
+}
+
+/// A new key with the only copy of its join string.
+pub struct CreatedKey {
+    /// The key.
+    pub key: EnrolmentKey,
+    /// The join string; a secret.
+    pub join: Zeroizing<String>,
+}
+
+impl Operator {
+    /// Makes a key.
+    ///
+    /// # Errors
+    ///
+    /// `key.bad-…`, `key.name-taken`, `network.not-found`.
+    pub async fn create_key(
+        &self,
+        request: KeyRequest,
+        actor: Actor,
+    ) -> Result<CreatedKey, Failure> {
+        let network = self.network(request.network.as_deref()).await?;
+        let tags = TagSet::parse(request.tags.iter().map(String::as_str))
+            .map_err(|error| Failure::new(Code::KeyBadTags, error.to_string()))?;
+        check(&request)?;
+        let by = self.by(actor);
+        let mut random = [0; 8];
+        (self.random)(&mut random);
+        let new = NewKey {
+            id: KeyId::from_random(random),
+            network: network.id,
+            name: request.name,
+            master: self.secrets.master_version(),
+            max_uses: request.max_uses,
+            expires: request.expires_after.map(|span| by.at.after(span)),
+            tags,
+            needs_approval: request.needs_approval,
+        };
+        let key = self.store.create_key(new, by).await.map_err(|error| match error {
+            StoreError::NameTaken { name, .. } => {
+                Failure::new(Code::KeyNameTaken, format!("there is a key named \"{name}\" already"))
+                    .param("key", &name)
+                    .attempt(format!("weft-coordinator key revoke {name}"))
+            }
+            other => fault(other),
+        })?;
+        let join = self.join_string(&key)?;
+        Ok(CreatedKey { key, join })
+    }
+
+    fn join_string(&self, key: &EnrolmentKey) -> Result<Zeroizing<String>, Failure> {
+        let bug = |what: &str| Failure::new(Code::InternalFault, what.to_owned());
+        let psk = self.secrets.enrolment_psk(key.id, key.master);
+        let psk = psk.ok_or_else(|| bug("the key's master is not in the key file"))?;
+        let expiry = key.expires.map_or(u32::MAX, |at| at.seconds());
+        let addresses = self.authorities.iter().take(ADDRESSES).map(|authority| {
+            let authority =
+                heapless_text(authority).ok_or_else(|| bug("an address is too long"))?;
+            Ok(Address { carrier: Carrier::Mqtt, authority })
+        });
+        let join = JoinString {
+            coordinator: self.secrets.public(),
+            key: key.id,
+            psk,
+            token: EnrolToken { expiry, mac: self.secrets.enrol_password(key.id, expiry) },
+            addresses: addresses.collect::<Result<_, Failure>>()?,
+            spki: None,
+            account: None,
+        };
+        let mut text = [0; MAX_TEXT];
+        let written = join.emit(&mut text).map_err(|_| bug("server.public is not set"));
+        let line = written.and_then(|len| {
+            let line = core::str::from_utf8(&text[..len]).map_err(|_| bug("not a text"))?;
+            Ok(Zeroizing::new(line.to_owned()))
+        });
+        text.zeroize();
+        line
+    }
+
+    /// All keys, newest first.
+    ///
+    /// # Errors
+    ///
+    /// `internal.fault`.
+    pub async fn keys(&self) -> Result<Vec<EnrolmentKey>, Failure> {
+        self.store.keys().await.map_err(fault)
+    }
+
+    /// The key that `wanted` names: its name, its id, or 4 and more characters
+    /// of its id.
+    ///
+    /// # Errors
+    ///
+    /// `key.not-found`, `key.ambiguous`.
+    pub async fn find_key(&self, wanted: &str) -> Result<EnrolmentKey, Failure> {
+        let keys = self.keys().await?;
+        let named = keys.iter().filter(|key| key.name == wanted);
+        // Of several with one name at most one is not revoked.
+        if let Some(key) =
+            named.min_by_key(|key| (key.revoked.is_some(), core::cmp::Reverse(key.created)))
+        {
+            return Ok(key.clone());
+        }
+        let is_prefix = wanted.len() >= "key_".len() + 4 && wanted.starts_with("key_");
+        let by_id: Vec<_> =
+            keys.iter().filter(|key| is_prefix && key.id.to_string().starts_with(wanted)).collect();
+        match by_id[..] {
+            [key] => Ok(key.clone()),
+            [] => {
+                let near = nearest(wanted, keys.iter().map(|key| key.name.as_str()));
+                let message = not_found("key", wanted, near);
+                Err(Failure::new(Code::KeyNotFound, message).attempt("weft-coordinator key list"))
+            }
+            _ => {
+                let message = format!("\"{}\" could be {} keys", printable(wanted), by_id.len());
+                Err(Failure::new(Code::KeyAmbiguous, message))
+            }
+        }
+    }
+
+    /// Ids of the devices that a key let in.
+    ///
+    /// # Errors
+    ///
+    /// `internal.fault`.
+    pub async fn devices_of_key(&self, key: KeyId) -> Result<Vec<DeviceId>, Failure> {
+        self.store.devices_of_key(key).await.map_err(fault)
+    }
+
+    /// Ends a key.
+    ///
+    /// # Errors
+    ///
+    /// As [`Operator::find_key`].
+    pub async fn revoke_key(
+        &self,
+        wanted: &str,
+        and_devices: bool,
+        actor: Actor,
+    ) -> Result<KeyRevoked, Failure> {
+        let key = self.find_key(wanted).await?;
+        self.store.revoke_key(key.id, and_devices, self.by(actor)).await.map_err(fault)
+    }
+}
+
+fn check(request: &KeyRequest) -> Result<(), Failure> {
+    if let Some(name) = request.name.as_deref().filter(|name| !is_name(name)) {
+        let name = printable(name);
+        let message = format!("'{name}' is no name; 1 to 32 of a-z 0-9 and - are possible");
+        return Err(Failure::new(Code::KeyBadName, message));
+    }
+    if request.max_uses == Some(0) {
+        return Err(Failure::new(Code::KeyBadUses, "a key with 0 uses lets nobody in"));
+    }
+    match request.expires_after {
+        Some(Duration::ZERO) => {
+            Err(Failure::new(Code::KeyBadExpiry, "a key that ends now lets nobody in"))
+        }
+        Some(span) if span > LONGEST => {
+            Err(Failure::new(Code::KeyBadExpiry, "a key ends within 10 years, or never"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn heapless_text<const N: usize>(text: &str) -> Option<heapless::String<N>> {
+    heapless::String::try_from(text).ok()
+}
