@@ -401,7 +401,7 @@ impl<const FRAME: usize> Control<FRAME> {
             }
             Message::MapReady(ready) => {
                 let newest = Held { epoch: ready.epoch, revision: ready.revision };
-                if !self.map.handle_ready(newest) {
+                if self.standing == Standing::Active && !self.map.handle_ready(newest) {
                     self.counters.stale_pages = self.counters.stale_pages.saturating_add(1);
                 }
             }
@@ -486,11 +486,13 @@ impl<const FRAME: usize> Control<FRAME> {
         let before = core::mem::replace(&mut self.standing, state.standing);
         match state.standing {
             Standing::Active if before != Standing::Active => self.map.ask_anew(),
-            Standing::Active | Standing::Pending => {}
+            Standing::Active => {}
+            Standing::Pending => self.map.stop(),
             standing => {
                 if self.map.held() != Held::NOTHING || before != standing {
                     self.drop_map(MapDropped::Standing(standing));
                 }
+                self.map.stop();
             }
         }
         ControlEvent::Standing(state)

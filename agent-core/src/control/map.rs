@@ -142,8 +142,13 @@ impl MapPull {
     }
 
     /// The device may see more than before: looks for it.
-    pub(super) fn ask_anew(&mut self) {
-        self.pull.get_or_insert_with(Pull::new);
+    pub(super) const fn ask_anew(&mut self) {
+        self.pull = Some(Pull::new());
+    }
+
+    /// There is nothing for this device to see: asks no more.
+    pub(super) const fn stop(&mut self) {
+        self.pull = None;
     }
 
     /// A page came; says whether its ops are to be applied.

@@ -193,8 +193,10 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
     pub fn handle_established(&mut self, slot: PeerSlot, now: Instant) {
         if let Some(peer) = self.peer_mut(slot) {
             peer.proven = true;
-            peer.look_at = now + IDLE_AFTER;
             self.change(slot, PeerState::Active);
+        }
+        if let Some(peer) = self.peer_mut(slot) {
+            peer.look_at = now + IDLE_AFTER;
         }
     }
 
@@ -220,7 +222,6 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
         if idle_at > now {
             peer.look_at = idle_at;
         } else {
-            peer.look_at = Instant::FAR_FUTURE;
             self.change(slot, PeerState::Idle);
         }
     }
@@ -377,6 +378,8 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
     fn change(&mut self, slot: PeerSlot, to: PeerState) {
         if let Some(peer) = self.peer_mut(slot) {
             peer.state = to;
+            // Only an active peer can become idle.
+            peer.look_at = Instant::FAR_FUTURE;
             self.changed = true;
         }
     }

@@ -1,0 +1,618 @@
+//! A coordinator in memory: the real sealed channel, maps with pages, calls.
+//! No policy but "everybody may talk to everybody".
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use weft_noise::entropy::Entropy as _;
+use weft_noise::key::StaticSecret;
+use weft_noise::mac;
+use weft_noise::sealed::coordinator::CoordinatorKey;
+use weft_noise::sealed::{Session, retry};
+use weft_wire::frame::{FrameKind, Hello, PskKind, RecordHeader, Reset};
+use weft_wire::id::{
+    CommandId, DeviceId, Epoch, Inbox, KeyId, Name, NetworkId, OrganisationId, PublicKey,
+    ReplicaId, Revision, Secret,
+};
+use weft_wire::item::*;
+use weft_wire::join::{Address, Carrier, EnrolToken, JoinString};
+use weft_wire::map::*;
+use weft_wire::signal::{Call, CallAck, CallFailed};
+use weft_wire::telemetry::Heartbeat;
+use weft_wire::verdict::{CallFailure, Refusal};
+
+use super::Rng;
+
+pub const UNIX_MS: u64 = 1_795_000_000_000;
+
+pub type Frames = Vec<(Inbox, Vec<u8>)>;
+
+#[derive(Clone)]
+pub struct Device {
+    pub id: DeviceId,
+    pub identity: PublicKey,
+    pub wg_key: PublicKey,
+    pub name: Name,
+    pub host: u32,
+    pub inbox: Inbox,
+    pub standing: Standing,
+    pub revision: u64,
+    /// (revision, who changed; `None` = the settings)
+    changes: Vec<(u64, Option<DeviceId>)>,
+    pub applied: Option<Held>,
+    pub session: Option<u32>,
+}
+
+pub type Held = (Epoch, Revision);
+
+struct Live {
+    session: Session,
+    identity: PublicKey,
+    enrolment: Option<KeyId>,
+    inbox: Inbox,
+    max_rx: usize,
+}
+
+pub struct Coordinator {
+    key: CoordinatorKey,
+    next_key: Option<CoordinatorKey>,
+    master: Secret,
+    retry_secret: Secret,
+    enrolment: KeyId,
+    pub devices: Vec<Device>,
+    sessions: HashMap<u32, Live>,
+    pub epoch: Epoch,
+    pub lease_s: u32,
+    pub heartbeat_s: u16,
+    pub needs_approval: bool,
+    pub refuse: Option<Refusal>,
+    /// Answers HELLOs without a token by RETRY.
+    pub under_load: bool,
+    /// Devices of the map that no agent stands behind.
+    pub extra_peers: Vec<(DeviceId, PublicKey)>,
+    pub next_pin: Option<PublicKey>,
+    pub hellos: u32,
+    pub welcomes: u32,
+    pub registers: u32,
+    pub pages: u32,
+    pub unknown: Vec<u32>,
+    pub heartbeats: Vec<Heartbeat>,
+    pub done: Vec<(CommandId, Outcome)>,
+    rng: Rng,
+    pub now_ms: u64,
+}
+
+fn secret(rng: &mut Rng) -> Secret {
+    let mut bytes = [0; 32];
+    rng.fill(&mut bytes);
+    Secret(bytes)
+}
+
+fn text(name: &str) -> Name {
+    Name::try_from(name).unwrap()
+}
+
+impl Coordinator {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng(seed);
+        let key = CoordinatorKey::new(StaticSecret::generate(&mut rng));
+        Self {
+            key,
+            next_key: None,
+            master: secret(&mut rng),
+            retry_secret: secret(&mut rng),
+            enrolment: KeyId::from_random(rng.next().to_be_bytes()),
+            devices: Vec::new(),
+            sessions: HashMap::new(),
+            epoch: Epoch(rng.next() as u32 | 1),
+            lease_s: 7 * 86_400,
+            heartbeat_s: 900,
+            needs_approval: false,
+            refuse: None,
+            under_load: false,
+            extra_peers: Vec::new(),
+            next_pin: None,
+            hellos: 0,
+            welcomes: 0,
+            registers: 0,
+            pages: 0,
+            unknown: Vec::new(),
+            heartbeats: Vec::new(),
+            done: Vec::new(),
+            rng,
+            now_ms: 0,
+        }
+    }
+
+    pub fn join_string(&self) -> JoinString {
+        let reference = self.enrolment.to_bytes();
+        JoinString {
+            coordinator: *self.key.public(),
+            key: self.enrolment,
+            psk: mac::psk(&self.master, 0, PskKind::Enrolment, &reference),
+            token: EnrolToken { expiry: u32::MAX, mac: [7; 16] },
+            addresses: [Address {
+                carrier: Carrier::Mqtt,
+                authority: heapless::String::try_from("203.0.113.10:7420").unwrap(),
+            }]
+            .into_iter()
+            .collect(),
+            spki: None,
+            account: None,
+        }
+    }
+
+    pub fn overlay() -> Overlay {
+        Overlay {
+            ipv4: Ipv4Addr::new(100, 93, 0, 0),
+            ipv4_len: 16,
+            ipv6: [0xfd, 0x5c, 0x7e, 0x0a, 0x91, 0xb3],
+        }
+    }
+
+    /// Loses all sessions, as a restart does.
+    pub fn restart(&mut self) {
+        self.sessions.clear();
+        self.devices.iter_mut().for_each(|device| device.session = None);
+    }
+
+    /// A backup is restored: another life of the database, revisions go back.
+    pub fn restore_backup(&mut self) {
+        self.restart();
+        self.epoch = Epoch(self.rng.next() as u32 | 1);
+        for device in &mut self.devices {
+            device.revision = 1;
+            device.changes = vec![(1, None)];
+        }
+    }
+
+    /// From now on the coordinator has another key (announced before).
+    pub fn announce_key(&mut self) -> Frames {
+        let next = CoordinatorKey::new(StaticSecret::generate(&mut self.rng));
+        self.next_pin = Some(*next.public());
+        self.next_key = Some(next);
+        let devices: Vec<_> = self.devices.iter().map(|device| device.id).collect();
+        devices.into_iter().flat_map(|device| self.changed(device, None)).collect()
+    }
+
+    pub fn switch_key(&mut self) {
+        self.key = self.next_key.take().unwrap();
+        self.next_pin = None;
+        self.restart();
+    }
+
+    pub fn device(&self, identity: &PublicKey) -> Option<&Device> {
+        self.devices.iter().find(|device| device.identity == *identity)
+    }
+
+    fn by_id(&mut self, id: DeviceId) -> Option<&mut Device> {
+        self.devices.iter_mut().find(|device| device.id == id)
+    }
+
+    /// A device's map has changed: it is told if it is there.
+    pub fn changed(&mut self, device: DeviceId, who: Option<DeviceId>) -> Frames {
+        let epoch = self.epoch;
+        let Some(device) = self.by_id(device) else { return vec![] };
+        device.revision += 1;
+        let revision = Revision(device.revision);
+        device.changes.push((device.revision, who));
+        let id = device.id;
+        self.tell(id, |writer| writer.put(&MapReady { epoch, revision }))
+    }
+
+    /// Everybody else's map gains or changes this device.
+    pub fn announce(&mut self, who: DeviceId) -> Frames {
+        let others: Vec<_> =
+            self.devices.iter().map(|device| device.id).filter(|&id| id != who).collect();
+        others.into_iter().flat_map(|id| self.changed(id, Some(who))).collect()
+    }
+
+    pub fn set_standing(&mut self, id: DeviceId, standing: Standing) -> Frames {
+        let device = self.by_id(id).unwrap();
+        device.standing = standing;
+        let reason = heapless::String::new();
+        let mut frames =
+            self.tell(id, |writer| writer.put(&State { standing, since_ms: 1, reason }));
+        frames.extend(self.changed(id, None));
+        frames.extend(self.announce(id));
+        frames
+    }
+
+    pub fn remove(&mut self, id: DeviceId) -> Frames {
+        self.devices.retain(|device| device.id != id);
+        self.announce(id)
+    }
+
+    pub fn command(&mut self, id: DeviceId, command: u32, expires_ms: u64) -> Frames {
+        let command = Command { id: CommandId(command), expires_ms, kind: CommandKind::Restart };
+        self.tell(id, |writer| writer.put(&command))
+    }
+
+    /// Sends items to a device if it has a session.
+    pub fn tell(
+        &mut self,
+        id: DeviceId,
+        fill: impl FnOnce(&mut ItemWriter<'_>) -> Result<(), ItemError>,
+    ) -> Frames {
+        let session = self.by_id(id).and_then(|device| device.session);
+        let Some(session) = session else { return vec![] };
+        self.record(session, fill).into_iter().collect()
+    }
+
+    fn record(
+        &mut self,
+        session: u32,
+        fill: impl FnOnce(&mut ItemWriter<'_>) -> Result<(), ItemError>,
+    ) -> Option<(Inbox, Vec<u8>)> {
+        let live = self.sessions.get_mut(&session)?;
+        let mut plain = vec![0; 3_800];
+        let mut writer = ItemWriter::new(&mut plain);
+        fill(&mut writer).unwrap();
+        let len = writer.finish();
+        let mut frame = vec![0; len + 64];
+        let len = live.session.seal(&plain[..len], &mut frame).unwrap();
+        assert!(len <= live.max_rx, "a record of {len} bytes for {}", live.max_rx);
+        frame.truncate(len);
+        Some((live.inbox, frame))
+    }
+
+    /// A frame that came from `inbox`.
+    pub fn handle(&mut self, inbox: Inbox, frame: &[u8]) -> Frames {
+        match weft_wire::frame::kind(frame) {
+            Ok(FrameKind::Hello) => self.handle_hello(inbox, frame).into_iter().collect(),
+            Ok(FrameKind::Record) => self.handle_record(inbox, frame),
+            _ => vec![],
+        }
+    }
+
+    fn handle_hello(&mut self, inbox: Inbox, frame: &[u8]) -> Option<(Inbox, Vec<u8>)> {
+        let hello = Hello::parse(frame).ok()?;
+        let next = self.next_key.as_ref().filter(|_| !self.key.check_mac1(&hello));
+        let key = next.unwrap_or(&self.key);
+        if !key.check_mac1(&hello) || hello.inbox() != inbox {
+            return None;
+        }
+        self.hellos += 1;
+        let bucket = self.now_ms / 60_000;
+        if self.under_load && !retry::verify(&self.retry_secret, &hello, bucket) {
+            let answer = retry::answer(&self.retry_secret, &hello, bucket);
+            return Some((inbox, answer.to_bytes().to_vec()));
+        }
+        let opened = key.open_hello(&hello).ok()?;
+        let selector = hello.selector();
+        let identity = *opened.device();
+        let (psk, enrolment) = match selector.kind {
+            PskKind::Enrolment => {
+                let id = KeyId::from_bytes(hello.reference()).ok()?;
+                let psk = mac::psk(&self.master, 0, PskKind::Enrolment, &id.to_bytes());
+                (psk, Some(id))
+            }
+            PskKind::Device => {
+                self.device(&identity)?;
+                let psk = mac::psk(&self.master, selector.master, PskKind::Device, &identity.0);
+                (psk, None)
+            }
+        };
+        let mut plain = [0; 512];
+        let (len, verified) = opened.verify(key, &hello, &psk, &mut plain).ok()?;
+        let info: HelloInfo = Items::new(&plain[..len]).next()?.ok()?.decode().ok()?;
+        let id = self.rng.next() as u32;
+        let device = self.device(&identity);
+        let welcome = WelcomeInfo {
+            session: id,
+            wire: 1,
+            replica: ReplicaId(0),
+            time_ms: UNIX_MS + self.now_ms,
+            epoch: self.epoch,
+            revision: Revision(device.map_or(0, |device| device.revision)),
+            inbox: device.map_or(inbox, |device| device.inbox),
+            password: [5; 16],
+            password_expiry: u32::MAX,
+            reconnect_min_s: 0,
+            reconnect_max_s: 1,
+            heartbeat_s: self.heartbeat_s,
+        };
+        let mut writer = ItemWriter::new(&mut plain);
+        writer.put(&welcome).unwrap();
+        let len = writer.len();
+        let mut out = vec![0; 1_024];
+        let (len, session) = verified.welcome(id, &plain[..len], &mut self.rng, &mut out).unwrap();
+        out.truncate(len);
+        self.welcomes += 1;
+        let max_rx = usize::from(info.max_rx);
+        self.sessions.insert(id, Live { session, identity, enrolment, inbox, max_rx });
+        Some((inbox, out))
+    }
+
+    fn handle_record(&mut self, inbox: Inbox, frame: &[u8]) -> Frames {
+        let Ok(header) = RecordHeader::parse(frame) else { return vec![] };
+        let Some(live) = self.sessions.get_mut(&header.session) else {
+            let reset = Reset { session: header.session, hello_hash: [0; 8] };
+            return vec![(inbox, reset.to_bytes().to_vec())];
+        };
+        let mut plain = vec![0; 4_096];
+        let Ok(len) = live.session.open(frame, &mut plain) else { return vec![] };
+        let (identity, enrolment) = (live.identity, live.enrolment);
+        let session = header.session;
+        let mut frames = vec![];
+        if enrolment.is_none()
+            && let Some(device) = self.devices.iter_mut().find(|d| d.identity == identity)
+            && device.session != Some(session)
+        {
+            device.session = Some(session);
+            let (id, standing) = (device.id, device.standing);
+            if standing != Standing::Active {
+                let reason = heapless::String::new();
+                frames.extend(
+                    self.tell(id, |writer| writer.put(&State { standing, since_ms: 1, reason })),
+                );
+            }
+        }
+        for item in Items::new(&plain[..len]) {
+            frames.extend(self.handle_item(session, identity, &item.unwrap()));
+        }
+        frames
+    }
+
+    fn handle_item(&mut self, session: u32, identity: PublicKey, raw: &RawItem<'_>) -> Frames {
+        let one = |frame: Option<_>| frame.into_iter().collect::<Frames>();
+        match raw.tag {
+            Register::TAG => self.register(session, identity, raw.decode().unwrap()),
+            MapNext::TAG => {
+                let next = raw.decode().unwrap();
+                one(self.page(session, identity, &next))
+            }
+            MapApplied::TAG => {
+                let applied: MapApplied = raw.decode().unwrap();
+                let device = self.devices.iter_mut().find(|d| d.identity == identity);
+                if let Some(device) = device {
+                    device.applied = Some((applied.epoch, applied.revision));
+                }
+                vec![]
+            }
+            Ping::TAG => {
+                let ping: Ping = raw.decode().unwrap();
+                one(self.record(session, |writer| writer.put(&ping)))
+            }
+            Heartbeat::TAG => {
+                let heartbeat: Heartbeat = raw.decode().unwrap();
+                let done = Done { request: heartbeat.request };
+                self.heartbeats.push(heartbeat);
+                one(self.record(session, |writer| writer.put(&done)))
+            }
+            Leave::TAG => {
+                let done = Done { request: raw.decode::<Leave>().unwrap().request };
+                let answer = self.record(session, |writer| writer.put(&done));
+                let id = self.device(&identity).unwrap().id;
+                let mut frames = self.remove(id);
+                frames.extend(answer);
+                frames
+            }
+            CommandDone::TAG => {
+                let done: CommandDone = raw.decode().unwrap();
+                self.done.push((done.id, done.outcome));
+                vec![]
+            }
+            Call::TAG => {
+                let call: Call = raw.decode().unwrap();
+                let from = self.device(&identity).unwrap().id;
+                let (to, id) = (call.peer, call.call);
+                let down = Call { peer: from, ..call };
+                let frames = self.tell(to, |writer| writer.put(&down));
+                if frames.is_empty() {
+                    let code = CallFailure::Offline as u16;
+                    let failed = CallFailed { call: id, peer: to, code };
+                    return one(self.record(session, |writer| writer.put(&failed)));
+                }
+                frames
+            }
+            CallAck::TAG => {
+                let ack: CallAck = raw.decode().unwrap();
+                let from = self.device(&identity).unwrap().id;
+                let to = ack.peer;
+                let down = CallAck { peer: from, ..ack };
+                self.tell(to, |writer| writer.put(&down))
+            }
+            tag => {
+                self.unknown.push(tag);
+                vec![]
+            }
+        }
+    }
+
+    fn register(&mut self, session: u32, identity: PublicKey, request: Register) -> Frames {
+        self.registers += 1;
+        if let Some(code) = self.refuse {
+            let refused = Refused {
+                request: request.request,
+                code: code as u16,
+                at_ms: 0,
+                numbers: (0, 0),
+                text: heapless::String::new(),
+            };
+            return self.record(session, |writer| writer.put(&refused)).into_iter().collect();
+        }
+        let mut frames = vec![];
+        if self.device(&identity).is_none() {
+            let id = DeviceId(100 + self.devices.len() as u32);
+            let mut inbox = Inbox([0; 16]);
+            self.rng.fill(&mut inbox.0);
+            let standing = if self.needs_approval { Standing::Pending } else { Standing::Active };
+            self.devices.push(Device {
+                id,
+                identity,
+                wg_key: request.wg_key,
+                name: request.name.clone(),
+                host: 2 + self.devices.len() as u32,
+                inbox,
+                standing,
+                revision: 1,
+                changes: vec![(1, None)],
+                applied: None,
+                session: None,
+            });
+            frames = self.announce(id);
+        }
+        let device = self.device(&identity).unwrap().clone();
+        let answer = Registered {
+            request: request.request,
+            device: device.id,
+            network: NetworkId(1),
+            organisation: OrganisationId(1),
+            name: device.name.clone(),
+            network_name: text("home"),
+            standing: device.standing,
+            host: device.host,
+            overlay: Self::overlay(),
+            inbox: device.inbox,
+            password: [5; 16],
+            password_expiry: u32::MAX,
+            psk: mac::psk(&self.master, 0, PskKind::Device, &identity.0),
+            master: 0,
+            key_name: text("demo"),
+            key_uses: 1,
+            key_max_uses: 2,
+        };
+        frames.extend(self.record(session, |writer| writer.put(&answer)));
+        frames
+    }
+
+    fn page(
+        &mut self,
+        session: u32,
+        identity: PublicKey,
+        next: &MapNext,
+    ) -> Option<(Inbox, Vec<u8>)> {
+        self.pages += 1;
+        let device = self.device(&identity)?.clone();
+        if device.standing != Standing::Active {
+            return None;
+        }
+        let known = next.epoch == self.epoch && next.from.0 <= device.revision;
+        let from = if known { next.from } else { Revision(0) };
+        let max_rx = self.sessions.get(&session)?.max_rx;
+        let pages = self.pages_of(&device, from, max_rx - 128);
+        let ops = pages.get(usize::from(next.page))?;
+        let page = Page {
+            epoch: self.epoch,
+            from,
+            to: Revision(device.revision),
+            page: next.page,
+            of: pages.len() as u16,
+        };
+        // The ops are items already: they follow the head inside its body.
+        let head = postcard_len(&page);
+        let body = head.len() + ops.len();
+        let mut plain = vec![];
+        put_varint(&mut plain, Page::TAG);
+        put_varint(&mut plain, body as u32);
+        plain.extend(head);
+        plain.extend(ops);
+        self.record_bytes(session, &plain)
+    }
+
+    fn record_bytes(&mut self, session: u32, plain: &[u8]) -> Option<(Inbox, Vec<u8>)> {
+        let live = self.sessions.get_mut(&session)?;
+        let mut padded = plain.to_vec();
+        padded.resize(plain.len().next_multiple_of(64), 0);
+        let mut frame = vec![0; padded.len() + 64];
+        let len = live.session.seal(&padded, &mut frame).unwrap();
+        assert!(len <= live.max_rx, "a page of {len} bytes for {}", live.max_rx);
+        frame.truncate(len);
+        Some((live.inbox, frame))
+    }
+
+    /// Removals first.
+    fn pages_of(&self, device: &Device, from: Revision, room: usize) -> Vec<Vec<u8>> {
+        let changed = |who: Option<DeviceId>| {
+            from == Revision(0)
+                || device.changes.iter().any(|&(rev, what)| rev > from.0 && what == who)
+        };
+        let mut ops: Vec<Vec<u8>> = vec![];
+        if from != Revision(0) {
+            let mut gone: Vec<_> = device.changes.iter().filter(|(rev, _)| *rev > from.0).collect();
+            gone.dedup();
+            for id in gone.iter().filter_map(|(_, who)| *who) {
+                if !self.devices.iter().any(|d| d.id == id && d.standing == Standing::Active) {
+                    ops.push(item(&PeerRemove { device: id }));
+                }
+            }
+        }
+        if changed(None) {
+            ops.push(item(&Settings {
+                overlay: Self::overlay(),
+                host: device.host,
+                name: device.name.clone(),
+                mtu: 1280,
+                next_pin: self.next_pin,
+            }));
+            let rule = Rule { number: 0, protocol: 0, first_port: 0, last_port: u16::MAX };
+            ops.push(item(&Rules { rules: [rule].into_iter().collect() }));
+            ops.push(item(&Lease { lease_s: self.lease_s }));
+            for (id, key) in &self.extra_peers {
+                ops.push(item(&self.entry(device, *id, *key, text("extra"), id.0)));
+            }
+        }
+        for peer in &self.devices {
+            if peer.id != device.id && peer.standing == Standing::Active && changed(Some(peer.id)) {
+                let name = peer.name.clone();
+                ops.push(item(&self.entry(device, peer.id, peer.wg_key, name, peer.host)));
+            }
+        }
+        let mut pages = vec![vec![]];
+        for op in ops {
+            if pages.last().unwrap().len() + op.len() > room {
+                pages.push(vec![]);
+            }
+            pages.last_mut().unwrap().extend(op);
+        }
+        pages
+    }
+
+    fn entry(
+        &self,
+        device: &Device,
+        id: DeviceId,
+        key: PublicKey,
+        name: Name,
+        host: u32,
+    ) -> PeerUpsert {
+        PeerUpsert {
+            device: id,
+            name,
+            key,
+            psk: mac::pair_psk(&self.master, NetworkId(1), &device.wg_key, &key, 0),
+            second: None,
+            host,
+            mtu: 1280,
+            flags: 0,
+            rules_in: 1,
+            rules_out: 1,
+            routes: heapless::Vec::new(),
+            endpoint: None,
+            attestation: None,
+        }
+    }
+}
+
+fn item<T: Item>(body: &T) -> Vec<u8> {
+    let mut buffer = vec![0; 2_048];
+    let mut writer = ItemWriter::new(&mut buffer);
+    writer.put(body).unwrap();
+    let len = writer.len();
+    buffer.truncate(len);
+    buffer
+}
+
+/// A body alone: an item without its tag and length (both one byte here).
+fn postcard_len(page: &Page) -> Vec<u8> {
+    item(page).split_off(2)
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u32) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
