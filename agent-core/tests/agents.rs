@@ -3,14 +3,14 @@
 
 mod whole;
 
-use whole::Rng;
-use whole::world::{Link, World};
 use weft_agent_core::agent::{ChipAgent, GatewayAgent};
 use weft_agent_core::event::SocketId;
 use weft_agent_core::path::Route;
 use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::Duration;
 use weft_wire::signal::{Candidate, CandidateKind};
+use whole::Rng;
+use whole::world::{Link, World};
 
 #[test]
 fn from_join_string_to_first_ping() {

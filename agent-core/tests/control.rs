@@ -4,9 +4,6 @@
 
 mod whole;
 
-use whole::Rng;
-use whole::coordinator::UNIX_MS;
-use whole::world::{Link, World};
 use weft_agent_core::agent::AgentEvent;
 use weft_agent_core::control::{FrameDrop, Held, MapDropped};
 use weft_agent_core::time::Duration;
@@ -15,6 +12,9 @@ use weft_wire::id::{CommandId, DeviceId, PublicKey};
 use weft_wire::item::{Outcome, Standing, State};
 use weft_wire::topic::Topic;
 use weft_wire::verdict::Refusal;
+use whole::Rng;
+use whole::coordinator::UNIX_MS;
+use whole::world::{Link, World};
 
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
