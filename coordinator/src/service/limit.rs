@@ -1,5 +1,7 @@
 //! Rate limits: token buckets as one instant each (GCRA).
 
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How fast a bucket fills and how much it holds.
@@ -58,6 +60,31 @@ impl Bucket {
     }
 }
 
+/// Buckets for any number of keys in fixed memory: keys that fall into one cell
+/// share its bucket. Nobody outside can tell which those are.
+pub struct Limiter {
+    rate: Rate,
+    hasher: RandomState,
+    cells: Mutex<Box<[Option<Bucket>]>>,
+}
+
+impl Limiter {
+    /// `cells` buckets of this rate.
+    pub fn new(rate: Rate, cells: usize) -> Self {
+        let cells = Mutex::new(vec![None; cells.max(1)].into_boxed_slice());
+        Self { rate, hasher: RandomState::new(), cells }
+    }
+
+    /// Spends one unit of this key's bucket if it is there.
+    pub fn try_take(&self, key: &impl Hash, now: Instant) -> bool {
+        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        let cell = self.hasher.hash_one(key) as usize % cells.len();
+        cells
+            .get_mut(cell)
+            .is_some_and(|cell| cell.get_or_insert(Bucket::new(now)).try_take(self.rate, now))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +120,17 @@ mod tests {
         assert_eq!(bucket.ready_at(rate), start + Duration::from_millis(100));
         bucket.charge(rate, 10, start);
         assert_eq!(bucket.ready_at(rate), start + Duration::from_millis(1_100));
+    }
+
+    #[test]
+    fn keys_have_buckets_of_their_own() {
+        let limiter = Limiter::new(Rate::per_second(1, 3), 4_096);
+        let start = origin();
+        let taken = |key: u32, now| (0..10).filter(|_| limiter.try_take(&key, now)).count();
+        assert_eq!(taken(1, start), 3);
+        assert_eq!(taken(1, start), 0);
+        let others = (2..12).filter(|key| taken(*key, start) == 3).count();
+        assert!(others >= 8, "cells are shared by chance only");
+        assert_eq!(taken(1, start + Duration::from_secs(2)), 2);
     }
 }

@@ -2,14 +2,22 @@
 
 pub mod audit;
 pub mod bus;
+pub mod channel;
 pub mod clock;
+pub mod commands;
+pub mod count;
 pub mod devices;
+pub mod enrol;
 pub mod keys;
 pub mod limit;
+pub mod maps;
 pub mod operator;
 pub mod policy;
+pub mod presence;
+pub mod random;
 pub mod recovery;
 pub mod seams;
 pub mod secrets;
+pub mod signal;
 pub mod why_not;
 pub mod wireguard;

@@ -2,3 +2,4 @@
 
 pub mod listen;
 pub mod mqtt;
+pub mod post;

@@ -20,8 +20,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::service::count::Counter;
 use crate::transport::mqtt::Broker;
-use crate::transport::mqtt::stats::{Counter, Early};
+use crate::transport::mqtt::stats::Early;
 
 /// How long a stranger has to say who it is.
 pub const INTRODUCTION: Duration = Duration::from_secs(10);

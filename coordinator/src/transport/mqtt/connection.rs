@@ -273,8 +273,15 @@ where
                 },
                 () = &mut alarm => self.handle_alarm()?,
             }
-            if let Some(why) = self.link.closed() {
-                return Err(why);
+            match self.link.closed() {
+                None => {}
+                Some(Close::Ended) => {
+                    // What was said before the end is to be heard.
+                    self.handle_queue().await?;
+                    self.flush().await?;
+                    return Err(Close::Ended);
+                }
+                Some(why) => return Err(why),
             }
         }
     }

@@ -233,9 +233,9 @@ impl Hub {
         delivery
     }
 
-    /// Takes what waits for a device that posts, and opens a mailbox for what
-    /// comes later. Nothing while the inbox has a connection.
-    pub fn collect(&self, inbox: Inbox, now: Instant) -> Vec<Bytes> {
+    /// Takes what waits for a device that posts, at most `most` frames, and opens
+    /// a mailbox for what comes later. Nothing while the inbox has a connection.
+    pub fn collect(&self, inbox: Inbox, most: usize, now: Instant) -> Vec<Bytes> {
         if lock(&self.links).contains_key(&inbox) {
             return Vec::new();
         }
@@ -253,7 +253,8 @@ impl Hub {
             .entry(inbox)
             .or_insert_with(|| Mailbox { queue: VecDeque::new(), used_at: now });
         mailbox.used_at = now;
-        std::mem::take(&mut mailbox.queue).into()
+        let most = most.min(mailbox.queue.len());
+        mailbox.queue.drain(..most).collect()
     }
 
     /// Tells an inbox's connection to end and forgets its mailbox.
@@ -373,15 +374,15 @@ mod tests {
         let hub = Arc::new(Hub::default());
         let start = origin();
         assert_eq!(hub.send(INBOX, frame(1)), Delivery::Absent);
-        assert!(hub.collect(INBOX, start).is_empty());
+        assert!(hub.collect(INBOX, QUEUE, start).is_empty());
         assert_eq!(hub.send(INBOX, frame(2)), Delivery::Queued);
         assert!(hub.reachable(INBOX, start));
         assert!(!hub.reachable(INBOX, start + MAILBOX));
-        assert_eq!(hub.collect(INBOX, start), [frame(2)]);
+        assert_eq!(hub.collect(INBOX, QUEUE, start), [frame(2)]);
         hub.send(INBOX, frame(3));
         let attachment = hub.attach(INBOX);
         assert_eq!(attachment.link().take(), Some(frame(3)));
-        assert!(hub.collect(INBOX, start).is_empty());
+        assert!(hub.collect(INBOX, QUEUE, start).is_empty());
     }
 
     #[test]
@@ -394,12 +395,12 @@ mod tests {
             Inbox(bytes)
         };
         for n in 0..=MAILBOXES as u32 {
-            hub.collect(inbox(n), start + Duration::from_millis(u64::from(n)));
+            hub.collect(inbox(n), QUEUE, start + Duration::from_millis(u64::from(n)));
         }
         assert_eq!(lock(&hub.mailboxes).len(), MAILBOXES);
         assert_eq!(hub.send(inbox(0), frame(1)), Delivery::Absent);
         assert_eq!(hub.send(inbox(1), frame(1)), Delivery::Queued);
-        hub.collect(inbox(u32::MAX), start + MAILBOX + Duration::from_secs(9));
+        hub.collect(inbox(u32::MAX), QUEUE, start + MAILBOX + Duration::from_secs(9));
         assert!(lock(&hub.mailboxes).len() < MAILBOXES);
     }
 }

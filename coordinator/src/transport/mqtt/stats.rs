@@ -1,25 +1,8 @@
 //! What happened to connections and frames, counted by reason.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::connect::Refusal;
 use super::session::Close;
-
-/// A counter that only rises.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// One more.
-    pub fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The count.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+use crate::service::count::{Counter, Counts};
 
 /// Why a connection ended before it was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,10 +48,10 @@ impl Early {
 }
 
 /// The MQTT endpoint's counters.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stats {
-    early: [Counter; Early::COUNT],
-    closed: [Counter; Close::COUNT],
+    early: Counts<{ Early::COUNT }>,
+    closed: Counts<{ Close::COUNT }>,
     /// Clients admitted.
     pub admitted: Counter,
     /// Frames from clients.
@@ -81,28 +64,14 @@ pub struct Stats {
     pub panics: Counter,
 }
 
-impl Default for Stats {
-    fn default() -> Self {
-        Self {
-            early: std::array::from_fn(|_| Counter::default()),
-            closed: std::array::from_fn(|_| Counter::default()),
-            admitted: Counter::default(),
-            up: Counter::default(),
-            down: Counter::default(),
-            undeliverable: Counter::default(),
-            panics: Counter::default(),
-        }
-    }
-}
-
 impl Stats {
     /// Counter of connections that ended before they were admitted.
     pub const fn early(&self, why: Early) -> &Counter {
-        &self.early[why.index()]
+        self.early.get(why.index())
     }
 
     /// Counter of admitted connections that ended.
     pub const fn closed(&self, why: Close) -> &Counter {
-        &self.closed[why as usize]
+        self.closed.get(why as usize)
     }
 }

@@ -1,0 +1,91 @@
+//! What was committed is told to the devices it touches.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use weft_wire::id::DeviceId;
+
+use super::Channel;
+use super::record::state_of;
+use super::sessions::Pushed;
+use crate::domain::change::Change;
+use crate::domain::device::Standing;
+
+/// After so many devices the others get a turn.
+const BATCH: usize = 64;
+
+impl Channel {
+    /// Tells devices of changes, for ever. Drop the future to stop. `changes` is
+    /// the store's, taken before the first device is served.
+    pub async fn run(&self, mut changes: Receiver<Arc<Change>>) -> Infallible {
+        loop {
+            match changes.recv().await {
+                Ok(change) => self.handle_change(&change).await,
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "changes were missed; looking at every device");
+                    self.look_at_everybody().await;
+                }
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn handle_change(&self, change: &Change) {
+        // Who is out is told first: others then hear of a map without it.
+        for gone in &change.gone {
+            self.end(gone.device, gone.inbox);
+            self.presence.forget(gone.device);
+        }
+        for standing in &change.standings {
+            self.tell_standing(standing.device).await;
+        }
+        for map in &change.maps {
+            for (at, device) in map.devices.iter().enumerate() {
+                self.maps.tell(*device, self.epoch, map.revision);
+                if at % BATCH == BATCH - 1 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    /// Pushes a device's standing as it is now. A blocked one loses its session
+    /// and its connection after that: it may come back and hears the same.
+    async fn tell_standing(&self, id: DeviceId) {
+        let device = match self.store.device(id).await {
+            Ok(Some(device)) => device,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(device = %id, %error, "a standing could not be looked up");
+                return;
+            }
+        };
+        let state = state_of(&device);
+        let pushed = self.sessions.push(id, |_, replies| replies.put(&state));
+        if device.standing == Standing::Blocked || pushed == Pushed::Full {
+            self.end(id, device.agent().map(|agent| agent.inbox));
+        }
+    }
+
+    /// Changes were missed: every session's device is looked up once.
+    async fn look_at_everybody(&self) {
+        let entries = self.sessions.table().all_current();
+        for entry in entries {
+            let Some(id) = entry.device() else { continue };
+            match self.store.device(id).await {
+                Ok(Some(device)) if device.standing == Standing::Active => {
+                    match self.store.network(device.network).await {
+                        Ok(Some(network)) => self.maps.tell(id, self.epoch, network.revision),
+                        Ok(None) => {}
+                        Err(error) => tracing::warn!(device = %id, %error, "no network"),
+                    }
+                }
+                Ok(Some(_)) => self.tell_standing(id).await,
+                Ok(None) => self.end(id, Some(entry.inbox)),
+                Err(error) => tracing::warn!(device = %id, %error, "no device"),
+            }
+        }
+    }
+}

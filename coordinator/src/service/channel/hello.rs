@@ -1,0 +1,299 @@
+//! From HELLO to WELCOME. Nothing here writes to the store, and nothing here
+//! touches a session that exists.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use weft_noise::sealed::coordinator::{CoordinatorKey, Verified};
+use weft_noise::sealed::retry;
+use weft_wire::PROTOCOL;
+use weft_wire::frame::{Hello, MAX_FRAME, PskKind};
+use weft_wire::id::{Inbox, KeyId, PublicKey, Revision, Secret};
+use weft_wire::item::{HelloInfo, Item as _, ItemWriter, Items, WelcomeInfo};
+
+use super::gate::Queue;
+use super::table::{Agreed, Entry, Who};
+use super::{Channel, FrameDrop, REPLICA, TOKEN_BUCKET};
+use crate::domain::device::{Device, Standing};
+use crate::service::bus::{Answer, Carrier, Class, Uplink};
+
+/// The least frame that a device must take: the longest answer that cannot be
+/// split is `Registered`.
+const MIN_RX: u16 = 512;
+/// Seconds between heartbeats.
+const HEARTBEAT_S: u16 = 900;
+/// How long an MQTT password is good at least: longer than any device rests in a
+/// drawer between two handshakes.
+const PASSWORD_S: u64 = 400 * 86_400;
+/// Expiries are multiples of this, so that a device stores a new password once a
+/// month and not after every handshake.
+const PASSWORD_STEP_S: u64 = 30 * 86_400;
+/// Unix time in seconds before which the clock is not set.
+const CLOCK_SET_S: u64 = 1_600_000_000;
+/// Devices that may come back within one second of the reconnect window.
+const RECONNECTS_PER_S: usize = 5_000;
+/// Attempts at a random free session id.
+const ID_ATTEMPTS: usize = 16;
+
+/// Who sends a HELLO, as the store knows it.
+struct Caller {
+    who: Who,
+    psk: Secret,
+    /// Where it is to receive from the next connection on.
+    inbox: Inbox,
+    /// Newest revision of its map; 0 = there is none for it.
+    revision: Revision,
+}
+
+impl Channel {
+    pub(super) async fn handle_hello(&self, uplink: &Uplink<'_>) -> Answer {
+        let now = tokio::time::Instant::now().into_std();
+        let Ok(hello) = Hello::parse(uplink.frame) else {
+            return self.dropped(FrameDrop::Frame);
+        };
+        if hello.inbox() != uplink.inbox {
+            return self.dropped(FrameDrop::ForeignInbox);
+        }
+        // One hash keeps everybody out who does not know our public key.
+        let Some(key) = self.keys.iter().find(|key| key.check_mac1(&hello)) else {
+            return self.dropped(FrameDrop::Mac1);
+        };
+        if !self.may_hello(uplink, now) {
+            return self.dropped(FrameDrop::HelloRate);
+        }
+        let queue = match (uplink.class, hello.selector().kind) {
+            (Class::Device, _) | (Class::Unknown, PskKind::Device) => Queue::Known,
+            (Class::Enrolling(_), _) | (Class::Unknown, PskKind::Enrolment) => Queue::Others,
+        };
+        // Who has an MQTT connection of ours has proved that it hears us.
+        let bucket = (now - self.started).as_secs() / TOKEN_BUCKET.as_secs();
+        if uplink.class == Class::Unknown
+            && self.gate.is_under_load(queue)
+            && !retry::verify(&self.retry_secret, &hello, bucket)
+        {
+            return self.retry(&hello, bucket);
+        }
+        let Some(_place) = self.gate.enter(queue).await else {
+            self.stats.dropped(FrameDrop::Overload).add();
+            return self.retry(&hello, bucket);
+        };
+        match self.shake_hands(key, &hello, uplink, now).await {
+            Ok(welcome) => Answer { frames: vec![welcome], ..Answer::default() },
+            Err(why @ (FrameDrop::UnknownDevice | FrameDrop::UnknownKey)) => self.refused(why),
+            Err(why) => self.dropped(why),
+        }
+    }
+
+    fn may_hello(&self, uplink: &Uplink<'_>, now: Instant) -> bool {
+        let claimed = uplink.carrier != Carrier::Mqtt;
+        self.hellos.try_take(&uplink.inbox, now)
+            && uplink
+                .address
+                .filter(|_| claimed)
+                .is_none_or(|address| self.hellos_of_address.try_take(&address, now))
+    }
+
+    fn retry(&self, hello: &Hello<'_>, bucket: u64) -> Answer {
+        self.stats.retries.add();
+        let retry = retry::answer(&self.retry_secret, hello, bucket);
+        let frames = vec![Bytes::copy_from_slice(&retry.to_bytes())];
+        Answer { frames, ..Answer::default() }
+    }
+
+    async fn shake_hands(
+        &self,
+        key: &CoordinatorKey,
+        hello: &Hello<'_>,
+        uplink: &Uplink<'_>,
+        now: Instant,
+    ) -> Result<Bytes, FrameDrop> {
+        let opened = key.open_hello(hello).map_err(|_| FrameDrop::Unauthentic)?;
+        let caller = match hello.selector().kind {
+            PskKind::Device => self.known_device(hello, opened.device()).await?,
+            PskKind::Enrolment => self.enrolling(hello).await?,
+        };
+        let mut payload = [0; MAX_FRAME];
+        let (len, verified) = opened
+            .verify(key, hello, &caller.psk, &mut payload)
+            .map_err(|_| FrameDrop::Unauthentic)?;
+        let info = hello_info(payload.get(..len).unwrap_or_default())?;
+        if info.wire_min > PROTOCOL || info.wire_max < PROTOCOL {
+            return Err(FrameDrop::Version);
+        }
+        if info.max_rx < MIN_RX {
+            return Err(FrameDrop::HelloPayload);
+        }
+        self.welcome(verified, &info, &caller, uplink.inbox, now)
+    }
+
+    async fn known_device(
+        &self,
+        hello: &Hello<'_>,
+        identity: &PublicKey,
+    ) -> Result<Caller, FrameDrop> {
+        let device = self.store.device_by_identity(*identity).await.map_err(|error| {
+            tracing::warn!(%error, "a device could not be looked up");
+            FrameDrop::Store
+        })?;
+        let device = device.ok_or(FrameDrop::UnknownDevice)?;
+        let agent = device.agent().ok_or(FrameDrop::UnknownDevice)?;
+        if agent.master != hello.selector().master {
+            return Err(FrameDrop::UnknownMaster);
+        }
+        let psk =
+            self.secrets.device_psk(identity, agent.master).ok_or(FrameDrop::UnknownMaster)?;
+        Ok(Caller {
+            psk,
+            inbox: agent.inbox,
+            revision: self.newest(&device).await?,
+            who: Who::Device {
+                id: device.id,
+                network: device.network,
+                organisation: device.organisation,
+            },
+        })
+    }
+
+    async fn newest(&self, device: &Device) -> Result<Revision, FrameDrop> {
+        if device.standing != Standing::Active {
+            return Ok(Revision(0));
+        }
+        let network = self.store.network(device.network).await.map_err(|error| {
+            tracing::warn!(%error, "a network could not be looked up");
+            FrameDrop::Store
+        })?;
+        Ok(network.map_or(Revision(0), |network| network.revision))
+    }
+
+    /// A key that is revoked, expired or used up still makes a session: the
+    /// device is told why when it asks to be taken in.
+    async fn enrolling(&self, hello: &Hello<'_>) -> Result<Caller, FrameDrop> {
+        let id = KeyId::from_bytes(hello.reference()).map_err(|_| FrameDrop::UnknownKey)?;
+        let key = self.store.key(id).await.map_err(|error| {
+            tracing::warn!(%error, "an enrolment key could not be looked up");
+            FrameDrop::Store
+        })?;
+        let key = key.ok_or(FrameDrop::UnknownKey)?;
+        if key.master != hello.selector().master {
+            return Err(FrameDrop::UnknownMaster);
+        }
+        let psk = self.secrets.enrolment_psk(id, key.master).ok_or(FrameDrop::UnknownMaster)?;
+        let inbox = hello.inbox();
+        Ok(Caller { who: Who::Enrolling { key: id }, psk, inbox, revision: Revision(0) })
+    }
+
+    fn welcome(
+        &self,
+        verified: Verified,
+        info: &HelloInfo,
+        caller: &Caller,
+        inbox: Inbox,
+        now: Instant,
+    ) -> Result<Bytes, FrameDrop> {
+        let session = self.free_id()?;
+        let identity = *verified.device();
+        let expiry = self.password_expiry();
+        let password = match caller.who {
+            Who::Device { .. } => self.secrets.broker_password(&caller.inbox, expiry),
+            // Its password is in its join string.
+            Who::Enrolling { .. } => [0; 16],
+        };
+        let welcome = WelcomeInfo {
+            session,
+            wire: PROTOCOL,
+            replica: REPLICA,
+            time_ms: self.clock.unix_ms(),
+            epoch: self.epoch,
+            revision: caller.revision,
+            inbox: caller.inbox,
+            password,
+            password_expiry: expiry,
+            reconnect_min_s: 0,
+            reconnect_max_s: self.reconnect_max_s(),
+            heartbeat_s: HEARTBEAT_S,
+        };
+        let mut plain = [0; 256];
+        let mut writer = ItemWriter::new(&mut plain);
+        writer.put(&welcome).map_err(|_| FrameDrop::HelloPayload)?;
+        let len = writer.finish();
+        let mut frame = [0; 512];
+        let mut random = self.random;
+        let (frame_len, sealed) = verified
+            .welcome(session, plain.get(..len).unwrap_or_default(), &mut random, &mut frame)
+            .map_err(|_| FrameDrop::HelloPayload)?;
+        let agreed = Agreed {
+            who: caller.who,
+            identity,
+            inbox,
+            max_rx: info.max_rx.min(MAX_FRAME as u16),
+            instance: info.instance,
+            on_demand: info.on_demand,
+            born: now,
+        };
+        self.sessions.table().insert(Arc::new(Entry::new(sealed, agreed)));
+        self.stats.welcomes.add();
+        Ok(Bytes::copy_from_slice(frame.get(..frame_len).unwrap_or_default()))
+    }
+
+    /// A random id, so that a record of another life of this process finds no
+    /// session.
+    fn free_id(&self) -> Result<u32, FrameDrop> {
+        let table = self.sessions.table();
+        (0..ID_ATTEMPTS)
+            .map(|_| u32::from_le_bytes(self.random.bytes()))
+            .find(|id| table.is_free(*id))
+            .ok_or(FrameDrop::Overload)
+    }
+
+    pub(super) fn password_expiry(&self) -> u32 {
+        password_expiry(self.clock.unix_ms())
+    }
+
+    fn reconnect_max_s(&self) -> u16 {
+        let devices = self.sessions.table().devices();
+        u16::try_from(2 + devices / RECONNECTS_PER_S).unwrap_or(u16::MAX)
+    }
+}
+
+/// Until when a password that is given now is good. While the clock is not set
+/// it is good for ever: an expiry near 1970 would lock the device out later.
+fn password_expiry(now_ms: u64) -> u32 {
+    let now_s = now_ms / 1_000;
+    if now_s < CLOCK_SET_S {
+        return u32::MAX;
+    }
+    let expiry = now_s.saturating_add(PASSWORD_S).div_ceil(PASSWORD_STEP_S) * PASSWORD_STEP_S;
+    u32::try_from(expiry).unwrap_or(u32::MAX)
+}
+
+fn hello_info(plain: &[u8]) -> Result<HelloInfo, FrameDrop> {
+    for item in Items::new(plain) {
+        let item = item.map_err(|_| FrameDrop::HelloPayload)?;
+        if item.tag == HelloInfo::TAG {
+            return item.decode().map_err(|_| FrameDrop::HelloPayload);
+        }
+    }
+    Err(FrameDrop::HelloPayload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_last_a_year_and_more_and_change_once_a_month() {
+        assert_eq!(password_expiry(0), u32::MAX);
+        assert_eq!(password_expiry(u64::MAX), u32::MAX);
+        let start = 1_800_000_000_u64;
+        let mut expiries = Vec::new();
+        for day in 0..90 {
+            let now_s = start + day * 86_400;
+            let expiry = u64::from(password_expiry(now_s * 1_000));
+            assert!((PASSWORD_S..=PASSWORD_S + PASSWORD_STEP_S).contains(&(expiry - now_s)));
+            expiries.push(expiry);
+        }
+        expiries.dedup();
+        assert_eq!(expiries.len(), 4);
+    }
+}

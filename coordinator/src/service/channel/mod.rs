@@ -1,0 +1,273 @@
+//! The sealed control channel's coordinator side: frames in, frames out.
+//!
+//! HELLO → mac1 → token bucket → gate → open the static key → look the device
+//! or the enrolment key up → PSK → verify → WELCOME. **Message one writes
+//! nothing**: the first record that opens confirms a session, and only that
+//! touches what was there before.
+
+pub mod gate;
+pub mod replies;
+pub mod sessions;
+pub mod table;
+
+mod changes;
+mod hello;
+mod record;
+
+pub(in crate::service) use self::record::sentence;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weft_noise::sealed::coordinator::CoordinatorKey;
+use weft_wire::frame::{FrameKind, kind};
+use weft_wire::id::{DeviceId, Epoch, Inbox, PublicKey, ReplicaId, Secret};
+
+use self::gate::Gate;
+use self::sessions::Sessions;
+use super::bus::{Answer, BoxFuture, Bus, Inbound, Uplink};
+use super::clock::Clock;
+use super::commands::CommandQueue;
+use super::count::{Counter, Counts};
+use super::enrol::Enrol;
+use super::limit::{Limiter, Rate};
+use super::maps::Maps;
+use super::presence::PresenceTable;
+use super::random::Random;
+use super::seams::Refusals;
+use super::secrets::Secrets;
+use super::signal::Signal;
+use crate::domain::time::UnixMs;
+use crate::store::{SharedStore, StoreError};
+
+/// HELLOs of one inbox.
+const HELLOS: Rate = Rate { interval: Duration::from_secs(2), burst: 6 };
+/// HELLOs of one address, where the carrier proves nothing about the sender.
+const HELLOS_OF_ADDRESS: Rate = Rate::per_second(20, 100);
+/// RESETs to one inbox.
+const RESETS: Rate = Rate { interval: Duration::from_secs(10), burst: 2 };
+/// Cells of the limiters: 16 bytes each.
+const CELLS: usize = 16_384;
+/// How long a RETRY's token is good: this bucket of time and the next.
+const TOKEN_BUCKET: Duration = Duration::from_secs(60);
+
+/// Why a frame was dropped, as data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FrameDrop {
+    /// Not a frame that devices send.
+    Frame,
+    /// A HELLO that names another inbox than its connection's.
+    ForeignInbox,
+    /// mac1 is not made for our key.
+    Mac1,
+    /// More HELLOs than an inbox or address may send.
+    HelloRate,
+    /// Too many wait for handshake work.
+    Overload,
+    /// The static key or the payload does not open: forged, or another PSK.
+    Unauthentic,
+    /// No such device, or it was deleted.
+    UnknownDevice,
+    /// No such enrolment key.
+    UnknownKey,
+    /// The PSK's master is gone or another.
+    UnknownMaster,
+    /// The HELLO's payload is not what it must be.
+    HelloPayload,
+    /// No protocol version in common.
+    Version,
+    /// A record of a session that is not known.
+    UnknownSession,
+    /// A record that comes from another inbox than its session's.
+    ForeignSession,
+    /// A record seen before, or older than the window.
+    Replayed,
+    /// A record that does not open.
+    Forged,
+    /// A session at its end.
+    Exhausted,
+    /// Items that do not decode; those before them were handled.
+    Items,
+    /// The store did not answer.
+    Store,
+}
+
+impl FrameDrop {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::Store as usize + 1;
+}
+
+/// What the channel counts.
+#[derive(Debug, Default)]
+pub struct Stats {
+    drops: Counts<{ FrameDrop::COUNT }>,
+    /// WELCOMEs sent.
+    pub welcomes: Counter,
+    /// Sessions confirmed.
+    pub confirmed: Counter,
+    /// Records that opened.
+    pub records: Counter,
+    /// RETRYs sent.
+    pub retries: Counter,
+    /// RESETs sent.
+    pub resets: Counter,
+    /// Items with a tag that is not known here.
+    pub unknown_items: Counter,
+}
+
+impl Stats {
+    /// Counter of frames dropped for this reason.
+    pub fn dropped(&self, why: FrameDrop) -> &Counter {
+        self.drops.get(why as usize)
+    }
+}
+
+/// What a [`Channel`] is made of.
+pub struct Parts {
+    /// The state.
+    pub store: SharedStore,
+    /// The secrets.
+    pub secrets: Arc<Secrets>,
+    /// The way to devices.
+    pub bus: Arc<dyn Bus>,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Refused registrations, for operators.
+    pub refusals: Arc<Refusals>,
+    /// Randomness.
+    pub random: Random,
+    /// Handshakes at once; the number of cores is a good one.
+    pub handshakes: usize,
+}
+
+/// The coordinator as devices know it.
+pub struct Channel {
+    store: SharedStore,
+    secrets: Arc<Secrets>,
+    clock: Arc<dyn Clock>,
+    random: Random,
+    /// The static keys that HELLOs may be made for, current first.
+    keys: [CoordinatorKey; 2],
+    epoch: Epoch,
+    sessions: Arc<Sessions>,
+    gate: Arc<Gate>,
+    hellos: Limiter,
+    hellos_of_address: Limiter,
+    resets: Limiter,
+    retry_secret: Secret,
+    started: Instant,
+    enrol: Enrol,
+    maps: Maps,
+    signal: Signal,
+    presence: Arc<PresenceTable>,
+    commands: CommandQueue,
+    stats: Stats,
+}
+
+/// The one replica there is.
+const REPLICA: ReplicaId = ReplicaId(0);
+
+impl Channel {
+    /// Builds the channel and everything behind it.
+    ///
+    /// # Errors
+    ///
+    /// The store's, when it cannot be read.
+    pub async fn new(parts: Parts, now: Instant) -> Result<Self, StoreError> {
+        let Parts { store, secrets, bus, clock, refusals, random, handshakes } = parts;
+        let installation = store.installation().await?;
+        let sessions = Arc::new(Sessions::new(bus));
+        let key = |secret: &weft_noise::key::StaticSecret| {
+            let copy = weft_noise::key::StaticSecret::from_bytes(secret.to_secret().0);
+            CoordinatorKey::new(copy)
+        };
+        Ok(Self {
+            keys: [key(&secrets.current), key(&secrets.next)],
+            epoch: installation.epoch,
+            gate: Gate::new(handshakes.max(1)),
+            hellos: Limiter::new(HELLOS, CELLS),
+            hellos_of_address: Limiter::new(HELLOS_OF_ADDRESS, CELLS),
+            resets: Limiter::new(RESETS, CELLS),
+            retry_secret: Secret(random.bytes()),
+            started: now,
+            enrol: Enrol::new(Arc::clone(&store), Arc::clone(&secrets), refusals, random),
+            maps: Maps::new(Arc::clone(&store), Arc::clone(&secrets), Arc::clone(&sessions)),
+            signal: Signal::new(Arc::clone(&store), Arc::clone(&secrets), Arc::clone(&sessions)),
+            presence: Arc::new(PresenceTable::new(Arc::clone(&sessions), Arc::clone(&clock))),
+            commands: CommandQueue::new(Arc::clone(&sessions), Arc::clone(&clock)),
+            stats: Stats::default(),
+            store,
+            secrets,
+            clock,
+            random,
+            sessions,
+        })
+    }
+
+    /// Who is there.
+    pub const fn presence(&self) -> &Arc<PresenceTable> {
+        &self.presence
+    }
+
+    /// The way commands go.
+    pub const fn commands(&self) -> &CommandQueue {
+        &self.commands
+    }
+
+    /// All sessions.
+    pub const fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// Counters.
+    pub const fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The public key that devices pin.
+    pub fn public(&self) -> PublicKey {
+        self.secrets.public()
+    }
+
+    fn now(&self) -> UnixMs {
+        UnixMs(self.clock.unix_ms())
+    }
+
+    fn dropped(&self, why: FrameDrop) -> Answer {
+        self.stats.dropped(why).add();
+        Answer::default()
+    }
+
+    /// A drop, with the connection closed: this sender has no business here.
+    fn refused(&self, why: FrameDrop) -> Answer {
+        Answer { close: true, ..self.dropped(why) }
+    }
+
+    /// Ends every session of a device and its connections.
+    fn end(&self, device: DeviceId, inbox: Option<Inbox>) {
+        let inboxes = self.sessions.table().remove_device(device);
+        for inbox in inboxes.into_iter().chain(inbox) {
+            self.sessions.bus().disconnect(inbox);
+        }
+        self.maps.forget(device);
+    }
+}
+
+impl Inbound for Channel {
+    fn handle_uplink<'a>(&'a self, uplink: Uplink<'a>) -> BoxFuture<'a, Answer> {
+        Box::pin(async move {
+            match kind(uplink.frame) {
+                Ok(FrameKind::Hello) => self.handle_hello(&uplink).await,
+                Ok(FrameKind::Record) => self.handle_record(&uplink).await,
+                Ok(FrameKind::Welcome | FrameKind::Retry | FrameKind::Reset) | Err(_) => {
+                    self.dropped(FrameDrop::Frame)
+                }
+            }
+        })
+    }
+
+    fn handle_gone(&self, inbox: Inbox) {
+        self.sessions.table().remove_pending(inbox);
+    }
+}

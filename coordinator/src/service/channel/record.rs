@@ -1,0 +1,266 @@
+//! From RECORD to what its items ask for.
+
+use std::sync::Arc;
+
+use weft_noise::sealed::SealedError;
+use weft_wire::frame::{MAX_FRAME, RecordHeader, Reset};
+use weft_wire::id::DeviceId;
+use weft_wire::item::{
+    CommandDone, Done, Item, ItemError, Items, Leave, Ping, RawItem, Refused, Register, State,
+    Unsupported,
+};
+use weft_wire::map::{MapApplied, MapNext};
+use weft_wire::signal::{Call, CallAck, Go};
+use weft_wire::telemetry::Heartbeat;
+use weft_wire::verdict::Refusal;
+use zeroize::Zeroizing;
+
+use super::replies::Replies;
+use super::table::{Entry, Who};
+use super::{Channel, FrameDrop};
+use crate::domain::audit::Actor;
+use crate::domain::device::{Decision, Device, Standing};
+use crate::service::bus::{Answer, Uplink};
+use crate::service::signal::Message;
+use crate::store::{By, StoreError};
+
+/// An operator's sentence, cut to what an item holds.
+pub(in crate::service) fn sentence<const N: usize>(text: &str) -> heapless::String<N> {
+    let mut out = heapless::String::new();
+    for character in text.chars() {
+        if out.push(character).is_err() {
+            break;
+        }
+    }
+    out
+}
+
+/// How a device stands, as it is told.
+pub(super) fn state_of(device: &Device) -> State {
+    State {
+        standing: device.standing,
+        since_ms: device.standing_since.0,
+        reason: sentence(&device.standing_reason),
+    }
+}
+
+/// What came with a record, for the handlers of its items.
+struct Context<'a> {
+    entry: &'a Arc<Entry>,
+    uplink: &'a Uplink<'a>,
+    replies: Replies,
+    /// The connection is of no more use afterwards.
+    close: bool,
+}
+
+impl Context<'_> {
+    /// Puts an answer; one that does not fit is a fault of ours, and the device
+    /// asks again.
+    fn answer<T: Item>(&mut self, item: &T) {
+        if let Err(error) = self.replies.put(item) {
+            tracing::error!(tag = T::TAG, ?error, "an answer does not fit");
+        }
+    }
+}
+
+impl Channel {
+    pub(super) async fn handle_record(&self, uplink: &Uplink<'_>) -> Answer {
+        let now = tokio::time::Instant::now().into_std();
+        let Ok(header) = RecordHeader::parse(uplink.frame) else {
+            return self.dropped(FrameDrop::Frame);
+        };
+        let found = self.sessions.table().find(header.session, now);
+        let Some(entry) = found else {
+            return self.reset(uplink, header.session, FrameDrop::UnknownSession);
+        };
+        if entry.inbox != uplink.inbox {
+            return self.dropped(FrameDrop::ForeignSession);
+        }
+        let mut plain = Zeroizing::new([0; MAX_FRAME]);
+        let opened = entry.sealed().open(uplink.frame, &mut *plain);
+        let len = match opened {
+            Ok(len) => len,
+            Err(SealedError::Replayed) => return self.dropped(FrameDrop::Replayed),
+            Err(SealedError::Exhausted) => {
+                self.sessions.table().remove(entry.id);
+                return self.reset(uplink, header.session, FrameDrop::Exhausted);
+            }
+            Err(_) => return self.dropped(FrameDrop::Forged),
+        };
+        self.stats.records.add();
+        let confirmed = self.sessions.table().confirm(entry.id, now);
+        let mut context =
+            Context { entry: &entry, uplink, replies: Replies::new(entry.max_rx), close: false };
+        if let Who::Device { id, .. } = entry.who {
+            self.presence.heard(id, uplink, entry.instance);
+            if confirmed.is_some() {
+                self.stats.confirmed.add();
+                self.begin(id, &mut context).await;
+            }
+        }
+        self.handle_items(plain.get(..len).unwrap_or_default(), &mut context).await;
+        let Context { replies, close, .. } = context;
+        let frames = self.sessions.seal(&entry, replies).unwrap_or_default();
+        Answer { frames, authentic: entry.device().is_some(), close }
+    }
+
+    /// A hint that the session is not known. Anybody can cause one, so few are
+    /// sent to an inbox.
+    fn reset(&self, uplink: &Uplink<'_>, session: u32, why: FrameDrop) -> Answer {
+        let answer = self.dropped(why);
+        let now = tokio::time::Instant::now().into_std();
+        if !self.resets.try_take(&uplink.inbox, now) {
+            return answer;
+        }
+        self.stats.resets.add();
+        let reset = Reset { session, hello_hash: [0; 8] }.to_bytes();
+        Answer { frames: vec![bytes::Bytes::copy_from_slice(&reset)], ..answer }
+    }
+
+    /// The first record of a device's session: it hears first how it stands, if
+    /// it is no member, and what it was commanded meanwhile.
+    async fn begin(&self, device: DeviceId, context: &mut Context<'_>) {
+        match self.store.device(device).await {
+            Ok(Some(device)) if device.standing != Standing::Active => {
+                context.answer(&state_of(&device));
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                // Deleted between its HELLO and its first record.
+                context.close = true;
+                self.end(device, None);
+            }
+            Err(error) => tracing::warn!(%device, %error, "a standing could not be looked up"),
+        }
+        for command in self.commands.outstanding(device) {
+            context.answer(&command);
+        }
+    }
+
+    async fn handle_items(&self, plain: &[u8], context: &mut Context<'_>) {
+        for item in Items::new(plain) {
+            let handled = match item {
+                Ok(item) => match context.entry.who {
+                    Who::Device { id, .. } => self.handle_item(id, &item, context).await,
+                    Who::Enrolling { .. } => self.handle_enrolling(&item, context).await,
+                },
+                Err(error) => Err(error),
+            };
+            if let Err(error) = handled {
+                self.stats.dropped(FrameDrop::Items).add();
+                tracing::debug!(session = context.entry.id, ?error, "a record's items end early");
+                return;
+            }
+        }
+    }
+
+    /// A session made with an enrolment key may ask to be taken in and nothing
+    /// else.
+    async fn handle_enrolling(
+        &self,
+        item: &RawItem<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ItemError> {
+        let Who::Enrolling { key } = context.entry.who else { return Ok(()) };
+        if item.tag != Register::TAG {
+            self.unsupported(item.tag, context);
+            return Ok(());
+        }
+        let register: Register = item.decode()?;
+        let from = context.uplink.address.map(|address| address.to_string());
+        let identity = context.entry.identity;
+        let expiry = self.password_expiry();
+        match self.enrol.register(register, identity, key, from, expiry, self.now()).await {
+            Ok(registered) => context.answer(&*registered),
+            Err(refused) => context.answer(&refused),
+        }
+        Ok(())
+    }
+
+    async fn handle_item(
+        &self,
+        device: DeviceId,
+        item: &RawItem<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ItemError> {
+        match item.tag {
+            Ping::TAG => {
+                let ping: Ping = item.decode()?;
+                context.answer(&ping);
+            }
+            Heartbeat::TAG => {
+                let heartbeat: Heartbeat = item.decode()?;
+                context.answer(&Done { request: heartbeat.request });
+                let held = (heartbeat.epoch, heartbeat.revision);
+                if let Some(ready) = self.maps.behind(device, held, self.epoch) {
+                    context.answer(&ready);
+                }
+                self.presence.report(device, &heartbeat);
+            }
+            MapNext::TAG => {
+                let next: MapNext = item.decode()?;
+                let page = self.maps.page(context.entry, &next, self.epoch).await;
+                match page {
+                    Ok(page) => {
+                        if let Err(error) = page.put(&mut context.replies) {
+                            tracing::error!(%device, ?error, "a map page does not fit");
+                        }
+                    }
+                    Err(error) => tracing::warn!(%device, %error, "no map page"),
+                }
+            }
+            MapApplied::TAG => {
+                let applied: MapApplied = item.decode()?;
+                self.maps.applied(device, &applied, self.epoch).await;
+            }
+            CommandDone::TAG => {
+                let done: CommandDone = item.decode()?;
+                self.commands.done(device, &done);
+            }
+            Call::TAG => self.signal(device, Message::Call(item.decode()?), context).await,
+            CallAck::TAG => self.signal(device, Message::CallAck(item.decode()?), context).await,
+            Go::TAG => self.signal(device, Message::Go(item.decode()?), context).await,
+            Leave::TAG => self.leave(device, &item.decode()?, context).await,
+            // The device could not do something that we asked for; commands have
+            // an answer of their own.
+            Unsupported::TAG => {
+                item.decode::<Unsupported>()?;
+                self.stats.unknown_items.add();
+            }
+            tag => self.unsupported(tag, context),
+        }
+        Ok(())
+    }
+
+    fn unsupported(&self, tag: u32, context: &mut Context<'_>) {
+        self.stats.unknown_items.add();
+        context.answer(&Unsupported { tag });
+    }
+
+    async fn signal(&self, sender: DeviceId, message: Message, context: &mut Context<'_>) {
+        let now = tokio::time::Instant::now().into_std();
+        if let Some(failed) = self.signal.forward(sender, message, now).await {
+            context.answer(&failed);
+        }
+    }
+
+    async fn leave(&self, device: DeviceId, leave: &Leave, context: &mut Context<'_>) {
+        let by = By { actor: Actor::device(device), at: self.now() };
+        match self.store.decide(device, Decision::Leave, None, by).await {
+            Ok(_) | Err(StoreError::NotFound(_)) => {
+                context.answer(&Done { request: leave.request });
+                context.close = true;
+            }
+            Err(error) => {
+                tracing::warn!(%device, %error, "a device could not leave");
+                context.answer(&Refused {
+                    request: leave.request,
+                    code: Refusal::Unavailable as u16,
+                    at_ms: 0,
+                    numbers: (0, 0),
+                    text: heapless::String::new(),
+                });
+            }
+        }
+    }
+}

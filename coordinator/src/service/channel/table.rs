@@ -1,0 +1,317 @@
+//! Which sealed sessions there are: pending, current, previous, enrolling.
+//!
+//! A HELLO makes a pending session and touches no other; the first record that
+//! opens confirms it, and only then does it take the older one's place. All
+//! four kinds are bounded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use weft_noise::sealed::Session;
+use weft_wire::id::{DeviceId, Inbox, Instance, KeyId, NetworkId, OrganisationId, PublicKey};
+
+/// Sessions that wait for their first record. Per inbox there is one; the
+/// oldest make room.
+pub const PENDING: usize = 8_192;
+/// Confirmed sessions of devices that enrol; the oldest make room.
+pub const ENROLLING: usize = 4_096;
+/// How long the session before the current one is still heard.
+pub const PREVIOUS: Duration = Duration::from_secs(60);
+/// Devices make a new session every 24 hours; none is kept longer than this.
+pub const MAX_AGE: Duration = Duration::from_hours(26);
+/// How long a session that only may enrol lives.
+pub const ENROLMENT: Duration = Duration::from_secs(300);
+
+/// Whose session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// An enrolled device's.
+    Device {
+        /// Its id.
+        id: DeviceId,
+        /// Its network.
+        network: NetworkId,
+        /// Whose network.
+        organisation: OrganisationId,
+    },
+    /// Somebody's with an enrolment key: may send `Register` and nothing else.
+    Enrolling {
+        /// The key.
+        key: KeyId,
+    },
+}
+
+/// A session and what was agreed on when it was made.
+pub struct Entry {
+    /// Its id.
+    pub id: u32,
+    /// Whose.
+    pub who: Who,
+    /// The identity that the handshake proved.
+    pub identity: PublicKey,
+    /// The inbox of its HELLO: records come from it and go to it.
+    pub inbox: Inbox,
+    /// The longest frame the device takes, in bytes.
+    pub max_rx: u16,
+    /// The device's process.
+    pub instance: Instance,
+    /// Slots for peers on demand; 0 = wants all peers.
+    pub on_demand: u16,
+    /// When its HELLO came.
+    pub born: Instant,
+    sealed: Mutex<Session>,
+}
+
+impl Entry {
+    /// Takes what the handshake gave.
+    pub fn new(session: Session, agreed: Agreed) -> Self {
+        let Agreed { who, identity, inbox, max_rx, instance, on_demand, born } = agreed;
+        Self {
+            id: session.id(),
+            who,
+            identity,
+            inbox,
+            max_rx,
+            instance,
+            on_demand,
+            born,
+            sealed: Mutex::new(session),
+        }
+    }
+
+    /// The sealed session, for one operation.
+    pub fn sealed(&self) -> MutexGuard<'_, Session> {
+        self.sealed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device, unless it only enrols.
+    pub const fn device(&self) -> Option<DeviceId> {
+        match self.who {
+            Who::Device { id, .. } => Some(id),
+            Who::Enrolling { .. } => None,
+        }
+    }
+}
+
+/// What an [`Entry`] is made of, besides the session itself.
+pub struct Agreed {
+    /// Whose.
+    pub who: Who,
+    /// The identity that the handshake proved.
+    pub identity: PublicKey,
+    /// The inbox of its HELLO.
+    pub inbox: Inbox,
+    /// The longest frame the device takes, in bytes.
+    pub max_rx: u16,
+    /// The device's process.
+    pub instance: Instance,
+    /// Slots for peers on demand; 0 = wants all peers.
+    pub on_demand: u16,
+    /// When its HELLO came.
+    pub born: Instant,
+}
+
+/// What a session is for the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Pending { order: u64 },
+    Current,
+    Previous { until: Instant },
+    Enrolling { order: u64 },
+}
+
+struct Slot {
+    entry: Arc<Entry>,
+    stage: Stage,
+}
+
+#[derive(Default)]
+struct Sessions {
+    current: Option<u32>,
+    previous: Option<u32>,
+}
+
+/// The table. Time is an argument.
+#[derive(Default)]
+pub struct Table {
+    slots: HashMap<u32, Slot>,
+    /// Pending sessions by age, and by inbox.
+    pending: BTreeMap<u64, u32>,
+    pending_of: HashMap<Inbox, u32>,
+    enrolling: BTreeMap<u64, u32>,
+    devices: HashMap<DeviceId, Sessions>,
+    order: u64,
+}
+
+/// What a confirmation did.
+pub struct Confirmed {
+    /// The session whose place was taken.
+    pub superseded: Option<Arc<Entry>>,
+}
+
+impl Table {
+    fn next_order(&mut self) -> u64 {
+        self.order += 1;
+        self.order
+    }
+
+    /// Whether a session id is free. 0 never is.
+    pub fn is_free(&self, id: u32) -> bool {
+        id != 0 && !self.slots.contains_key(&id)
+    }
+
+    /// Adds a session that waits for its first record, in place of the one that
+    /// waited at its inbox.
+    pub fn insert(&mut self, entry: Arc<Entry>) {
+        if let Some(older) = self.pending_of.get(&entry.inbox).copied() {
+            self.remove(older);
+        }
+        if self.pending.len() >= PENDING {
+            let oldest = self.pending.first_key_value().map(|(_, id)| *id);
+            oldest.into_iter().for_each(|id| self.remove(id));
+        }
+        let order = self.next_order();
+        self.pending.insert(order, entry.id);
+        self.pending_of.insert(entry.inbox, entry.id);
+        self.slots.insert(entry.id, Slot { entry, stage: Stage::Pending { order } });
+    }
+
+    /// The session of a record, if it still may be used.
+    pub fn find(&mut self, id: u32, now: Instant) -> Option<Arc<Entry>> {
+        let slot = self.slots.get(&id)?;
+        let age = now.saturating_duration_since(slot.entry.born);
+        let alive = match (slot.stage, slot.entry.who) {
+            (Stage::Previous { until }, _) => now < until,
+            (_, Who::Enrolling { .. }) => age < ENROLMENT,
+            (_, Who::Device { .. }) => age < MAX_AGE,
+        };
+        if alive {
+            return Some(Arc::clone(&slot.entry));
+        }
+        self.remove(id);
+        None
+    }
+
+    /// A record opened: a pending session is confirmed by it. `None` = it was
+    /// not pending (or has gone meanwhile).
+    pub fn confirm(&mut self, id: u32, now: Instant) -> Option<Confirmed> {
+        let slot = self.slots.get(&id)?;
+        let Stage::Pending { order } = slot.stage else { return None };
+        let entry = Arc::clone(&slot.entry);
+        self.pending.remove(&order);
+        self.pending_of.remove(&entry.inbox);
+        match entry.who {
+            Who::Device { id: device, .. } => {
+                self.set_stage(id, Stage::Current);
+                Some(self.take_place(device, &entry, now))
+            }
+            Who::Enrolling { .. } => {
+                if self.enrolling.len() >= ENROLLING {
+                    let oldest = self.enrolling.first_key_value().map(|(_, id)| *id);
+                    oldest.into_iter().for_each(|id| self.remove(id));
+                }
+                let order = self.next_order();
+                self.enrolling.insert(order, id);
+                self.set_stage(id, Stage::Enrolling { order });
+                Some(Confirmed { superseded: None })
+            }
+        }
+    }
+
+    fn set_stage(&mut self, id: u32, stage: Stage) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.stage = stage;
+        }
+    }
+
+    /// The older session is heard a while longer if it is the same process's
+    /// (records on their way); another process's ends at once.
+    fn take_place(&mut self, device: DeviceId, entry: &Entry, now: Instant) -> Confirmed {
+        let sessions = self.devices.entry(device).or_default();
+        let older = sessions.current.replace(entry.id);
+        let oldest = sessions.previous.take();
+        oldest.into_iter().for_each(|id| self.remove(id));
+        let Some(superseded) = older.and_then(|id| self.slots.get(&id)) else {
+            return Confirmed { superseded: None };
+        };
+        let superseded = Arc::clone(&superseded.entry);
+        if superseded.instance == entry.instance {
+            self.set_stage(superseded.id, Stage::Previous { until: now + PREVIOUS });
+            self.devices.entry(device).or_default().previous = Some(superseded.id);
+        } else {
+            self.remove(superseded.id);
+        }
+        Confirmed { superseded: Some(superseded) }
+    }
+
+    /// The session that speaks for a device.
+    pub fn current(&self, device: DeviceId) -> Option<Arc<Entry>> {
+        let id = self.devices.get(&device)?.current?;
+        self.slots.get(&id).map(|slot| Arc::clone(&slot.entry))
+    }
+
+    /// Every device's current session.
+    pub fn all_current(&self) -> Vec<Arc<Entry>> {
+        self.devices
+            .values()
+            .filter_map(|sessions| self.slots.get(&sessions.current?))
+            .map(|slot| Arc::clone(&slot.entry))
+            .collect()
+    }
+
+    /// Ends a session.
+    pub fn remove(&mut self, id: u32) {
+        let Some(slot) = self.slots.remove(&id) else { return };
+        match slot.stage {
+            Stage::Pending { order } => {
+                self.pending.remove(&order);
+                self.pending_of.remove(&slot.entry.inbox);
+            }
+            Stage::Enrolling { order } => {
+                self.enrolling.remove(&order);
+            }
+            Stage::Current | Stage::Previous { .. } => {
+                let Some(device) = slot.entry.device() else { return };
+                let Some(sessions) = self.devices.get_mut(&device) else { return };
+                sessions.current.take_if(|current| *current == id);
+                sessions.previous.take_if(|previous| *previous == id);
+                if sessions.current.is_none() && sessions.previous.is_none() {
+                    self.devices.remove(&device);
+                }
+            }
+        }
+    }
+
+    /// Ends every session of a device that was confirmed, and returns their
+    /// inboxes.
+    pub fn remove_device(&mut self, device: DeviceId) -> Vec<Inbox> {
+        let sessions = self.devices.remove(&device).unwrap_or_default();
+        [sessions.current, sessions.previous]
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.slots.remove(&id).map(|slot| slot.entry.inbox))
+            .collect()
+    }
+
+    /// Ends the session that waits at an inbox for its first record.
+    pub fn remove_pending(&mut self, inbox: Inbox) {
+        let pending = self.pending_of.get(&inbox).copied();
+        pending.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Devices with a confirmed session.
+    pub fn devices(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// All sessions, confirmed or not.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is no session.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}

@@ -1,0 +1,169 @@
+//! Taking devices in: `Register` → one transaction → `Registered` or `Refused`.
+
+use std::sync::Arc;
+
+use weft_wire::id::{Inbox, KeyId, PublicKey};
+use weft_wire::item::{Abilities as WireAbilities, Backend as WireBackend};
+use weft_wire::item::{Refused as WireRefused, Register, Registered, RequestId};
+use weft_wire::verdict::Refusal;
+
+use super::channel::sentence;
+use super::random::Random;
+use super::seams::{Refusal as NotedRefusal, Refusals};
+use super::secrets::Secrets;
+use crate::domain::device::{Abilities, Backend};
+use crate::domain::enrolment::{Enrolled, Enrolment, Refused};
+use crate::domain::time::UnixMs;
+use crate::store::{SharedStore, StoreError};
+
+/// The use case.
+pub struct Enrol {
+    store: SharedStore,
+    secrets: Arc<Secrets>,
+    refusals: Arc<Refusals>,
+    random: Random,
+}
+
+impl Enrol {
+    /// Takes devices into this store.
+    pub const fn new(
+        store: SharedStore,
+        secrets: Arc<Secrets>,
+        refusals: Arc<Refusals>,
+        random: Random,
+    ) -> Self {
+        Self { store, secrets, refusals, random }
+    }
+
+    /// Takes a device in whose identity and knowledge of the key's secret the
+    /// handshake proved. The same device gets the same answer again.
+    ///
+    /// # Errors
+    ///
+    /// What the device is told instead.
+    pub async fn register(
+        &self,
+        register: Register,
+        identity: PublicKey,
+        key: KeyId,
+        from: Option<String>,
+        password_expiry: u32,
+        now: UnixMs,
+    ) -> Result<Box<Registered>, WireRefused> {
+        let request = register.request;
+        let enrolment = Enrolment {
+            key,
+            identity,
+            wg_key: register.wg_key,
+            fingerprint: register.fingerprint,
+            name: register.name.as_str().to_owned(),
+            host_hint: register.host,
+            abilities: abilities(&register.abilities),
+            inbox: Inbox(self.random.bytes()),
+            master: self.secrets.master_version(),
+            from,
+        };
+        match self.store.enrol(enrolment, now).await {
+            Ok(Ok(enrolled)) => self
+                .registered(request, &enrolled, password_expiry)
+                .ok_or_else(|| unavailable(request)),
+            Ok(Err(reason)) => {
+                let refused = refusal(request, &reason);
+                tracing::info!(key = %key, reason = ?reason, "a registration was refused");
+                self.refusals.note(NotedRefusal { identity, at: now, reason });
+                Err(refused)
+            }
+            Err(StoreError::KeyInUse) => Err(refusal(request, &Refused::KeyInUse)),
+            Err(error) => {
+                tracing::warn!(%error, "a device could not be taken in");
+                Err(unavailable(request))
+            }
+        }
+    }
+
+    /// `None` = the row is not one of a device with an agent, or its master is
+    /// gone: nothing that the device could be told.
+    fn registered(
+        &self,
+        request: RequestId,
+        enrolled: &Enrolled,
+        password_expiry: u32,
+    ) -> Option<Box<Registered>> {
+        let Enrolled { device, network, key, .. } = enrolled;
+        let agent = device.agent()?;
+        let psk = self.secrets.device_psk(&agent.identity, agent.master)?;
+        Some(Box::new(Registered {
+            request,
+            device: device.id,
+            network: network.id,
+            organisation: network.organisation,
+            name: sentence(&device.name),
+            network_name: sentence(&network.name),
+            standing: device.standing,
+            host: device.host.filter(|_| device.is_active()).unwrap_or(0),
+            overlay: network.overlay,
+            inbox: agent.inbox,
+            password: self.secrets.broker_password(&agent.inbox, password_expiry),
+            password_expiry,
+            psk,
+            master: agent.master,
+            key_name: sentence(&key.name),
+            key_uses: key.uses,
+            key_max_uses: key.max_uses.unwrap_or(0),
+        }))
+    }
+}
+
+fn abilities(wire: &WireAbilities) -> Abilities {
+    Abilities {
+        families: wire.families,
+        carriers: wire.carriers,
+        mtu: wire.mtu,
+        backend: match wire.backend {
+            WireBackend::User => Backend::User,
+            WireBackend::Kernel => Backend::Kernel,
+            WireBackend::Chip => Backend::Chip,
+        },
+        peer_slots: wire.peer_slots,
+        peer_routes: wire.peer_routes,
+        rules: wire.rules,
+        agent: wire.agent.as_str().to_owned(),
+        platform: wire.platform.as_str().to_owned(),
+        endpoints: wire.endpoints.to_vec(),
+    }
+}
+
+fn unavailable(request: RequestId) -> WireRefused {
+    wire(request, Refusal::Unavailable, 0, (0, 0), "")
+}
+
+fn wire(
+    request: RequestId,
+    code: Refusal,
+    at_ms: u64,
+    numbers: (u32, u32),
+    text: &str,
+) -> WireRefused {
+    WireRefused { request, code: code as u16, at_ms, numbers, text: sentence(text) }
+}
+
+/// What a device is told of a refusal.
+fn refusal(request: RequestId, reason: &Refused) -> WireRefused {
+    match reason {
+        // The handshake found the key; it went meanwhile.
+        Refused::KeyUnknown => wire(request, Refusal::KeyRevoked, 0, (0, 0), ""),
+        Refused::KeyExpired { key, at } => wire(request, Refusal::KeyExpired, at.0, (0, 0), key),
+        Refused::KeyUsedUp { key, uses, max_uses } => {
+            wire(request, Refusal::KeyUsedUp, 0, (*uses, *max_uses), key)
+        }
+        Refused::KeyRevoked { key, at } => wire(request, Refusal::KeyRevoked, at.0, (0, 0), key),
+        Refused::Rejected { reason } => wire(request, Refusal::Rejected, 0, (0, 0), reason),
+        Refused::Blocked { at, reason } => wire(request, Refusal::Blocked, at.0, (0, 0), reason),
+        Refused::NetworkFull { network, used, capacity } => {
+            wire(request, Refusal::NetworkFull, 0, (*used, *capacity), network)
+        }
+        Refused::Tombstoned { at } => wire(request, Refusal::Tombstoned, at.0, (0, 0), ""),
+        Refused::Malformed => wire(request, Refusal::Malformed, 0, (0, 0), ""),
+        Refused::KeyInUse => wire(request, Refusal::KeyInUse, 0, (0, 0), ""),
+    }
+}

@@ -1,0 +1,416 @@
+//! Network maps on their way: pages pulled by devices, revisions announced.
+//!
+//! A map is worked out when a device asks for its first page. If it is longer
+//! than one page it is kept until the device has it, so that all pages are of
+//! one map; what is kept holds no PSK, those are derived page by page.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use weft_wire::id::{DeviceId, Epoch, NetworkId, PublicKey, Revision, Secret};
+use weft_wire::item::{ItemError, ItemWriter};
+use weft_wire::map::{
+    Lease, MapApplied, MapNext, MapReady, Page, PeerRemove, PeerUpsert, Rule, Rules, Servers,
+    Settings, peer_flags,
+};
+
+use super::channel::replies::Replies;
+use super::channel::sentence;
+use super::channel::sessions::Sessions;
+use super::channel::table::{Entry, Who};
+use super::secrets::Secrets;
+use crate::domain::netmap::{MapOp, MapSettings, PeerEntry};
+use crate::store::{SharedStore, StoreError};
+
+/// Bytes of a page that are not ops: tag and length of the item, and the page's
+/// own fields at their longest.
+const PAGE_HEAD: usize = 1 + 3 + 5 + 10 + 10 + 3 + 3;
+/// Ops that are kept for devices that pull more than one page, in all; the
+/// transfer that was used longest ago goes first.
+pub const KEPT_OPS: usize = 200_000;
+
+/// Whose map: what turns an entry into what the device is sent.
+#[derive(Clone, Copy, Debug)]
+struct Viewer {
+    network: NetworkId,
+    key: PublicKey,
+}
+
+/// A map on its way to a device.
+struct Transfer {
+    epoch: Epoch,
+    asked_from: Revision,
+    from: Revision,
+    to: Revision,
+    viewer: Viewer,
+    ops: Vec<MapOp>,
+    /// Where each page's ops are.
+    pages: Vec<Range<usize>>,
+    /// For which length of page they were laid out.
+    capacity: usize,
+}
+
+struct Kept {
+    transfer: Arc<Transfer>,
+    used: u64,
+}
+
+#[derive(Default)]
+struct State {
+    kept: HashMap<DeviceId, Kept>,
+    kept_ops: usize,
+    uses: u64,
+    /// The newest revision that each device was told of and has not applied.
+    told: HashMap<DeviceId, Revision>,
+}
+
+impl State {
+    fn forget(&mut self, device: DeviceId) {
+        if let Some(kept) = self.kept.remove(&device) {
+            self.kept_ops -= kept.transfer.ops.len();
+        }
+    }
+
+    fn keep(&mut self, device: DeviceId, transfer: Arc<Transfer>) {
+        self.forget(device);
+        while self.kept_ops + transfer.ops.len() > KEPT_OPS {
+            let oldest = self.kept.iter().min_by_key(|(_, kept)| kept.used);
+            let Some(oldest) = oldest.map(|(device, _)| *device) else { break };
+            self.forget(oldest);
+        }
+        self.uses += 1;
+        self.kept_ops += transfer.ops.len();
+        self.kept.insert(device, Kept { transfer, used: self.uses });
+    }
+
+    fn find(&mut self, device: DeviceId, next: &MapNext, capacity: usize) -> Option<Arc<Transfer>> {
+        self.uses += 1;
+        let uses = self.uses;
+        let kept = self.kept.get_mut(&device)?;
+        let transfer = &kept.transfer;
+        let same = transfer.epoch == next.epoch
+            && transfer.asked_from == next.from
+            && transfer.capacity == capacity;
+        kept.used = uses;
+        same.then(|| Arc::clone(transfer))
+    }
+}
+
+/// One page, ready to be put into a record.
+pub struct ReadyPage {
+    transfer: Arc<Transfer>,
+    epoch: Epoch,
+    page: usize,
+    secrets: Arc<Secrets>,
+}
+
+impl ReadyPage {
+    /// Puts the page into a record.
+    ///
+    /// # Errors
+    ///
+    /// [`ItemError`] when it does not fit, which its layout rules out.
+    pub fn put(&self, replies: &mut Replies) -> Result<(), ItemError> {
+        let Transfer { from, to, viewer, ops, pages, .. } = &*self.transfer;
+        let head = Page {
+            epoch: self.epoch,
+            from: *from,
+            to: *to,
+            page: self.page as u16,
+            of: pages.len() as u16,
+        };
+        let range = pages.get(self.page).cloned().unwrap_or_default();
+        let ops = ops.get(range).unwrap_or_default();
+        replies.write(|writer| {
+            writer.put_nested(&head, |inner| {
+                ops.iter().try_for_each(|op| put_op(inner, op, *viewer, &self.secrets))
+            })
+        })
+    }
+}
+
+/// The use case.
+pub struct Maps {
+    store: SharedStore,
+    secrets: Arc<Secrets>,
+    sessions: Arc<Sessions>,
+    state: Mutex<State>,
+}
+
+impl Maps {
+    /// Serves the maps of this store.
+    pub fn new(store: SharedStore, secrets: Arc<Secrets>, sessions: Arc<Sessions>) -> Self {
+        Self { store, secrets, sessions, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The page that a device asks for. One that there is not (the map changed
+    /// and got shorter meanwhile) is answered by the first: the device sees that
+    /// it is of another map and begins anew.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn page(
+        &self,
+        entry: &Entry,
+        next: &MapNext,
+        epoch: Epoch,
+    ) -> Result<ReadyPage, StoreError> {
+        let Who::Device { id, network, .. } = entry.who else {
+            return Err(StoreError::NotFound(crate::store::What::Device));
+        };
+        let capacity = Replies::new(entry.max_rx).capacity().saturating_sub(PAGE_HEAD);
+        let kept = if next.page == 0 { None } else { self.state().find(id, next, capacity) };
+        let transfer = match kept {
+            Some(transfer) => transfer,
+            None => {
+                let layout = (capacity, entry.on_demand > 0);
+                let transfer = self.transfer(id, network, next, epoch, layout).await?;
+                let transfer = Arc::new(transfer);
+                if transfer.pages.len() > 1 {
+                    self.state().keep(id, Arc::clone(&transfer));
+                }
+                transfer
+            }
+        };
+        let page = usize::from(next.page);
+        let page = if page < transfer.pages.len() { page } else { 0 };
+        Ok(ReadyPage { transfer, epoch, page, secrets: Arc::clone(&self.secrets) })
+    }
+
+    async fn transfer(
+        &self,
+        id: DeviceId,
+        network: NetworkId,
+        next: &MapNext,
+        epoch: Epoch,
+        (capacity, on_demand): (usize, bool),
+    ) -> Result<Transfer, StoreError> {
+        let missing = StoreError::NotFound(crate::store::What::Device);
+        let from = if next.epoch == epoch { next.from } else { Revision(0) };
+        let device = self.store.device(id).await?.ok_or_else(|| missing.clone())?;
+        let delta = self.store.map_since(id, from).await?.ok_or(missing)?;
+        let viewer = Viewer { network, key: device.wg_key };
+        let mut ops = delta.ops;
+        if on_demand {
+            // A device with few slots asks for peers or is called by them.
+            ops.retain(|op| !matches!(op, MapOp::PeerUpsert(_)));
+        }
+        let pages = lay_out(&ops, capacity, |writer, op| put_op(writer, op, viewer, &self.secrets));
+        Ok(Transfer {
+            epoch: next.epoch,
+            asked_from: next.from,
+            from: delta.from,
+            to: delta.to,
+            viewer,
+            ops,
+            pages,
+            capacity,
+        })
+    }
+
+    /// Announces a revision to a device.
+    pub fn tell(&self, device: DeviceId, epoch: Epoch, revision: Revision) {
+        if self.sessions.current(device).is_none() {
+            // Its next handshake tells it.
+            return;
+        }
+        self.state()
+            .told
+            .entry(device)
+            .and_modify(|told| *told = revision.max(*told))
+            .or_insert(revision);
+        let ready = MapReady { epoch, revision };
+        self.sessions.push(device, |_, replies| replies.put(&ready));
+    }
+
+    /// What a device has to be told whose heartbeat names an older revision than
+    /// the one it was told of: the announcement was lost.
+    pub fn behind(
+        &self,
+        device: DeviceId,
+        held: (Epoch, Revision),
+        epoch: Epoch,
+    ) -> Option<MapReady> {
+        let told = self.state().told.get(&device).copied()?;
+        let behind = held.0 != epoch || held.1 < told;
+        behind.then_some(MapReady { epoch, revision: told })
+    }
+
+    /// A device has applied and kept a revision.
+    pub async fn applied(&self, device: DeviceId, applied: &MapApplied, epoch: Epoch) {
+        {
+            let mut state = self.state();
+            state.forget(device);
+            if applied.epoch == epoch
+                && state.told.get(&device).is_some_and(|told| *told <= applied.revision)
+            {
+                state.told.remove(&device);
+            }
+        }
+        if applied.epoch != epoch {
+            return;
+        }
+        if let Err(error) = self.store.set_applied(device, applied.revision).await {
+            tracing::warn!(%device, %error, "an applied revision could not be noted");
+        }
+    }
+
+    /// Nothing is kept for this device any more.
+    pub fn forget(&self, device: DeviceId) {
+        let mut state = self.state();
+        state.forget(device);
+        state.told.remove(&device);
+    }
+}
+
+/// Divides ops into pages of at most `capacity` bytes, in order. An op that is
+/// longer than a page alone is left out and said: no device is to be stuck over
+/// one peer.
+fn lay_out<T>(
+    ops: &[T],
+    capacity: usize,
+    put: impl Fn(&mut ItemWriter<'_>, &T) -> Result<(), ItemError>,
+) -> Vec<Range<usize>> {
+    let mut scratch = zeroize::Zeroizing::new(vec![0; capacity]);
+    let mut pages = Vec::new();
+    let (mut start, mut used) = (0, 0);
+    for (at, op) in ops.iter().enumerate() {
+        let mut writer = ItemWriter::new(&mut scratch);
+        let len = match put(&mut writer, op) {
+            Ok(()) => writer.len(),
+            Err(_) => usize::MAX,
+        };
+        if used > 0 && len > capacity - used {
+            pages.push(start..at);
+            (start, used) = (at, 0);
+        }
+        if len > capacity {
+            tracing::error!(at, capacity, "an op of a map is longer than a page");
+            start = at + 1;
+        } else {
+            used += len;
+        }
+    }
+    if start < ops.len() || pages.is_empty() {
+        pages.push(start..ops.len());
+    }
+    pages.truncate(usize::from(u16::MAX));
+    pages
+}
+
+fn put_op(
+    writer: &mut ItemWriter<'_>,
+    op: &MapOp,
+    viewer: Viewer,
+    secrets: &Secrets,
+) -> Result<(), ItemError> {
+    match op {
+        MapOp::PeerRemove(device) => writer.put(&PeerRemove { device: *device }),
+        MapOp::Settings(settings) => writer.put(&wire_settings(settings)),
+        MapOp::Lease(lease_s) => writer.put(&Lease { lease_s: *lease_s }),
+        MapOp::Servers(servers) => writer.put(&wire_servers(servers)),
+        MapOp::Rules(rules) => writer.put(&wire_rules(rules)),
+        MapOp::PeerUpsert(entry) => {
+            writer.put(&wire_peer(entry, viewer.network, &viewer.key, secrets))
+        }
+    }
+}
+
+fn wire_settings(settings: &MapSettings) -> Settings {
+    Settings {
+        overlay: settings.overlay,
+        host: settings.host,
+        name: sentence(&settings.name),
+        mtu: settings.mtu,
+        next_pin: settings.next_pin,
+    }
+}
+
+fn wire_servers(servers: &[SocketAddr]) -> Servers {
+    Servers { stun: servers.iter().copied().take(weft_wire::map::SERVERS).collect() }
+}
+
+fn wire_rules(rules: &[Rule]) -> Rules {
+    Rules { rules: rules.iter().copied().take(weft_wire::map::RULES).collect() }
+}
+
+/// A peer as it is sent to the device whose WireGuard key is `own`, with the
+/// pair's PSK.
+pub(super) fn wire_peer(
+    entry: &PeerEntry,
+    network: NetworkId,
+    own: &PublicKey,
+    secrets: &Secrets,
+) -> PeerUpsert {
+    let psk = entry.psk.map_or(Secret([0; 32]), |generation| {
+        secrets.pair_psk(network, own, &entry.key, generation)
+    });
+    let mut flags = 0;
+    if entry.on_demand {
+        flags |= peer_flags::ON_DEMAND;
+    }
+    if entry.wireguard_only {
+        flags |= peer_flags::WIREGUARD_ONLY;
+    }
+    PeerUpsert {
+        device: entry.device,
+        name: sentence(&entry.name),
+        key: entry.key,
+        psk,
+        second: None,
+        host: entry.host,
+        mtu: entry.mtu,
+        flags,
+        rules_in: entry.masks.rules_in,
+        rules_out: entry.masks.rules_out,
+        routes: heapless::Vec::new(),
+        endpoint: entry.endpoint,
+        attestation: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_wire::item::Ping;
+
+    fn pages(requests: &[u32], capacity: usize) -> Vec<(usize, usize)> {
+        let put =
+            |writer: &mut ItemWriter<'_>, request: &u32| writer.put(&Ping { request: *request });
+        lay_out(requests, capacity, put).into_iter().map(|page| (page.start, page.end)).collect()
+    }
+
+    #[test]
+    fn pages_hold_what_fits_and_every_op_once() {
+        // A Ping of a small request takes 3 bytes, of a large one 7.
+        assert_eq!(pages(&[], 9), [(0, 0)]);
+        assert_eq!(pages(&[1, 2, 3], 9), [(0, 3)]);
+        assert_eq!(pages(&[1, 2, 3, 4], 9), [(0, 3), (3, 4)]);
+        assert_eq!(pages(&[u32::MAX, 1, u32::MAX, 1, 2], 9), [(0, 1), (1, 2), (2, 3), (3, 5)]);
+        for capacity in 7..40 {
+            let requests: Vec<u32> =
+                (0..100).map(|n| if n % 7 == 0 { u32::MAX } else { n }).collect();
+            let pages = pages(&requests, capacity);
+            let together: Vec<_> = pages.iter().flat_map(|(start, end)| *start..*end).collect();
+            assert_eq!(together, (0..100).collect::<Vec<_>>());
+            for (start, end) in pages {
+                let len: usize =
+                    requests[start..end].iter().map(|r| if *r == u32::MAX { 7 } else { 3 }).sum();
+                assert!(len <= capacity);
+            }
+        }
+    }
+
+    #[test]
+    fn an_op_that_fits_no_page_is_left_out_alone() {
+        assert_eq!(pages(&[1, u32::MAX, 2], 6), [(0, 1), (2, 3)]);
+        assert_eq!(pages(&[u32::MAX], 6), [(1, 1)]);
+    }
+}

@@ -1,0 +1,91 @@
+//! Frames in HTTP posts, as `weft_wire::http` lays them down.
+//!
+//! Nothing is explained before a frame is authentic: whatever is wrong with it,
+//! the answer is 200 without frames, as for a frame that was dropped. Only what
+//! is no post of a frame at all has a status of its own.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use axum::{Extension, Router};
+use bytes::{Bytes, BytesMut};
+use tokio::time::{Instant, timeout};
+use weft_wire::frame::MAX_FRAME;
+use weft_wire::http::{CONTENT_TYPE, INBOX_HEADER, MAX_FRAMES, METRICS, REGISTER, length_prefix};
+use weft_wire::id::Inbox;
+
+use super::mqtt::hub::Hub;
+use crate::service::bus::{Carrier, Class, Inbound, Uplink};
+
+/// How long a frame may take to arrive.
+const BODY: Duration = Duration::from_secs(10);
+
+struct Shared {
+    inbound: Arc<dyn Inbound>,
+    hub: Arc<Hub>,
+}
+
+/// The two routes.
+pub fn routes(inbound: Arc<dyn Inbound>, hub: Arc<Hub>) -> Router {
+    Router::new()
+        .route(REGISTER, post(handle))
+        .route(METRICS, post(handle))
+        .with_state(Arc::new(Shared { inbound, hub }))
+}
+
+async fn handle(
+    State(shared): State<Arc<Shared>>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let Some(inbox) = inbox(&headers) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != CONTENT_TYPE) {
+        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+    }
+    let frame = match timeout(BODY, to_bytes(body, MAX_FRAME)).await {
+        Ok(Ok(frame)) => frame,
+        Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    };
+    let address = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_canonical());
+    answer(&shared, inbox, address, &frame).await
+}
+
+fn inbox(headers: &HeaderMap) -> Option<Inbox> {
+    headers.get(INBOX_HEADER)?.to_str().ok()?.parse().ok()
+}
+
+async fn answer(shared: &Shared, inbox: Inbox, address: Option<IpAddr>, frame: &[u8]) -> Response {
+    let uplink = Uplink { inbox, class: Class::Unknown, carrier: Carrier::Http, address, frame };
+    let answer = shared.inbound.handle_uplink(uplink).await;
+    let mut frames = answer.frames;
+    if answer.authentic {
+        let room = MAX_FRAMES.saturating_sub(frames.len());
+        frames.extend(shared.hub.collect(inbox, room, Instant::now().into_std()));
+    }
+    let mut response = lay_down(&frames).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn lay_down(frames: &[Bytes]) -> Bytes {
+    let mut body = BytesMut::new();
+    for frame in frames {
+        // Every frame made here is at most MAX_FRAME long.
+        let Ok(len) = u16::try_from(frame.len()) else { continue };
+        body.extend_from_slice(&length_prefix(len));
+        body.extend_from_slice(frame);
+    }
+    body.freeze()
+}
