@@ -1,0 +1,38 @@
+//! `weft down`: the daemon takes everything back and ends.
+
+use crate::cli::Context;
+use crate::failure::Result;
+use crate::ipc::client::{Client, unexpected};
+use crate::ipc::protocol::{Answer, Request, Stopped};
+use crate::output::units;
+
+pub(super) fn run(context: &mut Context) -> Result<u8> {
+    let mut client = Client::connect(&context.config.socket, "down")?;
+    let Answer::Stopped(stopped) = client.ask(Request::Down)? else {
+        return Err(unexpected());
+    };
+    context.ui.answer(&format!("down: {}; still enrolled", removed(stopped)));
+    Ok(0)
+}
+
+/// `interface, 2 routes removed`.
+pub(super) fn removed(stopped: Stopped) -> String {
+    match (stopped.interface, stopped.routes) {
+        (false, _) => "there was no interface yet".to_owned(),
+        (true, 0) => "interface removed".to_owned(),
+        (true, routes) => format!("interface, {} removed", units::count(routes, "route")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_is_counted() {
+        let removed = |interface, routes| removed(Stopped { interface, routes });
+        assert_eq!(removed(true, 2), "interface, 2 routes removed");
+        assert_eq!(removed(true, 1), "interface, 1 route removed");
+        assert_eq!(removed(false, 0), "there was no interface yet");
+    }
+}

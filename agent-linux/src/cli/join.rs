@@ -1,0 +1,298 @@
+//! `weft join`: keys, daemon, enrolment, first peer.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use weft_agent_core::control::Identity;
+use weft_noise::mac;
+use weft_wire::id::is_name;
+use weft_wire::join::{JoinString, MAX_TEXT, shortened};
+use zeroize::Zeroizing;
+
+use crate::cli::story::{Keys, Story};
+use crate::cli::{Context, start, typo};
+use crate::control::failure::usable;
+use crate::daemon::{self, Mode, texts};
+use crate::failure::{Code, Failure, Result};
+use crate::ipc::client::Client;
+use crate::ipc::protocol::Request;
+use crate::net::tun;
+use crate::os::signal::Signals;
+use crate::os::{clock, entropy, privilege, process};
+use crate::output::{Settings, Ui, units};
+use crate::store::folder::Folder;
+use crate::store::identity::{self, Home};
+use crate::store::{self, stamp};
+
+#[derive(Args)]
+#[group(id = "source", required = true, multiple = false)]
+struct Source {
+    /// The line that weft-coordinator key create printed; - reads it from standard input
+    #[arg(value_name = "STRING")]
+    string: Option<String>,
+    /// Read it from a file
+    #[arg(long, value_name = "F")]
+    file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// Name in the network [default: the host's]
+    #[arg(long)]
+    name: Option<String>,
+    /// Name of the mesh interface [default: weft0]
+    #[arg(long, value_name = "NAME")]
+    pub(super) interface: Option<String>,
+    /// Be the daemon, here (containers)
+    #[arg(long)]
+    foreground: bool,
+    /// Do not wait for an operator's approval
+    #[arg(long)]
+    no_wait: bool,
+    /// Leave the network that this machine is in first, without telling it
+    #[arg(long)]
+    replace: bool,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
+    let started_us = clock::boot_micros();
+    let join = read_source(&arguments.source)?;
+    let name = wanted_name(arguments.name.as_deref())?;
+    check_carriers(context, &join)?;
+    check_rights()?;
+    make_room(context, arguments.replace)?;
+    let fingerprint = write_identity(context, &join, &name)?;
+    let keys_us = clock::boot_micros().saturating_sub(started_us);
+    let story = Story {
+        socket: context.config.socket.clone(),
+        started_us,
+        keys_us,
+        fingerprint,
+        no_wait: arguments.no_wait,
+    };
+    if arguments.foreground {
+        return foreground(context, story).map_err(|failure| about(failure, &join));
+    }
+    let kept = match start::start(context, true) {
+        Ok(keeper) => story.tell(&mut context.ui, Some(keeper)),
+        Err(failure) => Err(failure),
+    };
+    undo_on_failure(context, kept).map_err(|failure| about(failure, &join))
+}
+
+/// Says which join string a failure is about, where that is the question.
+fn about(failure: Failure, join: &JoinString) -> Failure {
+    let code = failure.code();
+    if !(code.starts_with("join.key-") || code == Code::JoinWrongCoordinator.text()) {
+        return failure;
+    }
+    let mut text = Zeroizing::new([0; MAX_TEXT]);
+    let shown = match join.emit(&mut text) {
+        Ok(len) => shortened(&String::from_utf8_lossy(&text[..len])).to_string(),
+        Err(_) => return failure,
+    };
+    failure.found_in(format!("the join string {shown}"))
+}
+
+/// A failed join leaves nothing: neither a daemon nor keys that nobody knows.
+fn undo_on_failure(context: &Context, result: Result<bool>) -> Result<u8> {
+    match result {
+        Ok(_) => Ok(0),
+        Err(failure) => {
+            let abandoned = Client::connect(&context.config.socket, "join")
+                .and_then(|mut client| client.ask(Request::Abandon));
+            if abandoned.is_err() {
+                erase_unless_member(&Folder::new(&context.config.state));
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn erase_unless_member(folder: &Folder) {
+    let member = identity::read(folder).is_ok_and(|(identity, _)| identity.member().is_some());
+    if !member {
+        // What could not be erased is found by the next join, which says so.
+        drop(store::erase(&mut folder.clone()));
+    }
+}
+
+/// The daemon on this thread, the story on another.
+fn foreground(context: &mut Context, story: Story) -> Result<u8> {
+    let json = context.ui.json;
+    // Before any thread: none may take a signal that is meant for the loop.
+    drop(Signals::block().map_err(Failure::internal)?);
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let teller = std::thread::Builder::new().name("story".to_owned()).spawn(move || {
+        let mut ui = Ui::new(&Settings { json, ..Settings::default() });
+        // The sender is dropped when the daemon could not start: it says why.
+        if started.recv().is_err() {
+            return Ok(true);
+        }
+        let told = story.tell(&mut ui, None);
+        if told.is_err()
+            && let Ok(mut client) = Client::connect(&story.socket, "join")
+        {
+            // The daemon ends by this, and the failure is shown afterwards.
+            drop(client.ask(Request::Abandon));
+        }
+        told
+    });
+    let teller = teller.map_err(Failure::internal)?;
+    let ran = daemon::run(&context.config, Mode::Joining(ready));
+    let told = teller.join().map_err(|_| Failure::internal("the story ended early"))?;
+    erase_unless_member(&Folder::new(&context.config.state));
+    match (ran, told) {
+        (Err(failure), _) => Err(failure),
+        // The daemon was stopped while the story still waited.
+        (Ok(ended), Err(failure)) if failure.is(Code::CliNoDaemon) => Ok(ended.exit()),
+        (Ok(_), Err(failure)) => Err(failure),
+        (Ok(ended), Ok(_)) => Ok(ended.exit()),
+    }
+}
+
+fn read_source(source: &Source) -> Result<JoinString> {
+    let text = match (&source.file, source.string.as_deref()) {
+        (Some(path), _) => read_file(path)?,
+        (None, Some("-") | None) => {
+            let mut text = Zeroizing::new(String::new());
+            std::io::stdin().lock().take(64 * 1024).read_to_string(&mut text).map_err(|error| {
+                Failure::new(Code::JoinRead, "standard input cannot be read").cause(error)
+            })?;
+            text
+        }
+        (None, Some(text)) => Zeroizing::new(text.to_owned()),
+    };
+    typo::read(&text)
+}
+
+fn read_file(path: &Path) -> Result<Zeroizing<String>> {
+    std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
+        let message = format!("{} cannot be read", path.display());
+        Failure::new(Code::JoinRead, message).cause(error)
+    })
+}
+
+fn wanted_name(asked: Option<&str>) -> Result<String> {
+    match asked {
+        Some(name) if is_name(name) => Ok(name.to_owned()),
+        Some(name) => Err(Failure::new(
+            Code::JoinName,
+            format!("--name \"{name}\" is not possible: 1 to 32 of a-z, 0-9 and '-' are"),
+        )),
+        None => Ok(label(&process::host_name())),
+    }
+}
+
+/// A host's name as a label: `GW-A.example.net` is `gw-a`.
+fn label(host: &str) -> String {
+    let first = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let usual = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let label: String = first.chars().map(usual).take(32).collect();
+    let label = label.trim_matches('-');
+    if is_name(label) { label.to_owned() } else { "device".to_owned() }
+}
+
+fn check_carriers(context: &mut Context, join: &JoinString) -> Result<()> {
+    let (mqtt, other) = usable(&join.addresses);
+    for address in &other {
+        let (scheme, authority) = (address.carrier.scheme(), &address.authority);
+        context.ui.note(&format!("note: {scheme}://{authority} is skipped: this weft speaks mqtt"));
+    }
+    if mqtt.is_empty() {
+        let message = "the join string has no address that this weft can use: it speaks mqtt";
+        return Err(Failure::new(Code::JoinNoCarrier, message));
+    }
+    Ok(())
+}
+
+fn check_rights() -> Result<()> {
+    if !privilege::has_net_admin() {
+        let uid = privilege::uid();
+        if uid == 0 {
+            return Err(texts::no_net_admin());
+        }
+        let message = format!("joining makes a network interface and needs root (uid is {uid})");
+        return Err(Failure::new(Code::JoinNeedsRoot, message).try_command("sudo weft join …"));
+    }
+    if !Path::new(tun::DEVICE).exists() {
+        return Err(texts::no_tun().with_code(Code::JoinNoTun));
+    }
+    Ok(())
+}
+
+/// Makes sure that no other membership is overwritten.
+fn make_room(context: &Context, replace: bool) -> Result<()> {
+    let folder = Folder::new(&context.config.state);
+    let client = Client::connect(&context.config.socket, "join");
+    if !identity::exists(&folder) && client.is_err() {
+        return Ok(());
+    }
+    let present = if identity::exists(&folder) {
+        match identity::read(&folder) {
+            Ok((identity, home)) => identity.member().map(|member| {
+                let since = units::rfc3339(home.since_ms);
+                let day = since.split('T').next().unwrap_or_default().to_owned();
+                (member.name.to_string(), member.network_name.to_string(), day)
+            }),
+            Err(_) if replace => None,
+            Err(error) => return Err(texts::identity(&folder, error)),
+        }
+    } else {
+        None
+    };
+    if let Some((name, network, day)) = present
+        && !replace
+    {
+        let message = format!("this machine is {name} in network {network} since {day}");
+        return Err(Failure::new(Code::JoinAlready, message)
+            .try_command("weft leave")
+            .try_command("weft join --replace …"));
+    }
+    if let Ok(mut client) = client {
+        client.ask(Request::Down)?;
+    }
+    store::erase(&mut folder.clone()).map_err(|error| texts::state_write(&folder, &error))
+}
+
+/// Draws the keys and writes them; returns the fingerprint of the identity.
+fn write_identity(context: &Context, join: &JoinString, name: &str) -> Result<Keys> {
+    let mut folder = Folder::new(&context.config.state);
+    let drawn = Identity::generate(join, &mut entropy::Kernel);
+    let home = Home::new(join, name, clock::unix_millis());
+    folder
+        .create()
+        .and_then(|()| stamp::write(&mut folder, 0, 0))
+        .and_then(|()| identity::write(&mut folder, &drawn, &home))
+        .map_err(|error| texts::state_write(&folder, &error))?;
+    Ok(Keys {
+        coordinator: mac::fingerprint(&join.coordinator).to_string(),
+        host: home.host().to_owned(),
+    })
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_become_labels() {
+        for (host, expected) in [
+            ("GW-A.example.net", "gw-a"),
+            ("box_7", "box-7"),
+            ("-x-", "x"),
+            ("", "device"),
+            ("...", "device"),
+            ("a23456789012345678901234567890123456", "a2345678901234567890123456789012"),
+        ] {
+            assert_eq!(label(host), expected);
+        }
+        assert!(wanted_name(Some("gw-a")).is_ok());
+        assert_eq!(wanted_name(Some("GW A")).unwrap_err().exit(), 2);
+    }
+}

@@ -1,0 +1,447 @@
+//! `weft ping`: ICMP echo through the tunnel, and which path it took. Over a
+//! socket of the mesh interface where that is allowed, else the daemon sends the
+//! echo into the same data path.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::{Context, peer};
+use crate::failure::{Code, Failure, Result};
+use crate::ipc::client::{Client, unexpected};
+use crate::ipc::protocol::{Answer, Path, Peer, Request, Status};
+use crate::net::icmp::EchoSocket;
+use crate::os::poll::{Interest, PollSet};
+use crate::os::signal::Signals;
+use crate::os::{clock, entropy};
+use crate::output::{paint, style, units};
+
+/// How long one answer may take: two tries of a handshake.
+const WAIT_US: u64 = 10_000_000;
+/// Headers of an echo: IPv4 20, IPv6 40, ICMP 8.
+const HEADERS_V4: u16 = 28;
+const HEADERS_V6: u16 = 48;
+/// A tunnel whose handshake is no older than this stands.
+const STANDS_MS: u64 = 180_000;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// Name, address or id of a peer
+    peer: String,
+    /// How often; 0 = until Ctrl-C
+    #[arg(short, value_name = "N", default_value_t = 5)]
+    count: u32,
+    /// Seconds between two
+    #[arg(short, value_name = "S", default_value_t = 1.0, value_parser = interval)]
+    interval: f64,
+    /// Bytes of data in each
+    #[arg(short, value_name = "BYTES", default_value_t = 56)]
+    size: u16,
+    /// Over IPv4 [default]
+    #[arg(short = '4', conflicts_with = "v6")]
+    v4: bool,
+    /// Over IPv6
+    #[arg(short = '6')]
+    v6: bool,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn interval(text: &str) -> core::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.01..=3_600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("0.01 to 3600 seconds are possible".to_owned()),
+    }
+}
+
+/// One request and what became of it.
+#[derive(Clone, Serialize)]
+struct Reply {
+    seq: u32,
+    rtt_us: Option<u64>,
+    path: &'static str,
+    via: Option<String>,
+}
+
+pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
+    let mut client = Client::connect(&context.config.socket, "ping")?;
+    let status = client.status()?;
+    let found = peer::find(&status, &arguments.peer)?.clone();
+    let to = address(&found, arguments)?;
+    check_size(&status, &found, to, arguments.size)?;
+    let signals = Signals::block().map_err(Failure::internal)?;
+    let mut way = Way::choose(&status, to, arguments.size, &context.config.socket)?;
+    if !context.ui.json {
+        let network = status.device.as_ref().map_or("", |device| &device.network);
+        let state = state(&found);
+        context.ui.answer(&format!("{}.{network} {to}: {state}{}", found.name, way.remark()));
+    }
+    let mut replies = Vec::new();
+    for sequence in 1.. {
+        let began = clock::boot_micros();
+        let outcome = way.ask(sequence as u16, &signals)?;
+        let Outcome::Done(rtt_us) = outcome else {
+            break;
+        };
+        let peer = current(&mut client, &found)?;
+        let (path, detail) = peer::path(&peer);
+        let via = matches!(peer.path, Path::Direct { .. }).then_some(detail);
+        let reply = Reply { seq: sequence, rtt_us, path, via };
+        if !context.ui.json {
+            context.ui.answer(&describe(&reply, &peer));
+        }
+        replies.push(reply);
+        if sequence == arguments.count {
+            break;
+        }
+        let next = began + (arguments.interval * 1e6) as u64;
+        if interrupted_before(next, &signals)? {
+            break;
+        }
+    }
+    conclude(context, &current(&mut client, &found)?, &replies)
+}
+
+fn address(peer: &Peer, arguments: &Arguments) -> Result<IpAddr> {
+    let (v4, v6) = peer.addresses;
+    let typed: Option<IpAddr> = arguments.peer.parse().ok();
+    match (typed, arguments.v4, arguments.v6) {
+        (Some(IpAddr::V4(_)), _, true) | (Some(IpAddr::V6(_)), true, _) => {
+            let message = format!("{} is of the other address family", arguments.peer);
+            Err(Failure::new(Code::PingFamily, message))
+        }
+        (Some(typed), ..) => Ok(typed),
+        (None, _, true) => Ok(v6.into()),
+        (None, ..) => Ok(v4.into()),
+    }
+}
+
+fn check_size(status: &Status, peer: &Peer, to: IpAddr, size: u16) -> Result<()> {
+    let headers = if to.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
+    let Some(mtu) = status.mtu else {
+        return Ok(());
+    };
+    let fits = mtu.saturating_sub(headers);
+    if size <= fits {
+        return Ok(());
+    }
+    let (size, mtu) = (units::thousands(size.into()), units::thousands(mtu.into()));
+    let name = &peer.name;
+    let message = format!(
+        "{size} B and {headers} B of headers do not fit: the tunnel to {name} carries {mtu} B"
+    );
+    Err(Failure::new(Code::PingTooBig, message).try_command(format!("weft ping -s {fits} {name}")))
+}
+
+fn state(peer: &Peer) -> String {
+    let (kind, detail) = peer::path(peer);
+    match peer.path {
+        Path::Direct { .. } => format!("{kind} {detail}"),
+        _ => "idle, ringing".to_owned(),
+    }
+}
+
+/// The peer as it is now; if the map dropped it meanwhile, as it was.
+fn current(client: &mut Client, found: &Peer) -> Result<Peer> {
+    let status = client.status()?;
+    let peer = status.peers.into_iter().find(|peer| peer.id == found.id);
+    Ok(peer.unwrap_or_else(|| found.clone()))
+}
+
+fn describe(reply: &Reply, peer: &Peer) -> String {
+    let number = format!("#{}", reply.seq);
+    match reply.rtt_us {
+        Some(us) => {
+            let (kind, detail) = peer::path(peer);
+            let path = paint(peer::path_style(peer), kind);
+            format!("{number:<4} {:<10} {path} {detail}", units::span_us(us))
+        }
+        None => format!("{number:<4} {}", paint(style::BAD, "lost")),
+    }
+}
+
+fn interrupted_before(until_us: u64, signals: &Signals) -> Result<bool> {
+    let mut set = PollSet::default();
+    loop {
+        let now = clock::boot_micros();
+        if now >= until_us {
+            return Ok(false);
+        }
+        set.clear();
+        set.add(signals.as_fd(), Interest::READ);
+        set.wait(Some(until_us - now)).map_err(Failure::internal)?;
+        if signals.next().is_some() {
+            return Ok(true);
+        }
+    }
+}
+
+/// What became of one request.
+enum Outcome {
+    /// Microseconds to the answer; `None`: lost.
+    Done(Option<u64>),
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// How requests go out.
+enum Way {
+    /// Through the host's own network stack.
+    Socket(EchoSocket, u16),
+    /// By the daemon, into the data path.
+    Daemon(Client, IpAddr, u16),
+}
+
+impl Way {
+    fn choose(status: &Status, to: IpAddr, size: u16, socket: &std::path::Path) -> Result<Self> {
+        let interface = status.interface.as_deref().unwrap_or_default();
+        let identifier = (entropy::below(0xFFFF) + 1) as u16;
+        if let Ok(socket) = EchoSocket::open(to, identifier, interface) {
+            return Ok(Self::Socket(socket, size));
+        }
+        Ok(Self::Daemon(Client::connect(socket, "ping")?, to, size))
+    }
+
+    const fn remark(&self) -> &'static str {
+        match self {
+            Self::Socket(..) => "",
+            Self::Daemon(..) => " (sent by the daemon: no right to ping from here)",
+        }
+    }
+
+    fn ask(&mut self, sequence: u16, signals: &Signals) -> Result<Outcome> {
+        match self {
+            Self::Socket(socket, size) => by_socket(socket, sequence, *size, signals),
+            Self::Daemon(client, to, bytes) => {
+                let answer = {
+                    client.send(Request::Echo {
+                        to: *to,
+                        sequence,
+                        bytes: *bytes,
+                        wait_ms: (WAIT_US / 1_000) as u32,
+                    })?;
+                    client.receive(Some(Duration::from_micros(2 * WAIT_US)))?
+                };
+                match answer {
+                    Some(Answer::Echo(_, rtt_us)) => Ok(Outcome::Done(rtt_us)),
+                    _ => Err(unexpected()),
+                }
+            }
+        }
+    }
+}
+
+fn by_socket(socket: &EchoSocket, sequence: u16, size: u16, signals: &Signals) -> Result<Outcome> {
+    let began = clock::boot_micros();
+    if let Err(error) = socket.send(sequence, usize::from(size)) {
+        // A full queue loses a packet, as any network may; the rest is final.
+        if error.raw_os_error() != Some(libc::ENOBUFS) {
+            return Err(send_failure(&error));
+        }
+    }
+    let mut set = PollSet::default();
+    loop {
+        let now = clock::boot_micros();
+        if let Some(answered) = socket.receive().map_err(Failure::internal)? {
+            if answered == sequence {
+                return Ok(Outcome::Done(Some(now.saturating_sub(began))));
+            }
+            // A late answer to an earlier one, which was called lost.
+            continue;
+        }
+        let Some(left) = (began + WAIT_US).checked_sub(now).filter(|&left| left > 0) else {
+            return Ok(Outcome::Done(None));
+        };
+        set.clear();
+        set.add(socket.as_fd(), Interest::READ);
+        set.add(signals.as_fd(), Interest::READ);
+        set.wait(Some(left)).map_err(Failure::internal)?;
+        if signals.next().is_some() {
+            return Ok(Outcome::Interrupted);
+        }
+    }
+}
+
+fn send_failure(error: &io::Error) -> Failure {
+    let code = if error.raw_os_error() == Some(libc::EMSGSIZE) {
+        Code::PingTooBig
+    } else {
+        Code::PingSilent
+    };
+    Failure::new(code, "this machine does not send the packet").cause(error)
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    peer: PeerDocument<'a>,
+    sent: usize,
+    received: usize,
+    rtt_us: Option<Times>,
+    first_byte_ms: Option<u64>,
+    direct_ms: Option<u64>,
+    path: &'static str,
+    replies: &'a [Reply],
+    verdict: Option<()>,
+}
+
+#[derive(Serialize)]
+struct PeerDocument<'a> {
+    id: &'a str,
+    name: &'a str,
+    addresses: [String; 2],
+}
+
+/// Least, median and most, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct Times {
+    min: u64,
+    p50: u64,
+    max: u64,
+}
+
+fn times(replies: &[Reply]) -> Option<Times> {
+    let mut sorted: Vec<u64> = replies.iter().filter_map(|reply| reply.rtt_us).collect();
+    sorted.sort_unstable();
+    Some(Times { min: *sorted.first()?, p50: *sorted.get(sorted.len() / 2)?, max: *sorted.last()? })
+}
+
+/// The last line or the document, and the exit status.
+fn conclude(context: &mut Context, peer: &Peer, replies: &[Reply]) -> Result<u8> {
+    let received = replies.iter().filter(|reply| reply.rtt_us.is_some()).count();
+    let (path, _) = peer::path(peer);
+    let times = times(replies);
+    let Some(found) = times else {
+        return Err(nothing(peer, replies.len()));
+    };
+    if context.ui.json {
+        let first = replies.iter().find_map(|reply| reply.rtt_us);
+        let (v4, v6) = peer.addresses;
+        context.ui.document(&Document {
+            schema: "weft.ping/1",
+            peer: PeerDocument {
+                id: &peer.id,
+                name: &peer.name,
+                addresses: [v4.to_string(), v6.to_string()],
+            },
+            sent: replies.len(),
+            received,
+            rtt_us: times,
+            first_byte_ms: first.map(|us| us / 1_000),
+            direct_ms: None,
+            path,
+            replies,
+            verdict: None,
+        });
+    } else {
+        let sent = replies.len();
+        let spans = join_spans([found.min, found.p50, found.max]);
+        context.ui.answer(&format!(
+            "{received} of {sent} answered, {spans} (min / median / max); now {path}"
+        ));
+    }
+    Ok(0)
+}
+
+/// `20.8 / 21.2 / 148 ms`; each with its unit where they differ.
+fn join_spans(us: [u64; 3]) -> String {
+    let spans = us.map(units::span_us);
+    let parts: Vec<(&str, &str)> =
+        spans.iter().map(|span| span.split_once(' ').unwrap_or((span, ""))).collect();
+    let unit = parts[0].1;
+    if parts.iter().all(|&(_, other)| other == unit) {
+        format!("{} / {} / {} {unit}", parts[0].0, parts[1].0, parts[2].0)
+    } else {
+        spans.join(" / ")
+    }
+}
+
+/// Why nothing came back, as far as this side knows.
+fn nothing(peer: &Peer, sent: usize) -> Failure {
+    let name = &peer.name;
+    let failure = match peer.handshake_ms {
+        Some(age) if age < STANDS_MS => Failure::new(
+            Code::PingSilent,
+            format!(
+                "the tunnel to {name} works (handshake {}), but nothing answers inside: \
+                 its own firewall or program",
+                units::age_ms(age)
+            ),
+        ),
+        _ => Failure::new(
+            Code::PingNoHandshake,
+            format!(
+                "{name} does not answer the handshake ({} sent)",
+                units::count(sent, "request")
+            ),
+        ),
+    };
+    failure.param("peer", name.as_str()).try_command("weft status")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::status::tests::sample;
+
+    fn reply(seq: u32, rtt_us: Option<u64>) -> Reply {
+        Reply { seq, rtt_us, path: "direct", via: None }
+    }
+
+    #[test]
+    fn lines_say_time_and_path() {
+        let status = sample();
+        let peer = peer::find(&status, "gw-b").unwrap();
+        let plain = |text: String| anstream::adapter::strip_str(&text).to_string();
+        assert_eq!(
+            plain(describe(&reply(3, Some(21_200)), peer)),
+            "#3   21.2 ms    direct 203.0.113.22:51871"
+        );
+        assert_eq!(plain(describe(&reply(4, None), peer)), "#4   lost");
+        assert_eq!(state(peer), "direct 203.0.113.22:51871");
+    }
+
+    #[test]
+    fn the_summary_has_one_unit_where_it_can() {
+        assert_eq!(join_spans([20_800, 21_200, 148_000]), "20.8 / 21.2 / 148 ms");
+        assert_eq!(join_spans([900, 21_200, 1_480_000]), "900 µs / 21.2 ms / 1.5 s");
+        let found = times(&[reply(1, Some(9)), reply(2, None), reply(3, Some(3))]).unwrap();
+        assert_eq!((found.min, found.p50, found.max), (3, 9, 9));
+        assert_eq!(times(&[reply(1, None)]), None);
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_name_one_that_does() {
+        let status = sample();
+        let peer = peer::find(&status, "gw-b").unwrap();
+        let v4 = peer.addresses.0.into();
+        assert!(check_size(&status, peer, v4, 1_252).is_ok());
+        let failure = check_size(&status, peer, v4, 1_400).unwrap_err();
+        assert_eq!(
+            failure.message(),
+            "1,400 B and 28 B of headers do not fit: the tunnel to gw-b carries 1,280 B"
+        );
+        assert_eq!(failure.lines()[0].text, "weft ping -s 1252 gw-b");
+        assert!(check_size(&status, peer, peer.addresses.1.into(), 1_233).is_err());
+    }
+
+    #[test]
+    fn silence_inside_is_told_from_no_tunnel() {
+        let status = sample();
+        let mut peer = peer::find(&status, "gw-b").unwrap().clone();
+        peer.handshake_ms = Some(2_000);
+        assert!(
+            nothing(&peer, 5).message().starts_with("the tunnel to gw-b works (handshake 2 s ago)")
+        );
+        peer.handshake_ms = None;
+        assert_eq!(
+            nothing(&peer, 5).message(),
+            "gw-b does not answer the handshake (5 requests sent)"
+        );
+    }
+}

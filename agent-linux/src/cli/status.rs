@@ -1,0 +1,531 @@
+//! `weft status`: this machine, its coordinator, its lease, its peers.
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::{Context, peer};
+use crate::failure::Result;
+use crate::ipc::client::Client;
+use crate::ipc::protocol::{Device, Path, Peer, Status, VERSION};
+use crate::os::clock;
+use crate::output::table::{self, ALWAYS, Cell, Column};
+use crate::output::{Symbols, paint, style, units, visible_len};
+
+/// Above this many peers the table shows the ones last active.
+const MANY: usize = 30;
+const SHOWN_OF_MANY: usize = 20;
+/// Heard within this time, the coordinator is well.
+const HEARD_WELL_MS: u64 = 1_800_000;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Status 1 unless coordinator and lease are good
+    #[arg(long)]
+    check: bool,
+}
+
+pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
+    let mut client = Client::connect(&context.config.socket, "status")?;
+    let status = client.status()?;
+    if arguments.json {
+        context.ui.document(&document(&status, clock::unix_millis()));
+    } else {
+        let symbols = context.ui.symbols;
+        for line in describe(&status, symbols, context.ui.width()) {
+            context.ui.answer(&line);
+        }
+    }
+    Ok(u8::from(arguments.check && !is_good(&status)))
+}
+
+fn is_good(status: &Status) -> bool {
+    let active = status.device.as_ref().is_some_and(|device| device.standing == "active");
+    let lease = status.lease_s.is_some_and(|left| left > 0);
+    let heard = status.coordinator.heard_ms.is_some_and(|age| age < HEARD_WELL_MS);
+    active && lease && (status.coordinator.online || heard)
+}
+
+/// The text, line by line.
+fn describe(status: &Status, symbols: Symbols, width: Option<usize>) -> Vec<String> {
+    let mut lines = head(status, symbols, width);
+    lines.push(coordinator(status, symbols));
+    lines.push(lease(status, symbols));
+    if let Some(device) = &status.device
+        && let Some(text) = standing(device)
+    {
+        lines.push(labelled("standing", symbols.warn, style::WARN, text));
+    }
+    lines.push(String::new());
+    if status.peers.is_empty() {
+        lines.push(paint(style::DIM, "no peers"));
+    } else {
+        lines.extend(peers(status, symbols, width, Depth::Status));
+    }
+    if let Some((interface, range)) = &status.overlap {
+        lines.push(format!(
+            "note: {range} of {interface} has addresses of the mesh; packets for peers may leave there"
+        ));
+    }
+    lines
+}
+
+fn labelled(label: &str, symbol: &str, colour: anstyle::Style, text: impl AsRef<str>) -> String {
+    format!("{label:<11} {} {}", paint(colour, symbol), text.as_ref())
+}
+
+fn head(status: &Status, symbols: Symbols, width: Option<usize>) -> Vec<String> {
+    let up = format!("up {}, weft {VERSION}", units::span_s(status.up_s));
+    let Some(device) = &status.device else {
+        return vec![format!("{:<12}{up}", "joining")];
+    };
+    let name = format!("{}.{}", device.name, device.network);
+    let mut line = paint(style::BOLD, &name);
+    line.extend(core::iter::repeat_n(' ', 12usize.saturating_sub(name.len() + 2)));
+    let Some((v4, v6)) = device.addresses else {
+        return vec![format!("{line}  {}  {up}", symbols.none)];
+    };
+    let v4 = format!("  {:<11}", v4.to_string());
+    let v6 = format!("  {:<25}", v6.to_string());
+    let all = visible_len(&line) + v4.len() + v6.len() + up.len();
+    line.push_str(&v4);
+    if width.is_none_or(|width| all <= width) {
+        line.push_str(&v6);
+    } else {
+        line.push_str("  ");
+    }
+    line.push_str(&paint(style::DIM, up));
+    vec![line]
+}
+
+fn coordinator(status: &Status, symbols: Symbols) -> String {
+    let coordinator = &status.coordinator;
+    let host = &coordinator.host;
+    let map = coordinator.map.as_ref();
+    let map = map.map_or_else(String::new, |(_, revision)| format!(", map {revision}"));
+    let because = coordinator.cause.as_ref();
+    let because = because.map_or_else(String::new, |cause| format!(" ({cause})"));
+    match (coordinator.online, coordinator.heard_ms) {
+        (true, heard) => {
+            let heard =
+                heard.map_or_else(String::new, |age| format!(", heard {}", units::age_ms(age)));
+            let text = format!("{host}{heard}{map}");
+            labelled("coordinator", symbols.ok, style::GOOD, text)
+        }
+        (false, Some(age)) => {
+            let span = units::span_s(age / 1_000);
+            let lease = status.lease_s.map_or_else(String::new, |left| {
+                format!(", lease ends in {}", units::span_s(left))
+            });
+            let text = format!("not heard for {span}{because}; tunnels go on{lease}");
+            labelled("coordinator", symbols.warn, style::WARN, text)
+        }
+        (false, None) => {
+            let text = format!("{host} not heard since the start{because}");
+            labelled("coordinator", symbols.warn, style::WARN, text)
+        }
+    }
+}
+
+fn lease(status: &Status, symbols: Symbols) -> String {
+    match status.lease_s {
+        Some(0) => labelled(
+            "lease",
+            symbols.fail,
+            style::BAD,
+            "ended: peers refuse this machine until the coordinator answers",
+        ),
+        Some(left) => {
+            let text = format!("works {} without the coordinator", units::span_s(left));
+            labelled("lease", symbols.ok, style::GOOD, text)
+        }
+        None => labelled("lease", symbols.skip, style::DIM, "none yet: there is no map"),
+    }
+}
+
+fn standing(device: &Device) -> Option<&'static str> {
+    Some(match device.standing.as_str() {
+        "active" => return None,
+        "pending" => "waits for approval by an operator",
+        "blocked" => "blocked by an operator: no peers",
+        "quarantined" => "quarantined: another machine uses this identity",
+        _ => "rejected by an operator",
+    })
+}
+
+/// How much of the peers is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// The most important columns, fewer rows when there are many.
+    Status,
+    /// Everything.
+    All,
+}
+
+const COLUMNS: [Column; 9] = [
+    Column { title: "PEER", rank: ALWAYS },
+    Column { title: "ADDRESS", rank: ALWAYS },
+    Column { title: "PATH", rank: ALWAYS },
+    Column { title: "RTT", rank: 8 },
+    Column { title: "LAST DATA", rank: 7 },
+    Column { title: "RX", rank: 6 },
+    Column { title: "TX", rank: 5 },
+    Column { title: "HANDSHAKE", rank: 4 },
+    Column { title: "IPV6", rank: 1 },
+];
+
+/// The table of peers.
+pub(super) fn peers(
+    status: &Status,
+    symbols: Symbols,
+    width: Option<usize>,
+    depth: Depth,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut shown = peer::sorted(&status.peers);
+    if depth == Depth::Status && shown.len() > MANY {
+        lines.push(counts(&status.peers));
+        shown.sort_by_key(|peer| peer.data_ms.unwrap_or(u64::MAX));
+        shown.truncate(SHOWN_OF_MANY);
+    }
+    let unknown = || symbols.none.to_owned();
+    let rows: Vec<Vec<Cell>> = shown
+        .iter()
+        .map(|peer| {
+            let (kind, detail) = peer::path(peer);
+            let age = |ms: Option<u64>| ms.map_or_else(unknown, units::age_ms);
+            let (v4, v6) = peer.addresses;
+            vec![
+                Cell::new(style::BOLD, peer.name.clone()),
+                Cell::plain(v4.to_string()),
+                Cell::new(peer::path_style(peer), format!("{kind:<6} {detail}")),
+                Cell::plain(peer.rtt_us.map_or_else(unknown, units::span_us)),
+                Cell::plain(age(peer.data_ms)),
+                Cell::plain(units::traffic(peer.rx_bytes)),
+                Cell::plain(units::traffic(peer.tx_bytes)),
+                Cell::plain(age(peer.handshake_ms)),
+                Cell::plain(v6.to_string()),
+            ]
+        })
+        .collect();
+    lines.extend(table::draw(&COLUMNS, &rows, width));
+    if shown.len() < status.peers.len() {
+        let all = units::count(status.peers.len(), "peer");
+        lines.push(format!("the {SHOWN_OF_MANY} last active of {all}:  weft peers"));
+    }
+    lines
+}
+
+fn counts(peers: &[Peer]) -> String {
+    let count = |kind: fn(&Path) -> bool| peers.iter().filter(|peer| kind(&peer.path)).count();
+    let direct = count(|path| matches!(path, Path::Direct { .. }));
+    let idle = peers.len() - direct;
+    format!("{}: {direct} direct, {idle} idle", units::count(peers.len(), "peer"))
+}
+
+#[derive(Serialize)]
+struct Document {
+    schema: &'static str,
+    device: Option<DeviceDocument>,
+    up_s: u64,
+    clock: &'static str,
+    coordinator: CoordinatorDocument,
+    internet: Option<()>,
+    lease: LeaseDocument,
+    data_today: Option<()>,
+    interface: Option<String>,
+    mtu: Option<u16>,
+    listen_port: u16,
+    peers: Vec<PeerDocument>,
+    drops: std::collections::BTreeMap<String, u64>,
+    notes: Vec<NoteDocument>,
+}
+
+#[derive(Serialize)]
+struct DeviceDocument {
+    id: String,
+    name: String,
+    network: String,
+    addresses: Vec<String>,
+    standing: String,
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+struct CoordinatorDocument {
+    host: String,
+    fingerprint: String,
+    state: &'static str,
+    carrier: String,
+    last_heard: Option<String>,
+    epoch: Option<String>,
+    revision: Option<u64>,
+    verdict: Option<()>,
+}
+
+#[derive(Serialize)]
+struct LeaseDocument {
+    ends_at: Option<String>,
+    remaining_s: Option<u64>,
+}
+
+/// A peer in `weft status --json` and `weft peers --json`.
+#[derive(Serialize)]
+pub(super) struct PeerDocument {
+    id: String,
+    name: String,
+    addresses: Vec<String>,
+    routes: Vec<String>,
+    path: PathDocument,
+    rtt_us: Option<u64>,
+    loss_ppm: Option<u64>,
+    rx_bytes: u64,
+    tx_bytes: u64,
+    last_data: Option<String>,
+    last_handshake: Option<String>,
+    verdict: Option<()>,
+}
+
+#[derive(Serialize)]
+struct PathDocument {
+    kind: &'static str,
+    remote: Option<String>,
+}
+
+#[derive(Serialize)]
+struct NoteDocument {
+    code: &'static str,
+    interface: String,
+    range: String,
+}
+
+/// The document; ages become moments of a clock that says `now_ms`.
+fn document(status: &Status, now_ms: u64) -> impl Serialize {
+    let coordinator = &status.coordinator;
+    let ago = |ms: u64| units::rfc3339(now_ms.saturating_sub(ms));
+    let (scheme, _) = coordinator.address.split_once("://").unwrap_or(("", ""));
+    Document {
+        schema: "weft.status/1",
+        device: status.device.as_ref().map(device_document),
+        up_s: status.up_s,
+        clock: if status.time_told { "coordinator" } else { "system" },
+        coordinator: CoordinatorDocument {
+            host: coordinator.host.clone(),
+            fingerprint: coordinator.fingerprint.clone(),
+            state: match (coordinator.online, coordinator.connected) {
+                (true, _) => "connected",
+                (false, true) => "connecting",
+                (false, false) => "disconnected",
+            },
+            carrier: scheme.to_owned(),
+            last_heard: coordinator.heard_ms.map(ago),
+            epoch: coordinator.map.as_ref().map(|(epoch, _)| epoch.clone()),
+            revision: coordinator.map.as_ref().map(|(_, revision)| *revision),
+            verdict: None,
+        },
+        internet: None,
+        lease: LeaseDocument {
+            ends_at: status.lease_s.map(|s| units::rfc3339(now_ms + s * 1_000)),
+            remaining_s: status.lease_s,
+        },
+        data_today: None,
+        interface: status.interface.clone(),
+        mtu: status.mtu,
+        listen_port: status.port,
+        peers: peer_documents(status, now_ms),
+        drops: status.drops.iter().cloned().collect(),
+        notes: status
+            .overlap
+            .iter()
+            .map(|(interface, range)| NoteDocument {
+                code: "self.range-overlap",
+                interface: interface.clone(),
+                range: range.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn device_document(device: &Device) -> DeviceDocument {
+    let addresses = device.addresses.iter();
+    DeviceDocument {
+        id: device.id.clone(),
+        name: device.name.clone(),
+        network: device.network.clone(),
+        addresses: addresses.flat_map(|(v4, v6)| [v4.to_string(), v6.to_string()]).collect(),
+        standing: device.standing.clone(),
+        version: VERSION,
+    }
+}
+
+/// All peers as programs read them.
+pub(super) fn peer_documents(status: &Status, now_ms: u64) -> Vec<PeerDocument> {
+    let ago = |ms: Option<u64>| ms.map(|ms| units::rfc3339(now_ms.saturating_sub(ms)));
+    let document = |peer: &&Peer| PeerDocument {
+        id: peer.id.clone(),
+        name: peer.name.clone(),
+        addresses: vec![peer.addresses.0.to_string(), peer.addresses.1.to_string()],
+        routes: peer.routes.clone(),
+        path: PathDocument {
+            kind: peer::path(peer).0,
+            remote: match &peer.path {
+                Path::Direct { remote } => Some(remote.clone()),
+                _ => None,
+            },
+        },
+        rtt_us: peer.rtt_us,
+        loss_ppm: None,
+        rx_bytes: peer.rx_bytes,
+        tx_bytes: peer.tx_bytes,
+        last_data: ago(peer.data_ms),
+        last_handshake: ago(peer.handshake_ms),
+        verdict: None,
+    };
+    peer::sorted(&status.peers).iter().map(document).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::ipc::protocol::Coordinator;
+
+    const SYMBOLS: Symbols = Symbols { ok: "✓", warn: "!", fail: "✗", skip: "·", none: "–" };
+
+    pub(in crate::cli) fn sample() -> Status {
+        let addresses = |host: u16| {
+            let v4 = [100, 93, 0, host as u8].into();
+            (v4, [0xfd5c, 0x7e0a, 0x91b3, 0, 0, 0, 0, host].into())
+        };
+        let peer = |id: &str, name: &str, host, path, rtt_us, data_ms| Peer {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            addresses: addresses(host),
+            routes: Vec::new(),
+            path,
+            rtt_us,
+            rx_bytes: 1_204_551,
+            tx_bytes: 310_224,
+            data_ms,
+            handshake_ms: data_ms,
+        };
+        let remote = "203.0.113.22:51871".to_owned();
+        Status {
+            pid: 812,
+            up_s: 273_840,
+            device: Some(Device {
+                id: "dev_2j7m5ctnuzov".to_owned(),
+                name: "gw-a".to_owned(),
+                network: "home".to_owned(),
+                addresses: Some(addresses(2)),
+                range: Some(([100, 93, 0, 0].into(), 16)),
+                standing: "active".to_owned(),
+            }),
+            interface: Some("weft0".to_owned()),
+            mtu: Some(1_280),
+            port: 51_871,
+            coordinator: Coordinator {
+                host: "mesh.example.net".to_owned(),
+                address: "mqtt://mesh.example.net:7420".to_owned(),
+                fingerprint: "BKDL-AME4-GXHL-EGZ3".to_owned(),
+                online: true,
+                connected: true,
+                heard_ms: Some(12_000),
+                cause: None,
+                map: Some(("5f1c09aa".to_owned(), 42)),
+            },
+            lease_s: Some(604_788),
+            time_told: true,
+            peers: vec![
+                peer("dev_oofhjqyhw2lx", "plc-7", 9, Path::Idle, None, Some(7_200_000)),
+                peer("dev_uvcdtue5nvx5", "gw-b", 3, Path::Direct { remote }, Some(20_400), Some(0)),
+            ],
+            drops: vec![("denied".to_owned(), 3)],
+            overlap: None,
+        }
+    }
+
+    fn text(status: &Status, width: Option<usize>) -> String {
+        let lines = describe(status, SYMBOLS, width).join("\n");
+        anstream::adapter::strip_str(&lines).to_string()
+    }
+
+    #[test]
+    fn status_fits_eighty_columns() {
+        let text = text(&sample(), Some(80));
+        assert_eq!(
+            text,
+            "gw-a.home   100.93.0.2   fd5c:7e0a:91b3::2        up 3 d 4 h, weft 0.1.0\n\
+             coordinator ✓ mesh.example.net, heard 12 s ago, map 42\n\
+             lease       ✓ works 6 d 23 h without the coordinator\n\
+             \n\
+             PEER   ADDRESS     PATH                       RTT      LAST DATA  RX      TX\n\
+             gw-b   100.93.0.3  direct 203.0.113.22:51871  20.4 ms  now        1.2 MB  310 kB\n\
+             plc-7  100.93.0.9  idle   rings on demand     –        2 h ago    1.2 MB  310 kB"
+        );
+        assert!(text.lines().all(|line| line.chars().count() <= 80));
+    }
+
+    #[test]
+    fn a_pipe_gets_every_column() {
+        let text = text(&sample(), None);
+        let head = text.lines().find(|line| line.starts_with("PEER")).unwrap();
+        for column in COLUMNS {
+            assert!(head.contains(column.title), "{head}");
+        }
+    }
+
+    #[test]
+    fn layers_turn_one_by_one() {
+        let mut status = sample();
+        status.coordinator.online = false;
+        status.coordinator.heard_ms = Some(7_860_000);
+        status.lease_s = Some(594_000);
+        let lost = text(&status, None);
+        assert!(
+            lost.contains(
+                "coordinator ! not heard for 2 h 11 min; tunnels go on, lease ends in 6 d 21 h"
+            ),
+            "{lost}"
+        );
+        assert!(is_good(&sample()) && !is_good(&status));
+        status.lease_s = Some(0);
+        status.coordinator.heard_ms = None;
+        status.coordinator.cause = Some("refused".to_owned());
+        status.overlap = Some(("wwan0".to_owned(), "100.93.12.7/16".to_owned()));
+        let ended = text(&status, None);
+        assert!(
+            ended.contains("coordinator ! mesh.example.net not heard since the start (refused)")
+        );
+        assert!(ended.contains("lease       ✗ ended: peers refuse this machine"));
+        assert!(ended.contains("note: 100.93.12.7/16 of wwan0 has addresses of the mesh"));
+        status.device.as_mut().unwrap().standing = "pending".to_owned();
+        assert!(text(&status, None).contains("standing    ! waits for approval by an operator"));
+    }
+
+    #[test]
+    fn many_peers_are_counted() {
+        let mut status = sample();
+        for number in 0..40 {
+            let mut peer = status.peers[0].clone();
+            peer.name = format!("plc-{number:03}");
+            peer.data_ms = Some(number);
+            status.peers.push(peer);
+        }
+        let text = text(&status, None);
+        assert!(text.contains("42 peers: 1 direct, 41 idle\n"));
+        assert!(text.ends_with("the 20 last active of 42 peers:  weft peers"));
+        assert!(text.contains("plc-018") && !text.contains("plc-025"));
+    }
+
+    #[test]
+    fn the_document_begins_with_its_schema_and_keeps_its_names() {
+        let now = 1_795_446_257_123;
+        let text = serde_json::to_string(&document(&sample(), now)).unwrap();
+        let start = r#"{"schema":"weft.status/1","device":{"id":"dev_2j7m5ctnuzov","name":"gw-a","network":"home","addresses":["100.93.0.2","fd5c:7e0a:91b3::2"],"standing":"active","version":"0.1.0"},"up_s":273840,"clock":"coordinator","coordinator":{"host":"mesh.example.net","fingerprint":"BKDL-AME4-GXHL-EGZ3","state":"connected","carrier":"mqtt","last_heard":"2026-11-23T15:04:05.123Z","epoch":"5f1c09aa","revision":42,"verdict":null},"internet":null,"lease":{"ends_at":"2026-11-30T15:04:05.123Z","remaining_s":604788},"data_today":null,"interface":"weft0","mtu":1280,"listen_port":51871,"peers":[{"id":"dev_uvcdtue5nvx5","name":"gw-b","#;
+        assert!(text.starts_with(start), "{text}");
+        assert!(text.contains(r#""path":{"kind":"direct","remote":"203.0.113.22:51871"},"rtt_us":20400,"loss_ppm":null,"rx_bytes":1204551,"tx_bytes":310224,"last_data":"2026-11-23T15:04:17.123Z""#), "{text}");
+        assert!(text.ends_with(r#""drops":{"denied":3},"notes":[]}"#), "{text}");
+    }
+}

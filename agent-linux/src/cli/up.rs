@@ -1,0 +1,83 @@
+//! `weft up`: start the daemon; with `--foreground`, be the daemon.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::{Context, progress, start};
+use crate::daemon::{self, Ended, Mode};
+use crate::failure::{Code, Failure, Result};
+use crate::ipc::client::Client;
+use crate::os::{clock, process};
+use crate::output::units;
+use crate::store::folder::Folder;
+use crate::store::identity;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// Stay here and write the log to the error stream (containers, systemd)
+    #[arg(long)]
+    foreground: bool,
+    /// Say on standard output how the start went, then nothing more
+    #[arg(long, hide = true, requires = "foreground")]
+    detached: bool,
+    /// Name of the mesh interface [default: weft0]
+    #[arg(long, value_name = "NAME")]
+    pub(super) interface: Option<String>,
+}
+
+/// How long the interface may take before `weft up` goes on without it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
+    if arguments.detached {
+        return detached(context);
+    }
+    let folder = Folder::new(&context.config.state);
+    if !identity::exists(&folder) {
+        return Err(not_joined(context));
+    }
+    if let Ok(mut client) = Client::connect(&context.config.socket, "up") {
+        return Err(running(&client.status()?));
+    }
+    if arguments.foreground {
+        return daemon::run(&context.config, Mode::Foreground).map(Ended::exit);
+    }
+    let started = clock::boot_micros();
+    start::start(context, false)?;
+    let up = progress::until_interface(&context.config.socket, started, PATIENCE)?;
+    let status = Client::connect(&context.config.socket, "up")?.status()?;
+    let peers = units::count(status.peers.len(), "peer");
+    context.ui.answer(&match up {
+        Some((name, address)) => format!("up: {name} {address}, {peers}"),
+        None => "up: the daemon runs and waits for the coordinator".to_owned(),
+    });
+    Ok(0)
+}
+
+/// The daemon that `weft join` or `weft up` started: its parent reads one word
+/// or one failure.
+fn detached(context: &Context) -> Result<u8> {
+    let result = daemon::run(&context.config, Mode::Background);
+    if let Err(failure) = &result
+        && let Ok(text) = serde_json::to_string(failure)
+    {
+        daemon::say_to_parent(&text);
+    }
+    // Too late for an error to close the pipe with: the process ends.
+    drop(process::close_stdout());
+    result.map(Ended::exit)
+}
+
+fn not_joined(context: &Context) -> Failure {
+    let state = context.config.state.display().to_string();
+    Failure::new(Code::UpNotJoined, "this machine is in no network")
+        .param("state", state)
+        .try_command("weft join …")
+}
+
+fn running(status: &crate::ipc::protocol::Status) -> Failure {
+    let message =
+        format!("the daemon is running (pid {}, up {})", status.pid, units::span_s(status.up_s));
+    Failure::new(Code::UpRunning, message).try_command("weft status")
+}

@@ -1,0 +1,226 @@
+//! The line against a broker of a few bytes: what is written on the wire, how
+//! each refusal is told, and that nothing is waited for twice.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread::JoinHandle;
+
+use weft_wire::id::Inbox;
+use weft_wire::topic::Topic;
+
+use super::failure::Reason;
+use super::line::{Line, LineEvent, Login, Password};
+use crate::os::clock;
+use crate::os::poll::PollSet;
+
+const INBOX: Inbox = Inbox([7; 16]);
+
+fn login() -> Login {
+    Login {
+        client: INBOX.text(),
+        user: "e.key_aaaaaaaaaaaa".to_owned(),
+        password: Password::new("secret"),
+        inbox: Topic::Down(INBOX).text(),
+    }
+}
+
+/// Reads one MQTT packet: its first byte and its body.
+fn packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+    let mut byte = [0];
+    stream.read_exact(&mut byte).unwrap();
+    let (kind, mut len, mut shift) = (byte[0], 0usize, 0);
+    loop {
+        stream.read_exact(&mut byte).unwrap();
+        len |= usize::from(byte[0] & 0x7F) << shift;
+        shift += 7;
+        if byte[0] & 0x80 == 0 {
+            break;
+        }
+    }
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body).unwrap();
+    (kind, body)
+}
+
+/// A broker that runs `serve` with its first connection.
+fn broker(serve: impl FnOnce(TcpStream) + Send + 'static) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    let thread = std::thread::spawn(move || serve(listener.accept().unwrap().0));
+    (authority, thread)
+}
+
+/// Lets a client in, as far as the SUBACK.
+fn let_in(stream: &mut TcpStream) {
+    let (kind, body) = packet(stream);
+    assert_eq!(kind, 0x10);
+    let text = String::from_utf8_lossy(&body).into_owned();
+    assert!(text.contains(INBOX.text().as_str()) && text.contains("secret"));
+    // Version 5, clean start, user and password, no will.
+    assert_eq!(&body[..8], b"\0\x04MQTT\x05\xC2");
+    assert_eq!(u16::from_be_bytes([body[8], body[9]]), 300);
+    stream.write_all(&[0x20, 3, 0, 0, 0]).unwrap();
+    let (kind, body) = packet(stream);
+    assert_eq!(kind, 0x82);
+    stream.write_all(&[0x90, 4, body[0], body[1], 0, 0]).unwrap();
+}
+
+fn message(payload: &[u8]) -> Vec<u8> {
+    let topic = Topic::Down(INBOX).text();
+    let mut out = vec![0x30, (2 + topic.len() + 1 + payload.len()) as u8];
+    out.extend((topic.len() as u16).to_be_bytes());
+    out.extend(topic.as_bytes());
+    out.push(0);
+    out.extend(payload);
+    out
+}
+
+/// Drives the line as the control loop does, until `done`.
+fn drive(line: &mut Line, mut done: impl FnMut(&mut Line) -> bool) {
+    let give_up = clock::boot_micros() + 10_000_000;
+    let mut set = PollSet::default();
+    while !done(line) {
+        let now = clock::boot_micros();
+        assert!(now < give_up, "the line stands still");
+        set.clear();
+        line.register(&mut set);
+        let wait = line.deadline().map(|at| at.saturating_sub(now));
+        set.wait(Some(wait.unwrap_or(u64::MAX).min(give_up - now))).unwrap();
+        if line.is_due(&set, clock::boot_micros()) {
+            line.poll();
+        }
+    }
+}
+
+fn first_event(line: &mut Line) -> LineEvent {
+    let mut event = None;
+    drive(line, |line| {
+        event = line.next_event();
+        event.is_some()
+    });
+    event.unwrap()
+}
+
+fn reason(authority: String) -> Reason {
+    let mut line = Line::new(vec![authority]);
+    line.open(login());
+    match first_event(&mut line) {
+        LineEvent::Failed(failure) => failure.furthest().unwrap().reason.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn frames_go_both_ways_and_the_goodbye_is_said() {
+    let (authority, thread) = broker(|mut stream| {
+        let_in(&mut stream);
+        let (kind, body) = packet(&mut stream);
+        assert_eq!(kind, 0x30, "QoS 0, not retained");
+        let topic = Topic::Hello(INBOX).text();
+        assert_eq!(&body[2..2 + topic.len()], topic.as_bytes());
+        assert!(body.ends_with(b"hello"));
+        let mut burst = message(b"one");
+        burst.extend(message(b"two"));
+        stream.write_all(&burst).unwrap();
+        let (kind, _) = packet(&mut stream);
+        assert_eq!(kind, 0xE0);
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    });
+    let mut line = Line::new(vec![authority.clone()]);
+    line.open(login());
+    assert_eq!(first_event(&mut line), LineEvent::Connected(authority));
+    line.publish(Topic::Hello(INBOX), b"hello");
+    let mut frames = Vec::new();
+    drive(&mut line, |line| {
+        frames.extend(line.next_frame());
+        frames.len() == 2
+    });
+    assert_eq!(frames, [b"one", b"two"]);
+    line.close();
+    assert_eq!(first_event(&mut line), LineEvent::Closed);
+    thread.join().unwrap();
+}
+
+#[test]
+fn refusals_are_told_apart() {
+    let (denied, thread) = broker(|mut stream| {
+        packet(&mut stream);
+        stream.write_all(&[0x20, 3, 0, 0x86, 0]).unwrap();
+    });
+    assert_eq!(reason(denied), Reason::Denied);
+    thread.join().unwrap();
+    let (busy, thread) = broker(|mut stream| {
+        packet(&mut stream);
+        stream.write_all(&[0x20, 3, 0, 0x97, 0]).unwrap();
+    });
+    assert_eq!(reason(busy), Reason::Busy);
+    thread.join().unwrap();
+    let (web, thread) = broker(|mut stream| {
+        packet(&mut stream);
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").unwrap();
+    });
+    assert_eq!(reason(web), Reason::NotMqtt("HTTP"));
+    thread.join().unwrap();
+    let (gone, thread) = broker(|mut stream| {
+        packet(&mut stream);
+    });
+    assert!(matches!(reason(gone), Reason::Lost(_)));
+    thread.join().unwrap();
+}
+
+#[test]
+fn the_next_address_is_tried_when_nothing_listens() {
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let refused = closed.local_addr().unwrap().to_string();
+    drop(closed);
+    assert_eq!(reason(refused.clone()), Reason::Refused);
+    let (authority, thread) = broker(|mut stream| let_in(&mut stream));
+    let mut line = Line::new(vec![refused, authority.clone()]);
+    line.open(login());
+    assert_eq!(first_event(&mut line), LineEvent::Connected(authority));
+    thread.join().unwrap();
+    assert!(matches!(first_event(&mut line), LineEvent::Failed(_)));
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_said() {
+    // RFC 6761: ".invalid" never resolves, whoever is asked.
+    assert!(matches!(reason("weft.invalid:7420".to_owned()), Reason::Name(_)));
+}
+
+#[test]
+fn closing_an_unopened_line_is_told_too() {
+    let mut line = Line::new(Vec::new());
+    line.close();
+    assert_eq!(line.next_event(), Some(LineEvent::Closed));
+    line.open(login());
+    match first_event(&mut line) {
+        LineEvent::Failed(failure) => assert!(failure.attempts.is_empty()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_full_agent_stops_the_reading_and_nothing_is_lost() {
+    let (authority, thread) = broker(|mut stream| {
+        let_in(&mut stream);
+        for number in 0..200u8 {
+            stream.write_all(&message(&[number])).unwrap();
+        }
+        assert_eq!(packet(&mut stream).0, 0xE0);
+    });
+    let mut line = Line::new(vec![authority]);
+    line.open(login());
+    assert!(matches!(first_event(&mut line), LineEvent::Connected(_)));
+    let mut seen = Vec::new();
+    drive(&mut line, |line| {
+        if let Some(frame) = line.next_frame() {
+            seen.push(frame[0]);
+        }
+        seen.len() == 200
+    });
+    assert!(seen.iter().copied().eq(0..200));
+    line.close();
+    assert_eq!(first_event(&mut line), LineEvent::Closed);
+    thread.join().unwrap();
+}

@@ -1,0 +1,130 @@
+//! What the commands ask over the socket.
+
+use std::net::IpAddr;
+
+use crate::daemon::{Daemon, End, LEAVE_US, now};
+use crate::failure::{Code, Failure};
+use crate::ipc::protocol::{Answer, Request, Stopped};
+use crate::ipc::server::ClientId;
+use crate::os::clock;
+
+/// Lines of one answer.
+const LINES: usize = 500;
+/// A ping waits at most this long, in microseconds.
+const LONGEST_WAIT_US: u64 = 60_000_000;
+
+/// The coordinator did not let this device go.
+pub(super) fn leave_unconfirmed(host: &str) -> Failure {
+    Failure::new(
+        Code::LeaveUnconfirmed,
+        format!("{host} did not answer in 15 s; this machine is still a member"),
+    )
+    .try_command("weft leave        (when the coordinator can be reached)")
+    .try_command("weft leave --forget")
+}
+
+impl Daemon {
+    pub(super) fn answer(&mut self, client: ClientId, request: Request) {
+        match request {
+            Request::Status => {
+                let status = Box::new(self.status());
+                self.server.answer(client, Answer::Status(status));
+            }
+            Request::Progress => {
+                self.watchers.push(client);
+                self.tell_progress(client);
+            }
+            Request::Echo { to, bytes, wait_ms, .. } => self.begin_echo(client, to, bytes, wait_ms),
+            Request::Logs { follow } => self.answer_logs(client, follow),
+            Request::Down => {
+                self.ender = Some(client);
+                self.end = Some(End::Stop);
+            }
+            Request::Leave => self.begin_leave(client),
+            Request::Abandon if self.agent.identity().member().is_some() => {
+                // A member is not undone by a command that lost its patience.
+                self.server.answer(client, Answer::Stopped(Stopped::default()));
+            }
+            Request::Abandon => {
+                self.ender = Some(client);
+                self.end = Some(End::Erase);
+            }
+        }
+    }
+
+    fn begin_leave(&mut self, client: ClientId) {
+        if self.agent.identity().member().is_none() {
+            self.ender = Some(client);
+            self.end = Some(End::Erase);
+            return;
+        }
+        self.leaving = Some((clock::boot_micros() + LEAVE_US, client));
+        self.agent.leave(now());
+    }
+
+    fn begin_echo(&mut self, client: ClientId, to: IpAddr, bytes: u16, wait_ms: u32) {
+        let config = self.mesh.config();
+        let from = config.map(|config| match to {
+            IpAddr::V4(_) => IpAddr::V4(config.overlay.address_v4(config.host)),
+            IpAddr::V6(_) => IpAddr::V6(config.overlay.address_v6(config.host)),
+        });
+        let now_us = clock::boot_micros();
+        let wait_us = (u64::from(wait_ms) * 1_000).min(LONGEST_WAIT_US);
+        let packet = from.and_then(|from| {
+            let times = (now_us, now_us + wait_us);
+            self.echoes.begin(client, (from, to), usize::from(bytes), times)
+        });
+        match packet {
+            Some(packet) => self.inject(&packet),
+            None => self.server.answer(client, Answer::Echo(to, None)),
+        }
+    }
+
+    fn answer_logs(&mut self, client: ClientId, follow: bool) {
+        let (lines, next) = self.log.since(0);
+        let lines: Vec<String> = lines.map(str::to_owned).collect();
+        if follow {
+            self.log_readers.push((client, next));
+        }
+        let last = lines.len().saturating_sub(LINES);
+        self.server.answer(client, Answer::Lines(lines[last..].to_vec()));
+    }
+
+    fn tell_progress(&mut self, client: ClientId) {
+        self.progress.peers = self.peer_views();
+        let progress = Box::new(self.progress.clone());
+        self.server.answer(client, Answer::Progress(progress));
+    }
+
+    /// Tells everybody who follows what is new.
+    pub(super) fn tell(&mut self) {
+        if core::mem::take(&mut self.progress_changed) {
+            let server = &self.server;
+            self.watchers.retain(|client| server.is_connected(*client));
+            for client in self.watchers.clone() {
+                self.tell_progress(client);
+            }
+        }
+        let server = &mut self.server;
+        self.log_readers.retain(|(client, _)| server.is_connected(*client));
+        for (client, from) in &mut self.log_readers {
+            let (lines, next) = self.log.since(*from);
+            if next > *from {
+                let lines = lines.map(str::to_owned).collect();
+                *from = next;
+                server.answer(*client, Answer::Lines(lines));
+            }
+        }
+    }
+
+    /// Remembers a peer's round trip.
+    pub(super) fn note_rtt(&mut self, from: IpAddr, us: u64) {
+        let peer = self
+            .agent
+            .peers()
+            .find(|peer| peer.addresses.is_some_and(|(v4, v6)| from == v4 || from == v6));
+        if let Some(device) = peer.map(|peer| peer.device) {
+            self.rtts.insert(device, us);
+        }
+    }
+}

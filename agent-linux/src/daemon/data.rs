@@ -1,0 +1,198 @@
+//! The data plane, in place on the loop's thread: datagrams in, packets out,
+//! and the other way round. Batches, so that a busy tunnel costs few system
+//! calls; bounded, so that the rest of the loop gets its turn.
+
+use weft_agent_core::agent::{Input, Output};
+use weft_agent_core::buffer::PacketBuf;
+use weft_agent_core::config::implementation::{HEADROOM, TAILROOM};
+use weft_agent_core::event::{SocketId, Source};
+use weft_agent_core::ip::icmp;
+
+use crate::daemon::{Daemon, now};
+use crate::ipc::protocol::Answer;
+use crate::log::Event;
+use crate::net::udp::{BATCH, DATAGRAM_LEN, ReceiveBatch, SendBatch};
+
+/// The IPv4 socket's number for the agent.
+pub(super) const SOCKET_V4: SocketId = SocketId(0);
+/// The IPv6 socket's.
+pub(super) const SOCKET_V6: SocketId = SocketId(1);
+
+/// Batches of one turn.
+const TURN: usize = 4;
+/// The longest packet that is read: what a datagram's buffer holds of it.
+const PACKET_LEN: usize = DATAGRAM_LEN - HEADROOM - TAILROOM;
+/// An ICMP error is at most as long as IPv6's smallest MTU.
+const ANSWER_LEN: usize = 1_280;
+
+/// Memory of the data plane, made once.
+pub(super) struct Buffers {
+    received: ReceiveBatch,
+    sending: SendBatch,
+    /// A control frame on its way up.
+    frame: Box<[u8; weft_wire::frame::MAX_FRAME]>,
+}
+
+impl Buffers {
+    pub(super) fn new() -> Self {
+        Self {
+            received: ReceiveBatch::new(),
+            sending: SendBatch::new(),
+            frame: Box::new([0; weft_wire::frame::MAX_FRAME]),
+        }
+    }
+}
+
+impl Daemon {
+    /// Reads both sockets and hands packets to the host.
+    pub(super) fn receive_datagrams(&mut self) {
+        for _ in 0..TURN {
+            let v4 = self.receive_batch(SOCKET_V4);
+            let v6 = self.receive_batch(SOCKET_V6);
+            if v4 < BATCH && v6 < BATCH {
+                return;
+            }
+        }
+    }
+
+    fn receive_batch(&mut self, socket: SocketId) -> usize {
+        let udp = match socket {
+            SOCKET_V4 => Some(&self.udp.v4),
+            _ => self.udp.v6.as_ref(),
+        };
+        let Some(udp) = udp else {
+            return 0;
+        };
+        // An error of the socket concerns a datagram that is gone already.
+        let count = udp.receive(&mut self.buffers.received).unwrap_or(0);
+        let now = now();
+        for at in 0..count {
+            let Some((address, datagram)) = self.buffers.received.get(at) else {
+                continue;
+            };
+            let source = Source { socket, address };
+            // What was dropped is counted in the agent.
+            if let Ok(Input::Packet(packet)) = self.agent.handle_datagram(source, datagram, now) {
+                let answered = self.echoes.take(packet, now.as_micros());
+                if let Some((client, from, us)) = answered {
+                    self.note_rtt(from, us);
+                    self.server.answer(client, Answer::Echo(from, Some(us)));
+                } else if let Some(tun) = self.mesh.tun_mut() {
+                    // A host that takes no packet now (a full queue) loses it.
+                    drop(tun.write(packet));
+                }
+            }
+            self.drain();
+        }
+        count
+    }
+
+    /// Reads the mesh interface and sends what the agent sealed.
+    pub(super) fn read_packets(&mut self) {
+        for _ in 0..TURN * BATCH {
+            match self.read_packet() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    self.log.write(Event::InterfaceFailed, &[("cause", error.to_string().into())]);
+                    self.mesh.lose();
+                    self.handle_network_change();
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One packet; `false` when there is none now.
+    fn read_packet(&mut self) -> std::io::Result<bool> {
+        if self.buffers.sending.is_full() {
+            self.send();
+        }
+        let (Some(tun), Some(buffer)) = (self.mesh.tun_mut(), self.buffers.sending.buffer()) else {
+            return Ok(false);
+        };
+        let Some(len) = tun.read(&mut buffer[HEADROOM..HEADROOM + PACKET_LEN])? else {
+            return Ok(false);
+        };
+        self.seal(len);
+        self.drain();
+        Ok(true)
+    }
+
+    /// Seals the packet of `len` bytes that lies in the next buffer.
+    fn seal(&mut self, len: usize) {
+        let Some(buffer) = self.buffers.sending.buffer() else {
+            return;
+        };
+        let Some(mut packet) = PacketBuf::new(buffer, len) else {
+            return;
+        };
+        match self.agent.handle_packet(&mut packet, now()) {
+            Ok(Output::Transmit(transmit)) => {
+                self.buffers.sending.commit(0, transmit.len, transmit.to);
+            }
+            Ok(Output::Staged) => {}
+            Err(error) => {
+                let mut answer = [0; ANSWER_LEN];
+                let problem = error.problem();
+                let len = problem
+                    .and_then(|problem| icmp::answer_bytes(packet.packet(), problem, &mut answer));
+                if let (Some(len), Some(tun)) = (len, self.mesh.tun_mut()) {
+                    drop(tun.write(&answer[..len]));
+                }
+            }
+        }
+    }
+
+    /// Puts a packet of our own into the data path.
+    pub(super) fn inject(&mut self, packet: &[u8]) {
+        if self.buffers.sending.is_full() {
+            self.send();
+        }
+        let Some(buffer) = self.buffers.sending.buffer() else {
+            return;
+        };
+        if let Some(place) = buffer.get_mut(HEADROOM..HEADROOM + packet.len()) {
+            place.copy_from_slice(packet);
+            self.seal(packet.len());
+        }
+    }
+
+    /// Sends what the batch holds.
+    pub(super) fn send(&mut self) {
+        // What the kernel does not take now is lost, as in any network.
+        self.udp.send(&mut self.buffers.sending);
+        self.buffers.sending.clear();
+    }
+
+    /// Does everything that the agent wants done, until it wants nothing. What is
+    /// to be sent waits in the batch for [`Self::send`].
+    pub(super) fn drain(&mut self) {
+        loop {
+            if let Some(event) = self.agent.poll_event() {
+                self.handle_event(event);
+                continue;
+            }
+            if let Some(request) = self.agent.poll_line() {
+                self.handle_line_request(request);
+                continue;
+            }
+            if self.line.takes_frame()
+                && let Some(frame) = self.agent.poll_control(&mut *self.buffers.frame)
+            {
+                self.line.publish(frame.topic, &self.buffers.frame[..frame.len]);
+                continue;
+            }
+            if self.buffers.sending.is_full() {
+                self.send();
+            }
+            let Some(buffer) = self.buffers.sending.buffer() else {
+                return;
+            };
+            let Some(transmit) = self.agent.poll_transmit(buffer) else {
+                return;
+            };
+            self.buffers.sending.commit(0, transmit.len, transmit.to);
+        }
+    }
+}

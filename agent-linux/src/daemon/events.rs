@@ -1,0 +1,373 @@
+//! What the agent wants done: write, connect, set the interface, tell people.
+
+use weft_agent_core::agent::{AgentEvent, Enrolled, Persist};
+use weft_agent_core::control::{LineRequest, MapDropped};
+use weft_agent_core::peers::{PeerChange, PeerState};
+use weft_noise::key::StaticSecret;
+use weft_noise::mac;
+use weft_wire::item::{Refused, Standing, State};
+use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
+use weft_wire::topic::Topic;
+use weft_wire::verdict::Refusal;
+
+use crate::control::line::{LineEvent, Login, Password};
+use crate::daemon::overlay::{Applied, network, ranges};
+use crate::daemon::{Daemon, End, RETRY_US, now, texts, view};
+use crate::failure::{Code, Failure};
+use crate::ipc::protocol::Enrolled as EnrolledView;
+use crate::log::{Event, Value};
+use crate::os::clock;
+use crate::store::{cache, identity, stamp};
+
+/// Room for one piece of the cache, in bytes.
+const PIECE: usize = 2_048;
+
+impl Daemon {
+    pub(super) fn handle_event(&mut self, event: AgentEvent) {
+        match event {
+            AgentEvent::Persist(what) => self.persist(what),
+            AgentEvent::Enrolled(enrolled) => self.handle_enrolled(&enrolled),
+            AgentEvent::Refused(refused) => self.handle_refused(&refused),
+            AgentEvent::Standing(state) => self.handle_standing(&state),
+            AgentEvent::Interface(config) => {
+                self.mesh.set_config(config);
+                self.handle_network_change();
+            }
+            AgentEvent::Routes => {
+                let behind = self.agent.routes().map(|(_, prefix)| network(prefix)).collect();
+                self.mesh.set_behind(behind);
+                self.handle_network_change();
+            }
+            AgentEvent::Online(online) => self.handle_online(online),
+            AgentEvent::MapDropped(why) => self.handle_map_dropped(why),
+            AgentEvent::Peer(change) => self.handle_peer(change),
+            AgentEvent::Restart => {
+                self.log.write(Event::RestartAsked, &[]);
+                self.end = Some(End::Restart);
+            }
+            AgentEvent::Left => self.handle_left(),
+        }
+    }
+
+    /// Writes what the agent wants to be durable, and tells it.
+    fn persist(&mut self, what: Persist) {
+        let written = match what {
+            Persist::Identity => {
+                identity::write(&mut self.folder, self.agent.identity(), &self.home)
+            }
+            Persist::Stamp(floor) => stamp::write(&mut self.folder, floor, self.starts),
+            Persist::Cache(..) => self.write_cache(),
+        };
+        match written {
+            Ok(()) => {
+                self.agent.handle_persisted(what, now());
+                if let Persist::Cache(held, _) = what {
+                    self.handle_committed(held.revision.0);
+                }
+            }
+            Err(error) => {
+                let file = match what {
+                    Persist::Identity => "identity",
+                    Persist::Stamp(_) => "stamp",
+                    Persist::Cache(..) => "cache",
+                };
+                let fields = [("file", file.into()), ("cause", error.to_string().into())];
+                self.log.write(Event::StateFailed, &fields);
+                self.unwritten.retain(|other| {
+                    core::mem::discriminant(other) != core::mem::discriminant(&what)
+                });
+                self.unwritten.push(what);
+                self.retry_at = Some(clock::boot_micros() + RETRY_US);
+            }
+        }
+    }
+
+    pub(super) fn retry_writes(&mut self) {
+        self.retry_at = None;
+        for what in core::mem::take(&mut self.unwritten) {
+            self.persist(what);
+        }
+    }
+
+    fn write_cache(&mut self) -> std::io::Result<()> {
+        let mut scratch = zeroize::Zeroizing::new([0; PIECE]);
+        let mut items = zeroize::Zeroizing::new(Vec::new());
+        let written = self.agent.write_cache(&mut *scratch, |piece| items.extend_from_slice(piece));
+        written.map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidData))?;
+        cache::write(&mut self.folder, &items)
+    }
+
+    /// At an orderly end: the newest endpoints and what is used up of the lease.
+    pub(super) fn write_cache_now(&mut self) {
+        if self.agent.identity().member().is_some()
+            && let Err(error) = self.write_cache()
+        {
+            let fields = [("file", "cache".into()), ("cause", error.to_string().into())];
+            self.log.write(Event::StateFailed, &fields);
+        }
+    }
+
+    fn handle_committed(&mut self, revision: u64) {
+        if revision == 0 || self.progress.map_at.is_some() && !self.lease_ended {
+            return;
+        }
+        self.lease_ended = false;
+        let peers = self.agent.peers().count() as u64;
+        let fields = [("revision", revision.into()), ("peers", peers.into())];
+        self.log.write(Event::MapCommitted, &fields);
+        self.progress.map_at = Some(clock::boot_micros());
+        self.progress_changed = true;
+    }
+
+    fn handle_enrolled(&mut self, enrolled: &Enrolled) {
+        let name = enrolled.name.as_str();
+        let fields = [("device", enrolled.device.to_string().into()), ("name", name.into())];
+        self.log.write(Event::Registered, &fields);
+        let identity_key = StaticSecret::from_bytes(self.agent.identity().identity_key.0);
+        self.progress.standing = Some(view::standing(enrolled.standing).to_owned());
+        self.progress.enrolled = Some((
+            EnrolledView {
+                device: view::enrolled_device(enrolled),
+                fingerprint: mac::fingerprint(&identity_key.public()).to_string(),
+                wanted_name: self.home.wanted_name.clone(),
+                key: self.home.key.clone(),
+                uses: enrolled.key_uses,
+                max_uses: enrolled.key_max_uses,
+                key_name: enrolled.key_name.to_string(),
+            },
+            clock::boot_micros(),
+        ));
+        self.progress_changed = true;
+    }
+
+    fn handle_refused(&mut self, refused: &Refused) {
+        let failure = texts::refused(refused, self.home.host());
+        self.log.write(Event::Refused, &[("code", failure.code().into())]);
+        if Refusal::from_code(refused.code) != Some(Refusal::Unavailable) {
+            self.progress.failed = Some(failure);
+        }
+        self.progress_changed = true;
+    }
+
+    fn handle_standing(&mut self, state: &State) {
+        let standing = view::standing(state.standing);
+        let fields = [("standing", standing.into()), ("reason", state.reason.as_str().into())];
+        self.log.write(Event::Standing, &fields);
+        self.progress.standing = Some(standing.to_owned());
+        let reason = &state.reason;
+        self.progress.failed = match state.standing {
+            Standing::Active | Standing::Pending => None,
+            Standing::Blocked => {
+                let message = format!("an operator blocked this device: \"{reason}\"");
+                Some(Failure::new(Code::UpRevoked, message))
+            }
+            Standing::Rejected => {
+                let message = format!("an operator rejected this device: \"{reason}\"");
+                Some(Failure::new(Code::JoinRejected, message))
+            }
+            Standing::Quarantined => {
+                let message = "another machine uses this identity; this copy is quarantined";
+                Some(
+                    Failure::new(Code::JoinClone, message)
+                        .try_command("weft leave --forget && weft join …        (on the copy)"),
+                )
+            }
+        };
+        self.progress_changed = true;
+    }
+
+    fn handle_online(&mut self, online: bool) {
+        if !online {
+            return;
+        }
+        let rtt = u64::from(self.agent.coordinator(now()).rtt_ms);
+        let fields = [("host", self.home.host().into()), ("rtt_ms", rtt.into())];
+        self.log.write(Event::Online, &fields);
+        self.line_cause = None;
+        self.progress.online_at.get_or_insert_with(clock::boot_micros);
+        self.progress_changed = true;
+    }
+
+    fn handle_map_dropped(&mut self, why: MapDropped) {
+        let reason = match why {
+            MapDropped::LeaseExpired => "lease",
+            MapDropped::Standing(standing) => view::standing(standing),
+        };
+        self.lease_ended = why == MapDropped::LeaseExpired;
+        self.log.write(Event::MapDropped, &[("reason", reason.into())]);
+    }
+
+    fn handle_peer(&mut self, change: PeerChange) {
+        self.progress_changed = true;
+        let event = match (change.from, change.to) {
+            (from, PeerState::Active) if from != PeerState::Active => Event::PeerUp,
+            (PeerState::Active, _) => Event::PeerDown,
+            _ => return,
+        };
+        let Some(peer) = self.agent.peer(change.slot) else {
+            return;
+        };
+        let mut fields: Vec<(&str, Value)> = vec![("peer", peer.name.as_str().into())];
+        if event == Event::PeerUp
+            && let Some(remote) = view::remote(&peer)
+        {
+            fields.push(("path", "direct".into()));
+            if self.log.shows_addresses() {
+                fields.push(("remote", remote.to_string().into()));
+            }
+        }
+        fields.push(("device", change.device.to_string().into()));
+        self.log.write(event, &fields);
+    }
+
+    fn handle_left(&mut self) {
+        self.log.write(Event::Left, &[]);
+        if let Some((_, client)) = self.leaving.take() {
+            self.ender = Some(client);
+        }
+        self.end = Some(End::Erase);
+    }
+
+    /// Looks at the host's network: own addresses, overlaps, what is missing.
+    pub(super) fn handle_network_change(&mut self) {
+        let view = match self.mesh.view() {
+            Ok(view) => view,
+            Err(error) => {
+                let fields = [("cause", error.to_string().into())];
+                return self.log.write(Event::InterfaceFailed, &fields);
+            }
+        };
+        let port = self.udp.port;
+        let configured = self
+            .configured
+            .iter()
+            .map(|&address| Candidate { kind: CandidateKind::Configured, address });
+        let v6 = self.udp.v6.is_some();
+        let own = view.candidates(self.mesh.name()).into_iter();
+        let own = own.filter(|address| v6 || address.is_ipv4()).map(|address| Candidate {
+            kind: CandidateKind::Host,
+            address: (address, port).into(),
+        });
+        let candidates: Vec<Candidate> = configured.chain(own).take(CANDIDATES).collect();
+        self.agent.set_local_addresses(&candidates);
+        self.log.write(Event::Candidates, &[("count", (candidates.len() as u64).into())]);
+        let applied = self.mesh.apply(&view);
+        self.report_applied(applied);
+    }
+
+    fn report_applied(&mut self, applied: Applied) {
+        for (what, error) in applied.failed {
+            let fields = [("what", what.into()), ("cause", error.to_string().into())];
+            self.log.write(Event::InterfaceFailed, &fields);
+        }
+        for range in applied.clashes {
+            self.log.write(Event::RouteClash, &[("range", range.to_string().into())]);
+        }
+        if applied.new_overlap {
+            self.report_overlap();
+        }
+        if applied.came_up
+            && let Some(config) = self.mesh.config()
+        {
+            let (v4, v6) =
+                (config.overlay.address_v4(config.host), config.overlay.address_v6(config.host));
+            let (name, mtu) = (self.mesh.name().to_owned(), config.mtu);
+            let fields = [
+                ("interface", name.as_str().into()),
+                ("ipv4", v4.to_string().into()),
+                ("ipv6", v6.to_string().into()),
+                ("mtu", u64::from(mtu).into()),
+            ];
+            self.log.write(Event::InterfaceUp, &fields);
+            self.progress.interface = Some((name, v4, v6, mtu, clock::boot_micros()));
+            if self.progress.failed.as_ref().is_some_and(view::is_overlap) {
+                self.progress.failed = None;
+            }
+            self.progress_changed = true;
+        }
+    }
+
+    fn report_overlap(&mut self) {
+        let (Some(overlap), Some(wanted)) = (&self.mesh.overlap, self.mesh.wanted()) else {
+            return;
+        };
+        let fields = [
+            ("interface", overlap.interface.as_str().into()),
+            ("range", overlap.network.to_string().into()),
+        ];
+        self.log.write(Event::RangeOverlap, &fields);
+        let mut ranges = ranges(wanted).into_iter();
+        let range = ranges.find(|range| range.overlaps(&overlap.network));
+        if let Some(range) = range.filter(|_| self.mesh.config().is_none()) {
+            let member = self.agent.identity().member();
+            let network = member.map_or("", |member| member.network_name.as_str());
+            let failure = texts::overlap(network, range, overlap, self.joining);
+            self.progress.failed = Some(failure);
+            self.progress_changed = true;
+        }
+    }
+
+    /// Opens or closes the line.
+    pub(super) fn handle_line_request(&mut self, request: LineRequest) {
+        match request {
+            LineRequest::Connect(credentials) => {
+                let (user, password) = match self.home.account() {
+                    Some((user, password)) => (user.to_owned(), Password::new(password)),
+                    None => {
+                        (credentials.user.as_str().to_owned(), Password::new(&credentials.password))
+                    }
+                };
+                self.line.open(Login {
+                    client: credentials.inbox.text(),
+                    user,
+                    password,
+                    inbox: Topic::Down(credentials.inbox).text(),
+                });
+            }
+            LineRequest::Disconnect => self.line.close(),
+        }
+    }
+
+    /// Lets the line go on, and takes what came of it.
+    pub(super) fn drive_line(&mut self) {
+        self.line.poll();
+        while let Some(event) = self.line.next_event() {
+            match event {
+                LineEvent::Connected(authority) => {
+                    let address = format!("mqtt://{authority}");
+                    self.log.write(Event::LineConnected, &[("address", address.as_str().into())]);
+                    self.progress.connected = Some((address, clock::boot_micros()));
+                    self.progress.line = None;
+                    self.progress_changed = true;
+                    self.agent.handle_connected(now());
+                }
+                LineEvent::Closed => {
+                    self.progress.connected = None;
+                    self.agent.handle_disconnected(now());
+                }
+                LineEvent::Failed(failure) => {
+                    let cause = failure.words();
+                    let fields =
+                        [("host", self.home.host().into()), ("cause", cause.as_str().into())];
+                    self.log.write(Event::LineLost, &fields);
+                    self.line_cause = Some(cause);
+                    let tries = self.progress.line.as_ref().map_or(0, |(tries, _)| *tries);
+                    let fingerprint = mac::fingerprint(&self.agent.identity().coordinator);
+                    let failure = texts::line(&failure, &fingerprint.to_string());
+                    self.progress.line = Some((tries + 1, failure));
+                    self.progress.connected = None;
+                    self.progress_changed = true;
+                    self.agent.handle_disconnected(now());
+                }
+            }
+            self.drain();
+        }
+        while let Some(frame) = self.line.next_frame() {
+            if let Err(reason) = self.agent.handle_frame(&frame, now()) {
+                let reason = format!("{reason:?}").to_ascii_lowercase();
+                self.log.write(Event::FrameDropped, &[("reason", reason.into())]);
+            }
+            self.drain();
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The daemon: the only event loop. It waits, reads what is ready, feeds the
+//! agent, and does what the agent says. It decides nothing about peers, keys or
+//! paths.
+
+mod asks;
+mod data;
+mod echo;
+mod events;
+mod overlay;
+mod setup;
+pub(crate) mod texts;
+mod view;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::mpsc::SyncSender;
+
+use weft_agent_core::agent::{GatewayAgent, Persist};
+use weft_agent_core::time::Instant;
+use weft_wire::id::DeviceId;
+
+use crate::config::Config;
+use crate::control::line::Line;
+use crate::failure::{Failure, Result};
+use crate::ipc::protocol::{Answer, Progress};
+use crate::ipc::server::{ClientId, Server};
+use crate::log::{Event, Log};
+use crate::net::monitor::Monitor;
+use crate::net::udp::UdpPair;
+use crate::os::entropy::Kernel;
+use crate::os::poll::{Interest, Place, PollSet};
+use crate::os::signal::{Signal, Signals};
+use crate::os::{clock, process};
+use crate::store::folder::Folder;
+use crate::store::identity::Home;
+
+use data::Buffers;
+use echo::Echoes;
+use overlay::Mesh;
+
+/// What a service manager takes as "start me again".
+const RESTART_STATUS: i32 = 75;
+/// A goodbye to the broker may take this long, in microseconds.
+const GOODBYE_US: u64 = 1_000_000;
+/// The coordinator may take this long to let this device go, in microseconds.
+const LEAVE_US: u64 = 15_000_000;
+/// What could not be written is tried again after this, in microseconds.
+const RETRY_US: u64 = 10_000_000;
+
+/// How the daemon was started.
+pub(crate) enum Mode {
+    /// By systemd, a container or a person: the log goes to the error stream.
+    Foreground,
+    /// By another `weft`, which reads one word on the standard output.
+    Background,
+    /// Inside `weft join --foreground`: tells when the socket can be used.
+    Joining(SyncSender<()>),
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// `weft down`, or a service manager's signal.
+    Stop,
+    /// Ctrl-C.
+    Interrupt,
+    /// An operator asked for a restart.
+    Restart,
+    /// The device has left, or was never taken in: everything is erased.
+    Erase,
+}
+
+/// How the daemon ended, for its exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// As somebody asked.
+    Asked,
+    /// By Ctrl-C.
+    Interrupted,
+}
+
+impl Ended {
+    /// The exit status.
+    pub(crate) const fn exit(self) -> u8 {
+        match self {
+            Self::Asked => 0,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// Everything that the loop owns.
+struct Daemon {
+    agent: Box<GatewayAgent<Kernel>>,
+    home: Home,
+    folder: Folder,
+    /// Starts of the agent, this one counted.
+    starts: u32,
+    line: Line,
+    mesh: Mesh,
+    udp: UdpPair,
+    monitor: Monitor,
+    server: Server,
+    signals: Signals,
+    log: Log,
+    buffers: Buffers,
+    echoes: Echoes,
+    progress: Progress,
+    progress_changed: bool,
+    /// Who hears of progress.
+    watchers: Vec<ClientId>,
+    /// Who hears of log lines, and the next line of each.
+    log_readers: Vec<(ClientId, u64)>,
+    /// Who asked for the end, and waits for the answer.
+    ender: Option<ClientId>,
+    end: Option<End>,
+    /// Until when the coordinator may answer to a leave, and who waits.
+    leaving: Option<(u64, ClientId)>,
+    /// Writes that failed, and when they are tried again.
+    unwritten: Vec<Persist>,
+    retry_at: Option<u64>,
+    lease_ended: bool,
+    line_cause: Option<String>,
+    /// Addresses that an operator announces.
+    configured: Vec<SocketAddr>,
+    /// Round trips of peers by the last echo of ours, in microseconds.
+    rtts: BTreeMap<DeviceId, u64>,
+    /// Was not a member at the start.
+    joining: bool,
+    started_us: u64,
+}
+
+/// Places of the descriptors in one wait.
+#[derive(Clone, Copy)]
+struct Places {
+    signals: Place,
+    monitor: Place,
+    tun: Option<Place>,
+    udp_v4: Place,
+    udp_v6: Option<Place>,
+}
+
+/// The agent's clock.
+fn now() -> Instant {
+    Instant::from_micros(clock::boot_micros())
+}
+
+/// Tells the `weft` that started this daemon how it went, once.
+pub(crate) fn say_to_parent(text: &str) {
+    let mut stdout = io::stdout();
+    // A parent that went away needs no word.
+    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+}
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+///
+/// Why it could not start. What goes wrong later is logged, not returned.
+pub(crate) fn run(config: &Config, mode: Mode) -> Result<Ended> {
+    let mut daemon = setup::open(config, matches!(mode, Mode::Background))?;
+    match mode {
+        Mode::Foreground => drop(process::notify_ready()),
+        Mode::Background => {
+            say_to_parent(crate::cli::READY);
+            process::close_stdout().map_err(Failure::internal)?;
+        }
+        // The story's thread may be gone already; the daemon stays.
+        Mode::Joining(ready) => drop(ready.send(())),
+    }
+    let end = daemon.run()?;
+    daemon.close(end);
+    match end {
+        End::Restart => restart(config),
+        End::Interrupt => Ok(Ended::Interrupted),
+        End::Stop | End::Erase => Ok(Ended::Asked),
+    }
+}
+
+/// Starts this program again: by its service manager, or in its place.
+fn restart(config: &Config) -> Result<Ended> {
+    if std::env::var_os("INVOCATION_ID").is_some() {
+        std::process::exit(RESTART_STATUS);
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("weft").args(["up", "--foreground", "--state"]).arg(&config.state);
+    command.arg("--socket").arg(&config.socket).arg("--interface").arg(&config.interface);
+    if let Some(file) = &config.file {
+        command.arg("--config").arg(file);
+    }
+    Err(Failure::internal(format_args!("cannot start again: {}", command.exec())))
+}
+
+impl Daemon {
+    fn run(&mut self) -> Result<End> {
+        let mut set = PollSet::default();
+        self.drain();
+        self.send();
+        loop {
+            self.tell();
+            if let Some(end) = self.end {
+                return Ok(end);
+            }
+            set.clear();
+            let places = self.register(&mut set);
+            let wait = self.deadline().map(|at| at.saturating_sub(clock::boot_micros()));
+            set.wait(wait).map_err(Failure::internal)?;
+            self.handle(&set, places);
+        }
+    }
+
+    fn register(&mut self, set: &mut PollSet) -> Places {
+        self.line.register(set);
+        self.server.register(set);
+        Places {
+            signals: set.add(self.signals.as_fd(), Interest::READ),
+            monitor: set.add(self.monitor.as_fd(), Interest::READ),
+            tun: self.mesh.tun().map(|tun| set.add(tun.as_fd(), Interest::READ)),
+            udp_v4: set.add(self.udp.v4.as_fd(), Interest::READ),
+            udp_v6: self.udp.v6.as_ref().map(|v6| set.add(v6.as_fd(), Interest::READ)),
+        }
+    }
+
+    /// The next moment at which something is due, in microseconds since boot.
+    fn deadline(&self) -> Option<u64> {
+        let agent = self.agent.poll_timeout().map(|(at, _)| at.as_micros());
+        [
+            agent,
+            self.line.deadline(),
+            self.monitor.deadline(),
+            self.echoes.deadline(),
+            self.leaving.map(|(until, _)| until),
+            self.retry_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Data first, then everything else, then what time has made due.
+    fn handle(&mut self, set: &PollSet, places: Places) {
+        if set.is_ready(places.udp_v4) || places.udp_v6.is_some_and(|place| set.is_ready(place)) {
+            self.receive_datagrams();
+        }
+        if places.tun.is_some_and(|place| set.is_ready(place)) {
+            self.read_packets();
+        }
+        let now_us = clock::boot_micros();
+        if self.line.is_due(set, now_us) {
+            self.drive_line();
+        }
+        for (client, request) in self.server.poll(set) {
+            self.answer(client, request);
+        }
+        if set.is_ready(places.monitor) {
+            self.monitor.handle_readable(now_us);
+        }
+        if self.monitor.is_due(now_us) {
+            self.handle_network_change();
+        }
+        if set.is_ready(places.signals) {
+            let asked = self.signals.next().map(|signal| match signal {
+                Signal::Interrupt => End::Interrupt,
+                Signal::Terminate => End::Stop,
+            });
+            self.end = self.end.or(asked);
+        }
+        self.handle_deadlines(now_us);
+        self.drain();
+        self.send();
+    }
+
+    fn handle_deadlines(&mut self, now_us: u64) {
+        let due = self.agent.poll_timeout().is_some_and(|(at, _)| at.as_micros() <= now_us);
+        if due {
+            self.agent.handle_timeout(now());
+        }
+        for (client, to) in self.echoes.expire(now_us) {
+            self.server.answer(client, Answer::Echo(to, None));
+        }
+        if let Some((until, client)) = self.leaving
+            && until <= now_us
+        {
+            self.leaving = None;
+            self.server.refuse(client, asks::leave_unconfirmed(self.home.host()));
+        }
+        if self.retry_at.is_some_and(|at| at <= now_us) {
+            self.retry_writes();
+        }
+    }
+
+    /// Takes back what was changed on this machine, says goodbye, and tells
+    /// whoever asked for the end.
+    fn close(mut self, end: End) {
+        if end != End::Erase {
+            self.write_cache_now();
+        }
+        self.say_goodbye();
+        let stopped = self.mesh.remove();
+        if end == End::Erase
+            && let Err(error) = crate::store::erase(&mut self.folder)
+        {
+            self.log.write(Event::StateFailed, &[("cause", error.to_string().into())]);
+        }
+        self.log.write(Event::AgentStopped, &[("routes", (stopped.routes as u64).into())]);
+        self.tell();
+        // Whoever hears the answer may start another daemon at once: everything
+        // that it needs is free by then.
+        let Self { mut server, ender, udp, mesh, monitor, .. } = self;
+        drop((udp, mesh, monitor));
+        server.unlink();
+        if let Some(client) = ender {
+            server.answer(client, Answer::Stopped(stopped));
+            flush(&mut server);
+        }
+    }
+
+    fn say_goodbye(&mut self) {
+        self.line.close();
+        let until = clock::boot_micros() + GOODBYE_US;
+        let mut set = PollSet::default();
+        loop {
+            self.line.poll();
+            if self.line.next_event().is_some() || clock::boot_micros() >= until {
+                return;
+            }
+            set.clear();
+            self.line.register(&mut set);
+            let wait = until.saturating_sub(clock::boot_micros());
+            if set.wait(Some(wait)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The last answer has to reach its reader before the process ends.
+fn flush(server: &mut Server) {
+    let until = clock::boot_micros() + GOODBYE_US;
+    let mut set = PollSet::default();
+    while !server.is_drained() && clock::boot_micros() < until {
+        set.clear();
+        server.register(&mut set);
+        if set.wait(Some(until.saturating_sub(clock::boot_micros()))).is_err() {
+            return;
+        }
+        // Requests that come now find nobody.
+        drop(server.poll(&set));
+    }
+}

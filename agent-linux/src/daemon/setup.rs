@@ -1,0 +1,268 @@
+//! Opening everything, in an order in which a failure leaves nothing behind.
+
+use std::io;
+
+use weft_agent_core::agent::{AgentConfig, GatewayAgent};
+use weft_agent_core::config::TunnelConfig;
+use weft_agent_core::config::implementation::MTU_MAX;
+use weft_agent_core::control::Identity;
+use weft_agent_core::path::Sockets;
+use weft_agent_core::time::Duration;
+use weft_noise::mac;
+use weft_wire::id::Name;
+use weft_wire::item::{Abilities, Backend, family};
+use weft_wire::map::{PEER_ROUTES, RULES};
+
+use crate::config::Config;
+use crate::control::line::Line;
+use crate::daemon::data::{Buffers, SOCKET_V4, SOCKET_V6};
+use crate::daemon::echo::Echoes;
+use crate::daemon::overlay::Mesh;
+use crate::daemon::{Daemon, now, texts};
+use crate::failure::{Code, Failure, Result};
+use crate::ipc::client::Client;
+use crate::ipc::protocol::Progress;
+use crate::ipc::server::{Access, Server};
+use crate::log::{Event, Log};
+use crate::net::monitor::Monitor;
+use crate::net::udp::UdpPair;
+use crate::os::entropy::Kernel;
+use crate::os::signal::Signals;
+use crate::os::{clock, entropy, privilege, process};
+use crate::output::units;
+use crate::store::cache;
+use crate::store::envelope::ReadError;
+use crate::store::folder::Folder;
+use crate::store::identity::{self, Home};
+use crate::store::stamp::{self, Stamp};
+
+/// Map pages asked for at once.
+const PAGE_WINDOW: u8 = 4;
+/// Packets of one peer that wait for a session.
+const STAGED_PER_PEER: usize = 16;
+/// Bytes of stack to build the agent on; only what is used becomes memory.
+const BUILD_STACK: usize = 64 * 1024 * 1024;
+/// Bit of the carrier that this build speaks: MQTT over TCP.
+const CARRIERS: u8 = 1 << (weft_wire::join::Carrier::Mqtt as u8 - 1);
+
+/// Opens everything that the daemon needs, and gives away the rights that it
+/// needs no more.
+///
+/// # Errors
+///
+/// What is missing, in one sentence.
+pub(super) fn open(config: &Config, in_background: bool) -> Result<Daemon> {
+    let started_us = clock::boot_micros();
+    let signals = Signals::block().map_err(Failure::internal)?;
+    let mut log = Log::new(config.log_level, config.log_format, !in_background);
+    if config.log_addresses {
+        log.show_addresses();
+    }
+    let mut folder = Folder::new(&config.state);
+    let (identity, home) =
+        identity::read(&folder).map_err(|error| texts::identity(&folder, error))?;
+    let server = listen(config)?;
+    sweep(&mut folder, &mut log);
+    let stamp = stamp::read(&folder).map_err(|error| state_read(&folder, stamp::NAME, &error))?;
+    let mesh = Mesh::create(&config.interface)?;
+    let udp = bind(config)?;
+    let monitor = Monitor::open().map_err(Failure::internal)?;
+    if let Err(error) = privilege::drop_to_net_admin() {
+        log.write(Event::RightsKept, &[("cause", error.to_string().into())]);
+    }
+    let line = Line::new(home.mqtt());
+    for skipped in home.skipped() {
+        log.write(Event::LineSkipped, &[("address", skipped.into())]);
+    }
+    let joining = identity.member().is_none();
+    let starts = stamp.starts.saturating_add(1);
+    let agent = agent(config, identity, &home, &udp, stamp)?;
+    let mut daemon = Daemon {
+        agent,
+        home,
+        folder,
+        starts,
+        line,
+        mesh,
+        udp,
+        monitor,
+        server,
+        signals,
+        log,
+        buffers: Buffers::new(),
+        echoes: Echoes::new((entropy::below(0xFFFF) + 1) as u16),
+        progress: Progress { pid: std::process::id(), ..Progress::default() },
+        progress_changed: false,
+        watchers: Vec::new(),
+        log_readers: Vec::new(),
+        ender: None,
+        end: None,
+        leaving: None,
+        unwritten: Vec::new(),
+        retry_at: None,
+        lease_ended: false,
+        line_cause: None,
+        configured: config.endpoints.clone(),
+        rtts: std::collections::BTreeMap::new(),
+        joining,
+        started_us,
+    };
+    daemon.restore();
+    daemon.handle_network_change();
+    let port = u64::from(daemon.udp.port);
+    let version = env!("CARGO_PKG_VERSION");
+    let fields =
+        [("version", version.into()), ("port", port.into()), ("start", u64::from(starts).into())];
+    daemon.log.write(Event::AgentStarted, &fields);
+    Ok(daemon)
+}
+
+fn listen(config: &Config) -> Result<Server> {
+    let group = process::group_id(&config.socket_group);
+    if group.is_none() && config.socket_group_wanted {
+        let name = &config.socket_group;
+        return Err(Failure::new(
+            Code::UpSocket,
+            format!("there is no group {name} for the socket"),
+        )
+        .try_command(format!("groupadd --system {name}")));
+    }
+    let path = config.socket.display();
+    Server::bind(&config.socket, &Access { group }).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => running(config),
+        io::ErrorKind::AlreadyExists => {
+            Failure::new(Code::UpSocket, format!("{path} exists and is no socket"))
+        }
+        _ => Failure::new(Code::UpSocket, format!("cannot listen at {path}")).cause(error),
+    })
+}
+
+fn running(config: &Config) -> Failure {
+    let status = Client::connect(&config.socket, "up").and_then(|mut client| client.status());
+    let whose = status.map_or_else(
+        |_| String::new(),
+        |status| format!(" (pid {}, up {})", status.pid, units::span_s(status.up_s)),
+    );
+    Failure::new(Code::UpRunning, format!("the daemon is running{whose}"))
+        .try_command("weft status")
+}
+
+/// Half-written files of a killed run. Its interface, addresses and routes went
+/// with its process; its socket was replaced.
+fn sweep(folder: &mut Folder, log: &mut Log) {
+    let swept = folder.sweep(&[identity::KIND.name, cache::KIND.name, stamp::NAME]);
+    if swept > 0 {
+        log.write(Event::AgentSwept, &[("files", (swept as u64).into())]);
+    }
+}
+
+fn state_read(folder: &Folder, name: &str, error: &io::Error) -> Failure {
+    let path = folder.path_of(name);
+    Failure::new(Code::UpStateRead, format!("{} cannot be read", path.display())).cause(error)
+}
+
+fn bind(config: &Config) -> Result<UdpPair> {
+    let failed =
+        |error: io::Error| Failure::new(Code::UpStart, "cannot open the UDP sockets").cause(error);
+    match &config.listen_port {
+        None => UdpPair::bind_from(weft_wire::WIREGUARD_PORT).map_err(failed),
+        Some(wanted) => UdpPair::bind_exactly(wanted.port).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => texts::port_in_use(wanted.port, &wanted.source),
+            _ => failed(error),
+        }),
+    }
+}
+
+/// Which machine this is, without saying which to anybody who knows the machine
+/// from elsewhere: salted with the coordinator's key.
+fn fingerprint(identity: &Identity) -> [u8; 32] {
+    let machine = std::fs::read("/etc/machine-id").unwrap_or_default();
+    let machine = machine.trim_ascii();
+    // A machine without an id (a minimal container) is told apart by its key.
+    let machine = if machine.is_empty() { &identity.identity_key.0[..] } else { machine };
+    mac::keyed_hash(&identity.coordinator.0, &[b"weft machine v1", machine])
+}
+
+fn abilities(udp: &UdpPair) -> Abilities {
+    let text = |text: &str| text.chars().take(16).collect::<heapless::String<16>>();
+    let mut platform = heapless::String::new();
+    // Cannot fail for any target of this crate; an empty platform is honest.
+    drop(platform.push_str(env!("WEFT_PLATFORM")));
+    Abilities {
+        families: family::IPV4 | if udp.v6.is_some() { family::IPV6 } else { 0 },
+        carriers: CARRIERS,
+        mtu: MTU_MAX,
+        backend: Backend::User,
+        // The agent fills in how many it has.
+        peer_slots: 0,
+        peer_routes: PEER_ROUTES as u8,
+        rules: RULES as u8,
+        agent: text(env!("CARGO_PKG_VERSION")),
+        platform,
+        endpoints: heapless::Vec::new(),
+    }
+}
+
+fn agent(
+    config: &Config,
+    identity: Identity,
+    home: &Home,
+    udp: &UdpPair,
+    stamp: Stamp,
+) -> Result<Box<GatewayAgent<Kernel>>> {
+    let tunnel = TunnelConfig::new();
+    let tunnel = match config.rekey_after_s {
+        Some(seconds) => tunnel.with_rekey_after(Duration::from_secs(seconds.into())),
+        None => tunnel,
+    };
+    let name = Name::try_from(home.wanted_name.as_str());
+    let agent_config = AgentConfig {
+        boot_count: stamp.starts.saturating_add(1),
+        on_demand: false,
+        page_window: PAGE_WINDOW,
+        staged_per_peer: STAGED_PER_PEER,
+        fingerprint: fingerprint(&identity),
+        name: name.map_err(|_| Failure::internal("the stored name is too long"))?,
+        abilities: abilities(udp),
+        sockets: Sockets { v4: Some(SOCKET_V4), v6: udp.v6.as_ref().map(|_| SOCKET_V6) },
+        tunnel,
+        stamp_floor: stamp.floor,
+    };
+    on_a_large_stack(move || {
+        let agent = GatewayAgent::new(agent_config, identity, Kernel, now());
+        agent.map(Box::new).map_err(|_| {
+            let message = "the coordinator's key in the identity is a weak key";
+            Failure::new(Code::UpStateRead, message)
+        })
+    })
+}
+
+/// The agent is one value of some megabytes that is built on the stack before
+/// it is boxed. On a thread of its own that stack is given back afterwards.
+fn on_a_large_stack<T: Send + 'static>(
+    make: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let thread = std::thread::Builder::new().stack_size(BUILD_STACK).spawn(make);
+    let made = thread.map_err(Failure::internal)?.join();
+    made.map_err(|_| Failure::internal("the agent could not be built"))?
+}
+
+impl Daemon {
+    /// Gives the agent the map of the last run.
+    fn restore(&mut self) {
+        let cached = match cache::read(&self.folder) {
+            Ok(Some(items)) => items,
+            Ok(None) => return,
+            Err(error) => return self.report_cache(&error),
+        };
+        if self.agent.restore(&cached, now()).is_err() {
+            let len = cached.len();
+            self.report_cache(&ReadError::Corrupt { found: len, expected: len });
+        }
+    }
+
+    fn report_cache(&mut self, error: &ReadError) {
+        let cause = texts::cache_words(error);
+        self.log.write(Event::StateFailed, &[("file", "cache".into()), ("cause", cause.into())]);
+    }
+}

@@ -1,0 +1,153 @@
+//! What the commands are shown: the agent's state in their words.
+
+use std::net::SocketAddr;
+
+use weft_agent_core::agent::{Enrolled, PeerStatus};
+use weft_agent_core::path::Route;
+use weft_agent_core::peers::PeerState;
+use weft_agent_core::time::Instant;
+use weft_noise::mac;
+use weft_wire::item::Standing;
+use weft_wire::map::{Overlay, Prefix};
+
+use crate::daemon::{Daemon, now};
+use crate::failure::{Code, Failure};
+use crate::ipc::protocol::{Coordinator, Device, Path, Peer, Status};
+use crate::os::clock;
+
+/// The one word for a standing.
+pub(super) const fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Active => "active",
+        Standing::Pending => "pending",
+        Standing::Blocked => "blocked",
+        Standing::Quarantined => "quarantined",
+        Standing::Rejected => "rejected",
+    }
+}
+
+/// Whether a failure ends by itself when the other network goes.
+pub(super) fn is_overlap(failure: &Failure) -> bool {
+    failure.is(Code::JoinRangeOverlap) || failure.is(Code::UpRangeOverlap)
+}
+
+fn addresses(overlay: Overlay, host: u32) -> Option<(std::net::Ipv4Addr, std::net::Ipv6Addr)> {
+    (host != 0).then(|| (overlay.address_v4(host), overlay.address_v6(host)))
+}
+
+/// This device as enrolment described it.
+pub(super) fn enrolled_device(enrolled: &Enrolled) -> Device {
+    Device {
+        id: enrolled.device.to_string(),
+        name: enrolled.name.to_string(),
+        network: enrolled.network_name.to_string(),
+        addresses: addresses(enrolled.overlay, enrolled.host),
+        range: Some((enrolled.overlay.ipv4, enrolled.overlay.ipv4_len)),
+        standing: standing(enrolled.standing).to_owned(),
+    }
+}
+
+/// Where a peer's data goes, while there is a session.
+pub(super) fn remote(peer: &PeerStatus<'_>) -> Option<SocketAddr> {
+    match peer.selected?.route {
+        Route::Direct { address, .. } => Some(address),
+        _ => None,
+    }
+}
+
+fn path(peer: &PeerStatus<'_>) -> Path {
+    match (peer.state, remote(peer)) {
+        (PeerState::Active, Some(remote)) => Path::Direct { remote: remote.to_string() },
+        (PeerState::Calling, _) => Path::Connecting,
+        _ => Path::Idle,
+    }
+}
+
+fn prefix(prefix: Prefix) -> String {
+    match prefix {
+        Prefix::V4(address, len) => format!("{address}/{len}"),
+        Prefix::V6(address, len) => format!("{address}/{len}"),
+    }
+}
+
+impl Daemon {
+    fn age_ms(at: Option<Instant>) -> Option<u64> {
+        at.map(|at| (now() - at).as_millis() as u64)
+    }
+
+    /// All peers.
+    pub(super) fn peer_views(&self) -> Vec<Peer> {
+        let peers = self.agent.peers().filter_map(|peer| {
+            let routes = self.agent.routes().filter(|(slot, _)| *slot == peer.slot);
+            Some(Peer {
+                id: peer.device.to_string(),
+                name: peer.name.to_string(),
+                addresses: peer.addresses?,
+                routes: routes.map(|(_, range)| prefix(range)).collect(),
+                path: path(&peer),
+                rtt_us: self.rtts.get(&peer.device).copied(),
+                rx_bytes: peer.counters.received_bytes,
+                tx_bytes: peer.counters.sent_bytes,
+                data_ms: Self::age_ms(peer.received_at),
+                handshake_ms: Self::age_ms(peer.tunnel.established_at),
+            })
+        });
+        peers.collect()
+    }
+
+    fn device_view(&self) -> Option<Device> {
+        let member = self.agent.identity().member()?;
+        let settings = self.agent.settings().settings();
+        let name = settings.map_or(&member.name, |settings| &settings.name);
+        let standing = self.agent.coordinator(now()).standing;
+        Some(Device {
+            id: member.device.to_string(),
+            name: name.to_string(),
+            network: member.network_name.to_string(),
+            addresses: settings.and_then(|settings| addresses(settings.overlay, settings.host)),
+            range: settings.map(|settings| (settings.overlay.ipv4, settings.overlay.ipv4_len)),
+            standing: self::standing(standing).to_owned(),
+        })
+    }
+
+    fn coordinator_view(&self) -> Coordinator {
+        let status = self.agent.coordinator(now());
+        let first = self.home.mqtt().into_iter().next().unwrap_or_default();
+        let address = self.progress.connected.as_ref().map(|(address, _)| address.clone());
+        let held = status.held;
+        Coordinator {
+            host: self.home.host().to_owned(),
+            address: address.unwrap_or_else(|| format!("mqtt://{first}")),
+            fingerprint: mac::fingerprint(&self.agent.identity().coordinator).to_string(),
+            online: status.online,
+            connected: self.progress.connected.is_some(),
+            heard_ms: Self::age_ms(status.heard_at),
+            cause: self.line_cause.clone(),
+            map: (held.revision.0 > 0).then(|| (held.epoch.to_string(), held.revision.0)),
+        }
+    }
+
+    /// Everything `weft status` shows.
+    pub(super) fn status(&self) -> Status {
+        let coordinator = self.agent.coordinator(now());
+        let lease = coordinator.lease_remaining.map(|left| left.as_secs());
+        let config = self.mesh.config();
+        let drops = self.agent.drops();
+        let drops = drops.iter().map(|(reason, n)| (reason.as_str().to_owned(), n.into()));
+        let overlap = self.mesh.overlap.as_ref();
+        Status {
+            pid: std::process::id(),
+            up_s: clock::boot_micros().saturating_sub(self.started_us) / 1_000_000,
+            device: self.device_view(),
+            interface: config.map(|_| self.mesh.name().to_owned()),
+            mtu: config.map(|config| config.mtu),
+            port: self.udp.port,
+            coordinator: self.coordinator_view(),
+            lease_s: lease.or_else(|| self.lease_ended.then_some(0)),
+            time_told: coordinator.unix_ms.is_some(),
+            peers: self.peer_views(),
+            drops: drops.collect(),
+            overlap: overlap.map(|o| (o.interface.clone(), o.network.to_string())),
+        }
+    }
+}

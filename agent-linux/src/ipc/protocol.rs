@@ -1,0 +1,209 @@
+//! What daemon and commands say to each other. Both are one program, so these
+//! shapes may change with it; the version in every line finds the case of a new
+//! command beside an old daemon. What scripts see is made from it elsewhere.
+
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::failure::Failure;
+
+/// This program's version.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The longest line of a command, in bytes.
+pub(crate) const REQUEST_LEN: usize = 1_024;
+
+/// A command's line.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    pub(crate) version: String,
+    pub(crate) request: Request,
+}
+
+/// What a command wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// One [`Answer::Status`].
+    Status,
+    /// An [`Answer::Progress`] now and at every change, until the command ends.
+    Progress,
+    /// One [`Answer::Echo`], when the reply came or did not.
+    Echo { to: IpAddr, sequence: u16, bytes: u16, wait_ms: u32 },
+    /// [`Answer::Lines`] from the first kept line; with `follow` also what comes.
+    Logs { follow: bool },
+    /// Take everything back and end. [`Answer::Stopped`].
+    Down,
+    /// Tell the coordinator, erase the identity, end. [`Answer::Stopped`].
+    Leave,
+    /// End and erase an identity that never became a member. [`Answer::Stopped`].
+    Abandon,
+}
+
+impl Request {
+    /// Whether only root and the daemon's own user may ask for it.
+    pub(crate) const fn changes(&self) -> bool {
+        matches!(self, Self::Down | Self::Leave | Self::Abandon)
+    }
+}
+
+/// A daemon's line.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Reply {
+    pub(crate) version: String,
+    #[serde(flatten)]
+    pub(crate) outcome: Outcome,
+}
+
+/// Answer or refusal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    Answer(Answer),
+    Failure(Failure),
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Answer {
+    Status(Box<Status>),
+    Progress(Box<Progress>),
+    /// Who was asked, and microseconds to the reply; `None`: none came in time.
+    Echo(IpAddr, Option<u64>),
+    Lines(Vec<String>),
+    Stopped(Stopped),
+}
+
+/// What was taken back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stopped {
+    pub(crate) interface: bool,
+    pub(crate) routes: usize,
+}
+
+/// Who this machine is in its network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Device {
+    /// `dev_2j7m5ctnuzov`.
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) network: String,
+    /// `None` until the device has addresses (waiting for approval).
+    pub(crate) addresses: Option<(Ipv4Addr, Ipv6Addr)>,
+    /// Length of the IPv4 range that all devices are in.
+    pub(crate) range: Option<(Ipv4Addr, u8)>,
+    /// `active`, `pending`, `blocked`, `quarantined`, `rejected`.
+    pub(crate) standing: String,
+}
+
+/// The line to the coordinator.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Coordinator {
+    /// `mesh.example.net`.
+    pub(crate) host: String,
+    /// `mqtt://mesh.example.net:7420`, the address in use or tried last.
+    pub(crate) address: String,
+    /// Of the coordinator's key.
+    pub(crate) fingerprint: String,
+    /// A sealed session stands.
+    pub(crate) online: bool,
+    /// The MQTT line stands.
+    pub(crate) connected: bool,
+    /// Milliseconds since it was heard authentically; `None`: not since start.
+    pub(crate) heard_ms: Option<u64>,
+    /// Why the line is down.
+    pub(crate) cause: Option<String>,
+    /// Epoch and revision of the map in force.
+    pub(crate) map: Option<(String, u64)>,
+}
+
+/// How a peer is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Path {
+    /// From address to address.
+    Direct { remote: String },
+    /// No tunnel now; the first packet makes one.
+    Idle,
+    /// A tunnel is being made.
+    Connecting,
+}
+
+/// A peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Peer {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) addresses: (Ipv4Addr, Ipv6Addr),
+    /// Ranges behind it, `192.168.7.0/24`.
+    pub(crate) routes: Vec<String>,
+    pub(crate) path: Path,
+    pub(crate) rtt_us: Option<u64>,
+    pub(crate) rx_bytes: u64,
+    pub(crate) tx_bytes: u64,
+    /// Milliseconds since the last data packet, either way.
+    pub(crate) data_ms: Option<u64>,
+    /// Milliseconds since the last handshake.
+    pub(crate) handshake_ms: Option<u64>,
+}
+
+/// Everything `weft status` shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) pid: u32,
+    pub(crate) up_s: u64,
+    /// `None`: enrolling.
+    pub(crate) device: Option<Device>,
+    pub(crate) interface: Option<String>,
+    pub(crate) mtu: Option<u16>,
+    pub(crate) port: u16,
+    pub(crate) coordinator: Coordinator,
+    /// Seconds of the lease that are left.
+    pub(crate) lease_s: Option<u64>,
+    /// Whether the coordinator has told the time.
+    pub(crate) time_told: bool,
+    pub(crate) peers: Vec<Peer>,
+    /// Packets and datagrams dropped, by reason.
+    pub(crate) drops: Vec<(String, u64)>,
+    /// Another network that has addresses of the overlay: interface and range.
+    pub(crate) overlap: Option<(String, String)>,
+}
+
+/// What enrolment said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Enrolled {
+    pub(crate) device: Device,
+    pub(crate) fingerprint: String,
+    pub(crate) wanted_name: String,
+    pub(crate) key: String,
+    pub(crate) uses: u32,
+    /// 0 = no limit.
+    pub(crate) max_uses: u32,
+    pub(crate) key_name: String,
+}
+
+/// How far the daemon is, for `weft join` and `weft up`. Moments are
+/// microseconds since boot, so that the command can count from its own start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    pub(crate) pid: u32,
+    /// The line stands: its address and since when.
+    pub(crate) connected: Option<(String, u64)>,
+    /// The coordinator proved itself.
+    pub(crate) online_at: Option<u64>,
+    /// What enrolment said, and when.
+    pub(crate) enrolled: Option<(Enrolled, u64)>,
+    /// The interface is up: name, addresses, MTU, since when.
+    pub(crate) interface: Option<(String, Ipv4Addr, Ipv6Addr, u16, u64)>,
+    /// The map is complete, since when.
+    pub(crate) map_at: Option<u64>,
+    /// How the device stands, as in [`Device::standing`].
+    pub(crate) standing: Option<String>,
+    /// As in [`Status`].
+    pub(crate) peers: Vec<Peer>,
+    /// Tries to open the line that failed in a row, and the last one's failure.
+    pub(crate) line: Option<(u32, Failure)>,
+    /// The end: this cannot go on.
+    pub(crate) failed: Option<Failure>,
+}

@@ -1,0 +1,272 @@
+//! The daemon's end: a listener and at most [`CLIENTS`] connections, polled by
+//! the control loop. A client that does not read is dropped.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Code, Failure};
+use crate::ipc::protocol::{Answer, Envelope, Outcome, REQUEST_LEN, Reply, Request, VERSION};
+use crate::os::poll::{Interest, Place, PollSet};
+use crate::os::{privilege, process, would_block};
+
+/// Connections at once.
+const CLIENTS: usize = 16;
+/// Bytes that wait for one client.
+const PENDING: usize = 512 * 1024;
+
+/// A connection, for as long as it lasts; numbers are not used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ClientId(u64);
+
+struct Client {
+    id: ClientId,
+    stream: UnixStream,
+    place: Option<Place>,
+    /// May change things.
+    trusted: bool,
+    received: Vec<u8>,
+    pending: VecDeque<u8>,
+    /// Close once everything is written.
+    closing: bool,
+    gone: bool,
+}
+
+/// The socket.
+pub(crate) struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    unlinked: bool,
+    place: Option<Place>,
+    clients: Vec<Client>,
+    next: u64,
+}
+
+/// Who may look.
+pub(crate) struct Access {
+    /// The group that may open the socket; `None`: the owner alone.
+    pub(crate) group: Option<u32>,
+}
+
+impl Server {
+    /// Listens at `path`. A socket that nobody listens on is what a killed
+    /// daemon left, and is replaced.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` when a daemon listens there; else what the system reports.
+    pub(crate) fn bind(path: &Path, access: &Access) -> io::Result<Self> {
+        if let Err(error) = remove_stale(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let listener = UnixListener::bind(path)?;
+        listener.set_nonblocking(true)?;
+        let mode = match access.group {
+            Some(group) => {
+                chown(path, None, Some(group))?;
+                0o660
+            }
+            None => 0o600,
+        };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            unlinked: false,
+            place: None,
+            clients: Vec::new(),
+            next: 0,
+        })
+    }
+
+    /// Adds listener and connections to a wait.
+    pub(crate) fn register(&mut self, set: &mut PollSet) {
+        self.place = Some(set.add(self.listener.as_fd(), Interest::READ));
+        for client in &mut self.clients {
+            let interest = Interest { readable: true, writable: !client.pending.is_empty() };
+            client.place = Some(set.add(client.stream.as_fd(), interest));
+        }
+    }
+
+    /// Accepts, reads and writes what is ready; returns whole requests.
+    pub(crate) fn poll(&mut self, set: &PollSet) -> Vec<(ClientId, Request)> {
+        let ready = |place: Option<Place>| place.is_some_and(|place| set.is_ready(place));
+        let mut requests = Vec::new();
+        for client in &mut self.clients {
+            if ready(client.place.take()) {
+                client.write();
+                client.read(&mut requests);
+            }
+        }
+        if ready(self.place.take()) {
+            self.accept();
+        }
+        self.clients.retain(|client| !client.gone);
+        requests
+    }
+
+    fn accept(&mut self) {
+        // What cannot be accepted now (no descriptor left) is tried again when
+        // the listener is ready the next time.
+        while let Ok((stream, _)) = self.listener.accept() {
+            let trusted = process::peer_credentials(stream.as_fd())
+                .is_ok_and(|peer| peer.uid == 0 || peer.uid == privilege::uid());
+            if self.clients.len() == CLIENTS || stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let id = ClientId(self.next);
+            self.next += 1;
+            self.clients.push(Client {
+                id,
+                stream,
+                place: None,
+                trusted,
+                received: Vec::new(),
+                pending: VecDeque::new(),
+                closing: false,
+                gone: false,
+            });
+        }
+    }
+
+    /// Sends an answer to a client, if it is still there.
+    pub(crate) fn answer(&mut self, id: ClientId, answer: Answer) {
+        self.send(id, Outcome::Answer(answer));
+    }
+
+    /// Sends a refusal to a client, if it is still there.
+    pub(crate) fn refuse(&mut self, id: ClientId, failure: Failure) {
+        self.send(id, Outcome::Failure(failure));
+    }
+
+    fn send(&mut self, id: ClientId, outcome: Outcome) {
+        if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
+            client.queue(outcome);
+            client.write();
+        }
+        self.clients.retain(|client| !client.gone);
+    }
+
+    /// Whether the client is still connected.
+    pub(crate) fn is_connected(&self, id: ClientId) -> bool {
+        self.clients.iter().any(|client| client.id == id)
+    }
+
+    /// Takes the socket's name away: nobody connects any more.
+    pub(crate) fn unlink(&mut self) {
+        // The folder may be gone with a stopped container; nothing else to do.
+        drop(std::fs::remove_file(&self.path));
+        self.unlinked = true;
+    }
+
+    /// Whether somebody still has to read what was written.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.clients.iter().all(|client| client.pending.is_empty())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Not twice: the name may be the next daemon's by now.
+        if !self.unlinked {
+            self.unlink();
+        }
+    }
+}
+
+fn remove_stale(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Client {
+    fn read(&mut self, requests: &mut Vec<(ClientId, Request)>) {
+        let mut buffer = [0; REQUEST_LEN];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => {
+                    self.gone = true;
+                    break;
+                }
+                Ok(len) => self.received.extend_from_slice(&buffer[..len]),
+                Err(error) if would_block(&error) => break,
+                Err(_) => {
+                    self.gone = true;
+                    break;
+                }
+            }
+            while let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                self.handle_line(&line, requests);
+            }
+            if self.received.len() > REQUEST_LEN {
+                self.gone = true;
+                break;
+            }
+        }
+    }
+
+    fn handle_line(&mut self, line: &[u8], requests: &mut Vec<(ClientId, Request)>) {
+        match serde_json::from_slice::<Envelope>(line) {
+            Ok(envelope) if envelope.request.changes() && !self.trusted => {
+                let message = "only root may stop or change the daemon";
+                let failure = Failure::new(Code::CliNotPermitted, message);
+                self.queue(Outcome::Failure(failure));
+                self.write();
+            }
+            Ok(envelope) => requests.push((self.id, envelope.request)),
+            // Another version's words: the version in the answer tells.
+            Err(error) => {
+                let failure = Failure::internal(format_args!("request not understood: {error}"));
+                self.queue(Outcome::Failure(failure));
+                self.closing = true;
+                self.write();
+            }
+        }
+    }
+
+    fn queue(&mut self, outcome: Outcome) {
+        let reply = Reply { version: VERSION.to_owned(), outcome };
+        match serde_json::to_vec(&reply) {
+            Ok(line) if self.pending.len() + line.len() < PENDING => {
+                self.pending.extend(line);
+                self.pending.push_back(b'\n');
+            }
+            _ => self.gone = true,
+        }
+    }
+
+    fn write(&mut self) {
+        while !self.pending.is_empty() {
+            let (front, _) = self.pending.as_slices();
+            match self.stream.write(front) {
+                Ok(len) if len > 0 => {
+                    self.pending.drain(..len);
+                }
+                Err(error) if would_block(&error) => return,
+                _ => {
+                    self.gone = true;
+                    return;
+                }
+            }
+        }
+        self.gone |= self.closing;
+    }
+}

@@ -1,0 +1,324 @@
+//! What the host's network looks like: interfaces, addresses, routes. Read by
+//! netlink, judged here: which addresses a peer could reach this machine at, and
+//! what overlaps the overlay.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::net::link::Network;
+use crate::net::netlink::{Attributes, Netlink, Request};
+
+/// A network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interface {
+    /// `eth0`.
+    pub(crate) name: String,
+    /// The driver's kind (`tun`, `bridge`, `veth`), empty for hardware.
+    pub(crate) kind: String,
+    /// `IFF_*`.
+    pub(crate) flags: u32,
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InterfaceAddress {
+    /// Index of the interface.
+    pub(crate) index: u32,
+    /// The address and the length of its network.
+    pub(crate) network: Network,
+    /// `IFA_F_*`.
+    pub(crate) flags: u32,
+}
+
+/// A route of the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// Index of the interface, 0 when it has none (blackhole).
+    pub(crate) index: u32,
+    /// Where to.
+    pub(crate) network: Network,
+}
+
+/// The host's network at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HostView {
+    /// By index.
+    pub(crate) interfaces: BTreeMap<u32, Interface>,
+    /// In the kernel's order.
+    pub(crate) addresses: Vec<InterfaceAddress>,
+    /// In the kernel's order.
+    pub(crate) routes: Vec<Route>,
+}
+
+/// The part of another network that the overlay shares addresses with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Overlap {
+    /// Name of the other interface.
+    pub(crate) interface: String,
+    /// Its address or its route.
+    pub(crate) network: Network,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes
+        .get(at..at + 4)
+        .and_then(|bytes| bytes.first_chunk())
+        .map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0);
+    String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => bytes.first_chunk::<4>().map(|octets| IpAddr::V4(Ipv4Addr::from(*octets))),
+        16 => bytes.first_chunk::<16>().map(|octets| IpAddr::V6(Ipv6Addr::from(*octets))),
+        _ => None,
+    }
+}
+
+fn interface(payload_attributes: Attributes<'_>, flags: u32) -> Interface {
+    const IFLA_INFO_KIND: u16 = 1;
+    let mut found = Interface { flags, ..Interface::default() };
+    for (kind, value) in payload_attributes {
+        if kind == libc::IFLA_IFNAME {
+            found.name = text(value);
+        } else if kind == libc::IFLA_LINKINFO {
+            found.kind = Attributes::nested(value)
+                .find(|&(kind, _)| kind == IFLA_INFO_KIND)
+                .map(|(_, value)| text(value))
+                .unwrap_or_default();
+        }
+    }
+    found
+}
+
+impl HostView {
+    /// Reads the tables.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub(crate) fn read(netlink: &mut Netlink) -> io::Result<Self> {
+        let mut view = Self::default();
+        view.read_interfaces(netlink)?;
+        view.read_addresses(netlink)?;
+        view.read_routes(netlink)?;
+        Ok(view)
+    }
+
+    fn read_interfaces(&mut self, netlink: &mut Netlink) -> io::Result<()> {
+        let request = Request::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; 16]);
+        netlink.dump(request, |reply| {
+            let index = u32_at(reply.payload, 4);
+            let flags = u32_at(reply.payload, 8);
+            self.interfaces.insert(index, interface(reply.attributes(16), flags));
+        })
+    }
+
+    fn read_addresses(&mut self, netlink: &mut Netlink) -> io::Result<()> {
+        let request = Request::new(libc::RTM_GETADDR, libc::NLM_F_DUMP, &[0; 8]);
+        netlink.dump(request, |reply| {
+            let Some(&[_, len, short_flags, _]) = reply.payload.first_chunk() else {
+                return;
+            };
+            // IFA_LOCAL is the own address on point-to-point links, where
+            // IFA_ADDRESS is the other end; IPv6 has IFA_ADDRESS alone.
+            let (mut own, mut any) = (None, None);
+            let mut flags = u32::from(short_flags);
+            for (kind, value) in reply.attributes(8) {
+                match kind {
+                    libc::IFA_LOCAL => own = address(value),
+                    libc::IFA_ADDRESS => any = address(value),
+                    libc::IFA_FLAGS => flags = u32_at(value, 0),
+                    _ => {}
+                }
+            }
+            if let Some(address) = own.or(any) {
+                self.addresses.push(InterfaceAddress {
+                    index: u32_at(reply.payload, 4),
+                    network: Network { address, len },
+                    flags,
+                });
+            }
+        })
+    }
+
+    fn read_routes(&mut self, netlink: &mut Netlink) -> io::Result<()> {
+        let request = Request::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &[0; 12]);
+        netlink.dump(request, |reply| {
+            let Some(head) = reply.payload.first_chunk::<12>() else {
+                return;
+            };
+            if head[4] != libc::RT_TABLE_MAIN || head[7] != libc::RTN_UNICAST {
+                return;
+            }
+            let any = if head[0] == libc::AF_INET as u8 {
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+            } else {
+                IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+            };
+            let mut route = Route { index: 0, network: Network { address: any, len: head[1] } };
+            for (kind, value) in reply.attributes(12) {
+                match kind {
+                    libc::RTA_DST => route.network.address = address(value).unwrap_or(any),
+                    libc::RTA_OIF => route.index = u32_at(value, 0),
+                    _ => {}
+                }
+            }
+            self.routes.push(route);
+        })
+    }
+
+    /// The interface of this name.
+    pub(crate) fn by_name(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.values().find(|link| link.name == name)
+    }
+
+    fn name(&self, index: u32) -> &str {
+        self.interfaces.get(&index).map_or("", |link| &link.name)
+    }
+
+    /// Addresses at which a peer may reach this machine, in the kernel's order,
+    /// IPv4 and IPv6: of interfaces that are up, without loopback, link-local,
+    /// temporary and tentative ones, the mesh interface, and the bridges of
+    /// container engines (their addresses are the same on every host).
+    pub(crate) fn candidates(&self, mesh: &str) -> Vec<IpAddr> {
+        let usable = |link: &Interface| {
+            let up = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
+            link.flags & up == up
+                && link.flags & libc::IFF_LOOPBACK as u32 == 0
+                && link.name != mesh
+                && !is_container_bridge(link)
+        };
+        self.addresses
+            .iter()
+            .filter(|found| self.interfaces.get(&found.index).is_some_and(usable))
+            .filter(|found| found.flags & (libc::IFA_F_TENTATIVE | libc::IFA_F_DEPRECATED) == 0)
+            .map(|found| found.network.address)
+            .filter(is_reachable)
+            .collect()
+    }
+
+    /// What shares addresses with the mesh's own ranges on another interface.
+    /// A default route shares nothing: the overlay's route is more specific.
+    pub(crate) fn overlap(&self, overlay: &[Network], mesh: &str) -> Option<Overlap> {
+        let inside = |network: &Network| overlay.iter().any(|r| r.contains(network.address));
+        let addresses = self
+            .addresses
+            .iter()
+            .filter(|found| inside(&found.network))
+            .map(|found| (found.index, found.network));
+        // Only a route at least as long as the overlay's takes packets away
+        // from it; a shorter one (10.0.0.0/8 of a company) loses to it.
+        let routes = self
+            .routes
+            .iter()
+            .filter(|found| {
+                let wins = |range: &&Network| range.len <= found.network.len;
+                let mut ranges = overlay.iter().filter(wins);
+                ranges.any(|range| range.overlaps(&found.network))
+            })
+            .map(|found| (found.index, found.network));
+        addresses
+            .chain(routes)
+            .find(|&(index, _)| self.name(index) != mesh)
+            .map(|(index, network)| Overlap { interface: self.name(index).to_owned(), network })
+    }
+}
+
+/// Bridges that container engines make: a `bridge` with one of their names.
+fn is_container_bridge(link: &Interface) -> bool {
+    const PREFIXES: [&str; 6] = ["docker", "br-", "cni", "podman", "virbr", "lxcbr"];
+    link.kind == "bridge" && PREFIXES.iter().any(|prefix| link.name.starts_with(prefix))
+}
+
+/// Whether a peer could be on the way to this address at all.
+fn is_reachable(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            !(address.is_loopback() || address.is_link_local() || address.is_unspecified())
+        }
+        IpAddr::V6(address) => {
+            !(address.is_loopback()
+                || address.is_unicast_link_local()
+                || address.is_unspecified()
+                || address.to_ipv4_mapped().is_some())
+        }
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    fn view() -> HostView {
+        let up = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
+        let mut view = HostView::default();
+        for (index, name, kind, flags) in [
+            (1, "lo", "", up | libc::IFF_LOOPBACK as u32),
+            (2, "eth0", "", up),
+            (3, "docker0", "bridge", up),
+            (4, "weft0", "tun", up),
+            (5, "wwan0", "", libc::IFF_UP as u32),
+        ] {
+            view.interfaces
+                .insert(index, Interface { name: name.to_owned(), kind: kind.to_owned(), flags });
+        }
+        for (index, address, len, flags) in [
+            (1, "127.0.0.1", 8, 0),
+            (2, "192.168.1.20", 24, 0),
+            (2, "fe80::1", 64, 0),
+            (2, "2001:db8::7", 64, 0),
+            (2, "2001:db8::8", 64, libc::IFA_F_TENTATIVE),
+            (3, "172.17.0.1", 16, 0),
+            (4, "100.93.0.2", 32, 0),
+            (5, "100.93.12.7", 16, 0),
+        ] {
+            view.addresses.push(InterfaceAddress {
+                index,
+                network: Network { address: address.parse().unwrap(), len },
+                flags,
+            });
+        }
+        view
+    }
+
+    #[test]
+    fn candidates_leave_out_what_no_peer_can_reach() {
+        let found: Vec<String> =
+            view().candidates("weft0").iter().map(ToString::to_string).collect();
+        // wwan0 is up without a carrier.
+        assert_eq!(found, ["192.168.1.20", "2001:db8::7"]);
+    }
+
+    #[test]
+    fn an_overlap_names_interface_and_address() {
+        let overlay = [Network { address: "100.93.0.0".parse().unwrap(), len: 16 }];
+        let found = view().overlap(&overlay, "weft0").unwrap();
+        assert_eq!(found.interface, "wwan0");
+        assert_eq!(found.network.to_string(), "100.93.12.7/16");
+        let mut without = view();
+        without.addresses.pop();
+        assert_eq!(without.overlap(&overlay, "weft0"), None);
+        without.routes.push(Route {
+            index: 2,
+            network: Network { address: "0.0.0.0".parse().unwrap(), len: 0 },
+        });
+        assert_eq!(without.overlap(&overlay, "weft0"), None);
+        without.routes.push(Route {
+            index: 2,
+            network: Network { address: "100.64.0.0".parse().unwrap(), len: 10 },
+        });
+        assert_eq!(without.overlap(&overlay, "weft0"), None);
+        without.routes.push(Route {
+            index: 2,
+            network: Network { address: "100.93.8.0".parse().unwrap(), len: 24 },
+        });
+        let found = without.overlap(&overlay, "weft0").unwrap();
+        assert_eq!(found.network.to_string(), "100.93.8.0/24");
+    }
+}

@@ -1,0 +1,156 @@
+//! Other processes and names of this machine: who is at the other end of a
+//! socket, groups, the host's name, the background daemon.
+
+use std::ffi::{CStr, CString, OsString};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::os::check;
+
+/// Who connected to a Unix socket, as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) uid: u32,
+}
+
+/// # Errors
+///
+/// What `getsockopt(2)` reports.
+pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
+    let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `found` has the length that `len` says.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut len,
+        )
+    };
+    check(result)?;
+    Ok(Credentials { uid: found.uid })
+}
+
+/// The number of a group by its name.
+pub(crate) fn group_id(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    let mut buffer = vec![0 as libc::c_char; 16 * 1024];
+    // SAFETY: getgrnam_r fills `entry` with pointers into `buffer`; both live
+    // until the number is read.
+    unsafe {
+        let mut entry: libc::group = core::mem::zeroed();
+        let mut found = core::ptr::null_mut();
+        let result = libc::getgrnam_r(
+            name.as_ptr(),
+            &raw mut entry,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &raw mut found,
+        );
+        (result == 0 && !found.is_null()).then_some(entry.gr_gid)
+    }
+}
+
+/// The user's name, or its number as text.
+pub(crate) fn user_name(uid: u32) -> String {
+    let mut buffer = vec![0 as libc::c_char; 16 * 1024];
+    // SAFETY: as in `group_id`; the name ends with a zero byte.
+    unsafe {
+        let mut entry: libc::passwd = core::mem::zeroed();
+        let mut found = core::ptr::null_mut();
+        let result = libc::getpwuid_r(
+            uid,
+            &raw mut entry,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &raw mut found,
+        );
+        if result == 0 && !found.is_null() {
+            CStr::from_ptr(entry.pw_name).to_string_lossy().into_owned()
+        } else {
+            uid.to_string()
+        }
+    }
+}
+
+/// The host's name as the kernel knows it.
+pub(crate) fn host_name() -> String {
+    let mut buffer = [0u8; 256];
+    // SAFETY: the length leaves room for the final zero byte.
+    unsafe { libc::gethostname(buffer.as_mut_ptr().cast(), buffer.len() - 1) };
+    let end = buffer.iter().position(|&byte| byte == 0).unwrap_or(0);
+    String::from_utf8_lossy(&buffer[..end]).into_owned()
+}
+
+/// Starts this program again as a daemon in a session of its own: it survives
+/// the terminal, and Ctrl-C there does not reach it. Its standard output comes
+/// back as a pipe, on which it says how the start went; what it writes to its
+/// error stream (nothing but a panic) goes to `errors`.
+///
+/// # Errors
+///
+/// What opening the file or starting the program reports.
+pub(crate) fn spawn_background(arguments: &[OsString], errors: &Path) -> io::Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("weft")
+        .args(arguments)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(errors)?);
+    // SAFETY: setsid is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| check(libc::setsid()).map(drop));
+    }
+    command.spawn()
+}
+
+/// Ends what this process says on its standard output: the reader of the pipe
+/// sees the end, and later writes go nowhere.
+///
+/// # Errors
+///
+/// What opening `/dev/null` or `dup2(2)` reports.
+pub(crate) fn close_stdout() -> io::Result<()> {
+    let null = OpenOptions::new().write(true).open("/dev/null")?;
+    // SAFETY: both descriptors are open.
+    check(unsafe { libc::dup2(null.as_raw_fd(), libc::STDOUT_FILENO) }).map(drop)
+}
+
+/// Tells systemd that the service is ready, where it asked to be told
+/// (sd_notify(3): one datagram to `NOTIFY_SOCKET`).
+///
+/// # Errors
+///
+/// What sending reports.
+pub(crate) fn notify_ready() -> io::Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Ok(path) = std::env::var("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    let address = match path.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&path)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(drop)
+}
+
+/// Moves this process into a network namespace of its own, empty but for a
+/// loopback interface that is down. For tests.
+///
+/// # Errors
+///
+/// `PermissionDenied` without the right to.
+#[allow(dead_code, reason = "tests/host.rs includes this module")]
+pub(crate) fn enter_network_namespace() -> io::Result<()> {
+    // SAFETY: takes a number and changes this process alone.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}

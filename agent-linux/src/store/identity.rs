@@ -1,0 +1,203 @@
+//! The file `identity`: who this device is, and where its coordinator is.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+use weft_agent_core::control::Identity;
+use weft_wire::join::{Address, Carrier, JoinString};
+use zeroize::Zeroizing;
+
+use crate::store::Disk;
+use crate::store::envelope::{self, Kind, ReadError};
+use crate::store::folder::Folder;
+
+/// The file.
+pub(crate) const KIND: Kind = Kind { name: "identity", magic: b"WEFTIDEN", format: 1 };
+
+/// Room for the longest content: the identity, four addresses, an account.
+const LONGEST: usize = 2_048;
+
+/// How to reach the coordinator: the part of the join string that is no secret
+/// of the device, and a foreign broker's account.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Home {
+    addresses: Vec<(u8, String)>,
+    /// SHA-256 of the key that TLS must show, if pinned.
+    pub(crate) spki: Option<[u8; 32]>,
+    account: Option<(String, String)>,
+    /// The enrolment key's id, `key_mfrggzdf2kqw`.
+    pub(crate) key: String,
+    /// The name that was asked for when joining.
+    pub(crate) wanted_name: String,
+    /// Unix time in milliseconds of joining, as this machine believed it.
+    pub(crate) since_ms: u64,
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        use zeroize::Zeroize;
+        if let Some((_, password)) = &mut self.account {
+            password.zeroize();
+        }
+    }
+}
+
+impl Home {
+    /// What a join string says.
+    pub(crate) fn new(join: &JoinString, wanted_name: &str, since_ms: u64) -> Self {
+        let address = |address: &Address| (address.carrier as u8, address.authority.to_string());
+        let account = join.account.as_ref();
+        Self {
+            addresses: join.addresses.iter().map(address).collect(),
+            spki: join.spki,
+            account: account.map(|a| (a.user.to_string(), a.password.to_string())),
+            key: join.key.to_string(),
+            wanted_name: wanted_name.to_owned(),
+            since_ms,
+        }
+    }
+
+    /// The `host:port` that speak MQTT over TCP, best first.
+    pub(crate) fn mqtt(&self) -> Vec<String> {
+        let mqtt = self.addresses.iter();
+        let mqtt = mqtt.filter(|(carrier, _)| *carrier == Carrier::Mqtt as u8);
+        mqtt.map(|(_, authority)| authority.clone()).collect()
+    }
+
+    /// Addresses of carriers that this build does not speak.
+    pub(crate) fn skipped(&self) -> impl Iterator<Item = &str> {
+        let other = self.addresses.iter();
+        let other = other.filter(|(carrier, _)| *carrier != Carrier::Mqtt as u8);
+        other.map(|(_, authority)| authority.as_str())
+    }
+
+    /// The coordinator's host, as people know it.
+    pub(crate) fn host(&self) -> &str {
+        self.addresses.first().map_or("", |(_, authority)| {
+            let (host, _) = authority.rsplit_once(':').unwrap_or((authority, ""));
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            bare.unwrap_or(host)
+        })
+    }
+
+    /// User and password at a foreign broker.
+    pub(crate) fn account(&self) -> Option<(&str, &str)> {
+        self.account.as_ref().map(|(user, password)| (user.as_str(), password.as_str()))
+    }
+}
+
+/// Why there is no identity.
+#[derive(Debug)]
+pub(crate) enum IdentityError {
+    /// Others may read the file: its mode.
+    Open(u32),
+    /// The file gave no content.
+    Read(ReadError),
+}
+
+/// Whether there is an identity at all.
+pub(crate) fn exists(folder: &Folder) -> bool {
+    folder.mode_of(KIND.name).is_some()
+}
+
+/// Writes the file.
+///
+/// # Errors
+///
+/// As the file system says; the old file is then untouched.
+pub(crate) fn write(disk: &mut impl Disk, identity: &Identity, home: &Home) -> io::Result<()> {
+    let mut buffer = Zeroizing::new([0; LONGEST]);
+    let content = postcard::to_slice(&(identity, home), &mut *buffer)
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    envelope::write(disk, KIND, content)
+}
+
+/// Reads the file, unless others may read it too.
+///
+/// # Errors
+///
+/// [`IdentityError`].
+pub(crate) fn read(folder: &Folder) -> Result<(Identity, Home), IdentityError> {
+    if let Some(mode) = folder.mode_of(KIND.name).filter(|mode| mode & 0o077 != 0) {
+        return Err(IdentityError::Open(mode));
+    }
+    parse(folder).map_err(IdentityError::Read)
+}
+
+fn parse(disk: &impl Disk) -> Result<(Identity, Home), ReadError> {
+    let (_, content) = envelope::read(disk, KIND)?;
+    let decoded = postcard::take_from_bytes(&content);
+    match decoded {
+        Ok((content, [])) => Ok(content),
+        // The checksum was right, so these are not our bytes.
+        _ => Err(ReadError::Corrupt { found: content.len(), expected: content.len() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use weft_noise::entropy::Entropy;
+    use weft_wire::id::{KeyId, PublicKey, Secret};
+    use weft_wire::join::{BrokerAccount, EnrolToken};
+
+    use super::*;
+
+    struct Counting(u8);
+
+    impl Entropy for Counting {
+        fn fill(&mut self, out: &mut [u8]) {
+            for byte in out {
+                self.0 = self.0.wrapping_add(1);
+                *byte = self.0;
+            }
+        }
+    }
+
+    fn join() -> JoinString {
+        let text = |text: &str| heapless::String::try_from(text).unwrap();
+        let address = |carrier, authority: &str| Address {
+            carrier,
+            authority: heapless::String::try_from(authority).unwrap(),
+        };
+        JoinString {
+            coordinator: PublicKey([9; 32]),
+            key: KeyId::from_random([1; 8]),
+            psk: Secret([2; 32]),
+            token: EnrolToken { expiry: 3, mac: [4; 16] },
+            addresses: heapless::Vec::from_slice(&[
+                address(Carrier::Https, "mesh.example.net:443"),
+                address(Carrier::Mqtt, "[2001:db8::1]:7420"),
+            ])
+            .unwrap(),
+            spki: Some([5; 32]),
+            account: Some(BrokerAccount { user: text("fleet"), password: text("pass word") }),
+        }
+    }
+
+    #[test]
+    fn an_identity_survives_and_is_refused_once_others_may_read_it() {
+        let path = std::env::temp_dir().join(format!("weft-identity-{}", std::process::id()));
+        let mut folder = Folder::new(&path);
+        folder.create().unwrap();
+        assert!(!exists(&folder));
+        assert!(matches!(read(&folder), Err(IdentityError::Read(ReadError::Missing))));
+        let identity = Identity::generate(&join(), &mut Counting(0));
+        write(&mut folder, &identity, &Home::new(&join(), "gw-a", 77)).unwrap();
+        assert!(exists(&folder));
+        let (back, home) = read(&folder).ok().unwrap();
+        assert_eq!(back.identity_key.0, identity.identity_key.0);
+        assert_eq!(back.wireguard_key.0, identity.wireguard_key.0);
+        assert_eq!(back.coordinator, identity.coordinator);
+        assert_eq!(home.mqtt(), ["[2001:db8::1]:7420"]);
+        assert_eq!(home.skipped().collect::<Vec<_>>(), ["mesh.example.net:443"]);
+        assert_eq!(home.host(), "mesh.example.net");
+        assert_eq!(home.account(), Some(("fleet", "pass word")));
+        assert_eq!((home.spki, home.since_ms), (Some([5; 32]), 77));
+        let file = folder.path_of(KIND.name);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(read(&folder), Err(IdentityError::Open(0o644))));
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+}
