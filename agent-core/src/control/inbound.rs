@@ -91,6 +91,7 @@ impl Op {
 }
 
 /// Anything else from the coordinator.
+#[expect(clippy::large_enum_variant, reason = "one is handed over at a time and none is kept")]
 enum Message {
     Registered(Registered),
     Refused(Refused),
@@ -105,6 +106,9 @@ enum Message {
     CallAck(CallAck),
     Go(Go),
     CallFailed(CallFailed),
+    /// Outside a page: a caller is introduced to a device that holds its peers
+    /// on demand.
+    Peer(PeerUpsert),
     Unknown(u32),
 }
 
@@ -128,6 +132,7 @@ impl Message {
             CallAck::TAG => Self::CallAck(raw.decode()?),
             Go::TAG => Self::Go(raw.decode()?),
             CallFailed::TAG => Self::CallFailed(raw.decode()?),
+            PeerUpsert::TAG => Self::Peer(raw.decode()?),
             tag => Self::Unknown(tag),
         };
         Ok((message, 0))
@@ -392,6 +397,7 @@ impl<const FRAME: usize> Control<FRAME> {
             Message::CallAck(ack) => return Some(ControlEvent::CallAck(ack)),
             Message::Go(go) => return Some(ControlEvent::Go(go)),
             Message::CallFailed(failed) => return Some(ControlEvent::CallFailed(failed)),
+            Message::Peer(peer) => return Some(ControlEvent::Upsert(peer)),
             Message::Ping(ping) => self.handle_done(ping.request),
             Message::Done(done) => self.handle_done(done.request),
             Message::Command(command) => {

@@ -12,17 +12,19 @@ use crate::entropy::Entropy;
 use crate::event::PeerSlot;
 use crate::time::{Duration, Instant};
 
-/// A call is repeated after these times without an answer. The coordinator
-/// forwards one call per pair and 5 s.
+/// A call is repeated after these times without an answer: a lost record costs
+/// little. The coordinator forwards one call four times within 30 s.
 const CALL_WAITS: [Duration; 3] =
-    [Duration::from_secs(6), Duration::from_secs(10), Duration::from_secs(20)];
-/// Two calls to the same peer are at least this far apart.
+    [Duration::from_millis(1_500), Duration::from_millis(4_500), Duration::from_secs(14)];
+/// Two different calls to the same peer are at least this far apart.
 const CALL_INTERVAL: Duration = Duration::from_secs(5);
 /// An endpoint that carried authenticated data this recently is tried alone
 /// first.
 const TRUSTED_FOR: Duration = Duration::from_secs(180);
 /// An initiation that is not answered for this long causes a call.
 const DOUBT_AFTER: Duration = Duration::from_secs(1);
+/// The same for what the peer named a moment ago.
+const SECOND_DOUBT_AFTER: Duration = Duration::from_secs(10);
 /// Who was called initiates this long, and both round trips, after its answer.
 const OPEN_AFTER: Duration = Duration::from_millis(100);
 /// A peer that cannot be called (no coordinator) is given up after this long,
@@ -95,8 +97,7 @@ impl PeerPath {
 
     pub(super) fn handle_initiation(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         if !self.kind.wireguard_only {
-            // What the peer named a moment ago gets a little longer.
-            let doubt = if self.candidates.is_empty() { DOUBT_AFTER } else { CALL_WAITS[1] };
+            let doubt = if self.candidates.is_empty() { DOUBT_AFTER } else { SECOND_DOUBT_AFTER };
             self.call_at(now + doubt, entropy, now);
         }
     }
@@ -139,7 +140,8 @@ impl PeerPath {
         if crossed && begins {
             self.ready = true;
         } else {
-            self.open_at = Some(now + OPEN_AFTER + round_trips);
+            // A repeated call does not put it off.
+            self.open_at.get_or_insert(now + OPEN_AFTER + round_trips);
         }
     }
 
