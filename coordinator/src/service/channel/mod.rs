@@ -85,7 +85,7 @@ pub enum FrameDrop {
     Replayed,
     /// A record that does not open.
     Forged,
-    /// A session at its end.
+    /// A record whose counter no session reaches.
     Exhausted,
     /// Items that do not decode; those before them were handled.
     Items,

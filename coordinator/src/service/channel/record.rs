@@ -81,10 +81,9 @@ impl Channel {
         let len = match opened {
             Ok(len) => len,
             Err(SealedError::Replayed) => return self.dropped(FrameDrop::Replayed),
-            Err(SealedError::Exhausted) => {
-                self.sessions.table().remove(entry.id);
-                return self.reset(uplink, header.session, FrameDrop::Exhausted);
-            }
+            // By its header, which anybody can write: no reason to touch the
+            // session.
+            Err(SealedError::Exhausted) => return self.dropped(FrameDrop::Exhausted),
             Err(_) => return self.dropped(FrameDrop::Forged),
         };
         self.stats.records.add();

@@ -11,11 +11,22 @@ use std::time::{Duration, Instant};
 use weft_noise::sealed::Session;
 use weft_wire::id::{DeviceId, Inbox, Instance, KeyId, NetworkId, OrganisationId, PublicKey};
 
-/// Sessions that wait for their first record. Per inbox there is one; the
-/// oldest make room.
-pub const PENDING: usize = 8_192;
-/// Confirmed sessions of devices that enrol; the oldest make room.
-pub const ENROLLING: usize = 4_096;
+/// The most sessions of the kinds that strangers can make.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sessions that wait for their first record. Per inbox there is one; the
+    /// oldest make room.
+    pub pending: usize,
+    /// Confirmed sessions of devices that enrol; the oldest make room.
+    pub enrolling: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { pending: 8_192, enrolling: 4_096 }
+    }
+}
+
 /// How long the session before the current one is still heard.
 pub const PREVIOUS: Duration = Duration::from_secs(60);
 /// Devices make a new session every 24 hours; none is kept longer than this.
@@ -135,6 +146,7 @@ struct Sessions {
 /// The table. Time is an argument.
 #[derive(Default)]
 pub struct Table {
+    limits: Limits,
     slots: HashMap<u32, Slot>,
     /// Pending sessions by age, and by inbox.
     pending: BTreeMap<u64, u32>,
@@ -151,6 +163,11 @@ pub struct Confirmed {
 }
 
 impl Table {
+    /// An empty table.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     fn next_order(&mut self) -> u64 {
         self.order += 1;
         self.order
@@ -167,7 +184,7 @@ impl Table {
         if let Some(older) = self.pending_of.get(&entry.inbox).copied() {
             self.remove(older);
         }
-        if self.pending.len() >= PENDING {
+        if self.pending.len() >= self.limits.pending {
             let oldest = self.pending.first_key_value().map(|(_, id)| *id);
             oldest.into_iter().for_each(|id| self.remove(id));
         }
@@ -207,7 +224,7 @@ impl Table {
                 Some(self.take_place(device, &entry, now))
             }
             Who::Enrolling { .. } => {
-                if self.enrolling.len() >= ENROLLING {
+                if self.enrolling.len() >= self.limits.enrolling {
                     let oldest = self.enrolling.first_key_value().map(|(_, id)| *id);
                     oldest.into_iter().for_each(|id| self.remove(id));
                 }
