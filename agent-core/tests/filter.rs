@@ -1,10 +1,10 @@
 //! The filter: rules, connections, flows, fragments, ICMP.
 
-mod support;
+mod packets;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use support::packets::{echo, icmp, ip, ipv4, ipv6, tcp, udp};
+use packets::{echo, icmp, ip, ipv4, ipv6, tcp, udp};
 use weft_agent_core::event::{DropReason, PeerSlot};
 use weft_agent_core::filter::{Filter, Masks};
 use weft_agent_core::ip::Packet;

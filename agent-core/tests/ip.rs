@@ -1,11 +1,11 @@
 //! The view of IP packets: what is read, what is refused, what is answered.
 
-mod support;
+mod packets;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use packets::{echo, icmp, ip, ipv4, ipv6, tcp, udp};
 use proptest::prelude::*;
-use support::packets::{echo, icmp, ip, ipv4, ipv6, tcp, udp};
 use weft_agent_core::ip::checksum::Sum;
 use weft_agent_core::ip::icmp::{Problem, answer, answer_bytes, quoted};
 use weft_agent_core::ip::{Fragment, Packet, Upper, stated_len};

@@ -7,11 +7,12 @@ mod support;
 
 use std::net::SocketAddr;
 
-use support::{Node, Seeded, World, capture, connect, stranger, underlay};
+use support::{Node, World, capture, connect, stranger, underlay};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::event::{DropReason, PeerSlot};
 use weft_agent_core::time::{Duration, Instant};
 use weft_agent_core::tunnel::{Event, KeyRole, PeerKeys, SecondPeerKey, Tai64nClock};
+use weft_sim::Rng;
 use weft_wire::id::Secret;
 
 const SLOT: PeerSlot = PeerSlot(0);
@@ -79,7 +80,7 @@ fn regression_09_a_cookie_goes_to_the_address_that_asked() {
     let address: SocketAddr = "[2001:db8::7]:9".parse().unwrap();
     let now = world.now;
     world.b().handle_datagram(address, &capture, now);
-    assert_eq!(world.b().out.pop().map(|(to, bytes)| (to, bytes[0])), Some((address, 3)));
+    assert_eq!(world.b().out.pop_back().map(|(to, bytes)| (to, bytes[0])), Some((address, 3)));
 }
 
 #[test]
@@ -217,7 +218,7 @@ fn regression_15_a_stream_of_wrong_responses_is_asked_for_a_cookie() {
         node.add_peer(0, 1, 99, now);
         node.handle_datagram(underlay(1), &initiation.bytes, now);
         node.handle_timeout(now);
-        let (_, forged) = node.out.remove(0);
+        let (_, forged) = node.out.pop_front().expect("a response");
         world.a().handle_datagram(stranger(1), &forged, now);
         let expected = if forger < 4 { DropReason::Unauthentic } else { DropReason::UnderLoad };
         assert_eq!(world.a().refused.pop(), Some(expected));
@@ -244,7 +245,7 @@ fn regression_16_a_round_trip_of_2_s_is_a_handshake() {
 fn regression_17_crossed_handshakes_converge() {
     for seed in 0..300u64 {
         let mut world = World::pair(1_700 + 2 * seed);
-        let mut rng = Seeded(seed);
+        let mut rng = Rng::new(seed);
         world.latency = millis(1 + rng.below(200));
         world.send(0, 2, b"a");
         world.run(Duration::from_micros(rng.below(150_000)));

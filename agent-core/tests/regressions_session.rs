@@ -3,11 +3,12 @@
 
 mod support;
 
-use support::{Node, Seeded, World, capture, connect, overlay, stranger, udp, underlay};
+use support::{Node, World, capture, connect, overlay, stranger, udp, underlay};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::event::{DropReason, PeerSlot};
 use weft_agent_core::time::{Duration, Instant};
 use weft_agent_core::tunnel::{PeerKeys, Tai64nClock};
+use weft_sim::Rng;
 use weft_wire::id::Secret;
 use weft_wire::map::Prefix;
 
@@ -247,7 +248,7 @@ fn regression_25_a_peer_cannot_speak_for_a_part_of_its_neighbours_range() {
 fn regression_26_datagrams_of_any_length_are_survived() {
     let mut world = World::pair(26);
     connect(&mut world);
-    let mut rng = Seeded(26);
+    let mut rng = Rng::new(26);
     let now = world.now;
     for len in (0..2_000).chain((2_000..=65_535).step_by(97)).chain([65_535]) {
         let mut bytes = vec![0; len];
@@ -272,7 +273,7 @@ fn regression_26_datagrams_of_any_length_are_survived() {
 #[test]
 fn regression_30_instants_may_stand_still_or_go_back() {
     for seed in 0..50 {
-        let mut rng = Seeded(3_000 + seed);
+        let mut rng = Rng::new(3_000 + seed);
         let mut world = World::pair(3_000 + 2 * seed);
         for _ in 0..400 {
             world.now = match rng.below(4) {

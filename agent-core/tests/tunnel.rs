@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Node, Seeded, World, capture, connect, source, stranger, underlay};
+use support::{Node, World, capture, connect, source, stranger, underlay};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::entropy::Entropy;
 use weft_agent_core::event::{DropReason, PeerSlot};
@@ -12,6 +12,7 @@ use weft_agent_core::tunnel::{
     Tunnel,
 };
 use weft_noise::key::StaticSecret;
+use weft_sim::Rng;
 use weft_wire::id::{PublicKey, Secret};
 
 const SLOT: PeerSlot = PeerSlot(0);
@@ -257,7 +258,7 @@ fn a_used_up_reservation_holds_the_handshake_until_it_is_written() {
     let now = Instant::from_secs(5);
     tunnel.set_peer(SLOT, keys, now).expect("a good key");
     tunnel.handle_wanted(SLOT, now);
-    let mut rng = Seeded(11);
+    let mut rng = Rng::new(11);
     tunnel.handle_timeout(&mut rng, now);
     let mut out = [0; 148];
     assert!(tunnel.poll_transmit(&mut out).is_none());
@@ -474,7 +475,7 @@ fn every_peer_is_served_when_all_are_due_at_once() {
         tunnel.set_peer(PeerSlot(slot), keys, now).expect("a good key");
         tunnel.handle_wanted(PeerSlot(slot), now);
     }
-    let mut rng = Seeded(18);
+    let mut rng = Rng::new(18);
     let (mut sent, mut calls, mut out) = (0, 0, [0; 148]);
     while tunnel.poll_timeout().is_some_and(|(at, _)| at <= now) {
         tunnel.handle_timeout(&mut rng, now);
@@ -493,7 +494,7 @@ fn what_is_not_polled_is_not_lost() {
     let mut world = World::pair(19);
     connect(&mut world);
     let now = world.now;
-    let mut rng = Seeded(19);
+    let mut rng = Rng::new(19);
     for round in 0..10 {
         let now = now + secs(30 * round);
         let initiations = {
@@ -504,7 +505,7 @@ fn what_is_not_polled_is_not_lost() {
             node.add_peer(0, 2, 7, now);
             node.send(2, b"x", now);
             node.handle_timeout(now);
-            node.out
+            std::mem::take(&mut node.out)
         };
         let tunnel = &mut world.nodes[1].tunnel;
         tunnel
@@ -529,7 +530,7 @@ fn what_is_not_polled_is_not_lost() {
 
 #[test]
 fn random_inputs_in_any_order_break_nothing() {
-    let mut rng = Seeded(20);
+    let mut rng = Rng::new(20);
     let messages = capture(3);
     let mut node = Node::new(2, 20);
     for _ in 0..20_000 {

@@ -3,51 +3,17 @@
 //! time.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-pub(crate) mod packets;
-
-use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 
-use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
-use weft_agent_core::datapath::{Datapath, PacketError};
-use weft_agent_core::entropy::Entropy;
-use weft_agent_core::event::{DropReason, PeerSlot, SocketId, Source};
+use weft_agent_core::event::{PeerSlot, SocketId, Source};
 use weft_agent_core::filter::Masks;
 use weft_agent_core::time::{Duration, Instant};
-use weft_agent_core::tunnel::{Event, Install, PeerKeys, Tai64nClock, To, Tunnel};
+use weft_agent_core::tunnel::{PeerKeys, Tai64nClock};
 use weft_noise::key::StaticSecret;
+use weft_sim::{Node as _, TunnelNode};
 use weft_wire::id::{PublicKey, Secret};
-use weft_wire::map::{Prefix, Rule};
-
-/// SplitMix64: reproducible bytes, and no secret ever.
-pub(crate) struct Seeded(pub(crate) u64);
-
-impl Seeded {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^ (x >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
-impl Entropy for Seeded {
-    fn fill(&mut self, out: &mut [u8]) {
-        for chunk in out.chunks_mut(8) {
-            let bytes = self.next().to_le_bytes();
-            chunk.copy_from_slice(&bytes[..chunk.len()]);
-        }
-    }
-}
-
-/// Everything passes.
-pub(crate) const ANY: Rule = Rule { number: 0, protocol: 0, first_port: 0, last_port: u16::MAX };
 
 /// Both directions, rule 0.
 pub(crate) const ALL: Masks = Masks { inbound: 1, outbound: 1 };
@@ -84,31 +50,41 @@ pub(crate) fn udp(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-pub(crate) const PEERS: usize = 4;
-pub(crate) type NodeTunnel = Tunnel<PEERS, 8>;
-pub(crate) type NodeDatapath = Datapath<PEERS, 16, 32, 8>;
-
-/// One agent's tunnel and data path, wired as the agent wires them.
+/// A node of the simulator with a number, from which its keys and addresses
+/// follow, and the payloads that it got.
 pub(crate) struct Node {
     pub(crate) number: u8,
-    pub(crate) tunnel: Box<NodeTunnel>,
-    pub(crate) datapath: Box<NodeDatapath>,
-    pub(crate) rng: Seeded,
-    /// Where peers are; set from outside and by confirmed endpoints.
-    pub(crate) endpoints: [Option<SocketAddr>; PEERS],
-    /// Whether confirmed endpoints are followed.
-    pub(crate) roams: bool,
-    pub(crate) staged: VecDeque<(PeerSlot, Vec<u8>)>,
+    inner: TunnelNode,
     pub(crate) delivered: Vec<Vec<u8>>,
-    pub(crate) events: Vec<Event>,
-    pub(crate) out: Vec<(SocketAddr, Vec<u8>)>,
-    /// Reasons of refused datagrams, in order.
-    pub(crate) refused: Vec<DropReason>,
+}
+
+impl Deref for Node {
+    type Target = TunnelNode;
+
+    fn deref(&self) -> &TunnelNode {
+        &self.inner
+    }
+}
+
+impl DerefMut for Node {
+    fn deref_mut(&mut self) -> &mut TunnelNode {
+        &mut self.inner
+    }
 }
 
 impl Node {
     pub(crate) fn new(number: u8, seed: u64) -> Self {
         Self::with_clock(number, seed, Tai64nClock::new(Some(0)), TunnelConfig::new())
+    }
+
+    pub(crate) fn with_clock(
+        number: u8,
+        seed: u64,
+        clock: Tai64nClock,
+        config: TunnelConfig,
+    ) -> Self {
+        let inner = TunnelNode::with_clock(Self::secret(number), clock, config, seed);
+        Self { number, inner, delivered: Vec::new() }
     }
 
     pub(crate) fn secret(number: u8) -> StaticSecret {
@@ -119,39 +95,11 @@ impl Node {
         Self::secret(number).public()
     }
 
-    pub(crate) fn with_clock(
-        number: u8,
-        seed: u64,
-        clock: Tai64nClock,
-        config: TunnelConfig,
-    ) -> Self {
-        let mut datapath = Box::new(NodeDatapath::new(seed));
-        datapath.set_rules(&[ANY]);
-        let mut node = Self {
-            number,
-            tunnel: Box::new(NodeTunnel::new(config, Self::secret(number), clock)),
-            datapath,
-            rng: Seeded(seed),
-            endpoints: [None; PEERS],
-            roams: true,
-            staged: VecDeque::new(),
-            delivered: Vec::new(),
-            events: Vec::new(),
-            out: Vec::new(),
-            refused: Vec::new(),
-        };
-        node.drain(Instant::ZERO);
-        node
-    }
-
     /// Adds node `number` at slot `slot`.
     pub(crate) fn add_peer(&mut self, slot: u16, number: u8, psk: u8, now: Instant) {
         let keys = PeerKeys::new(Self::key(number), Secret([psk; 32]));
-        self.set_keys(slot, keys, now);
-        let slot = PeerSlot(slot);
-        self.datapath.set_peer(slot, MTU as u16, ALL);
-        self.datapath.set_routes(slot, [Prefix::V4(overlay(number), 32)]).expect("room");
-        self.endpoints[slot.index()] = Some(underlay(number));
+        let address = overlay(number).into();
+        self.inner.add_peer(PeerSlot(slot), keys, address, underlay(number), now);
     }
 
     pub(crate) fn set_keys(&mut self, slot: u16, keys: PeerKeys, now: Instant) {
@@ -166,146 +114,22 @@ impl Node {
     }
 
     pub(crate) fn send_packet(&mut self, packet: &[u8], now: Instant) {
-        let mut bytes = [0; capacity_for(MTU)];
-        let mut buffer = PacketBuf::copy_from(&mut bytes, packet).expect("it fits");
-        match self.datapath.handle_packet(&mut buffer, now) {
-            Ok(sealed) => {
-                let datagram = buffer.datagram(sealed.len).to_vec();
-                self.transmit(sealed.slot, datagram);
-            }
-            Err(PacketError::NoSession { slot }) => {
-                self.staged.push_back((slot, packet.to_vec()));
-                self.tunnel.handle_wanted(slot, now);
-            }
-            Err(error) => panic!("node {} does not send: {error:?}", self.number),
-        }
-        self.drain(now);
-    }
-
-    fn transmit(&mut self, slot: PeerSlot, datagram: Vec<u8>) {
-        if let Some(to) = self.endpoints[slot.index()] {
-            self.out.push((to, datagram));
-        }
-    }
-
-    pub(crate) fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
-        let mut datagram = datagram.to_vec();
-        let result = if datagram.first() == Some(&4) {
-            let received = self.datapath.handle_datagram(source(from), &mut datagram, now);
-            received.map(|received| {
-                if let Some(packet) = received.packet {
-                    self.delivered.push(packet[28..].to_vec());
-                }
-            })
-        } else {
-            self.tunnel.handle_datagram(source(from), &datagram, &mut self.rng, now)
-        };
-        if let Err(reason) = result {
-            self.refused.push(reason);
-        }
-        self.drain(now);
+        self.inner.handle_packet(packet, now);
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        self.tunnel.handle_timeout(&mut self.rng, now);
-        self.drain(now);
+        self.inner.handle_timeout(now);
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.tunnel.poll_timeout().map(|(at, _)| at)
+        self.inner.poll_timeout()
     }
 
-    /// Drains every output in the order that the tunnel asks for.
-    pub(crate) fn drain(&mut self, now: Instant) {
-        loop {
-            let mut idle = true;
-            while let Some((slot, activity)) = self.datapath.poll_activity() {
-                self.tunnel.handle_activity(slot, &activity, now);
-                idle = false;
-            }
-            while let Some(install) = self.tunnel.poll_install() {
-                self.install(install);
-                idle = false;
-            }
-            let mut message = [0; 148];
-            while let Some(transmit) = self.tunnel.poll_transmit(&mut message) {
-                let datagram = message[..transmit.len].to_vec();
-                match transmit.to {
-                    To::Peer(slot) => self.transmit(slot, datagram),
-                    To::Reply(source) => self.out.push((source.address, datagram)),
-                }
-                idle = false;
-            }
-            while let Some(event) = self.tunnel.poll_event() {
-                self.handle_event(event, now);
-                idle = false;
-            }
-            while let Some(slot) = self.tunnel.poll_query() {
-                let activity = self.datapath.take_activity(slot);
-                self.tunnel.handle_activity(slot, &activity, now);
-                idle = false;
-            }
-            while let Some(floor) = self.tunnel.poll_persist() {
-                self.tunnel.handle_persisted(floor, now);
-                idle = false;
-            }
-            if idle {
-                return;
-            }
+    pub(crate) fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
+        self.inner.handle_datagram(from, datagram, now);
+        while let Some(packet) = self.inner.poll_packet() {
+            self.delivered.push(packet[28..].to_vec());
         }
-    }
-
-    fn install(&mut self, install: Install) {
-        match install {
-            Install::Session { slot, keys, sealing, opening, send } => {
-                self.datapath.install(slot, keys, sealing, opening, send);
-            }
-            Install::Send { slot, index } => self.datapath.seal_with(slot, index),
-            Install::Drop { slot, index } => self.datapath.drop_session(slot, index),
-            Install::Mute { slot } => self.datapath.mute(slot),
-            Install::DropPeer { slot } => self.datapath.drop_sessions(slot),
-        }
-    }
-
-    fn handle_event(&mut self, event: Event, now: Instant) {
-        self.events.push(event);
-        match event {
-            Event::Established { slot, initiator, .. } => {
-                let sent = self.flush(slot, now);
-                if initiator && !sent {
-                    self.keepalive(slot, now);
-                }
-            }
-            Event::EndpointConfirmed { slot, source } if self.roams => {
-                self.endpoints[slot.index()] = Some(source.address);
-            }
-            Event::Keepalive { slot } => self.keepalive(slot, now),
-            Event::Failed { slot } => self.staged.retain(|(of, _)| *of != slot),
-            _ => {}
-        }
-    }
-
-    pub(crate) fn keepalive(&mut self, slot: PeerSlot, now: Instant) {
-        let mut out = [0; 32];
-        if self.datapath.handle_keepalive(slot, &mut out, now).is_some() {
-            self.transmit(slot, out.to_vec());
-        }
-    }
-
-    /// Sends what was staged; whether there was anything.
-    fn flush(&mut self, slot: PeerSlot, now: Instant) -> bool {
-        let (mine, others): (VecDeque<_>, _) =
-            std::mem::take(&mut self.staged).into_iter().partition(|(of, _)| *of == slot);
-        self.staged = others;
-        for (slot, packet) in &mine {
-            let mut bytes = [0; capacity_for(MTU)];
-            let mut buffer = PacketBuf::copy_from(&mut bytes, packet).expect("it fits");
-            if let Ok(sealed) = self.datapath.handle_packet(&mut buffer, now) {
-                let datagram = buffer.datagram(sealed.len).to_vec();
-                self.transmit(*slot, datagram);
-            }
-        }
-        !mine.is_empty()
     }
 
     pub(crate) fn handshakes(&self, slot: u16) -> u32 {

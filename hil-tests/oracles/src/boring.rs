@@ -54,4 +54,12 @@ impl Oracle for Boringtun {
     fn handle_datagram(&mut self, source: SocketAddr, datagram: &[u8]) -> Output {
         self.tunnel.decapsulate(Some(source.ip()), datagram, &mut self.buffer).into()
     }
+
+    fn poll_queued(&mut self) -> Output {
+        self.tunnel.decapsulate(None, &[], &mut self.buffer).into()
+    }
+
+    fn handle_tick(&mut self) -> Output {
+        self.tunnel.update_timers(&mut self.buffer).into()
+    }
 }

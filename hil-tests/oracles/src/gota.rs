@@ -71,4 +71,16 @@ impl Oracle for Gotatun {
             Err(result) => result.into(),
         }
     }
+
+    fn poll_queued(&mut self) -> Output {
+        let queued = self.tunnel.get_queued_packets(&mut self.mtu).next();
+        queued.map_or(Output::Nothing, |message| Output::Datagram(bytes(message)))
+    }
+
+    fn handle_tick(&mut self) -> Output {
+        match self.tunnel.update_timers() {
+            Ok(message) => message.map_or(Output::Nothing, |it| Output::Datagram(bytes(it))),
+            Err(error) => Output::Refused(format!("{error:?}")),
+        }
+    }
 }

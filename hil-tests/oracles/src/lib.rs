@@ -8,12 +8,14 @@
 
 mod boring;
 mod gota;
+mod node;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use boring::Boringtun;
 pub use gota::Gotatun;
+pub use node::OracleNode;
 
 /// One end of a tunnel, as another implementation sees it.
 pub struct Setup {
@@ -54,6 +56,21 @@ pub trait Oracle {
 
     /// Takes a datagram from the network.
     fn handle_datagram(&mut self, source: SocketAddr, datagram: &[u8]) -> Output;
+
+    /// The next packet that waited for a session, sealed.
+    fn poll_queued(&mut self) -> Output;
+
+    /// Looks at its timers, as its device does every [`TICK`].
+    fn handle_tick(&mut self) -> Output;
+}
+
+/// How often both devices look at their timers.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// Sets the clocks of both oracles, in this thread.
+pub fn set_time(time: Duration) {
+    mock_instant_boringtun::MockClock::set_time(time);
+    mock_instant_gotatun::thread_local::MockClock::set_time(time);
 }
 
 /// Moves the clocks of both oracles, in this thread.

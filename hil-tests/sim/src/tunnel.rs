@@ -42,29 +42,40 @@ pub struct TunnelNode {
     pub events: Vec<Event>,
     /// Reasons of refused datagrams, in order.
     pub refused: Vec<DropReason>,
+    /// Where peers are sent to.
+    pub endpoints: [Option<SocketAddr>; PEERS],
+    /// Datagrams that wait to be sent.
+    pub out: VecDeque<(SocketAddr, Vec<u8>)>,
     rng: Rng,
-    endpoints: [Option<SocketAddr>; PEERS],
     staged: VecDeque<(PeerSlot, Vec<u8>)>,
     delivered: VecDeque<Vec<u8>>,
-    out: VecDeque<(SocketAddr, Vec<u8>)>,
 }
 
 impl TunnelNode {
     /// A node without peers, whose flash holds the stamp `floor`.
     pub fn new(secret: StaticSecret, floor: u64, config: TunnelConfig, seed: u64) -> Self {
+        Self::with_clock(secret, Tai64nClock::new(Some(floor)), config, seed)
+    }
+
+    /// A node without peers that takes its stamps from `clock`.
+    pub fn with_clock(
+        secret: StaticSecret,
+        clock: Tai64nClock,
+        config: TunnelConfig,
+        seed: u64,
+    ) -> Self {
         let mut datapath = Box::new(NodeDatapath::new(seed));
         datapath.set_rules(&[ANY]);
-        let clock = Tai64nClock::new(Some(floor));
         let mut node = Self {
             tunnel: Box::new(Tunnel::new(config, secret, clock)),
             datapath,
             events: Vec::new(),
             refused: Vec::new(),
-            rng: Rng::new(seed),
             endpoints: [None; PEERS],
+            out: VecDeque::new(),
+            rng: Rng::new(seed),
             staged: VecDeque::new(),
             delivered: VecDeque::new(),
-            out: VecDeque::new(),
         };
         node.drain(Instant::ZERO);
         node
@@ -90,11 +101,6 @@ impl TunnelNode {
         self.drain(now);
     }
 
-    /// Where a peer is sent to.
-    pub fn endpoint(&self, slot: PeerSlot) -> Option<SocketAddr> {
-        self.endpoints[slot.index()]
-    }
-
     fn transmit(&mut self, slot: PeerSlot, datagram: Vec<u8>) {
         if let Some(to) = self.endpoints[slot.index()] {
             self.out.push_back((to, datagram));
@@ -116,8 +122,9 @@ impl TunnelNode {
         }
     }
 
-    /// Drains every output in the order that the tunnel asks for.
-    fn drain(&mut self, now: Instant) {
+    /// Drains every output in the order that the tunnel asks for; to be called
+    /// after an input that was given to a part directly.
+    pub fn drain(&mut self, now: Instant) {
         loop {
             let mut idle = true;
             while let Some((slot, activity)) = self.datapath.poll_activity() {
@@ -186,7 +193,8 @@ impl TunnelNode {
         }
     }
 
-    fn keepalive(&mut self, slot: PeerSlot, now: Instant) {
+    /// Sends a keepalive to a peer, if there is a session.
+    pub fn keepalive(&mut self, slot: PeerSlot, now: Instant) {
         let mut out = [0; 32];
         if self.datapath.handle_keepalive(slot, &mut out, now).is_some() {
             self.transmit(slot, out.to_vec());

@@ -124,6 +124,12 @@ impl<N: Node> World<N> {
         result
     }
 
+    /// Puts another node in the place of one: a restart.
+    pub fn replace(&mut self, node: usize, fresh: N) {
+        self.nodes[node] = fresh;
+        self.drain(node);
+    }
+
     /// The host that a node is on.
     pub fn host(&self, node: usize) -> HostId {
         self.places[node].host
