@@ -4,7 +4,8 @@
 use core::time::Duration;
 
 /// Constants of the WireGuard paper, section 6.1 (and 6.6 for keepalives). Two
-/// implementations that differ in one of these misunderstand each other.
+/// implementations that differ in one of these misunderstand each other. Those
+/// that count messages, and the life of a cookie, stand in `weft_noise::wg`.
 pub mod specification {
     use core::time::Duration;
 
@@ -18,12 +19,6 @@ pub mod specification {
     pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
     /// Who has received data and sent nothing for this long sends a keepalive.
     pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-    /// The initiator replaces a session once it has sent this many messages.
-    pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
-    /// No packet is sent or accepted in a session with this counter or beyond.
-    pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
-    /// A cookie is good for this long, and so is the secret it is made with.
-    pub const COOKIE_TIME: Duration = Duration::from_secs(120);
 
     /// A new handshake is due this long after the first unanswered data packet.
     pub const NO_ANSWER_TIME: Duration =
@@ -47,6 +42,8 @@ pub mod implementation {
     /// A repeated initiation waits up to this much longer, at random (the
     /// kernel's jitter), so that two sides do not stay in step.
     pub const REKEY_TIMEOUT_JITTER: Duration = Duration::from_millis(333);
+    /// A shorter persistent keepalive is taken for this one.
+    pub const KEEPALIVE_LEAST: Duration = Duration::from_secs(1);
     /// Nothing is sent in a session during the last part of
     /// `REJECT_AFTER_TIME`, so that what was sent in time also arrives in time.
     pub const SEND_MARGIN: Duration = Duration::from_secs(5);
@@ -146,7 +143,6 @@ mod tests {
         assert_eq!(specification::NO_ANSWER_TIME, Duration::from_secs(15));
         assert_eq!(specification::REKEY_ON_RECEIVE_TIME, Duration::from_secs(165));
         assert_eq!(specification::ERASE_AFTER_TIME, Duration::from_secs(540));
-        assert_eq!(specification::REJECT_AFTER_MESSAGES, u64::MAX - 8192);
     }
 
     #[test]

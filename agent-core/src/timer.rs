@@ -2,8 +2,8 @@
 
 use crate::time::Instant;
 
-/// Why [`poll_timeout`](crate) names an instant: one short sentence for people
-/// who look for idle wake-ups.
+/// Why a `poll_timeout` names an instant: one short sentence, for people who
+/// look for idle wake-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Reason(&'static str);
 

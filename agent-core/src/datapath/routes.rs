@@ -59,10 +59,6 @@ impl<K: Key, const ROUTES: usize> Table<K, ROUTES> {
         self.routes.binary_search_by_key(&(len, network), |route| (route.len, route.network))
     }
 
-    fn has_len(&self, len: u8) -> bool {
-        self.lens.get(usize::from(len / 64)).is_some_and(|word| word >> (len % 64) & 1 != 0)
-    }
-
     fn insert(&mut self, network: K, len: u8, slot: PeerSlot) -> Result<(), RoutesFull> {
         let len = len.min(K::BITS);
         let network = network.masked(len);
@@ -97,8 +93,20 @@ impl<K: Key, const ROUTES: usize> Table<K, ROUTES> {
         }
     }
 
+    /// Lengths in use, longest first.
+    fn lens(&self) -> impl Iterator<Item = u8> + '_ {
+        self.lens.iter().zip([0u8, 64, 128]).rev().flat_map(|(&word, base)| {
+            let mut left = word;
+            core::iter::from_fn(move || {
+                let bit = 63u8.checked_sub(left.leading_zeros() as u8)?;
+                left &= !(1 << bit);
+                Some(base + bit)
+            })
+        })
+    }
+
     fn lookup(&self, address: K) -> Option<PeerSlot> {
-        (0..=K::BITS).rev().filter(|&len| self.has_len(len)).find_map(|len| {
+        self.lens().find_map(|len| {
             let position = self.position(len, address.masked(len)).ok()?;
             self.routes.get(position).map(|route| route.slot)
         })

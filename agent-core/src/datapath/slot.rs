@@ -1,10 +1,16 @@
 //! One peer in the data path: its sessions, its clocks, what it may do.
 
-use weft_noise::wg::{Opener, REKEY_AFTER_MESSAGES, SealError, Sealer, SessionKeys};
+use weft_noise::wg::{
+    self, OpenError, Opener, REKEY_AFTER_MESSAGES, SealError, Sealer, SessionKeys,
+};
 
+use crate::config::implementation::{HEADROOM, MTU_DEFAULT, TAILROOM};
 use crate::event::{Activity, Counters, DropCounters, DropReason, Edges, SessionTimes, Source};
 use crate::filter::Masks;
 use crate::time::Instant;
+
+// The buffers' room is what sealing in place needs.
+const _: () = assert!(HEADROOM == wg::HEADER_LEN && TAILROOM == wg::TAILROOM);
 
 /// Sessions of one peer: previous, current, next.
 pub(super) const SESSIONS: usize = 3;
@@ -52,7 +58,7 @@ impl<const WORDS: usize> Slot<WORDS> {
         Self {
             sessions: [const { None }; SESSIONS],
             current: None,
-            mtu: crate::config::implementation::MTU_DEFAULT,
+            mtu: MTU_DEFAULT,
             masks: Masks { inbound: 0, outbound: 0 },
             endpoint: None,
             heard_from: None,
@@ -186,9 +192,9 @@ impl<const WORDS: usize> Slot<WORDS> {
             return Err(DropReason::Expired);
         }
         let opened = session.opener.open(datagram).map_err(|error| match error {
-            weft_noise::wg::OpenError::Replayed => DropReason::Replayed,
-            weft_noise::wg::OpenError::Exhausted => DropReason::Expired,
-            weft_noise::wg::OpenError::Malformed => DropReason::Malformed,
+            OpenError::Replayed => DropReason::Replayed,
+            OpenError::Exhausted => DropReason::Expired,
+            OpenError::Malformed => DropReason::Malformed,
             _ => DropReason::Unauthentic,
         })?;
         if opened.first {

@@ -4,7 +4,8 @@ use weft_noise::wg::INITIATION_LEN;
 
 use super::peer::{Peer, Pending, Timer, jitter};
 use super::{Outgoing, To, Tunnel, allocate};
-use crate::config::specification::{ERASE_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
+use crate::config::implementation::KEEPALIVE_LEAST;
+use crate::config::specification::{REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
 use crate::entropy::Entropy;
 use crate::event::PeerSlot;
 use crate::time::Instant;
@@ -27,24 +28,19 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             };
             self.answer(&waiting, entropy, now);
         }
-        for position in 0..PEERS {
-            let Ok(slot) = u16::try_from(position).map(PeerSlot) else {
-                break;
-            };
-            let due = self
-                .peer(slot)
-                .and_then(|peer| peer.timers.next())
-                .is_some_and(|(at, _)| at <= now);
-            if due {
-                self.run_timers(slot, entropy, now);
-            }
+        // Each peer is due at most once: what cannot be done now stays due, and
+        // would be found again for ever.
+        let mut last = None;
+        while let Some(slot) = self.peers.next_due(last, now) {
+            self.run_timers(slot, entropy, now);
+            self.peers.settle(slot);
+            last = Some(slot);
         }
-        self.refresh();
     }
 
     fn run_timers(&mut self, slot: PeerSlot, entropy: &mut dyn Entropy, now: Instant) {
         for &timer in Timer::ALL {
-            let Some(peer) = self.peer_mut(slot) else {
+            let Some(peer) = self.peers.get_mut(slot) else {
                 return;
             };
             if !peer.timers.take_expired(timer, now) {
@@ -54,7 +50,6 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
                 Timer::Initiate => self.initiate(slot, entropy, now),
                 Timer::Check => {
                     peer.query = true;
-                    self.dirty.queries = true;
                 }
                 Timer::Erase => self.erase(slot),
                 Timer::SecondKey => self.drop_second_key(slot),
@@ -64,7 +59,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
 
     /// Sends an initiation, unless 90 s of them went unanswered.
     fn initiate(&mut self, slot: PeerSlot, entropy: &mut dyn Entropy, now: Instant) {
-        let Some(peer) = self.peers.get_mut(slot.index()).and_then(|peer| peer.as_mut()) else {
+        let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
         let Some(since) = peer.attempt_since else {
@@ -75,8 +70,6 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
                 self.indices.remove(index);
             }
             give_up(peer, now);
-            self.dirty.events = true;
-            self.dirty.installs = true;
             return;
         }
         if self.outgoing.is_full() {
@@ -106,24 +99,21 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
 
     /// Erases the sessions of a peer; a handshake under way goes on.
     fn erase(&mut self, slot: PeerSlot) {
-        let Some(peer) = self.peers.get_mut(slot.index()).and_then(|peer| peer.as_mut()) else {
+        let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
         let gone = peer.sessions.retain(|_| false);
         peer.drop_sessions(&gone, &mut self.indices);
         peer.waiting.expired = !gone.is_empty();
-        self.dirty.events = true;
-        self.dirty.installs = true;
     }
 
     fn drop_second_key(&mut self, slot: PeerSlot) {
-        let Some(peer) = self.peers.get_mut(slot.index()).and_then(|peer| peer.as_mut()) else {
+        let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
         peer.keys.second = None;
         let gone = peer.sessions.retain(|key| *key == peer.keys.key);
         peer.drop_sessions(&gone, &mut self.indices);
-        self.dirty.installs = true;
     }
 }
 
@@ -132,10 +122,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
 fn give_up(peer: &mut Peer, now: Instant) {
     peer.waiting.failed = true;
     peer.sealing.wanted = None;
-    if peer.timers.get(Timer::Erase).is_none() && peer.sessions.iter().next().is_some() {
-        peer.timers.set(Timer::Erase, now + ERASE_AFTER_TIME);
-    }
     if let Some(every) = peer.keys.keepalive_after {
-        peer.timers.set(Timer::Check, now + every);
+        peer.timers.set(Timer::Check, now + every.max(KEEPALIVE_LEAST));
     }
 }

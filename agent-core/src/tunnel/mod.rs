@@ -38,6 +38,7 @@ mod queue;
 mod receive;
 mod session;
 mod stamp;
+mod table;
 
 use heapless::Deque;
 use weft_noise::key::{StaticSecret, WeakKey};
@@ -52,13 +53,14 @@ use self::keys::OwnKeys;
 use self::peer::{Demand, INDICES, Peer, Timer};
 use self::queue::InitiationQueue;
 use self::session::Confirmed;
+use self::table::PeerTable;
 use crate::config::TunnelConfig;
 use crate::config::implementation::PATH_RETRY_INTERVAL;
 use crate::entropy::Entropy;
 use crate::event::{Activity, DropCounters, PeerSlot, SessionTimes, Source};
 use crate::index::IndexTable;
 use crate::time::Instant;
-use crate::timer::{Reason, TimerKey};
+use crate::timer::Reason;
 
 /// Where a handshake message goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +184,8 @@ impl From<WeakKey> for SetPeerError {
 /// The state of a peer's tunnel, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TunnelStatus {
-    /// When the current session's keys were made.
+    /// When the current session's keys were made, until they are erased: with a
+    /// peer that vanished up to 9 minutes.
     pub established_at: Option<Instant>,
     /// Whether we initiated it.
     pub initiator: bool,
@@ -205,28 +208,16 @@ struct Outgoing {
 /// most this many.
 const OUTGOING: usize = 4;
 
-/// Which peers have something to be polled; avoids a search per poll.
-#[derive(Clone, Copy, Default)]
-struct Dirty {
-    installs: bool,
-    events: bool,
-    queries: bool,
-}
-
 /// Handshakes and timers of up to `PEERS` peers; up to `QUEUE` initiations wait.
 pub struct Tunnel<const PEERS: usize, const QUEUE: usize = 8> {
     config: TunnelConfig,
     own: OwnKeys,
     clock: Tai64nClock,
-    peers: [Option<Peer>; PEERS],
-    /// Slots whose peer is gone and whose sessions the data path still holds.
-    wiped: [bool; PEERS],
+    peers: PeerTable<PEERS>,
     indices: IndexTable<PEERS, INDICES>,
     cookies: Checker,
     queue: InitiationQueue<QUEUE>,
     outgoing: Deque<Outgoing, OUTGOING>,
-    dirty: Dirty,
-    deadline: Option<(Instant, Reason)>,
     drops: DropCounters,
 }
 
@@ -238,14 +229,11 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             config,
             own: OwnKeys::new(secret),
             clock,
-            peers: [const { None }; PEERS],
-            wiped: [false; PEERS],
+            peers: PeerTable::new(),
             indices: IndexTable::new(),
             cookies: Checker::new(),
             queue: InitiationQueue::new(config.handshake_interval()),
             outgoing: Deque::new(),
-            dirty: Dirty::default(),
-            deadline: None,
             drops: DropCounters::new(),
         }
     }
@@ -267,15 +255,18 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         if !self.own.swap() {
             return false;
         }
-        for peer in self.peers.iter_mut().flatten() {
+        for slot in self.peers.slots() {
+            let Some(peer) = self.peers.get_mut(slot) else {
+                continue;
+            };
             // The key had full order for the other own key, so it has for this.
             if let Ok(remote) = self.own.remote(&peer.keys.key) {
                 peer.remote = remote;
             }
             peer.gives_way = *self.own.active().public() < peer.keys.key;
             restart(peer, &mut self.indices, now);
+            self.peers.settle(slot);
         }
-        self.refresh();
         true
     }
 
@@ -309,10 +300,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         // One X25519, even for a known key: map changes are rare.
         let remote = self.own.remote(&keys.key)?;
         let gives_way = *self.own.active().public() < keys.key;
-        let Some(place) = self.peers.get_mut(slot.index()) else {
-            return Err(SetPeerError::NoSuchSlot);
-        };
-        match place {
+        match self.peers.get_mut(slot) {
             Some(peer) => {
                 let changed = peer.keys.key != keys.key;
                 peer.keys = keys;
@@ -324,23 +312,22 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
                     restart(peer, &mut self.indices, now);
                 }
             }
-            None => *place = Some(Peer::new(keys, remote, gives_way)),
+            None => self.peers.insert(slot, Peer::new(keys, remote, gives_way)),
         }
-        if let Some(peer) = place {
+        if let Some(peer) = self.peers.get_mut(slot) {
             let until = peer.keys.second.as_ref().and_then(|second| second.until);
             peer.timers.set(Timer::SecondKey, until.unwrap_or(Instant::FAR_FUTURE));
             if peer.keys.keepalive_after.is_some() {
                 peer.timers.set_earlier(Timer::Check, now);
             }
         }
-        self.dirty.installs = true;
-        self.refresh();
+        self.peers.settle(slot);
         Ok(())
     }
 
     /// Forgets a peer and erases every key of it.
     pub fn remove_peer(&mut self, slot: PeerSlot) {
-        let Some(peer) = self.peers.get_mut(slot.index()).and_then(Option::take) else {
+        let Some(peer) = self.peers.take(slot) else {
             return;
         };
         for session in peer.sessions.iter() {
@@ -349,49 +336,32 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         if let Some(pending) = &peer.pending {
             self.indices.remove(pending.sent.sender());
         }
-        if let Some(wiped) = self.wiped.get_mut(slot.index()) {
-            *wiped = true;
-        }
-        self.dirty.installs = true;
-        self.refresh();
     }
 
     /// Which peer has this key, first or second.
     pub fn slot_of(&self, key: &PublicKey) -> Option<PeerSlot> {
-        let position = self
-            .peers
-            .iter()
-            .position(|peer| peer.as_ref().is_some_and(|peer| peer.keys.has(key)))?;
-        u16::try_from(position).ok().map(PeerSlot)
-    }
-
-    fn peer(&self, slot: PeerSlot) -> Option<&Peer> {
-        self.peers.get(slot.index())?.as_ref()
-    }
-
-    fn peer_mut(&mut self, slot: PeerSlot) -> Option<&mut Peer> {
-        self.peers.get_mut(slot.index())?.as_mut()
+        self.peers.slot_of(key)
     }
 
     /// A packet for this peer found no session.
     pub fn handle_wanted(&mut self, slot: PeerSlot, now: Instant) {
-        if let Some(peer) = self.peer_mut(slot) {
+        if let Some(peer) = self.peers.get_mut(slot) {
             peer.want_handshake(now);
-            self.refresh();
+            self.peers.settle(slot);
         }
     }
 
     /// A path to this peer opened: an initiation that may have been lost is
     /// repeated now instead of 5 s after the last.
     pub fn handle_path(&mut self, slot: PeerSlot, now: Instant) {
-        if let Some(peer) = self.peer_mut(slot)
+        if let Some(peer) = self.peers.get_mut(slot)
             && peer.attempt_since.is_some()
             && !peer.waits_for_stamp
         {
             let least =
                 peer.initiated_at.map_or(now, |last| now.max(last.min(now) + PATH_RETRY_INTERVAL));
             peer.timers.set_earlier(Timer::Initiate, least);
-            self.refresh();
+            self.peers.settle(slot);
         }
     }
 
@@ -399,7 +369,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
     /// the answer to [`Tunnel::poll_query`].
     pub fn handle_activity(&mut self, slot: PeerSlot, activity: &Activity, now: Instant) {
         let indices = &mut self.indices;
-        let Some(peer) = self.peers.get_mut(slot.index()).and_then(|peer| peer.as_mut()) else {
+        let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
         if let Some((index, source)) = activity.edges.first_packet {
@@ -431,9 +401,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         }
         peer.waiting.keepalive |= demand == Demand::Keepalive;
         peer.query = false;
-        self.dirty.installs = true;
-        self.dirty.events = true;
-        self.refresh();
+        self.peers.settle(slot);
     }
 
     /// An authenticated Unix time in milliseconds, from the coordinator.
@@ -450,36 +418,27 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
 
     /// Goes on with handshakes that waited for a stamp.
     fn resume(&mut self, now: Instant) {
-        for peer in self.peers.iter_mut().flatten() {
-            if core::mem::take(&mut peer.waits_for_stamp) {
+        for slot in self.peers.slots() {
+            if let Some(peer) = self.peers.get_mut(slot)
+                && core::mem::take(&mut peer.waits_for_stamp)
+            {
                 peer.attempt_since = Some(now);
                 peer.timers.set(Timer::Initiate, now);
+                self.peers.settle(slot);
             }
         }
-        self.refresh();
     }
 
-    /// When to call [`Tunnel::handle_timeout`], and why.
+    /// When to call [`Tunnel::handle_timeout`], and why. Cheap: found once per
+    /// input, not once per question.
     #[must_use]
-    pub const fn poll_timeout(&self) -> Option<(Instant, Reason)> {
-        self.deadline
-    }
-
-    /// Finds the next deadline: once per input, not once per packet.
-    fn refresh(&mut self) {
+    pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
         let service =
             self.queue.next_service().map(|at| (at, Reason::new("tunnel: answer an initiation")));
-        let timers = self
-            .peers
-            .iter()
-            .flatten()
-            .filter_map(|peer| peer.timers.next())
-            .min_by_key(|&(at, _)| at)
-            .map(|(at, timer)| (at, timer.reason()));
-        self.deadline = match (service, timers) {
+        match (service, self.peers.deadline()) {
             (Some(service), Some(timer)) if timer.0 < service.0 => Some(timer),
-            (service, timers) => service.or(timers),
-        };
+            (service, timer) => service.or(timer),
+        }
     }
 
     /// What was dropped here, by reason.
@@ -489,7 +448,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
 
     /// The state of a peer's tunnel.
     pub fn status(&self, slot: PeerSlot) -> Option<TunnelStatus> {
-        let peer = self.peer(slot)?;
+        let peer = self.peers.get(slot)?;
         let current = peer.sessions.current.as_ref();
         Some(TunnelStatus {
             established_at: current.map(|session| session.established_at),
@@ -502,7 +461,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
 
     /// The key of path probes with this peer, of the active pair.
     pub fn probe_key(&self, slot: PeerSlot) -> Option<weft_noise::probe::ProbeKey> {
-        let peer = self.peer(slot)?;
+        let peer = self.peers.get(slot)?;
         Some(peer.remote.probe_key(&peer.keys.psk))
     }
 

@@ -2,6 +2,7 @@
 //! whatever the number of peers.
 
 use super::peer::Peer;
+use super::table::Ready;
 use super::{Event, Install, Transmit, Tunnel};
 use crate::event::PeerSlot;
 
@@ -9,24 +10,16 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
     /// The next thing the data path is to do.
     #[must_use]
     pub fn poll_install(&mut self) -> Option<Install> {
-        if !self.dirty.installs {
-            return None;
+        if let Some(slot) = self.peers.next_ready(Ready::Wipe) {
+            self.peers.set_wiped(slot);
+            return Some(Install::DropPeer { slot });
         }
+        let slot = self.peers.next_ready(Ready::Install)?;
         let rekey_after = self.config.rekey_after();
-        for position in 0..PEERS {
-            let slot = PeerSlot(u16::try_from(position).ok()?);
-            if core::mem::take(self.wiped.get_mut(position)?) {
-                return Some(Install::DropPeer { slot });
-            }
-            let Some(peer) = self.peers.get_mut(position)?.as_mut() else {
-                continue;
-            };
-            if let Some(install) = next_install(peer, slot, rekey_after) {
-                return Some(install);
-            }
-        }
-        self.dirty.installs = false;
-        None
+        let peer = self.peers.get_mut(slot)?;
+        let install = next_install(peer, slot, rekey_after);
+        self.peers.settle(slot);
+        install
     }
 
     /// Writes the next handshake message into `out`. A buffer shorter than a
@@ -46,32 +39,20 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
     /// The next event.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        if !self.dirty.events {
-            return None;
-        }
-        for (position, peer) in self.peers.iter_mut().enumerate() {
-            let slot = PeerSlot(u16::try_from(position).ok()?);
-            if let Some(event) = peer.as_mut().and_then(|peer| next_event(peer, slot)) {
-                return Some(event);
-            }
-        }
-        self.dirty.events = false;
-        None
+        let slot = self.peers.next_ready(Ready::Event)?;
+        let event = next_event(self.peers.get_mut(slot)?, slot);
+        self.peers.settle(slot);
+        event
     }
 
     /// A peer whose activity is to be read now, and told by
     /// [`Tunnel::handle_activity`].
     #[must_use]
     pub fn poll_query(&mut self) -> Option<PeerSlot> {
-        if !self.dirty.queries {
-            return None;
-        }
-        let asked = self
-            .peers
-            .iter_mut()
-            .position(|peer| peer.as_mut().is_some_and(|peer| core::mem::take(&mut peer.query)));
-        self.dirty.queries = asked.is_some();
-        u16::try_from(asked?).ok().map(PeerSlot)
+        let slot = self.peers.next_ready(Ready::Query)?;
+        self.peers.get_mut(slot)?.query = false;
+        self.peers.settle(slot);
+        Some(slot)
     }
 
     /// A floor of timestamps to be written to flash, then confirmed by

@@ -7,7 +7,8 @@ use weft_noise::wg::{InitiationSent, RemoteKey, Tai64n};
 
 use super::keys::PeerKeys;
 use super::session::{Gone, SLOTS, Sessions};
-use crate::config::implementation::REKEY_TIMEOUT_JITTER;
+use super::table::Ready;
+use crate::config::implementation::{KEEPALIVE_LEAST, REKEY_TIMEOUT_JITTER};
 use crate::config::specification::{
     ERASE_AFTER_TIME, KEEPALIVE_TIMEOUT, NO_ANSWER_TIME, REKEY_TIMEOUT,
 };
@@ -67,7 +68,7 @@ pub(super) struct Sealing {
 
 /// Events that wait to be polled. One of each kind suffices: a later one
 /// replaces an earlier.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Waiting {
     pub(super) established: Option<(Source, bool)>,
     pub(super) endpoint: Option<Source>,
@@ -148,6 +149,17 @@ impl Peer {
             waiting: Waiting::default(),
             handshakes: 0,
         }
+    }
+
+    /// Bits of [`Ready`]: what of this peer waits to be polled.
+    pub(super) fn ready(&self) -> u8 {
+        let installs = !self.drops.is_empty()
+            || self.sealing.told != self.sealing.wanted
+            || self.sessions.iter().any(|session| session.keys.is_some());
+        let bit = |ready: bool, kind: Ready| if ready { kind as u8 } else { 0 };
+        bit(installs, Ready::Install)
+            | bit(self.waiting != Waiting::default(), Ready::Event)
+            | bit(self.query, Ready::Query)
     }
 
     /// Wants a handshake: at once, or when the last initiation is 5 s old. A
@@ -231,6 +243,7 @@ impl Peer {
             due(first + KEEPALIVE_TIMEOUT, Demand::Keepalive, KEEPALIVE_TIMEOUT);
         }
         if let Some(every) = self.keys.keepalive_after {
+            let every = every.max(KEEPALIVE_LEAST);
             let asks = if can_send { Demand::Keepalive } else { Demand::Handshake };
             let since = activity.sent_at.map_or(now, |sent| sent + every);
             due(if can_send { since } else { now }, asks, every);

@@ -33,6 +33,8 @@ pub(super) enum Standing {
     Known,
     /// A valid mac2: hears what is sent to its address.
     Proven,
+    /// Both.
+    ProvenKnown,
 }
 
 /// What becomes of an initiation.
@@ -97,24 +99,34 @@ impl<const QUEUE: usize> InitiationQueue<QUEUE> {
         }
         let loaded = self.is_under_load(now);
         let same = Network::of(source.address);
+        // A forger in a peer's name does not use up the places of the peer that
+        // has proved its address.
+        let least = standing.min(Standing::Proven);
         let of_source = self
             .waiting
             .iter()
-            .filter(|waiting| Network::of(waiting.source.address) == same)
+            .filter(|waiting| {
+                Network::of(waiting.source.address) == same
+                    && (least < Standing::Proven || waiting.standing >= least)
+            })
             .count();
+        let crowd = of_source >= PER_SOURCE;
         match standing {
-            Standing::Unknown if loaded || of_source >= PER_SOURCE => return Admission::Cookie,
-            Standing::Known if of_source >= PER_SOURCE => return Admission::Cookie,
-            Standing::Proven if of_source >= PER_SOURCE => {
-                return Admission::Dropped(DropReason::RateLimited);
-            }
-            Standing::Proven if loaded && !self.buckets.take(same, now) => {
+            Standing::Unknown if loaded || crowd => return Admission::Cookie,
+            Standing::Known if crowd => return Admission::Cookie,
+            Standing::Proven | Standing::ProvenKnown
+                if crowd || loaded && !self.buckets.take(same, now) =>
+            {
                 return Admission::Dropped(DropReason::RateLimited);
             }
             _ => {}
         }
         if self.waiting.is_full() && !self.displace(standing) {
-            return Admission::Dropped(DropReason::QueueFull);
+            // With a cookie it can come before those that fill the queue now.
+            return match standing {
+                Standing::Unknown | Standing::Known => Admission::Cookie,
+                _ => Admission::Dropped(DropReason::QueueFull),
+            };
         }
         let waiting = Waiting { source, standing, message: *message };
         match self.waiting.push(waiting) {
@@ -252,6 +264,28 @@ mod tests {
     }
 
     #[test]
+    fn a_known_peer_comes_before_any_number_of_proven_strangers() {
+        let mut queue = queue();
+        for last in 10..18 {
+            queue.push(source(last, 1), Standing::Proven, &MESSAGE, NOW);
+        }
+        let admission = queue.push(source(1, 1), Standing::Known, &MESSAGE, NOW);
+        assert_eq!(admission, Admission::Cookie, "it can prove itself");
+        let admission = queue.push(source(1, 1), Standing::ProvenKnown, &MESSAGE, NOW);
+        assert_eq!(admission, Admission::Queued);
+    }
+
+    #[test]
+    fn a_forger_does_not_use_up_the_places_of_who_it_names() {
+        let mut queue = queue();
+        for port in 0..4 {
+            queue.push(source(1, port), Standing::Unknown, &MESSAGE, NOW);
+        }
+        let admission = queue.push(source(1, 9), Standing::Proven, &MESSAGE, NOW);
+        assert_eq!(admission, Admission::Queued);
+    }
+
+    #[test]
     fn one_source_cannot_fill_the_queue() {
         let mut queue = queue();
         for port in 0..2 {
@@ -260,6 +294,10 @@ mod tests {
         }
         let admission = queue.push(source(1, 9), Standing::Unknown, &MESSAGE, NOW);
         assert_eq!(admission, Admission::Cookie);
+        for _ in 0..2 {
+            let admission = queue.push(source(1, 9), Standing::Proven, &MESSAGE, NOW);
+            assert_eq!(admission, Admission::Queued);
+        }
         let admission = queue.push(source(1, 9), Standing::Proven, &MESSAGE, NOW);
         assert_eq!(admission, Admission::Dropped(DropReason::RateLimited));
     }

@@ -1,11 +1,8 @@
 //! Handshake messages of others.
 
-use weft_noise::wg::{
-    self, COOKIE_REPLY_LEN, HandshakeError, INITIATION_LEN, Kind, Mac1Checked, RESPONSE_LEN,
-};
+use weft_noise::wg::{self, COOKIE_REPLY_LEN, HandshakeError, INITIATION_LEN, Kind, RESPONSE_LEN};
 use weft_wire::id::PublicKey;
 
-use super::keys::OwnKey;
 use super::queue::{Admission, Standing, Waiting};
 use super::session::Session;
 use super::{Outgoing, To, Tunnel, allocate};
@@ -48,7 +45,6 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         if let Err(reason) = result {
             self.drops.count(reason);
         }
-        self.refresh();
         result
     }
 
@@ -63,12 +59,12 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             datagram.try_into().map_err(|_| DropReason::Malformed)?;
         let (own, checked) = self.own.check_mac1(message)?;
         let proven = self.cookies.verify_mac2(&checked, source.address, now.as_micros());
-        let standing = if proven {
-            Standing::Proven
-        } else if self.queue.is_under_load(now) && is_known(&self.peers, source) {
-            Standing::Known
-        } else {
-            Standing::Unknown
+        let known = self.queue.is_under_load(now) && self.peers.is_known(source);
+        let standing = match (proven, known) {
+            (true, true) => Standing::ProvenKnown,
+            (true, false) => Standing::Proven,
+            (false, true) => Standing::Known,
+            (false, false) => Standing::Unknown,
         };
         match self.queue.push(source, standing, message, now) {
             Admission::Queued => Ok(()),
@@ -120,11 +116,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         let received = own.key.receive_initiation(&checked)?;
         let key = *received.peer();
         let slot = self.slot_of(&key).ok_or(DropReason::UnknownPeer)?;
-        let peer = self
-            .peers
-            .get_mut(slot.index())
-            .and_then(|peer| peer.as_mut())
-            .ok_or(DropReason::UnknownPeer)?;
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::UnknownPeer)?;
         let authentic = if own.is_active && peer.keys.key == key {
             received.authenticate(&peer.remote)?
         } else {
@@ -157,7 +149,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         });
         peer.drop_sessions(&gone, &mut self.indices);
         peer.established(entropy, now);
-        self.dirty.installs = true;
+        self.peers.settle(slot);
         self.push_reply(waiting.source, &response);
         Ok(())
     }
@@ -169,31 +161,33 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let (own, checked) = self.own.check_mac1(datagram)?;
-        let slot = wg::receiver(datagram)
-            .and_then(|index| self.indices.get(index))
+        // The index first: it costs no hash, and strangers do not know it.
+        let index = wg::receiver(datagram).ok_or(DropReason::Malformed)?;
+        let slot = self.indices.get(index).ok_or(DropReason::UnknownIndex)?;
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
+        let pending = peer
+            .pending
+            .as_mut()
+            .filter(|pending| pending.sent.sender() == index)
             .ok_or(DropReason::UnknownIndex)?;
-        let Some(peer) = self.peers.get_mut(slot.index()).and_then(|peer| peer.as_mut()) else {
-            return Err(DropReason::UnknownIndex);
-        };
-        let pending = peer.pending.as_mut().ok_or(DropReason::UnknownIndex)?;
-        if checked.receiver() != Some(pending.sent.sender()) {
-            return Err(DropReason::UnknownIndex);
-        }
+        let (own, checked) = self.own.check_mac1(datagram)?;
+        let micros = now.as_micros();
         if pending.invalid >= INVALID_RESPONSES
-            && !self.cookies.verify_mac2(&checked, source.address, now.as_micros())
+            && !self.cookies.verify_mac2(&checked, source.address, micros)
         {
-            return self.ask_for_cookie(source, datagram, entropy, now);
+            let mut reply = [0; COOKIE_REPLY_LEN];
+            self.cookies.reply(own.key, &checked, source.address, micros, entropy, &mut reply);
+            self.push_reply(source, &reply);
+            return Err(DropReason::UnderLoad);
         }
-        let answered = pending.sent.receive_response(own.key, &checked, &peer.keys.psks());
-        let answered = match answered {
+        let answered = match pending.sent.receive_response(own.key, &checked, &peer.keys.psks()) {
             Ok(answered) => answered,
             Err(error) => {
                 pending.invalid = pending.invalid.saturating_add(1);
                 return Err(error.into());
             }
         };
-        let (index, started_at) = (pending.sent.sender(), pending.sent_at);
+        let started_at = pending.sent_at;
         // The index goes on as the session's.
         let _ = peer.end_attempt();
         let gone = peer.sessions.complete(Session {
@@ -211,24 +205,8 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         peer.source = Some(source);
         peer.waiting.established = Some((source, true));
         peer.waiting.endpoint = Some(source);
-        self.dirty.installs = true;
-        self.dirty.events = true;
+        self.peers.settle(slot);
         Ok(())
-    }
-
-    fn ask_for_cookie(
-        &mut self,
-        source: Source,
-        datagram: &[u8],
-        entropy: &mut dyn Entropy,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        let (OwnKey { key, .. }, checked): (_, Mac1Checked<'_>) = self.own.check_mac1(datagram)?;
-        let mut reply = [0; COOKIE_REPLY_LEN];
-        let micros = now.as_micros();
-        self.cookies.reply(key, &checked, source.address, micros, entropy, &mut reply);
-        self.push_reply(source, &reply);
-        Err(DropReason::UnderLoad)
     }
 
     /// A cookie answers our initiation, or our response. Nothing but the jar
@@ -238,7 +216,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             .and_then(|index| self.indices.get(index))
             .ok_or(DropReason::UnknownIndex)?;
         let key = self.key_of(slot, datagram)?;
-        let Some(peer) = self.peers.get_mut(slot.index()).and_then(|peer| peer.as_mut()) else {
+        let Some(peer) = self.peers.get_mut(slot) else {
             return Err(DropReason::UnknownIndex);
         };
         let micros = now.as_micros();
@@ -253,7 +231,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
 
     /// The peer's key in the exchange that a cookie reply's index belongs to.
     fn key_of(&self, slot: PeerSlot, datagram: &[u8]) -> Result<PublicKey, DropReason> {
-        let peer = self.peer(slot).ok_or(DropReason::UnknownIndex)?;
+        let peer = self.peers.get(slot).ok_or(DropReason::UnknownIndex)?;
         let index = wg::receiver(datagram);
         let pending = peer.pending.as_ref().map(|pending| pending.sent.sender());
         if index == pending {
@@ -265,12 +243,4 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             .map(|session| session.key)
             .ok_or(DropReason::UnknownIndex)
     }
-}
-
-/// Whether a peer's newest authenticated word came from here.
-fn is_known(peers: &[Option<super::Peer>], source: Source) -> bool {
-    peers
-        .iter()
-        .flatten()
-        .any(|peer| peer.source.is_some_and(|known| known.address == source.address))
 }
