@@ -1,5 +1,6 @@
 //! The coordinator: enrols devices, hands out addresses, signals, watches.
 
+pub mod api;
 pub mod config;
 pub mod domain;
 pub mod failure;

@@ -13,7 +13,7 @@ mod common;
 mod conformance;
 
 use common::TempDir;
-use conformance::{NOW, first_network};
+use common::fleet::{NOW, first_network};
 
 struct Home {
     store: SharedStore,

@@ -77,6 +77,16 @@ impl Operator {
         Err(Failure::new(Code::NetworkNotFound, message).attempt("weft-coordinator network"))
     }
 
+    /// Members of a network, counted.
+    ///
+    /// # Errors
+    ///
+    /// `internal.fault`.
+    pub async fn members(&self, network: NetworkId) -> Result<u32, Failure> {
+        let members = self.store.members_by_tags(network).await.map_err(fault)?;
+        Ok(members.iter().map(|(_, count)| count).sum())
+    }
+
     /// All networks.
     ///
     /// # Errors

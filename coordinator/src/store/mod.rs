@@ -27,6 +27,7 @@ use crate::domain::policy::{Compiled, Policy};
 use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
 
+pub mod keyfile;
 pub mod sqlite;
 
 /// The answer of a store, some time later.
@@ -258,6 +259,8 @@ pub trait Devices: Send + Sync {
 pub trait Policies: Send + Sync {
     /// The policy in force.
     fn policy(&self, network: NetworkId) -> Answer<'_, PolicyInForce>;
+    /// What [`Policies::set_policy`] would do; changes nothing.
+    fn preview_policy(&self, network: NetworkId, policy: Policy) -> Answer<'_, PolicySet>;
     /// Puts a policy in force. With `if_version` only while that one is.
     fn set_policy(
         &self,

@@ -1,7 +1,11 @@
 //! Things that several tests need.
 
+#![allow(dead_code, reason = "every test uses a part of it")]
+
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::path::{Path, PathBuf};
+
+pub(crate) mod fleet;
 
 /// A folder of its own, gone with the value.
 pub(crate) struct TempDir(PathBuf);

@@ -6,7 +6,7 @@ use weft_coordinator::domain::policy::Policy;
 use weft_coordinator::store::Store;
 use weft_wire::id::OrganisationId;
 
-use super::{NETWORK, NOW, by, enrol, key, new_key, wireguard};
+use crate::common::fleet::{NETWORK, NOW, by, enrol, key, new_key, wireguard};
 
 const ORGANISATION: OrganisationId = OrganisationId(1);
 

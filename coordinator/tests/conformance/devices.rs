@@ -6,7 +6,12 @@ use weft_coordinator::store::{Known, Store, StoreError, What};
 use weft_noise::mac;
 use weft_wire::id::{DeviceId, Revision};
 
-use super::{NETWORK, NOW, by, enrol, enrolment, key, new_key, try_enrol, unique, wireguard};
+use weft_coordinator::domain::device::NewWireGuard;
+use weft_wire::id::KeyId;
+
+use crate::common::fleet::{
+    NETWORK, NOW, by, enrol, enrolment, key, new_key, try_enrol, unique, wireguard,
+};
 
 pub(crate) async fn decisions_follow_the_standing(store: &dyn Store) {
     let key = key(store, new_key()).await;
@@ -51,7 +56,7 @@ pub(crate) async fn versions_guard_decisions(store: &dyn Store) {
 
 pub(crate) async fn wireguard_peers_are_devices(store: &dyn Store) {
     let endpoint = "192.0.2.9:51820".parse().unwrap();
-    let new = super::NewWireGuard { endpoint: Some(endpoint), psk: false, ..wireguard("phone") };
+    let new = NewWireGuard { endpoint: Some(endpoint), psk: false, ..wireguard("phone") };
     let device = store.add_wireguard(new.clone(), by(NOW)).await.unwrap();
     assert_eq!(device.kind, Kind::WireGuard { endpoint: Some(endpoint), psk: false });
     assert_eq!((device.standing, device.host), (Standing::Active, Some(2)));
@@ -111,14 +116,14 @@ pub(crate) async fn keys_are_made_listed_and_ended(store: &dyn Store) {
     assert_eq!(store.keys().await.unwrap().len(), 3);
     key(store, named("lab")).await;
     assert_eq!(
-        store.revoke_key(super::KeyId::from_random(unique()), false, by(NOW)).await,
+        store.revoke_key(KeyId::from_random(unique()), false, by(NOW)).await,
         Err(StoreError::NotFound(What::Key))
     );
 }
 
 pub(crate) async fn a_key_goes_with_its_devices(store: &dyn Store) {
     let key = key(store, new_key()).await;
-    let asks = super::key(store, NewKey { needs_approval: true, ..new_key() }).await;
+    let asks = crate::common::fleet::key(store, NewKey { needs_approval: true, ..new_key() }).await;
     let member = enrol(store, key.id, "gw-a").await;
     let pending = enrol(store, asks.id, "gw-b").await;
     store.revoke_key(key.id, true, by(NOW)).await.unwrap();

@@ -9,7 +9,10 @@ use weft_coordinator::domain::key::{KeyState, NewKey};
 use weft_coordinator::domain::time::UnixMs;
 use weft_coordinator::store::{SharedStore, Store, StoreError};
 
-use super::{NOW, by, enrol, enrolment, key, new_key, try_enrol, unique};
+use weft_coordinator::domain::device::NewWireGuard;
+use weft_wire::id::{Inbox, KeyId, PublicKey};
+
+use crate::common::fleet::{NOW, by, enrol, enrolment, key, new_key, try_enrol, unique};
 
 /// Tailscale's TS-2025-007: one use is one device, whatever comes at once.
 pub(crate) async fn one_use_is_one_device(store: &SharedStore) {
@@ -37,9 +40,8 @@ pub(crate) async fn the_same_device_gets_the_same_answer(store: &dyn Store) {
     let first = enrolment(key.id, "gw-a");
     let taken = try_enrol(store, first.clone()).await.unwrap();
     assert!(taken.new);
-    let again = try_enrol(store, Enrolment { inbox: super::Inbox(unique()), ..first.clone() })
-        .await
-        .unwrap();
+    let again =
+        try_enrol(store, Enrolment { inbox: Inbox(unique()), ..first.clone() }).await.unwrap();
     assert!(!again.new);
     assert_eq!(
         (&again.device, &again.network.id, &again.key),
@@ -72,7 +74,7 @@ pub(crate) async fn one_identity_at_once_is_one_device(store: &SharedStore) {
 }
 
 pub(crate) async fn each_reason_has_its_refusal(store: &dyn Store) {
-    let unknown = enrolment(super::KeyId::from_random(unique()), "gw-a");
+    let unknown = enrolment(KeyId::from_random(unique()), "gw-a");
     assert_eq!(try_enrol(store, unknown).await, Err(Refused::KeyUnknown));
 
     let expired = key(store, NewKey { expires: Some(NOW), ..new_key() }).await;
@@ -88,7 +90,7 @@ pub(crate) async fn each_reason_has_its_refusal(store: &dyn Store) {
     for wrong in [
         malformed(|enrolment| enrolment.name = "GW A".to_owned()),
         malformed(|enrolment| enrolment.abilities.mtu = 1_279),
-        malformed(|enrolment| enrolment.wg_key = super::PublicKey::ZERO),
+        malformed(|enrolment| enrolment.wg_key = PublicKey::ZERO),
         malformed(|enrolment| enrolment.wg_key = enrolment.identity),
     ] {
         assert_eq!(try_enrol(store, wrong).await, Err(Refused::Malformed));
@@ -103,7 +105,7 @@ pub(crate) async fn a_wireguard_key_is_one_devices(store: &dyn Store) {
     let victim = enrol(store, key.id, "gw-a").await;
     let thief = Enrolment { wg_key: victim.wg_key, ..enrolment(key.id, "gw-b") };
     assert_eq!(try_enrol(store, thief.clone()).await, Err(Refused::KeyInUse));
-    let stolen = super::NewWireGuard { wg_key: victim.wg_key, ..super::wireguard("w") };
+    let stolen = NewWireGuard { wg_key: victim.wg_key, ..crate::common::fleet::wireguard("w") };
     assert_eq!(store.add_wireguard(stolen, by(NOW)).await, Err(StoreError::KeyInUse));
     store.decide(victim.id, Decision::Delete, None, by(NOW)).await.unwrap();
     assert_eq!(try_enrol(store, thief).await, Err(Refused::KeyInUse));
@@ -117,7 +119,7 @@ pub(crate) async fn a_known_identity_may_bring_a_new_key(store: &dyn Store) {
     let device = try_enrol(store, first.clone()).await.unwrap().device;
     let other = enrol(store, key.id, "gw-b").await;
     let before = store.networks().await.unwrap()[0].revision;
-    let rekeyed = Enrolment { wg_key: super::PublicKey(unique()), ..first.clone() };
+    let rekeyed = Enrolment { wg_key: PublicKey(unique()), ..first.clone() };
     let after = try_enrol(store, rekeyed.clone()).await.unwrap();
     assert_eq!((after.device.id, after.device.wg_key), (device.id, rekeyed.wg_key));
     assert!(

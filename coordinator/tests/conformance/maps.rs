@@ -9,7 +9,9 @@ use weft_coordinator::store::Store;
 use weft_wire::id::{DeviceId, Revision};
 use weft_wire::map::Rule as WireRule;
 
-use super::{NETWORK, NOW, by, enrol, key, key_with_tags, new_key, wireguard};
+use weft_coordinator::domain::device::NewWireGuard;
+
+use crate::common::fleet::{NETWORK, NOW, by, enrol, key, key_with_tags, new_key, wireguard};
 
 /// A device's map as an agent holds it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -201,7 +203,7 @@ pub(crate) async fn wireguard_peers_are_told_of(store: &dyn Store) {
     let key = key(store, new_key()).await;
     let a = enrol(store, key.id, "gw-a").await;
     let endpoint = Some("192.0.2.9:51820".parse().unwrap());
-    let new = super::NewWireGuard { endpoint, psk: false, ..wireguard("phone") };
+    let new = NewWireGuard { endpoint, psk: false, ..wireguard("phone") };
     let phone = store.add_wireguard(new, by(NOW)).await.unwrap();
     let entry = &snapshot(store, a.id).await.peers[&phone.id];
     assert_eq!((entry.wireguard_only, entry.endpoint, entry.psk), (true, endpoint, None));

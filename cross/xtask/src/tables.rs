@@ -88,7 +88,7 @@ pub(crate) const COORDINATOR: Crate = Crate {
         Module {
             name: "store",
             modules: &["domain"],
-            paths: &[IDS, "weft_wire::map", "weft_noise::mac"],
+            paths: &[IDS, "weft_wire::map", "weft_wire::crc", "weft_noise::mac"],
             without: &["axum"],
         },
         Module {

@@ -7,12 +7,14 @@
 
 use core::fmt;
 use core::future::Future;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::broadcast;
-use weft_wire::id::{DeviceId, Epoch, NetworkId, PublicKey, Revision};
+use weft_wire::id::{DeviceId, Epoch, PublicKey, Revision};
 
 use crate::domain::change::Change;
 use crate::domain::network::NewNetwork;
@@ -54,6 +56,8 @@ pub enum OpenError {
     Migrate(MigrateError),
     /// SQLite cannot open or read it.
     Sqlite(rusqlite::Error),
+    /// The file cannot be made.
+    File(std::io::Error),
     /// The writer's thread cannot be started.
     Thread(std::io::Error),
 }
@@ -81,6 +85,7 @@ impl fmt::Display for OpenError {
             Self::Migrate(MigrateError::Unreadable(error)) | Self::Sqlite(error) => {
                 write!(f, "{error}")
             }
+            Self::File(error) => write!(f, "{error}"),
             Self::Thread(error) => write!(f, "cannot start the writer's thread: {error}"),
         }
     }
@@ -144,6 +149,10 @@ pub fn peek_schema(path: &Path) -> Result<u32, OpenError> {
 ///
 /// [`OpenError`].
 pub fn create(path: &Path, new: &NewInstallation, now: UnixMs) -> Result<(), OpenError> {
+    // SQLite takes an empty file for a new database, and gives its log the same
+    // mode.
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path).map_err(OpenError::File)?;
     let mut conn = Connection::open(path)?;
     configure(&conn)?;
     migrate::migrate(&mut conn, now).map_err(OpenError::Migrate)?;
@@ -232,5 +241,17 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The network that devices of an installation with one network live in.
-pub const FIRST_NETWORK: NetworkId = NetworkId(1);
+/// Whose database it is, and how many devices it knows, without touching it.
+///
+/// # Errors
+///
+/// [`OpenError`].
+pub fn peek_owner(path: &Path) -> Result<(PublicKey, u32), OpenError> {
+    if !path.exists() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let key = conn.query_row("SELECT coordinator FROM installation", [], |row| row.get(0))?;
+    let devices = conn.query_row("SELECT count(*) FROM device", [], |row| row.get(0))?;
+    Ok((PublicKey(key), devices))
+}

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, Row, params};
-use weft_wire::id::{NetworkId, Revision};
+use weft_wire::id::{DeviceId, NetworkId, Revision};
 
 use crate::domain::audit::Action;
+use crate::domain::network::Network;
 use crate::domain::policy::{Compiled, Numbering, Policy, PolicyError, Rule, parse_traffic};
 use crate::domain::tags::Selector;
 use crate::domain::time::UnixMs;
@@ -217,6 +218,30 @@ fn check_capacity(
     Ok(())
 }
 
+/// A policy that is ready to be written, and whom it concerns.
+struct Prepared {
+    home: Network,
+    before: PolicyInForce,
+    /// `None` = nothing differs.
+    after: Option<Compiled>,
+    affected: Vec<DeviceId>,
+}
+
+fn prepare(conn: &Connection, network: NetworkId, policy: Policy) -> Result<Prepared, StoreError> {
+    let home = networks::load(conn, network)?;
+    let before = load(conn, network, None)?;
+    if policy == *before.compiled.policy() {
+        return Ok(Prepared { home, before, after: None, affected: Vec::new() });
+    }
+    let fault = |error: PolicyError| StoreError::Fault(error.to_string());
+    let numbering = before.compiled.numbering().renumber(&policy).map_err(fault)?;
+    let after = Compiled::new(policy, numbering).map_err(fault)?;
+    check_capacity(conn, network, &after)?;
+    let touch = Touch::Policy { network, before: Arc::clone(&before.compiled) };
+    let affected = affected(conn, network, &after, &[touch])?;
+    Ok(Prepared { home, before, after: Some(after), affected })
+}
+
 fn set(
     unit: &mut Unit<'_>,
     network: NetworkId,
@@ -224,28 +249,17 @@ fn set(
     if_version: Option<u64>,
     by: &By,
 ) -> Result<PolicySet, StoreError> {
-    let home = networks::load(unit.conn, network)?;
-    let before = load(unit.conn, network, None)?;
+    let Prepared { home, before, after, affected } = prepare(unit.conn, network, policy)?;
     if if_version.is_some_and(|wanted| wanted != before.version) {
         return Err(StoreError::Changed(before.version));
     }
-    if policy == *before.compiled.policy() {
-        return Ok(PolicySet {
-            version: before.version,
-            revision: home.revision,
-            affected: Vec::new(),
-        });
-    }
-    let fault = |error: PolicyError| StoreError::Fault(error.to_string());
-    let numbering = before.compiled.numbering().renumber(&policy).map_err(fault)?;
-    let after = Compiled::new(policy, numbering).map_err(fault)?;
-    check_capacity(unit.conn, network, &after)?;
+    let Some(after) = after else {
+        return Ok(PolicySet { version: before.version, revision: home.revision, affected });
+    };
     let version = before.version + 1;
     let revision = maps::log_policy(unit, network)?;
     write(unit.conn, network, version, after.policy(), after.numbering(), revision, by.at)?;
-    let touch = Touch::Policy { network, before: before.compiled };
-    let affected = affected(unit.conn, network, &after, core::slice::from_ref(&touch))?;
-    unit.touch(touch);
+    unit.touch(Touch::Policy { network, before: before.compiled });
     let facts = vec![
         ("before", before.version.to_string()),
         ("after", version.to_string()),
@@ -262,6 +276,14 @@ impl Policies for SqliteStore {
         self.read(move |conn, cache| {
             networks::load(conn, network)?;
             current(conn, cache, network)
+        })
+    }
+
+    fn preview_policy(&self, network: NetworkId, policy: Policy) -> Answer<'_, PolicySet> {
+        self.read(move |conn, _| {
+            let Prepared { home, before, after, affected } = prepare(conn, network, policy)?;
+            let version = before.version + u64::from(after.is_some());
+            Ok(PolicySet { version, revision: home.revision, affected })
         })
     }
 

@@ -1,0 +1,435 @@
+//! Bodies of the REST API: what the server writes and the command line reads.
+//! Times are RFC 3339 UTC, spans are integers with the unit in the name, what
+//! is not known is `null`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The media type of a [`Problem`].
+pub const PROBLEM_TYPE: &str = "application/problem+json";
+
+/// RFC 9457, with what the command line needs to show it.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Problem {
+    /// `/problems/device.not-found`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The sentence.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The path asked for.
+    pub instance: String,
+    /// Tells this request in the log.
+    pub request_id: String,
+    /// `device.not-found`.
+    pub code: String,
+    /// Exit status of a command that ends with it.
+    pub exit: u8,
+    /// Labelled lines: `try`, `cause` …
+    pub labels: Vec<(String, String)>,
+    /// Named values of the sentence.
+    pub params: BTreeMap<String, String>,
+    /// The permission that is missing (401 and 403).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub required_permission: Option<String>,
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// Its items.
+    pub items: Vec<T>,
+    /// Items without any filter.
+    pub total: usize,
+    /// Items that fit the filter.
+    pub matched: usize,
+    /// Where the next page starts; `null` = this was the last.
+    pub next_cursor: Option<String>,
+}
+
+/// An id with its name.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Named {
+    /// The id.
+    pub id: String,
+    /// The name.
+    pub name: String,
+}
+
+/// Peers by path.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PathSummary {
+    /// Peers with a session on a direct path.
+    pub direct: usize,
+    /// Peers with a session over a relay.
+    pub relay: usize,
+    /// Peers without a session.
+    pub idle: usize,
+}
+
+/// Whom policy lets it reach.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PolicyReach {
+    /// Members joined to it by any rule: they know it.
+    pub peers: usize,
+    /// Members that it may send to first.
+    pub may_reach: usize,
+    /// Members that may send to it first.
+    pub reachable_from: usize,
+}
+
+/// How far its map is.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct MapState {
+    /// Newest revision here.
+    pub revision: u64,
+    /// Revision that it said it has applied.
+    pub applied: Option<u64>,
+}
+
+/// A device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Device {
+    /// `dev_…`.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its network.
+    pub network: Named,
+    /// `agent` or `wireguard`.
+    pub kind: String,
+    /// Counts changes; the ETag.
+    pub revision: u64,
+    /// `online`, `offline`, `pending`, `blocked`, `quarantined`, `rejected`;
+    /// `null` for a WireGuard-only member.
+    pub status: Option<String>,
+    /// Since when it is a member, pending, blocked …
+    pub standing_since: String,
+    /// An operator's sentence on that.
+    pub standing_reason: Option<String>,
+    /// IPv4 and IPv6; empty before approval.
+    pub addresses: Vec<String>,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// 44 characters.
+    pub wg_public_key: String,
+    /// What people compare; `null` without an agent.
+    pub fingerprint: Option<String>,
+    /// Target and board.
+    pub platform: Option<String>,
+    /// The agent's version.
+    pub agent_version: Option<String>,
+    /// Fixed endpoint of a WireGuard-only peer.
+    pub endpoint: Option<String>,
+    /// When it was last heard; `null` = not since this coordinator started.
+    pub last_seen: Option<String>,
+    /// Seconds since its agent started, as of its last heartbeat.
+    pub uptime_s: Option<u32>,
+    /// Peers by path; `null` before its first heartbeat.
+    pub path_summary: Option<PathSummary>,
+    /// Whom policy lets it reach.
+    pub policy: PolicyReach,
+    /// How far its map is.
+    pub map: MapState,
+    /// Seconds without the coordinator after which its peers forget it.
+    pub lease_s: u32,
+    /// The key that let it in.
+    pub enrolled_by: Option<Named>,
+    /// From where it registered.
+    pub enrolled_from: Option<String>,
+    /// When it came.
+    pub created_at: String,
+}
+
+/// An enrolment key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EnrolmentKey {
+    /// `key_…`.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Enrolments so far.
+    pub uses: u32,
+    /// The most enrolments; `null` = no limit.
+    pub max_uses: Option<u32>,
+    /// When it ends; `null` = never.
+    pub expires_at: Option<String>,
+    /// Tags for its devices.
+    pub tags: Vec<String>,
+    /// Whether an operator has to approve each device.
+    pub needs_approval: bool,
+    /// `active`, `used_up`, `expired`, `revoked`.
+    pub state: String,
+    /// When it was made.
+    pub created_at: String,
+}
+
+/// A new enrolment key, with the only copy of its join string.
+#[derive(Serialize, Deserialize)]
+pub struct CreatedKey {
+    /// The key.
+    #[serde(flatten)]
+    pub key: EnrolmentKey,
+    /// The join string; a secret.
+    pub join_string: String,
+}
+
+/// Asks for an enrolment key.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewKey {
+    /// Its name; absent = one is made.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its network; absent = the only one.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// The most enrolments; `null` = no limit, absent = 1.
+    #[serde(default = "one")]
+    pub max_uses: Option<u32>,
+    /// Seconds until it ends; `null` = never, absent = 24 hours.
+    #[serde(default = "one_day")]
+    pub expires_after_s: Option<u64>,
+    /// Tags for its devices.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Whether an operator has to approve each device.
+    #[serde(default)]
+    pub needs_approval: bool,
+}
+
+const fn one() -> Option<u32> {
+    Some(1)
+}
+
+const fn one_day() -> Option<u64> {
+    Some(86_400)
+}
+
+/// Asks for the end of an enrolment key.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeKey {
+    /// Block its devices too.
+    #[serde(default)]
+    pub and_devices: bool,
+    /// Only count.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What the end of a key did, or would do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RevokedKey {
+    /// The key.
+    pub key: EnrolmentKey,
+    /// Devices that it let in.
+    pub devices: usize,
+}
+
+/// Asks for a peer without an agent.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewWireGuard {
+    /// Its name.
+    pub name: String,
+    /// Its network; absent = the only one.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// Its public key, 44 characters.
+    pub public_key: String,
+    /// Where it listens.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// Pairs with it use no PSK.
+    #[serde(default)]
+    pub no_psk: bool,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+}
+
+/// A new peer without an agent, with the only copy of its file.
+#[derive(Serialize, Deserialize)]
+pub struct CreatedWireGuard {
+    /// The device.
+    pub device: Device,
+    /// For `wg-quick`; holds PSKs.
+    pub config: String,
+}
+
+/// Asks for an action on a device.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceAction {
+    /// A sentence that the device is told.
+    #[serde(default)]
+    pub reason: String,
+    /// Milliseconds to wait for devices that are connected to confirm.
+    #[serde(default)]
+    pub wait_ms: u32,
+}
+
+/// Asks for another name.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatchDevice {
+    /// A lower-case label of at most 32 characters.
+    pub name: String,
+}
+
+/// What an action did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Action {
+    /// `block`, `approve` …
+    pub action: String,
+    /// The id of what it was done to.
+    pub subject: String,
+    /// Its name afterwards, or before it went.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Devices that confirmed.
+    pub confirmed: usize,
+    /// Devices that it concerns.
+    pub total: usize,
+    /// How long it took.
+    pub took_ms: u64,
+    /// When those out of reach forget the device by themselves.
+    pub bound_at: String,
+}
+
+/// Asks a device to do something.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewCommand {
+    /// `restart`.
+    pub command: String,
+}
+
+/// A rule.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// What people call it.
+    #[serde(default)]
+    pub name: String,
+    /// Senders: selectors, one match suffices.
+    pub from: Vec<String>,
+    /// Receivers.
+    pub to: Vec<String>,
+    /// `tcp/22`, `icmp`, `any` …
+    pub allow: Vec<String>,
+}
+
+/// A policy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Policy {
+    /// Its network.
+    pub network: Named,
+    /// Counts policies of the network; the ETag.
+    pub revision: u64,
+    /// Since when it is in force.
+    pub since: String,
+    /// Its rules.
+    pub rules: Vec<Rule>,
+}
+
+/// Asks for a policy.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPolicy {
+    /// Its rules.
+    pub rules: Vec<Rule>,
+}
+
+/// What a new policy did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PolicySet {
+    /// Its version.
+    pub revision: u64,
+    /// Devices whose map changed.
+    pub devices_affected: usize,
+}
+
+/// A network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Network {
+    /// `net_…`.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `100.93.0.0/16`.
+    pub ipv4: String,
+    /// `fd5c:7e0a:91b3::/48`.
+    pub ipv6: String,
+    /// MTU of mesh interfaces, in bytes.
+    pub mtu: u16,
+    /// Seconds without the coordinator after which a map ends.
+    pub lease_s: u32,
+    /// Newest revision of its map.
+    pub map_revision: u64,
+    /// Members.
+    pub members: u32,
+    /// Members that it has room for.
+    pub capacity: u32,
+    /// When it was made.
+    pub created_at: String,
+}
+
+/// A row of the audit trail.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditEvent {
+    /// Its place in the chain.
+    pub seq: u64,
+    /// When.
+    pub at: String,
+    /// Who.
+    pub actor: String,
+    /// By which way.
+    pub via: String,
+    /// What was done.
+    pub action: String,
+    /// To what.
+    pub subject: String,
+    /// Named facts.
+    pub detail: BTreeMap<String, String>,
+    /// Hash of the row before, in hexadecimal.
+    pub prev_hash: String,
+    /// Hash of this row, in hexadecimal.
+    pub hash: String,
+}
+
+/// What a check of the audit chain found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditCheck {
+    /// Rows that hold, from the first on.
+    pub rows: u64,
+    /// The row at which the chain is broken.
+    pub broken_at: Option<u64>,
+}
+
+/// Why a device is not in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WhyNot {
+    /// Whether it is a member.
+    pub member: bool,
+    /// One sentence.
+    pub sentence: String,
+    /// A command that would help.
+    #[serde(rename = "try")]
+    pub attempt: Option<String>,
+}
+
+/// What this coordinator is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Coordinator {
+    /// What people compare.
+    pub fingerprint: String,
+    /// Its version.
+    pub version: String,
+    /// Where devices find it.
+    pub addresses: Vec<String>,
+}

@@ -1,0 +1,167 @@
+//! The key file: magic, format, length, body, CRC-32. Never overwritten, never
+//! readable by anybody but its owner.
+//!
+//! Losing it means that every device has to enrol again, so it is made in one
+//! step: either the whole file is there, or none.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use weft_wire::crc::crc32;
+use zeroize::Zeroizing;
+
+const MAGIC: &[u8; 8] = b"WEFTKEY\0";
+const FORMAT: u8 = 1;
+const HEAD: usize = MAGIC.len() + 1 + 2;
+const CRC: usize = 4;
+/// The longest body, in bytes.
+const BODY_MAX: usize = 4_096;
+
+/// Why a key file cannot be read.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum KeyFileError {
+    /// There is none.
+    Missing,
+    /// Others may read or write it; holds its mode.
+    Open(u32),
+    /// The system does not let us.
+    Io(io::Error),
+    /// It is not a key file, or not a whole one.
+    Damaged,
+    /// It is of a newer version; holds its format.
+    Newer(u8),
+}
+
+/// Writes a new key file.
+///
+/// # Errors
+///
+/// `AlreadyExists` when one is there; else what the system says.
+pub fn create(path: &Path, body: &[u8]) -> io::Result<()> {
+    let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "the body is too long");
+    let len = u16::try_from(body.len()).ok().filter(|len| usize::from(*len) <= BODY_MAX);
+    let len = len.ok_or_else(too_long)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(HEAD + body.len() + CRC));
+    bytes.extend_from_slice(MAGIC);
+    bytes.push(FORMAT);
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(body);
+    let crc = crc32(&bytes).to_le_bytes();
+    bytes.extend_from_slice(&crc);
+
+    let mut hidden = path.as_os_str().to_owned();
+    hidden.push(format!(".{}", std::process::id()));
+    let hidden = Path::new(&hidden);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(hidden)?;
+    let written = file
+        .write_all(&bytes)
+        .and_then(|()| file.sync_all())
+        // Unlike a rename, a link never replaces what is there.
+        .and_then(|()| std::fs::hard_link(hidden, path));
+    std::fs::remove_file(hidden)?;
+    written?;
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+/// Reads a key file's body.
+///
+/// # Errors
+///
+/// [`KeyFileError`].
+pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+    let mut file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => KeyFileError::Missing,
+        _ => KeyFileError::Io(error),
+    })?;
+    let mode = file.metadata().map_err(KeyFileError::Io)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeyFileError::Open(mode));
+    }
+    let mut bytes = Zeroizing::new(vec![0; HEAD + BODY_MAX + CRC + 1]);
+    let mut len = 0;
+    while len < bytes.len() {
+        match file.read(&mut bytes[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(KeyFileError::Io(error)),
+        }
+    }
+    parse(&bytes[..len]).map(|body| Zeroizing::new(body.to_vec()))
+}
+
+fn parse(bytes: &[u8]) -> Result<&[u8], KeyFileError> {
+    let rest = bytes.strip_prefix(MAGIC).ok_or(KeyFileError::Damaged)?;
+    let (format, rest) = rest.split_first().ok_or(KeyFileError::Damaged)?;
+    if *format != FORMAT {
+        return Err(KeyFileError::Newer(*format));
+    }
+    let (len, rest) = rest.split_first_chunk::<2>().ok_or(KeyFileError::Damaged)?;
+    let len = usize::from(u16::from_le_bytes(*len));
+    let (body, crc) = rest.split_at_checked(len).ok_or(KeyFileError::Damaged)?;
+    if crc != crc32(&bytes[..HEAD + len]).to_le_bytes() {
+        return Err(KeyFileError::Damaged);
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    struct Dir(std::path::PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("weft-key-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn is_written_once_for_its_owner() {
+        let dir = Dir::new("once");
+        let path = dir.0.join("key");
+        assert!(matches!(read(&path), Err(KeyFileError::Missing)));
+        create(&path, b"body").unwrap();
+        assert_eq!(&*read(&path).unwrap(), b"body");
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(create(&path, b"other").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(&*read(&path).unwrap(), b"body");
+        assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 1, "nothing is left behind");
+        for mode in [0o644, 0o640, 0o620, 0o601] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(read(&path), Err(KeyFileError::Open(found)) if found == mode));
+        }
+    }
+
+    #[test]
+    fn every_change_is_seen() {
+        let dir = Dir::new("change");
+        let path = dir.0.join("key");
+        create(&path, &[7; 100]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            let mut wrong = bytes.clone();
+            wrong[at] ^= 1;
+            assert!(parse(&wrong).is_err(), "byte {at}");
+            assert!(parse(&bytes[..at]).is_err(), "cut at {at}");
+        }
+        assert!(parse(&[&bytes[..], &[0]].concat()).is_err());
+        assert!(matches!(parse(b"WEFTKEY\0\x02"), Err(KeyFileError::Newer(2))));
+    }
+}

@@ -1,0 +1,175 @@
+//! Domain to API.
+
+use weft_noise::mac;
+use weft_wire::base64;
+
+use crate::api;
+use crate::domain::audit::AuditRow;
+use crate::domain::device::Kind;
+use crate::domain::key::{EnrolmentKey, KeyState};
+use crate::domain::network::{Network, capacity};
+use crate::domain::policy::{Rule, parse_traffic};
+use crate::domain::time::UnixMs;
+use crate::failure::{Code, Failure};
+use crate::service::devices::{Outcomes, Seen};
+
+pub(super) fn key(key: &EnrolmentKey, now: UnixMs) -> api::EnrolmentKey {
+    let state = match key.state(now) {
+        KeyState::Active => "active",
+        KeyState::UsedUp => "used_up",
+        KeyState::Expired => "expired",
+        KeyState::Revoked => "revoked",
+    };
+    api::EnrolmentKey {
+        id: key.id.to_string(),
+        name: key.name.clone(),
+        uses: key.uses,
+        max_uses: key.max_uses,
+        expires_at: key.expires.map(|at| at.to_string()),
+        tags: key.tags.texts().collect(),
+        needs_approval: key.needs_approval,
+        state: state.to_owned(),
+        created_at: key.created.to_string(),
+    }
+}
+
+pub(super) fn device(seen: &Seen) -> api::Device {
+    let device = &seen.device;
+    let agent = device.agent();
+    let abilities = agent.map(|agent| &agent.abilities);
+    let report = seen.presence.as_ref().and_then(|presence| presence.report);
+    let path_summary = report.map(|report| {
+        let (active, direct) = (usize::from(report.active_peers), usize::from(report.direct_peers));
+        let relay = active.saturating_sub(direct);
+        api::PathSummary { direct, relay, idle: seen.reach.peers.saturating_sub(active) }
+    });
+    let endpoint = match &device.kind {
+        Kind::WireGuard { endpoint, .. } => endpoint.map(|endpoint| endpoint.to_string()),
+        Kind::Agent(_) => None,
+    };
+    let reason = device.standing_reason.clone();
+    api::Device {
+        id: device.id.to_string(),
+        name: device.name.clone(),
+        network: named(&seen.network),
+        kind: device.kind.to_string(),
+        revision: device.version,
+        status: seen.status().map(str::to_owned),
+        standing_since: device.standing_since.to_string(),
+        standing_reason: (!reason.is_empty()).then_some(reason),
+        addresses: seen.addresses().iter().map(ToString::to_string).collect(),
+        tags: device.tags.texts().collect(),
+        wg_public_key: base64::encode(&device.wg_key.0).as_str().to_owned(),
+        fingerprint: agent.map(|agent| mac::fingerprint(&agent.identity).to_string()),
+        platform: abilities.map(|abilities| abilities.platform.clone()),
+        agent_version: abilities.map(|abilities| abilities.agent.clone()),
+        endpoint,
+        last_seen: seen.presence.as_ref().map(|presence| presence.last_seen.to_string()),
+        uptime_s: report.map(|report| report.uptime_s),
+        path_summary,
+        policy: api::PolicyReach {
+            peers: seen.reach.peers,
+            may_reach: seen.reach.out,
+            reachable_from: seen.reach.back,
+        },
+        map: api::MapState {
+            revision: seen.network.revision.0,
+            applied: agent.map(|agent| agent.applied.0).filter(|applied| *applied != 0),
+        },
+        lease_s: seen.network.lease_s,
+        enrolled_by: agent
+            .map(|agent| api::Named { id: agent.key.0.to_string(), name: agent.key.1.clone() }),
+        enrolled_from: agent.and_then(|agent| agent.enrolled_from.clone()),
+        created_at: device.created.to_string(),
+    }
+}
+
+fn named(network: &Network) -> api::Named {
+    api::Named { id: network.id.to_string(), name: network.name.clone() }
+}
+
+pub(super) fn action(word: &str, seen: &Seen, outcomes: &Outcomes) -> api::Action {
+    let device = outcomes.decided.after.as_ref().unwrap_or(&outcomes.decided.before);
+    let seen = Seen { device: device.clone(), ..seen.clone() };
+    api::Action {
+        action: word.to_owned(),
+        subject: device.id.to_string(),
+        name: device.name.clone(),
+        addresses: seen.addresses().iter().map(ToString::to_string).collect(),
+        confirmed: outcomes.confirmed,
+        total: outcomes.decided.affected.len(),
+        took_ms: u64::try_from(outcomes.took.as_millis()).unwrap_or(u64::MAX),
+        bound_at: outcomes.bound_at.to_string(),
+    }
+}
+
+pub(super) fn network(network: &Network, members: u32) -> api::Network {
+    let overlay = &network.overlay;
+    let (ipv6, ipv6_len) = overlay.prefix_v6();
+    api::Network {
+        id: network.id.to_string(),
+        name: network.name.clone(),
+        ipv4: format!("{}/{}", overlay.ipv4, overlay.ipv4_len),
+        ipv6: format!("{ipv6}/{ipv6_len}"),
+        mtu: network.mtu,
+        lease_s: network.lease_s,
+        map_revision: network.revision.0,
+        members,
+        capacity: capacity(overlay),
+        created_at: network.created.to_string(),
+    }
+}
+
+pub(super) fn rule(rule: &Rule) -> api::Rule {
+    api::Rule {
+        name: rule.name.clone(),
+        from: rule.from.iter().map(ToString::to_string).collect(),
+        to: rule.to.iter().map(ToString::to_string).collect(),
+        allow: rule.allow_texts(),
+    }
+}
+
+/// Reads a rule; the message names the rule's place from 1.
+pub(super) fn rule_from(place: usize, rule: &api::Rule) -> Result<Rule, Failure> {
+    let wrong = |what: String| Failure::new(Code::PolicyRule, format!("rule {place}: {what}"));
+    let selectors = |texts: &[String]| {
+        let read = texts.iter().map(|text| {
+            text.parse().map_err(|error: crate::domain::tags::TagError| wrong(error.to_string()))
+        });
+        let read: Vec<_> = read.collect::<Result<_, _>>()?;
+        if read.is_empty() { Err(wrong("a side is empty".to_owned())) } else { Ok(read) }
+    };
+    let mut allow = Vec::new();
+    for text in &rule.allow {
+        allow.extend(parse_traffic(text).map_err(|error| wrong(error.to_string()))?);
+    }
+    if allow.is_empty() {
+        return Err(wrong("it lets nothing pass".to_owned()));
+    }
+    if rule.name.len() > 64 || rule.name.chars().any(char::is_control) {
+        return Err(wrong("its name has more than 64 bytes or control characters".to_owned()));
+    }
+    allow.sort();
+    allow.dedup();
+    Ok(Rule {
+        name: rule.name.clone(),
+        from: selectors(&rule.from)?,
+        to: selectors(&rule.to)?,
+        allow,
+    })
+}
+
+pub(super) fn audit(row: &AuditRow) -> api::AuditEvent {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    api::AuditEvent {
+        seq: row.seq,
+        at: row.at.to_string(),
+        actor: row.actor.clone(),
+        via: row.via.clone(),
+        action: row.action.clone(),
+        subject: row.subject.clone(),
+        detail: row.detail.iter().cloned().collect(),
+        prev_hash: hex(&row.prev_hash),
+        hash: hex(&row.hash),
+    }
+}

@@ -1,0 +1,522 @@
+//! The REST API: who may call what, and the shape of answers.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use core::future::Future;
+use core::pin::Pin;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::ConnectInfo;
+use axum::http::{Method, Request, StatusCode, header};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+use weft_coordinator::domain::time::UnixMs;
+use weft_coordinator::service::clock::Clock;
+use weft_coordinator::service::operator::Operator;
+use weft_coordinator::service::seams::{
+    CommandResult, Commands, Presence, PresenceView, Refusals, Report,
+};
+use weft_coordinator::service::secrets::Secrets;
+use weft_coordinator::store::SharedStore;
+use weft_coordinator::store::sqlite::{self, NewInstallation, SqliteStore};
+use weft_coordinator::transport::http::{self, Permission, Routes, SocketPeer, operator_routes};
+use weft_wire::id::{CommandId, DeviceId, Epoch, Secret};
+use weft_wire::item::{CommandKind, Outcome};
+use weft_wire::join::JoinString;
+
+mod common;
+
+use common::TempDir;
+use common::fleet::{NOW, by, enrolment, first_network, new_key};
+
+struct Still;
+
+impl Clock for Still {
+    fn unix_ms(&self) -> u64 {
+        NOW.0
+    }
+}
+
+/// Devices with an even id are there.
+struct Even;
+
+impl PresenceView for Even {
+    fn presence(&self, device: DeviceId) -> Option<Presence> {
+        let report = Report { boot_count: 3, uptime_s: 60, active_peers: 1, direct_peers: 1 };
+        device.0.is_multiple_of(2).then_some(Presence {
+            online: true,
+            last_seen: UnixMs(NOW.0 - 3_000),
+            address: None,
+            report: Some(report),
+        })
+    }
+}
+
+impl Commands for Even {
+    fn deliver(
+        &self,
+        device: DeviceId,
+        _: CommandId,
+        _: CommandKind,
+        _: UnixMs,
+    ) -> Pin<Box<dyn Future<Output = CommandResult> + Send + '_>> {
+        let there = device.0.is_multiple_of(2);
+        let result =
+            if there { CommandResult::Answered(Outcome::Accepted) } else { CommandResult::Absent };
+        Box::pin(core::future::ready(result))
+    }
+}
+
+fn counting(out: &mut [u8]) {
+    out.copy_from_slice(&common::fleet::unique::<64>()[..out.len()]);
+}
+
+struct Api {
+    router: Router,
+    store: SharedStore,
+    secrets: Arc<Secrets>,
+    _dir: TempDir,
+}
+
+fn api() -> Api {
+    let dir = TempDir::new();
+    let path = dir.path().join("weft.db");
+    let secrets = Arc::new(Secrets::from_seed(&Secret([5; 32])));
+    let new = NewInstallation {
+        epoch: Epoch(7),
+        coordinator: secrets.public(),
+        network: first_network(),
+    };
+    sqlite::create(&path, &new, NOW).unwrap();
+    let store: SharedStore = Arc::new(SqliteStore::open(&path, NOW).unwrap());
+    let operator = Operator {
+        store: Arc::clone(&store),
+        secrets: Arc::clone(&secrets),
+        presence: Arc::new(Even),
+        commands: Arc::new(Even),
+        refusals: Arc::new(Refusals::default()),
+        clock: Arc::new(Still),
+        authorities: vec!["mesh.example.net:7420".to_owned()],
+        random: counting,
+    };
+    let devices =
+        Routes::new().post("/api/v1/device/register", Permission::Device, async || "frame");
+    let router = http::router(Arc::new(operator), devices, ());
+    Api { router, store, secrets, _dir: dir }
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum From {
+    Socket,
+    SocketOfNobody,
+    Tcp,
+}
+
+impl Api {
+    async fn call(
+        &self,
+        from: From,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        if_match: Option<&str>,
+    ) -> (StatusCode, Value) {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(version) = if_match {
+            request = request.header(header::IF_MATCH, version);
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let mut request = request.body(body).unwrap();
+        let extensions = request.extensions_mut();
+        match from {
+            From::Socket => _ = extensions.insert(ConnectInfo(SocketPeer { uid: Some(0) })),
+            From::SocketOfNobody => _ = extensions.insert(ConnectInfo(SocketPeer { uid: None })),
+            From::Tcp => {
+                let peer: core::net::SocketAddr = "203.0.113.80:4711".parse().unwrap();
+                extensions.insert(ConnectInfo(peer));
+            }
+        }
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let kind = response.headers().get(header::CONTENT_TYPE).cloned();
+        assert!(response.headers().contains_key("x-request-id"));
+        let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if status.is_client_error() || status.is_server_error() {
+            assert_eq!(kind.unwrap(), "application/problem+json", "{status} {value}");
+        }
+        (status, value)
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, value) = self.call(From::Socket, Method::GET, path, None, None).await;
+        assert_eq!(status, StatusCode::OK, "{value}");
+        value
+    }
+
+    async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        self.call(From::Socket, Method::POST, path, Some(body), None).await
+    }
+
+    async fn enrol(
+        &self,
+        name: &str,
+        needs_approval: bool,
+    ) -> weft_coordinator::domain::device::Device {
+        let new = weft_coordinator::domain::key::NewKey { needs_approval, ..new_key() };
+        let key = self.store.create_key(new, by(NOW)).await.unwrap();
+        self.store.enrol(enrolment(key.id, name), NOW).await.unwrap().unwrap().device
+    }
+}
+
+/// Every route, as the router itself knows them: no operators' route answers
+/// anything but 401 to whoever did not come through the socket.
+#[tokio::test]
+async fn every_route_asks_who_calls() {
+    let api = api();
+    let routes = operator_routes();
+    assert!(routes.declared().len() >= 20);
+    for declared in routes.declared() {
+        assert!(declared.path.starts_with("/api/v1/"), "{declared:?}");
+        assert_ne!(declared.permission, Permission::Device, "{declared:?}");
+        let path = declared.path.replace(['{', '}'], "");
+        for from in [From::Tcp, From::SocketOfNobody] {
+            let method = declared.method.clone();
+            let (status, problem) = api.call(from, method, &path, Some(json!({})), Some("1")).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED, "{declared:?} {from:?}");
+            assert_eq!(problem["code"], "api.sign-in");
+            assert_eq!(problem["required_permission"], declared.permission.word());
+        }
+        let method = declared.method.clone();
+        let (status, _) = api.call(From::Socket, method, &path, Some(json!({})), Some("1")).await;
+        assert_ne!(status, StatusCode::UNAUTHORIZED, "{declared:?}");
+        assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{declared:?}");
+    }
+    let (status, _) =
+        api.call(From::Tcp, Method::POST, "/api/v1/device/register", None, None).await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+/// Nobody adds a route behind the back of `Routes`.
+#[test]
+fn routes_are_declared_in_one_place() {
+    fn walk(folder: &std::path::Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if std::fs::read_to_string(&path).unwrap().contains(".route(") {
+                found.push(path.file_name().unwrap().to_string_lossy().into_owned());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    assert_eq!(found, ["routes.rs"]);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_a_problem() {
+    let api = api();
+    let (status, problem) = api.call(From::Tcp, Method::GET, "/api/v1/x", None, None).await;
+    assert_eq!((status, &problem["code"]), (StatusCode::NOT_FOUND, &json!("api.no-route")));
+    assert_eq!(problem["instance"], "/api/v1/x");
+    let (status, _) = api.call(From::Socket, Method::PUT, "/api/v1/devices", None, None).await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    let (status, problem) = api.post("/api/v1/enrollment-keys", json!({"usess": 1})).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(problem["title"].as_str().unwrap().contains("usess"), "{problem}");
+    let huge = json!({"name": "x".repeat(300 * 1_024)});
+    let (status, _) = api.post("/api/v1/enrollment-keys", huge).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn a_key_shows_its_join_string_once() {
+    let api = api();
+    let new = json!({"name": "lab", "max_uses": 10, "tags": ["site=bench"], "expires_after_s": 60});
+    let (status, created) = api.post("/api/v1/enrollment-keys", new).await;
+    assert_eq!(status, StatusCode::CREATED);
+    assert_eq!((&created["uses"], &created["state"]), (&json!(0), &json!("active")));
+    let join = JoinString::parse(created["join_string"].as_str().unwrap()).ok().unwrap();
+    assert_eq!(join.coordinator, api.secrets.public());
+    assert_eq!(join.key.to_string(), created["id"]);
+    assert_eq!(join.psk.0, api.secrets.enrolment_psk(join.key, 0).unwrap().0);
+    assert_eq!(u64::from(join.token.expiry), NOW.0 / 1_000 + 60);
+    assert_eq!(join.token.mac, api.secrets.enrol_password(join.key, join.token.expiry));
+    assert_eq!(join.addresses[0].authority, "mesh.example.net:7420");
+
+    let listed = api.get("/api/v1/enrollment-keys").await;
+    assert_eq!(listed["items"][0]["name"], "lab");
+    assert!(!listed.to_string().contains("join_string"));
+    let defaults = api.post("/api/v1/enrollment-keys", json!({})).await.1;
+    assert_eq!(
+        (&defaults["max_uses"], &defaults["expires_at"]),
+        (&json!(1), &json!(UnixMs(NOW.0 + 86_400_000).to_string()))
+    );
+    let (status, taken) = api.post("/api/v1/enrollment-keys", json!({"name": "lab"})).await;
+    assert_eq!((status, &taken["code"]), (StatusCode::CONFLICT, &json!("key.name-taken")));
+
+    let (_, counted) =
+        api.post("/api/v1/enrollment-keys/lab/revoke", json!({"dry_run": true})).await;
+    assert_eq!((&counted["key"]["state"], &counted["devices"]), (&json!("active"), &json!(0)));
+    let (_, revoked) = api.post("/api/v1/enrollment-keys/lab/revoke", json!({})).await;
+    assert_eq!(revoked["key"]["state"], "revoked");
+}
+
+#[tokio::test]
+async fn devices_are_listed_and_searched_page_by_page() {
+    let api = api();
+    for name in ["gw-a", "gw-b", "plc-a", "plc-b"] {
+        api.enrol(name, false).await;
+    }
+    api.enrol("new", true).await;
+    let names = |page: &Value| -> Vec<String> {
+        let items = page["items"].as_array().unwrap().iter();
+        items.map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = api.get("/api/v1/devices").await;
+    assert_eq!(names(&all), ["gw-a", "gw-b", "new", "plc-a", "plc-b"]);
+    assert_eq!(
+        (&all["total"], &all["matched"], &all["next_cursor"]),
+        (&json!(5), &json!(5), &Value::Null)
+    );
+    let online = api.get("/api/v1/devices?q=status:online%20plc").await;
+    assert_eq!((names(&online), &online["total"]), (vec!["plc-b".to_owned()], &json!(5)));
+    let first = &online["items"][0];
+    assert_eq!(first["path_summary"], json!({"direct": 1, "relay": 0, "idle": 2}));
+    assert_eq!(first["policy"], json!({"peers": 3, "may_reach": 3, "reachable_from": 3}));
+    assert_eq!(names(&api.get("/api/v1/devices?q=-status:online,offline").await), ["new"]);
+
+    let mut seen = Vec::new();
+    let mut path = "/api/v1/devices?limit=2".to_owned();
+    loop {
+        let page = api.get(&path).await;
+        seen.extend(names(&page));
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/api/v1/devices?limit=2&cursor={cursor}");
+    }
+    assert_eq!(seen, names(&all));
+    let other = path.replace("cursor=", "q=gw&cursor=");
+    let (status, _) = api.call(From::Socket, Method::GET, &other, None, None).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "a cursor of another search");
+    let (status, problem) =
+        api.call(From::Socket, Method::GET, "/api/v1/devices?q=nat:easy", None, None).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("device.query"))
+    );
+}
+
+#[tokio::test]
+async fn devices_are_found_and_decided_on() {
+    let api = api();
+    let a = api.enrol("gw-a", false).await;
+    let b = api.enrol("gw-b", true).await;
+    for wanted in [
+        "gw-a",
+        "gw-a.home",
+        "100.93.0.2",
+        "fdfd:fdfd:fdfd::2",
+        &a.id.to_string(),
+        &a.id.to_string()[..10],
+    ] {
+        assert_eq!(api.get(&format!("/api/v1/devices/{wanted}")).await["name"], "gw-a", "{wanted}");
+    }
+    let (status, problem) =
+        api.call(From::Socket, Method::GET, "/api/v1/devices/gw-x", None, None).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert_eq!(problem["title"], r#"there is no device "gw-x"; there is "gw-a""#);
+
+    let (_, action) = api.post("/api/v1/devices/gw-b/approve", json!({})).await;
+    assert_eq!(
+        (&action["action"], &action["addresses"][0], &action["total"]),
+        (&json!("approve"), &json!("100.93.0.3"), &json!(1))
+    );
+    let (status, problem) = api.post("/api/v1/devices/gw-b/approve", json!({})).await;
+    assert_eq!(
+        (status, &problem["title"]),
+        (StatusCode::CONFLICT, &json!("gw-b is active: there is nothing to approve"))
+    );
+    let (_, action) = api.post("/api/v1/devices/gw-b/block", json!({"reason": "stolen"})).await;
+    assert_eq!(action["bound_at"], UnixMs(NOW.0 + 3_600_000).to_string());
+    assert_eq!(api.get("/api/v1/devices/gw-b").await["standing_reason"], "stolen");
+    let (status, _) =
+        api.post("/api/v1/devices/gw-b/block", json!({"reason": "x".repeat(97)})).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+
+    let patch = async |version: Option<&str>| {
+        let body = Some(json!({"name": "gw-c"}));
+        api.call(From::Socket, Method::PATCH, "/api/v1/devices/gw-a", body, version).await.0
+    };
+    assert_eq!(patch(None).await, StatusCode::PRECONDITION_REQUIRED);
+    assert_eq!(patch(Some("\"99\"")).await, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(patch(Some("\"1\"")).await, StatusCode::OK);
+    let (status, _) =
+        api.call(From::Socket, Method::DELETE, "/api/v1/devices/gw-c", None, Some("2")).await;
+    assert_eq!(status, StatusCode::OK);
+    let commanded = api
+        .post(&format!("/api/v1/devices/{}/commands", b.id), json!({"command": "restart"}))
+        .await;
+    assert_eq!(commanded.0, StatusCode::OK, "{}", commanded.1);
+}
+
+#[tokio::test]
+async fn commands_say_who_is_away() {
+    let api = api();
+    api.enrol("gw-a", false).await;
+    let (status, problem) =
+        api.post("/api/v1/devices/gw-a/commands", json!({"command": "restart"})).await;
+    assert_eq!(
+        (status, &problem["title"]),
+        (StatusCode::CONFLICT, &json!("gw-a is not connected"))
+    );
+    let (status, _) =
+        api.post("/api/v1/devices/gw-a/commands", json!({"command": "explode"})).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+/// A device that is connected and applies the new map is counted; one that is
+/// away is not waited for.
+#[tokio::test]
+async fn actions_wait_for_those_who_are_there() {
+    let api = api();
+    let subject = api.enrol("gw-a", false).await;
+    let there = api.enrol("gw-b", false).await;
+    api.enrol("gw-c", false).await;
+    let mut changes = api.store.changes();
+    let action = api.post("/api/v1/devices/gw-a/block", json!({"wait_ms": 10_000}));
+    let confirm = async {
+        let change = changes.recv().await.unwrap();
+        api.store.set_applied(there.id, change.maps[0].revision).await.unwrap();
+    };
+    let ((status, action), ()) = tokio::join!(action, confirm);
+    assert_eq!(status, StatusCode::OK, "{action}");
+    assert_eq!((&action["confirmed"], &action["total"]), (&json!(1), &json!(2)));
+    assert_eq!(action["subject"], subject.id.to_string());
+}
+
+#[tokio::test]
+async fn plain_wireguard_peers_get_their_file() {
+    let api = api();
+    let gateway = api.enrol("gw-a", false).await;
+    let key = "QuADPb3MUw25lqYypUhOP5RbxxfHOoEHiBDHWwTOaCs=";
+    let new = json!({"name": "phone", "public_key": key, "endpoint": "192.0.2.9:51820"});
+    let (status, created) = api.post("/api/v1/devices", new.clone()).await;
+    assert_eq!(status, StatusCode::CREATED, "{created}");
+    assert_eq!(
+        (&created["device"]["kind"], &created["device"]["status"]),
+        (&json!("wireguard"), &Value::Null)
+    );
+    let file = created["config"].as_str().unwrap();
+    let psk = api.secrets.pair_psk(
+        gateway.network,
+        &gateway.wg_key,
+        &weft_wire::id::PublicKey(weft_wire::base64::decode(key).unwrap()),
+        1,
+    );
+    let expected = format!(
+        "[Interface]\n# phone.home, {}\n# the private key that belongs to {key}\n\
+         PrivateKey = PUT-THE-PRIVATE-KEY-HERE\nAddress = 100.93.0.3/32, fdfd:fdfd:fdfd::3/128\n\
+         MTU = 1280\nListenPort = 51820\n\n[Peer]\n# gw-a, {}\nPublicKey = {}\nPresharedKey = {}\n\
+         AllowedIPs = 100.93.0.2/32, fdfd:fdfd:fdfd::2/128\nEndpoint = 192.0.2.1:51871\n",
+        created["device"]["id"].as_str().unwrap(),
+        gateway.id,
+        weft_wire::base64::encode(&gateway.wg_key.0),
+        weft_wire::base64::encode(&psk.0),
+    );
+    assert_eq!(file, expected);
+    for (field, value, code) in [
+        ("public_key", "x", "device.bad-key"),
+        ("endpoint", "192.0.2.9", "device.bad-endpoint"),
+        ("name", "Phone", "device.bad-name"),
+        ("name", "tablet", "device.key-in-use"),
+    ] {
+        let mut wrong = new.clone();
+        wrong[field] = json!(value);
+        assert_eq!(api.post("/api/v1/devices", wrong).await.1["code"], code);
+    }
+    let no_psk = json!({"name": "tablet", "no_psk": true, "public_key": "//////////////////////////////////////////8="});
+    let (_, created) = api.post("/api/v1/devices", no_psk).await;
+    assert!(!created["config"].as_str().unwrap().contains("PresharedKey"));
+}
+
+#[tokio::test]
+async fn policies_are_read_tried_and_set() {
+    let api = api();
+    api.enrol("gw-a", false).await;
+    let policy = api.get("/api/v1/networks/home/policy").await;
+    assert_eq!(policy["rules"][0]["allow"], json!(["any"]));
+    let rules = json!({"rules": [{"name": "web", "from": ["any"], "to": ["any"], "allow": ["tcp/80", "icmp"]}]});
+    let put = async |path: &str, body: &Value, version: Option<&str>| {
+        let path = format!("/api/v1/networks/home/policy{path}");
+        api.call(From::Socket, Method::PUT, &path, Some(body.clone()), version).await
+    };
+    let (_, tried) = put("?dry_run=true", &rules, Some("1")).await;
+    assert_eq!(tried, json!({"revision": 2, "devices_affected": 1}));
+    assert_eq!(api.get("/api/v1/networks/home/policy").await["revision"], 1);
+    assert_eq!(put("", &rules, None).await.0, StatusCode::PRECONDITION_REQUIRED);
+    assert_eq!(put("", &rules, Some("7")).await.0, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(put("", &rules, Some("1")).await.0, StatusCode::OK);
+    let policy = api.get("/api/v1/networks/home/policy").await;
+    assert_eq!(
+        (&policy["revision"], &policy["rules"][0]["allow"]),
+        (&json!(2), &json!(["icmp", "tcp/80"]))
+    );
+    let wrong = json!({"rules": [{"from": ["any"], "to": [], "allow": ["tcp/80"]}]});
+    let (status, problem) = put("", &wrong, Some("2")).await;
+    assert_eq!(
+        (status, &problem["title"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("rule 1: a side is empty"))
+    );
+    let many: Vec<_> = (1..=65).map(|port| format!("tcp/{port}")).collect();
+    let many = json!({"rules": [{"from": ["any"], "to": ["any"], "allow": many}]});
+    let (_, problem) = put("", &many, Some("2")).await;
+    assert_eq!(problem["title"], "65 different kinds of traffic; 64 are possible");
+}
+
+#[tokio::test]
+async fn audit_and_networks_are_read() {
+    let api = api();
+    let device = api.enrol("gw-a", false).await;
+    let rows = api.get("/api/v1/audit-events?after=1").await;
+    assert_eq!(
+        (&rows[1]["action"], &rows[1]["subject"]),
+        (&json!("device.enrol"), &json!(device.id.to_string()))
+    );
+    assert_eq!(rows[1]["prev_hash"], rows[0]["hash"]);
+    assert_eq!(api.get("/api/v1/audit-events/verify").await, json!({"rows": 3, "broken_at": null}));
+    let networks = api.get("/api/v1/networks").await;
+    assert_eq!(
+        (&networks[0]["ipv4"], &networks[0]["members"], &networks[0]["capacity"]),
+        (&json!("100.93.0.0/24"), &json!(1), &json!(253))
+    );
+    assert_eq!(api.get("/api/v1/networks/home").await["ipv6"], "fdfd:fdfd:fdfd::/48");
+    assert_eq!(api.get("/api/v1/coordinator").await["addresses"][0], "mesh.example.net:7420");
+}
+
+#[tokio::test]
+async fn why_not_knows_every_standing() {
+    let api = api();
+    let device = api.enrol("gw-a", true).await;
+    let print = weft_noise::mac::fingerprint(&device.agent().unwrap().identity).to_string();
+    let ask = async |print: &str| {
+        api.call(From::Socket, Method::GET, &format!("/api/v1/fingerprints/{print}"), None, None)
+            .await
+    };
+    let (_, answer) = ask(&print).await;
+    assert_eq!(answer["try"], "weft-coordinator device approve gw-a");
+    api.post("/api/v1/devices/gw-a/approve", json!({})).await;
+    assert_eq!(ask(&print.to_lowercase()).await.1["member"], true);
+    api.call(From::Socket, Method::DELETE, "/api/v1/devices/gw-a", None, Some("2")).await;
+    let (_, answer) = ask(&print).await;
+    assert!(answer["sentence"].as_str().unwrap().starts_with("gw-a was deleted on "), "{answer}");
+    assert_eq!(ask("AAAA-AAAA-AAAA-AAAA").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(ask("AAAA").await.1["code"], "fingerprint.form");
+}
