@@ -24,7 +24,10 @@ mod cache;
 mod inputs;
 mod outbox;
 mod outputs;
+mod record;
+mod redact;
 mod status;
+pub mod trace;
 mod wiring;
 
 pub use cache::CacheEndpoint;
@@ -50,15 +53,19 @@ use crate::tunnel::{Tai64nClock, Tunnel};
 
 use outbox::Outbox;
 use outputs::Fanout;
+use record::Recorder;
+use trace::{Entry, NoTrace, Start, TRACE_FORMAT, Trace};
 
 /// The longest packet that is staged, in bytes.
 const STAGED_LEN: usize = MTU_MAX as usize;
 
 /// A Linux gateway's agent. Put it into a `Box`.
-pub type GatewayAgent<E> = Agent<E, 256, 512, FLOWS_LINUX, 64, 64, { weft_wire::frame::MAX_FRAME }>;
+pub type GatewayAgent<E, T = NoTrace> =
+    Agent<E, T, 256, 512, FLOWS_LINUX, 64, 64, { weft_wire::frame::MAX_FRAME }>;
 
 /// A microcontroller's agent.
-pub type ChipAgent<E> = Agent<E, 8, 16, FLOWS_CHIP, 8, 4, { weft_wire::frame::MAX_FRAME_CHIP }>;
+pub type ChipAgent<E, T = NoTrace> =
+    Agent<E, T, 8, 16, FLOWS_CHIP, 8, 4, { weft_wire::frame::MAX_FRAME_CHIP }>;
 
 /// What an agent is told once.
 pub struct AgentConfig {
@@ -125,6 +132,7 @@ pub enum Output {
 /// [`GatewayAgent`] and [`ChipAgent`] are what programs use.
 pub struct Agent<
     E,
+    T,
     const PEERS: usize,
     const ROUTES: usize,
     const FLOWS: usize,
@@ -132,7 +140,8 @@ pub struct Agent<
     const STAGED: usize,
     const FRAME: usize,
 > {
-    entropy: E,
+    /// Randomness, and the trace of this run.
+    recorder: Recorder<E, T>,
     control: Control<FRAME>,
     tunnel: Tunnel<PEERS>,
     datapath: Datapath<PEERS, ROUTES, FLOWS, WORDS>,
@@ -164,7 +173,7 @@ impl<
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
-> Agent<E, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+> Agent<E, NoTrace, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
 {
     /// An agent that wants to connect. Give back what storage held by
     /// [`Agent::restore`] before the first input.
@@ -175,12 +184,41 @@ impl<
     pub fn new(
         config: AgentConfig,
         identity: Identity,
-        mut entropy: E,
+        entropy: E,
+        now: Instant,
+    ) -> Result<Self, WeakKey> {
+        Self::recorded(config, identity, entropy, NoTrace, now)
+    }
+}
+
+impl<
+    E: Entropy,
+    T: Trace,
+    const PEERS: usize,
+    const ROUTES: usize,
+    const FLOWS: usize,
+    const WORDS: usize,
+    const STAGED: usize,
+    const FRAME: usize,
+> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+{
+    /// An agent whose run is recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`WeakKey`] when the coordinator's pin is a key of low order.
+    pub fn recorded(
+        config: AgentConfig,
+        identity: Identity,
+        entropy: E,
+        trace: T,
         now: Instant,
     ) -> Result<Self, WeakKey> {
         let secret = StaticSecret::from_bytes(identity.wireguard_key.0);
         let clock = Tai64nClock::new(config.stamp_floor);
         let tunnel = Tunnel::new(config.tunnel, secret, clock);
+        let mut recorder = Recorder::new(entropy, trace, *tunnel.public_key(), now);
+        recorder.put(now, &Entry::Start(start(&config, &identity, now)));
         let slots = u16::try_from(PEERS).unwrap_or(u16::MAX);
         let control = ControlConfig {
             boot_count: config.boot_count,
@@ -192,14 +230,14 @@ impl<
             abilities: Abilities { peer_slots: slots, ..config.abilities },
         };
         let mut seed = [0; 8];
-        entropy.fill(&mut seed);
+        recorder.fill(&mut seed);
         let mut paths = Paths::new(config.sockets);
         if let Some(member) = identity.member() {
             paths.set_own(member.device);
         }
         let mut agent = Self {
-            control: Control::new(control, identity, &mut entropy, now)?,
-            entropy,
+            control: Control::new(control, identity, &mut recorder, now)?,
+            recorder,
             tunnel,
             datapath: Datapath::new(u64::from_le_bytes(seed)),
             paths,
@@ -218,5 +256,21 @@ impl<
         };
         agent.pump();
         Ok(agent)
+    }
+}
+
+fn start(config: &AgentConfig, identity: &Identity, now: Instant) -> Start {
+    let short = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
+    Start {
+        format: TRACE_FORMAT,
+        now_us: now.as_micros(),
+        boot_count: config.boot_count,
+        on_demand: config.on_demand,
+        page_window: config.page_window,
+        staged_per_peer: short(config.staged_per_peer as u64),
+        rekey_after_s: short(config.tunnel.rekey_after().as_secs()),
+        stamp_floor: config.stamp_floor,
+        device: identity.member().map(|member| member.device),
+        has_next_pin: identity.next_coordinator.is_some(),
     }
 }

@@ -5,37 +5,42 @@ use weft_noise::wg::{self, Kind};
 use weft_wire::signal::Candidate;
 
 use super::outbox::Persist;
+use super::record::{Fate, Head};
+use super::trace::{Entry, Trace};
 use super::{Agent, Input, Output, Transmit};
 use crate::buffer::PacketBuf;
-use crate::control::FrameDrop;
+use crate::control::{FrameDrop, Held};
 use crate::datapath::PacketError;
 use crate::entropy::Entropy;
-use crate::event::{DropReason, PeerSlot, Source};
+use crate::event::{DropReason, PeerSlot, SocketId, Source};
 use crate::path::Sockets;
 use crate::time::Instant;
 
 impl<
     E: Entropy,
+    T: Trace,
     const PEERS: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
-> Agent<E, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
 {
     /// The line is up, and the inbox that [`Agent::poll_line`] named subscribed
     /// to.
     pub fn handle_connected(&mut self, now: Instant) {
         self.now = now;
-        self.control.handle_connected(&mut self.entropy, now);
+        self.control.handle_connected(&mut self.recorder, now);
+        self.recorder.put(now, &Entry::LineUp);
         self.pump();
     }
 
     /// The line is down, or could not be opened.
     pub fn handle_disconnected(&mut self, now: Instant) {
         self.now = now;
-        self.control.handle_disconnected(&mut self.entropy, now);
+        self.control.handle_disconnected(&mut self.recorder, now);
+        self.recorder.put(now, &Entry::LineDown);
         self.pump();
     }
 
@@ -46,7 +51,8 @@ impl<
     /// [`FrameDrop`] when it was of no use.
     pub fn handle_frame(&mut self, frame: &[u8], now: Instant) -> Result<(), FrameDrop> {
         self.now = now;
-        let result = self.control.handle_frame(frame, &mut self.entropy, now);
+        let result = self.control.handle_frame(frame, &mut self.recorder, now);
+        self.recorder.put_frame::<FRAME>(frame, result, self.control.opened(), now);
         self.pump();
         result
     }
@@ -63,22 +69,36 @@ impl<
         now: Instant,
     ) -> Result<Input<'a>, DropReason> {
         self.now = now;
-        let result = match wg::kind(datagram) {
+        let head = T::ENABLED.then(|| Head::of_datagram(datagram));
+        let kind = wg::kind(datagram);
+        let result = match kind {
             Ok(Kind::Transport) => self
                 .datapath
                 .handle_datagram(source, datagram, now)
-                .map(|received| received.packet.map_or(Input::Nothing, Input::Packet)),
+                .map(|received| received.packet.map(<[u8]>::len)),
             Ok(_) => self
                 .tunnel
-                .handle_datagram(source, datagram, &mut self.entropy, now)
-                .map(|()| Input::Nothing),
+                .handle_datagram(source, datagram, &mut self.recorder, now)
+                .map(|()| None),
             Err(wg::Malformed) => {
                 self.drops.count(DropReason::Malformed);
                 Err(DropReason::Malformed)
             }
         };
+        if let Some(head) = head {
+            let fate = match (kind, result) {
+                (Ok(Kind::Transport), result) => Fate::of_transport(result, datagram),
+                (_, Ok(_)) => Fate::Taken,
+                (_, Err(reason)) => Fate::Refused(reason),
+            };
+            self.recorder.put_datagram(source, &head, &fate, now);
+        }
         self.pump();
-        result
+        let datagram: &'a [u8] = datagram;
+        result.map(|packet| {
+            let inner = packet.and_then(|len| datagram.get(wg::HEADER_LEN..wg::HEADER_LEN + len));
+            inner.map_or(Input::Nothing, Input::Packet)
+        })
     }
 
     /// A packet from the mesh interface; sealed in place.
@@ -93,6 +113,9 @@ impl<
         now: Instant,
     ) -> Result<Output, PacketError> {
         self.now = now;
+        if T::ENABLED {
+            self.recorder.put_packet(&Head::of_packet(buffer.packet()), now);
+        }
         let result = match self.datapath.handle_packet(buffer, now) {
             Ok(sealed) => self
                 .addressed(sealed)
@@ -108,11 +131,16 @@ impl<
     /// Where this device may be reached, best first; told to peers in calls.
     pub fn set_local_addresses(&mut self, candidates: &[Candidate]) {
         self.paths.set_local(candidates);
+        let kept = self.paths.local().iter().copied().collect();
+        self.recorder.put(self.now, &Entry::Local(kept));
     }
 
     /// The socket of each address family, when they change.
     pub fn set_sockets(&mut self, sockets: Sockets) {
         self.paths.set_sockets(sockets);
+        let number = |socket: Option<SocketId>| socket.map(|socket| socket.0);
+        let entry = Entry::Sockets(number(sockets.v4), number(sockets.v6));
+        self.recorder.put(self.now, &entry);
     }
 
     /// Storage holds what [`AgentEvent::Persist`](super::AgentEvent) asked for.
@@ -120,12 +148,18 @@ impl<
         self.now = now;
         match what {
             Persist::Identity => {}
-            Persist::Stamp(floor) => self.tunnel.handle_persisted(floor, now),
-            // An older cache does not hold what was asked for since.
-            Persist::Cache(held, number) if number == self.outbox.cache_number => {
-                self.control.handle_cache_stored(held);
+            Persist::Stamp(floor) => {
+                self.recorder.put(now, &Entry::StoredStamp(floor));
+                self.tunnel.handle_persisted(floor, now);
             }
-            Persist::Cache(..) => {}
+            Persist::Cache(held, number) => {
+                let Held { epoch, revision } = held;
+                self.recorder.put(now, &Entry::StoredCache(epoch, revision, number));
+                // An older cache does not hold what was asked for since.
+                if number == self.outbox.cache_number {
+                    self.control.handle_cache_stored(held);
+                }
+            }
         }
         self.pump();
     }
@@ -133,15 +167,17 @@ impl<
     /// This device wants to leave its network for good.
     pub fn leave(&mut self, now: Instant) {
         self.now = now;
-        self.control.leave(&mut self.entropy);
+        self.control.leave(&mut self.recorder);
+        self.recorder.put(now, &Entry::Leave);
         self.pump();
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
-        self.control.handle_timeout(&mut self.entropy, now);
-        self.tunnel.handle_timeout(&mut self.entropy, now);
+        self.recorder.put(now, &Entry::Timeout);
+        self.control.handle_timeout(&mut self.recorder, now);
+        self.tunnel.handle_timeout(&mut self.recorder, now);
         self.paths.handle_timeout(now);
         self.peers.handle_timeout();
         self.pump();
@@ -153,7 +189,7 @@ impl<
             self.drops.count(reason);
         }
         if self.peers.handle_wanted(slot) {
-            self.paths.handle_wanted(slot, &mut self.entropy, self.now);
+            self.paths.handle_wanted(slot, &mut self.recorder, self.now);
         }
         match lost {
             Err(DropReason::TooBig) => Err(PacketError::Dropped(DropReason::TooBig)),

@@ -4,6 +4,7 @@ use weft_noise::wg::INITIATION_LEN;
 use weft_wire::item::ItemError;
 
 use super::outbox::{AgentEvent, InterfaceConfig};
+use super::trace::{Entry, Output, Trace};
 use super::{Agent, Transmit};
 use crate::buffer::PacketBuf;
 use crate::config::implementation::HEADROOM;
@@ -11,6 +12,7 @@ use crate::control::{ControlTransmit, LineRequest};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, Source};
 use crate::path::{Route, Targets};
+use crate::peers::PeerChange;
 use crate::time::Instant;
 use crate::timer::Reason;
 use crate::tunnel::To;
@@ -48,26 +50,29 @@ impl Fanout {
 
 impl<
     E: Entropy,
+    T: Trace,
     const PEERS: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
-> Agent<E, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
 {
     /// What to do about the line to the coordinator.
     #[must_use]
     pub fn poll_line(&mut self) -> Option<LineRequest> {
-        self.control.poll_line(self.now)
+        let request = self.control.poll_line(self.now)?;
+        self.recorder.put(self.now, &Entry::Polled(Output::Line));
+        Some(request)
     }
 
     /// Writes the next frame for the coordinator into `out`
     /// ([`weft_wire::frame::MAX_FRAME_CHIP`] bytes are enough).
     #[must_use]
     pub fn poll_control(&mut self, out: &mut [u8]) -> Option<ControlTransmit> {
-        let transmit = self.control.poll_transmit(out, &mut self.entropy, self.now);
-        self.pump();
+        let transmit = self.control.poll_transmit(out, &mut self.recorder, self.now);
+        self.polled(Output::Control, transmit.is_some());
         transmit
     }
 
@@ -81,7 +86,7 @@ impl<
             .or_else(|| self.poll_handshake(out))
             .or_else(|| self.poll_keepalive(out))
             .or_else(|| self.poll_staged(out));
-        self.pump();
+        self.polled(Output::Transmit, transmit.is_some());
         transmit
     }
 
@@ -98,12 +103,16 @@ impl<
                 mtu: settings.mtu,
             })
         };
-        if let Some(event) = self.outbox.poll(held, interface) {
-            return Some(event);
-        }
-        let change = self.peers.poll_change()?;
-        self.control.handle_change(self.now);
-        Some(AgentEvent::Peer(change))
+        let event = self.outbox.poll(held, interface).or_else(|| {
+            let change = self.peers.poll_change()?;
+            self.control.handle_change(self.now);
+            let PeerChange { slot, device, from, to } = change;
+            let entry = Entry::Peer(slot.0, device, from as u8, to as u8);
+            self.recorder.put(self.now, &entry);
+            Some(AgentEvent::Peer(change))
+        });
+        self.polled(Output::Event, event.is_some());
+        event
     }
 
     /// When to call [`Agent::handle_timeout`] at the latest, and why.
@@ -133,6 +142,18 @@ impl<
         super::cache::write(&self.control, &self.peers, &self.paths, scratch, &mut write)
     }
 
+    fn polled(&mut self, output: Output, some: bool) {
+        if some {
+            self.recorder.put(self.now, &Entry::Polled(output));
+        }
+        self.pump();
+    }
+
+    /// The trace of this run.
+    pub const fn trace(&self) -> &T {
+        self.recorder.trace()
+    }
+
     fn poll_handshake(&mut self, out: &mut [u8]) -> Option<Transmit> {
         loop {
             let message = self.tunnel.poll_transmit(out)?;
@@ -141,7 +162,7 @@ impl<
                     return Some(Transmit { socket, to: address, len: message.len });
                 }
                 To::Peer(slot) => {
-                    self.paths.handle_initiation(slot, &mut self.entropy, self.now);
+                    self.paths.handle_initiation(slot, &mut self.recorder, self.now);
                     let targets = self.paths.targets(slot);
                     if targets.is_empty() {
                         self.drops.count(DropReason::NoPath);

@@ -7,6 +7,7 @@ use weft_wire::item::Standing;
 use weft_wire::map::Prefix;
 
 use super::Agent;
+use super::trace::Trace;
 use crate::control::{ControlCounters, Held, Identity, MapSettings, Report};
 use crate::entropy::Entropy;
 use crate::event::{Counters, DropCounters, DropReason, PeerSlot};
@@ -67,13 +68,14 @@ pub struct CoordinatorStatus {
 
 impl<
     E: Entropy,
+    T: Trace,
     const PEERS: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
-> Agent<E, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
 {
     /// The identity, to be stored.
     pub const fn identity(&self) -> &Identity {

@@ -10,7 +10,8 @@ use weft_wire::verdict::CallFailure;
 use super::Agent;
 use super::cache::CacheEndpoint;
 use super::status::add;
-use crate::control::{ControlEvent, Signal};
+use super::trace::{Entry, Trace};
+use crate::control::{ControlEvent, Held, Signal};
 use crate::datapath::RoutesFull;
 use crate::entropy::Entropy;
 use crate::event::{PeerSlot, Source};
@@ -22,13 +23,14 @@ use crate::tunnel::{Event, Install, KeyRole, PeerKeys, SecondPeerKey};
 
 impl<
     E: Entropy,
+    T: Trace,
     const PEERS: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
-> Agent<E, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
 {
     /// Takes back what [`Agent::write_cache`] wrote, all of it or piece by
     /// piece, before the first input.
@@ -40,6 +42,7 @@ impl<
         self.now = now;
         for item in Items::new(cache) {
             let raw = item?;
+            self.recorder.put_restored(&raw, now);
             if raw.tag == CacheEndpoint::TAG {
                 let CacheEndpoint { device, address } = raw.decode()?;
                 if let Some(slot) = self.peers.slot_of(device) {
@@ -96,9 +99,13 @@ impl<
                     self.tunnel.set_time(unix_ms, now);
                 }
                 self.paths.set_rtt(self.control.rtt_ms());
+                self.recorder.put(now, &Entry::Online(true));
                 self.outbox.online = Some(true);
             }
-            ControlEvent::Offline => self.outbox.online = Some(false),
+            ControlEvent::Offline => {
+                self.recorder.put(now, &Entry::Online(false));
+                self.outbox.online = Some(false);
+            }
             ControlEvent::IdentityChanged => {
                 if let Some(member) = self.control.identity().member() {
                     self.paths.set_own(member.device);
@@ -124,7 +131,10 @@ impl<
             }
             ControlEvent::Rules(rules) => self.datapath.set_rules(&rules.rules),
             // Nobody asks a STUN server yet; the status shows them.
-            ControlEvent::Servers(_) | ControlEvent::Committed(_) | ControlEvent::Go(_) => {}
+            ControlEvent::Servers(_) | ControlEvent::Go(_) => {}
+            ControlEvent::Committed(Held { epoch, revision }) => {
+                self.recorder.put(now, &Entry::Map(epoch, revision));
+            }
             ControlEvent::Settings(settings) => {
                 self.datapath.set_mtu(settings.mtu);
                 self.paths.set_overlay(settings.overlay);
@@ -136,6 +146,7 @@ impl<
                     self.drop_peer(slot);
                 }
                 self.datapath.clear_rules();
+                self.recorder.put(now, &Entry::MapDropped);
                 self.outbox.dropped = Some(why);
             }
             ControlEvent::Call(call) => self.paths.handle_call(&call, now),
@@ -146,7 +157,7 @@ impl<
             }
             ControlEvent::ReportDue => {
                 let report = self.report();
-                self.control.handle_report(report, &mut self.entropy, now);
+                self.control.handle_report(report, &mut self.recorder, now);
             }
             ControlEvent::Restart => self.outbox.restart = true,
             ControlEvent::Left => self.outbox.left = true,
@@ -154,12 +165,21 @@ impl<
     }
 
     fn handle_install(&mut self, install: Install) {
+        let now = self.now;
         match install {
             Install::Session { slot, keys, sealing, opening, send } => {
+                let (ours, theirs) = (keys.local_index(), keys.remote_index());
+                self.recorder.put(now, &Entry::Session(slot.0, ours, theirs, send));
                 self.datapath.install(slot, keys, sealing, opening, send);
             }
-            Install::Send { slot, index } => self.datapath.seal_with(slot, index),
-            Install::Drop { slot, index } => self.datapath.drop_session(slot, index),
+            Install::Send { slot, index } => {
+                self.recorder.put(now, &Entry::Sealing(slot.0, index));
+                self.datapath.seal_with(slot, index);
+            }
+            Install::Drop { slot, index } => {
+                self.recorder.put(now, &Entry::SessionEnd(slot.0, index));
+                self.datapath.drop_session(slot, index);
+            }
             Install::Mute { slot } => self.datapath.mute(slot),
             // The slot's routes and rules may be a new peer's by now.
             Install::DropPeer { slot } => self.datapath.drop_sessions(slot),
@@ -200,6 +220,8 @@ impl<
             }
             PathEvent::Selected { slot, selected } => {
                 let Route::Direct { socket, address } = selected.route;
+                let why = selected.why as u8;
+                self.recorder.put(self.now, &Entry::Route(slot.0, address, why));
                 self.datapath.set_endpoint(slot, Some(Source { socket, address }));
             }
             PathEvent::Failed { slot, .. } => {

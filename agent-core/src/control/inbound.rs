@@ -144,13 +144,15 @@ pub(super) struct Inbound<const FRAME: usize> {
     plain: [u8; FRAME],
     at: usize,
     end: usize,
+    /// Bytes of plain text in the buffer, read or not.
+    opened: usize,
     /// The page that is being read, and where its ops end.
     page: Option<(Page, usize)>,
 }
 
 impl<const FRAME: usize> Inbound<FRAME> {
     pub(super) const fn new() -> Self {
-        Self { plain: [0; FRAME], at: 0, end: 0, page: None }
+        Self { plain: [0; FRAME], at: 0, end: 0, opened: 0, page: None }
     }
 
     /// Begins with the first `len` bytes of the buffer; what was not read of
@@ -158,11 +160,12 @@ impl<const FRAME: usize> Inbound<FRAME> {
     const fn begin(&mut self, len: usize) {
         self.at = 0;
         self.end = len;
+        self.opened = len;
         self.page = None;
     }
 
-    fn clear(&mut self) {
-        self.plain[..self.end].zeroize();
+    pub(super) fn clear(&mut self) {
+        self.plain[..self.opened].zeroize();
         self.begin(0);
     }
 
@@ -189,15 +192,16 @@ impl<const FRAME: usize> Control<FRAME> {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), FrameDrop> {
-        let mut plain = [0; 256];
-        let welcomed = self.channel.handle_welcome(frame, &mut plain)?;
-        let info = Items::new(plain.get(..welcomed.len).unwrap_or_default())
+        let welcomed = self.channel.handle_welcome(frame, &mut self.inbound.plain)?;
+        // Nothing in it is left for `poll_event`.
+        self.inbound.begin(welcomed.len);
+        self.inbound.at = welcomed.len;
+        let info = Items::new(self.opened())
             .filter_map(Result::ok)
             .find(|raw| raw.tag == WelcomeInfo::TAG)
             .and_then(|raw| raw.decode::<WelcomeInfo>().ok())
-            .filter(|info| info.wire == weft_wire::PROTOCOL);
-        plain.zeroize();
-        let info = info.ok_or(FrameDrop::Malformed)?;
+            .filter(|info| info.wire == weft_wire::PROTOCOL)
+            .ok_or(FrameDrop::Malformed)?;
         let next_pin = welcomed.next_pin;
         let rtt = (now - welcomed.sent_at).as_millis();
         self.rtt_ms = u16::try_from(rtt).unwrap_or(u16::MAX);
@@ -228,6 +232,12 @@ impl<const FRAME: usize> Control<FRAME> {
         self.inbound.begin(opened.len);
         self.handle_heard(now);
         Ok(())
+    }
+
+    /// What the last frame held, until the next event is polled; empty unless it
+    /// was authentic.
+    pub fn opened(&self) -> &[u8] {
+        self.inbound.plain.get(..self.inbound.opened).unwrap_or_default()
     }
 
     /// The next event. Ask until `None`.

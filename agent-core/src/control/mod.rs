@@ -356,6 +356,7 @@ impl<const FRAME: usize> Control<FRAME> {
         now: Instant,
     ) -> Result<(), FrameDrop> {
         self.now = now;
+        self.inbound.clear();
         if !self.line.is_up() {
             return Err(FrameDrop::LineDown);
         }

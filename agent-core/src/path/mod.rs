@@ -211,6 +211,11 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.local.set(candidates);
     }
 
+    /// What of it is told to peers, as far as the overlay is known.
+    pub fn local(&self) -> Vec<Candidate, CANDIDATES> {
+        self.local.list()
+    }
+
     /// A peer is in this slot, new or changed.
     pub fn set_peer(&mut self, slot: PeerSlot, kind: PeerKind, now: Instant) {
         let Some(place) = self.peers.get_mut(slot.index()) else {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 
+use weft_agent_core::agent::trace::NoTrace;
 use weft_agent_core::agent::{Agent, AgentConfig, AgentEvent, Input, Output, Persist, Transmit};
 use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
@@ -21,7 +22,7 @@ use super::coordinator::Coordinator;
 use super::{Rng, packet};
 
 /// The agent of these tests: a gateway in small.
-pub type TestAgent = Agent<Rng, 32, 64, 64, 8, 8, MAX_FRAME>;
+pub type TestAgent = Agent<Rng, NoTrace, 32, 64, 64, 8, 8, MAX_FRAME>;
 
 /// How a link treats what it carries.
 #[derive(Clone, Copy)]

@@ -167,6 +167,22 @@ impl<'a> ItemWriter<'a> {
         self.put_nested(body, |_| Ok(()))
     }
 
+    /// Appends one item as it came; on an error nothing was written.
+    ///
+    /// # Errors
+    ///
+    /// [`ItemError::NoRoom`].
+    pub fn put_raw(&mut self, raw: &RawItem<'_>) -> Result<(), ItemError> {
+        let length = u32::try_from(raw.body.len()).map_err(|_| ItemError::NoRoom)?;
+        let mut at = self.len;
+        put_varint(self.buffer, &mut at, raw.tag)?;
+        put_varint(self.buffer, &mut at, length)?;
+        let room = self.buffer.get_mut(at..at + raw.body.len()).ok_or(ItemError::NoRoom)?;
+        room.copy_from_slice(raw.body);
+        self.len = at + raw.body.len();
+        Ok(())
+    }
+
     /// Appends one item whose body is followed by items of its own.
     ///
     /// # Errors
@@ -568,6 +584,24 @@ mod tests {
         assert_eq!(back.reason.len(), 96);
         assert_eq!(nested.count(), 8);
         assert_eq!(item.decode::<State>().err(), Some(ItemError::Trailing(9)));
+    }
+
+    #[test]
+    fn a_raw_item_is_the_same_item() {
+        let mut buffer = [0; 64];
+        let mut writer = ItemWriter::new(&mut buffer);
+        writer.put(&Ping { request: u32::MAX }).unwrap();
+        let len = writer.len();
+        let raw = Items::new(&buffer[..len]).next().unwrap().unwrap();
+        for room in 0..=len {
+            let mut copy = [0; 64];
+            let mut writer = ItemWriter::new(&mut copy[..room]);
+            assert_eq!(writer.put_raw(&raw).is_ok(), room == len);
+            assert_eq!(writer.len(), if room == len { len } else { 0 });
+            if room == len {
+                assert_eq!(copy[..len], buffer[..len]);
+            }
+        }
     }
 
     #[test]

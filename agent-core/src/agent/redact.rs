@@ -1,0 +1,134 @@
+//! What a trace keeps of control items: structure and numbers, no secret.
+//!
+//! A public key becomes a handle: 8 bytes of a hash keyed with a salt that is
+//! drawn at start and forgotten at the end, and one bit that the agent's
+//! decisions hang on (which of two keys is greater, when handshakes cross). A
+//! PSK becomes such a handle too. Names become the device's number.
+
+use core::fmt::Write as _;
+
+use weft_noise::mac::keyed_hash;
+use weft_wire::id::{DeviceId, Inbox, Name, PublicKey, Secret};
+use weft_wire::item::WelcomeInfo;
+use weft_wire::item::{Item, ItemError, ItemWriter, Items, RawItem, Refused, Registered, State};
+use weft_wire::map::{Page, PeerKey, PeerUpsert, SecondKey, Settings};
+
+/// What makes handles.
+pub(super) struct Redactor {
+    /// Keeps handles of one trace from meaning anything elsewhere.
+    pub(super) salt: [u8; 32],
+    /// The agent's own WireGuard key.
+    pub(super) own: PublicKey,
+}
+
+impl Redactor {
+    fn handle(&self, bytes: &[u8; 32]) -> [u8; 8] {
+        let mut handle = [0; 8];
+        handle.copy_from_slice(&keyed_hash(&self.salt, &[bytes])[..8]);
+        handle
+    }
+
+    /// Bytes 0 to 7 the handle, byte 8 whether the key is greater than ours.
+    fn key(&self, key: &PublicKey) -> PublicKey {
+        let mut redacted = [0; 32];
+        redacted[..8].copy_from_slice(&self.handle(&key.0));
+        redacted[8] = u8::from(*key > self.own);
+        PublicKey(redacted)
+    }
+
+    fn psk(&self, psk: &Secret) -> Secret {
+        let mut redacted = Secret([0; 32]);
+        if !psk.is_none() {
+            redacted.0[..8].copy_from_slice(&self.handle(&psk.0));
+        }
+        redacted
+    }
+
+    fn second(&self, second: Option<SecondKey>) -> Option<SecondKey> {
+        second.map(|second| SecondKey {
+            key: self.key(&second.key),
+            psk: self.psk(&second.psk),
+            ..second
+        })
+    }
+
+    /// Writes the items again without secrets and returns their length. Items
+    /// that are unknown or do not decode keep their tag.
+    pub(super) fn redact(&self, items: &[u8], out: &mut [u8]) -> Result<usize, ItemError> {
+        let mut writer = ItemWriter::new(out);
+        for raw in Items::new(items).map_while(Result::ok) {
+            self.item(&raw, &mut writer)?;
+        }
+        Ok(writer.len())
+    }
+
+    /// The same for one item.
+    pub(super) fn redact_one(&self, raw: &RawItem<'_>, out: &mut [u8]) -> Result<usize, ItemError> {
+        let mut writer = ItemWriter::new(out);
+        self.item(raw, &mut writer)?;
+        Ok(writer.len())
+    }
+
+    fn item(&self, raw: &RawItem<'_>, writer: &mut ItemWriter<'_>) -> Result<(), ItemError> {
+        match raw.tag {
+            Page::TAG => {
+                let (page, ops) = raw.decode_nested::<Page>()?;
+                writer.put_nested(&page, |inner| {
+                    ops.map_while(Result::ok).try_for_each(|op| self.item(&op, inner))
+                })
+            }
+            PeerUpsert::TAG => {
+                let peer: PeerUpsert = raw.decode()?;
+                writer.put(&PeerUpsert {
+                    name: number(peer.device),
+                    key: self.key(&peer.key),
+                    psk: self.psk(&peer.psk),
+                    second: self.second(peer.second),
+                    attestation: None,
+                    ..peer
+                })
+            }
+            PeerKey::TAG => {
+                let PeerKey { device, second } = raw.decode()?;
+                writer.put(&PeerKey { device, second: self.second(second) })
+            }
+            Settings::TAG => {
+                let settings: Settings = raw.decode()?;
+                let next_pin = settings.next_pin.map(|pin| self.key(&pin));
+                writer.put(&Settings { name: Name::new(), next_pin, ..settings })
+            }
+            Registered::TAG => {
+                let answer: Registered = raw.decode()?;
+                writer.put(&Registered {
+                    name: number(answer.device),
+                    network_name: Name::new(),
+                    inbox: Inbox([0; 16]),
+                    password: [0; 16],
+                    psk: self.psk(&answer.psk),
+                    key_name: Name::new(),
+                    ..answer
+                })
+            }
+            WelcomeInfo::TAG => {
+                let info: WelcomeInfo = raw.decode()?;
+                writer.put(&WelcomeInfo { inbox: Inbox([0; 16]), password: [0; 16], ..info })
+            }
+            Refused::TAG => {
+                let refused: Refused = raw.decode()?;
+                writer.put(&Refused { text: heapless::String::new(), ..refused })
+            }
+            State::TAG => {
+                let state: State = raw.decode()?;
+                writer.put(&State { reason: heapless::String::new(), ..state })
+            }
+            _ => writer.put_raw(raw),
+        }
+    }
+}
+
+fn number(device: DeviceId) -> Name {
+    let mut name = Name::new();
+    // Ten digits at most.
+    let _ = write!(name, "d{}", device.0);
+    name
+}
