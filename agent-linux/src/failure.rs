@@ -184,11 +184,6 @@ impl Failure {
         self.line("compare", text)
     }
 
-    /// Where more is written.
-    pub(crate) fn see(self, text: impl Into<String>) -> Self {
-        self.line("see", text)
-    }
-
     /// A value for programs.
     pub(crate) fn param(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.0.params.insert(name.to_owned(), value.into());

@@ -96,8 +96,7 @@ fn a_wrong_command_line_is_status_two_and_names_the_help() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         text(&output.stderr),
-        "error[cli.usage]: unrecognized subcommand 'staus'\n  \
-         see:  a similar subcommand exists: 'status'\n  \
+        "error[cli.usage]: unrecognized subcommand 'staus'; there is 'status'\n  \
          try:  weft --help\n"
     );
     let output = scratch.run(&["ping"]);

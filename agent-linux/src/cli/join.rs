@@ -49,7 +49,7 @@ pub(super) struct Arguments {
     /// Be the daemon, here (containers)
     #[arg(long)]
     foreground: bool,
-    /// Do not wait for an operator's approval
+    /// Do not wait for an operator's approval, nor for the first peer
     #[arg(long)]
     no_wait: bool,
     /// Leave the network that this machine is in first, without telling it

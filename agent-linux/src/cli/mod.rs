@@ -198,11 +198,14 @@ fn usage(error: &clap::Error) -> u8 {
                 first.push(' ');
                 first.push_str(argument);
             }
-            let mut failure = Failure::new(Code::CliUsage, first);
-            let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
-            if let Some(tip) = tip {
-                failure = failure.see(tip);
+            // "a similar subcommand exists: 'status'"
+            let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+            let similar = tips.filter(|tip| tip.contains(" similar "));
+            if let Some((_, names)) = similar.filter_map(|tip| tip.split_once(": ")).next() {
+                first.push_str("; there is ");
+                first.push_str(names);
             }
+            let failure = Failure::new(Code::CliUsage, first);
             let known = Cli::command();
             let command = std::env::args().skip(1).find(|word| {
                 let mut commands = known.get_subcommands();

@@ -12,6 +12,8 @@ use crate::os::signal::Signals;
 
 /// The coordinator has this long to answer once the line stands: three tries.
 const NO_ANSWER_US: u64 = 35_000_000;
+/// A coordinator that proved itself has this long to take the device in.
+const NO_WORD_US: u64 = 60_000_000;
 /// Lines that were lost right away, or brokers too busy, before it is an error.
 const TRIES: u32 = 5;
 /// When a wait says that it is one, in seconds since it began.
@@ -84,12 +86,14 @@ impl Follower {
     }
 
     fn until_no_answer(&self) -> Duration {
+        let left = |since: u64, patience_us: u64| {
+            let waited = clock::boot_micros().saturating_sub(since);
+            Duration::from_micros(patience_us.saturating_sub(waited))
+        };
         match (&self.now.connected, self.now.online_at) {
-            (Some((_, since)), None) => {
-                let waited = clock::boot_micros().saturating_sub(*since);
-                Duration::from_micros(NO_ANSWER_US.saturating_sub(waited))
-            }
-            _ => Duration::MAX,
+            (_, Some(since)) => left(since, NO_WORD_US),
+            (Some((_, since)), None) => left(*since, NO_ANSWER_US),
+            (None, None) => Duration::MAX,
         }
     }
 
@@ -98,12 +102,13 @@ impl Follower {
         if let Some(failed) = &self.now.failed {
             return Some(failed.clone());
         }
-        if self.now.enrolled.is_some() || self.now.online_at.is_some() {
+        if self.now.enrolled.is_some() {
             return None;
         }
         if let Some((tries, failure)) = &self.now.line {
             let passing = failure.is(Code::JoinBusy) || failure.is(Code::JoinInterrupted);
-            if !passing || *tries >= TRIES {
+            // A coordinator that proved itself once is not given up for a line.
+            if !passing && self.now.online_at.is_none() || *tries >= TRIES {
                 return Some(failure.clone());
             }
         }

@@ -69,6 +69,10 @@ fn describe(status: &Status, symbols: Symbols, width: Option<usize>) -> Vec<Stri
             "note: {range} of {interface} has addresses of the mesh; packets for peers may leave there"
         ));
     }
+    if status.refused_peers > 0 {
+        let peers = units::count(status.refused_peers as usize, "peer");
+        lines.push(format!("note: {peers} of the map found no place here"));
+    }
     lines
 }
 
@@ -239,6 +243,7 @@ struct Document {
     mtu: Option<u16>,
     listen_port: u16,
     peers: Vec<PeerDocument>,
+    refused_peers: u32,
     drops: std::collections::BTreeMap<String, u64>,
     notes: Vec<NoteDocument>,
 }
@@ -335,6 +340,7 @@ fn document(status: &Status, now_ms: u64) -> impl Serialize {
         mtu: status.mtu,
         listen_port: status.port,
         peers: peer_documents(status, now_ms),
+        refused_peers: status.refused_peers,
         drops: status.drops.iter().cloned().collect(),
         notes: status
             .overlap
@@ -441,6 +447,7 @@ pub(super) mod tests {
                 peer("dev_oofhjqyhw2lx", "plc-7", 9, Path::Idle, None, Some(7_200_000)),
                 peer("dev_uvcdtue5nvx5", "gw-b", 3, Path::Direct { remote }, Some(20_400), Some(0)),
             ],
+            refused_peers: 0,
             drops: vec![("denied".to_owned(), 3)],
             overlap: None,
         }

@@ -63,7 +63,8 @@ impl Story {
             return Ok(false);
         }
         self.until_map(ui, &mut follower)?;
-        let peers = self.first_peer(&follower.now)?;
+        let peers =
+            if self.no_wait { follower.now.peers.clone() } else { self.first_peer(&follower.now)? };
         if ui.json {
             self.document(ui, &follower, &enrolled);
         } else {

@@ -91,12 +91,22 @@ impl LineFailure {
     }
 }
 
+/// An error of the system in words, without its number:
+/// "Network is unreachable (os error 101)" is "network is unreachable".
+pub(crate) fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(characters).collect()
+}
+
 /// Sorts a TCP error.
 pub(crate) fn connect_reason(error: &io::Error) -> Reason {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Reason::Refused,
         io::ErrorKind::TimedOut => Reason::Silent(None),
-        _ => Reason::Silent(Some(error.to_string())),
+        _ => Reason::Silent(Some(words(error))),
     }
 }
 

@@ -79,14 +79,14 @@ async fn resolve(shared: &Shared, authority: &str) -> Result<Vec<SocketAddr>, Re
     if let Ok(address) = authority.parse() {
         return Ok(vec![address]);
     }
-    let told = |error: io::Error| Reason::Name(Some(error.to_string()));
+    let told = |error: io::Error| Reason::Name(Some(failure::words(&error)));
     let lookup = resolver::resolve(authority.to_owned()).map_err(told)?;
     shared.waiting.replace(Waiting::Name(lookup));
     let answer = poll_fn(|_| match &*shared.waiting.borrow() {
         Waiting::Name(lookup) => match lookup.take() {
             Resolved::Waiting => Poll::Pending,
             Resolved::Addresses(addresses) => Poll::Ready(Ok(addresses)),
-            Resolved::Failed(error) => Poll::Ready(Err(Reason::Name(Some(error.to_string())))),
+            Resolved::Failed(error) => Poll::Ready(Err(Reason::Name(Some(failure::words(&error))))),
         },
         _ => Poll::Ready(Err(Reason::Name(None))),
     });
@@ -279,7 +279,7 @@ fn not_mqtt(shared: &Shared) -> Option<Reason> {
 fn lost(error: &MqttError) -> Reason {
     Reason::Lost(match error {
         Error::Disconnected => "closed by the other side".to_owned(),
-        Error::Transport(error) => error.to_string(),
+        Error::Transport(error) => failure::words(error),
         other => other.to_string(),
     })
 }

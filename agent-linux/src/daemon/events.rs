@@ -108,14 +108,17 @@ impl Daemon {
     }
 
     fn handle_committed(&mut self, revision: u64) {
-        if revision == 0 || self.progress.map_at.is_some() && !self.lease_ended {
+        if revision == 0 {
             return;
         }
         self.lease_ended = false;
+        if core::mem::replace(&mut self.committed, revision) == revision {
+            return;
+        }
         let peers = self.agent.peers().count() as u64;
         let fields = [("revision", revision.into()), ("peers", peers.into())];
         self.log.write(Event::MapCommitted, &fields);
-        self.progress.map_at = Some(clock::boot_micros());
+        self.progress.map_at.get_or_insert_with(clock::boot_micros);
         self.progress_changed = true;
     }
 
@@ -143,10 +146,18 @@ impl Daemon {
     fn handle_refused(&mut self, refused: &Refused) {
         let failure = texts::refused(refused, self.home.host());
         self.log.write(Event::Refused, &[("code", failure.code().into())]);
-        if Refusal::from_code(refused.code) != Some(Refusal::Unavailable) {
+        if Refusal::from_code(refused.code) == Some(Refusal::Unavailable) {
+            self.count_line_failure(failure);
+        } else {
             self.progress.failed = Some(failure);
         }
         self.progress_changed = true;
+    }
+
+    /// Another try that came to nothing, for those who wait.
+    fn count_line_failure(&mut self, failure: Failure) {
+        let tries = self.progress.line.as_ref().map_or(0, |(tries, _)| *tries);
+        self.progress.line = Some((tries + 1, failure));
     }
 
     fn handle_standing(&mut self, state: &State) {
@@ -351,10 +362,9 @@ impl Daemon {
                         [("host", self.home.host().into()), ("cause", cause.as_str().into())];
                     self.log.write(Event::LineLost, &fields);
                     self.line_cause = Some(cause);
-                    let tries = self.progress.line.as_ref().map_or(0, |(tries, _)| *tries);
                     let fingerprint = mac::fingerprint(&self.agent.identity().coordinator);
                     let failure = texts::line(&failure, &fingerprint.to_string());
-                    self.progress.line = Some((tries + 1, failure));
+                    self.count_line_failure(failure);
                     self.progress.connected = None;
                     self.progress_changed = true;
                     self.agent.handle_disconnected(now());

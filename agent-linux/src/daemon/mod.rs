@@ -124,6 +124,8 @@ struct Daemon {
     unwritten: Vec<Persist>,
     retry_at: Option<u64>,
     lease_ended: bool,
+    /// Revision of the map that was last written.
+    committed: u64,
     line_cause: Option<String>,
     /// Addresses that an operator announces.
     configured: Vec<SocketAddr>,

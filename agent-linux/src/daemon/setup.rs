@@ -101,6 +101,7 @@ pub(super) fn open(config: &Config, in_background: bool) -> Result<Daemon> {
         unwritten: Vec::new(),
         retry_at: None,
         lease_ended: false,
+        committed: 0,
         line_cause: None,
         configured: config.endpoints.clone(),
         rtts: std::collections::BTreeMap::new(),

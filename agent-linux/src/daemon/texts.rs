@@ -6,7 +6,7 @@ use std::io;
 use weft_wire::item::Refused;
 use weft_wire::verdict::Refusal;
 
-use crate::control::failure::{Attempt, LineFailure, Reason};
+use crate::control::failure::{Attempt, LineFailure, Reason, words};
 use crate::failure::{Code, Failure};
 use crate::net::host::Overlap;
 use crate::net::link::Network;
@@ -31,15 +31,6 @@ pub(crate) fn no_tun() -> Failure {
         .try_command("start the container with --device /dev/net/tun")
 }
 
-fn errno(error: &io::Error) -> String {
-    // "No space left on device (os error 28)" without the number in a sentence.
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut characters = text.chars();
-    let first = characters.next().map(|first| first.to_ascii_lowercase());
-    first.into_iter().chain(characters).collect()
-}
-
 /// State could not be written before anything was registered.
 pub(crate) fn state_write(folder: &Folder, error: &io::Error) -> Failure {
     let path = folder.path_of(identity::KIND.name);
@@ -49,7 +40,7 @@ pub(crate) fn state_write(folder: &Folder, error: &io::Error) -> Failure {
         }
         _ => String::new(),
     };
-    let what = errno(error);
+    let what = words(error);
     Failure::new(Code::JoinStateWrite, format!("cannot write {}: {what}{free}", path.display()))
         .try_command("free 1 MB, then the same line again; nothing was registered")
 }

@@ -146,6 +146,7 @@ impl Daemon {
             lease_s: lease.or_else(|| self.lease_ended.then_some(0)),
             time_told: coordinator.unix_ms.is_some(),
             peers: self.peer_views(),
+            refused_peers: self.agent.refused_peers(),
             drops: drops.collect(),
             overlap: overlap.map(|o| (o.interface.clone(), o.network.to_string())),
         }

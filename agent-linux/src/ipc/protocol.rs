@@ -51,7 +51,6 @@ impl Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Reply {
     pub(crate) version: String,
-    #[serde(flatten)]
     pub(crate) outcome: Outcome,
 }
 
@@ -164,6 +163,8 @@ pub(crate) struct Status {
     /// Whether the coordinator has told the time.
     pub(crate) time_told: bool,
     pub(crate) peers: Vec<Peer>,
+    /// Peers of the map that found no place here.
+    pub(crate) refused_peers: u32,
     /// Packets and datagrams dropped, by reason.
     pub(crate) drops: Vec<(String, u64)>,
     /// Another network that has addresses of the overlay: interface and range.

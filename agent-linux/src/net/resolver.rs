@@ -1,5 +1,6 @@
 //! Host names to addresses, without stopping the control loop: the C library's
-//! resolver runs on a thread of its own, at most one at a time.
+//! resolver runs on a thread of its own. One that nobody waits for any more ends
+//! by the library's own time-outs.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -92,6 +93,5 @@ mod unit {
             panic!("no address");
         };
         assert_eq!(found, ["127.0.0.1:7420".parse::<SocketAddr>().unwrap()]);
-        assert!(matches!(lookup.take(), Resolved::Failed(_)));
     }
 }

@@ -1,7 +1,7 @@
 //! Other processes and names of this machine: who is at the other end of a
 //! socket, groups, the host's name, the background daemon.
 
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -37,46 +37,27 @@ pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials
     Ok(Credentials { uid: found.uid })
 }
 
-/// The number of a group by its name.
-pub(crate) fn group_id(name: &str) -> Option<u32> {
-    let name = CString::new(name).ok()?;
-    let mut buffer = vec![0 as libc::c_char; 16 * 1024];
-    // SAFETY: getgrnam_r fills `entry` with pointers into `buffer`; both live
-    // until the number is read.
-    unsafe {
-        let mut entry: libc::group = core::mem::zeroed();
-        let mut found = core::ptr::null_mut();
-        let result = libc::getgrnam_r(
-            name.as_ptr(),
-            &raw mut entry,
-            buffer.as_mut_ptr(),
-            buffer.len(),
-            &raw mut found,
-        );
-        (result == 0 && !found.is_null()).then_some(entry.gr_gid)
-    }
+/// A line of a table like `/etc/group`: its fields, if its first is `name`.
+fn entry<'t>(table: &'t str, name: &str) -> Option<Vec<&'t str>> {
+    let mut lines = table.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    lines.find(|fields| fields.first() == Some(&name))
 }
 
-/// The user's name, or its number as text.
+/// The number of a local group by its name. Read from the file itself: the C
+/// library's way loads what it calls name services into a small daemon for ever.
+pub(crate) fn group_id(name: &str) -> Option<u32> {
+    let table = std::fs::read_to_string("/etc/group").ok()?;
+    entry(&table, name)?.get(2)?.parse().ok()
+}
+
+/// A local user's name, or its number as text.
 pub(crate) fn user_name(uid: u32) -> String {
-    let mut buffer = vec![0 as libc::c_char; 16 * 1024];
-    // SAFETY: as in `group_id`; the name ends with a zero byte.
-    unsafe {
-        let mut entry: libc::passwd = core::mem::zeroed();
-        let mut found = core::ptr::null_mut();
-        let result = libc::getpwuid_r(
-            uid,
-            &raw mut entry,
-            buffer.as_mut_ptr(),
-            buffer.len(),
-            &raw mut found,
-        );
-        if result == 0 && !found.is_null() {
-            CStr::from_ptr(entry.pw_name).to_string_lossy().into_owned()
-        } else {
-            uid.to_string()
-        }
-    }
+    let number = uid.to_string();
+    let table = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let mut lines = table.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = lines.find(|fields| fields.get(2) == Some(&number.as_str()));
+    let name = found.and_then(|fields| fields.first().map(|name| (*name).to_owned()));
+    name.unwrap_or(number)
 }
 
 /// The host's name as the kernel knows it.
@@ -153,4 +134,19 @@ pub(crate) fn notify_ready() -> io::Result<()> {
 pub(crate) fn enter_network_namespace() -> io::Result<()> {
     // SAFETY: takes a number and changes this process alone.
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_are_read_from_the_local_tables() {
+        assert_eq!(group_id("root"), Some(0));
+        assert_eq!(user_name(0), "root");
+        assert_eq!(user_name(4_000_000_000), "4000000000");
+        assert_eq!(group_id("no-such-group-here"), None);
+        let table = "weftx:x:7:\nweft:x:998:alice,bob\n";
+        assert_eq!(entry(table, "weft").unwrap()[2], "998");
+    }
 }
