@@ -10,16 +10,19 @@
 //! - [`world`]: a clock, a network, and anything that implements
 //!   [`world::Node`].
 //! - [`tunnel`]: our tunnel and data path as such a node.
+//! - [`mesh`]: whole agents, with a coordinator in memory and lines to it.
 //!
 //! # Panics
 //!
 //! Test code: a mistake in a scenario (a host that is not there) panics.
 
+pub mod mesh;
 pub mod net;
 pub mod rng;
 pub mod tunnel;
 pub mod world;
 
+pub use mesh::Mesh;
 pub use net::{Datagram, HostId, Link, Middlebox, Network};
 pub use rng::Rng;
 pub use tunnel::TunnelNode;

@@ -1,5 +1,6 @@
 //! A coordinator in memory: the real sealed channel, maps with pages, calls.
-//! No policy but "everybody may talk to everybody".
+//! No policy but "everybody may talk to everybody"; what it does wrong, a test
+//! asked for.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -21,28 +22,42 @@ use weft_wire::signal::{Call, CallAck, CallFailed};
 use weft_wire::telemetry::Heartbeat;
 use weft_wire::verdict::{CallFailure, Refusal};
 
-use super::Rng;
+use crate::rng::Rng;
 
+/// Unix time in milliseconds at the mesh's zero.
 pub const UNIX_MS: u64 = 1_795_000_000_000;
 
+/// Frames with the inboxes that they go to.
 pub type Frames = Vec<(Inbox, Vec<u8>)>;
 
 #[derive(Clone)]
+/// A registered device.
 pub struct Device {
+    /// Its id.
     pub id: DeviceId,
+    /// Its identity key.
     pub identity: PublicKey,
+    /// Its WireGuard key.
     pub wg_key: PublicKey,
+    /// Its name.
     pub name: Name,
+    /// Its host number.
     pub host: u32,
+    /// Where it receives.
     pub inbox: Inbox,
+    /// How it stands.
     pub standing: Standing,
+    /// Revision of its map.
     pub revision: u64,
     /// (revision, who changed; `None` = the settings)
     changes: Vec<(u64, Option<DeviceId>)>,
+    /// What it said that it has applied.
     pub applied: Option<Held>,
+    /// Its confirmed session.
     pub session: Option<u32>,
 }
 
+/// Epoch and revision of a map.
 pub type Held = (Epoch, Revision);
 
 struct Live {
@@ -53,32 +68,52 @@ struct Live {
     max_rx: usize,
 }
 
+/// See the module.
 pub struct Coordinator {
     key: CoordinatorKey,
     next_key: Option<CoordinatorKey>,
     master: Secret,
     retry_secret: Secret,
     enrolment: KeyId,
+    /// All devices.
     pub devices: Vec<Device>,
     sessions: HashMap<u32, Live>,
+    /// The life of its database.
     pub epoch: Epoch,
+    /// Length of the lease in seconds.
     pub lease_s: u32,
+    /// Seconds between heartbeats.
     pub heartbeat_s: u16,
+    /// New devices wait for an operator.
     pub needs_approval: bool,
+    /// New devices are refused for this reason.
     pub refuse: Option<Refusal>,
     /// Answers HELLOs without a token by RETRY.
     pub under_load: bool,
+    /// Hears HELLOs and does not answer them.
+    pub silent: bool,
+    /// The hash of the last HELLO, as RETRY names it.
+    pub hello_hash: [u8; 8],
     /// Devices of the map that no agent stands behind.
     pub extra_peers: Vec<(DeviceId, PublicKey)>,
+    /// The key that it will have next.
     pub next_pin: Option<PublicKey>,
+    /// HELLOs with a right mac1.
     pub hellos: u32,
+    /// WELCOMEs sent.
     pub welcomes: u32,
+    /// `Register`s received.
     pub registers: u32,
+    /// Pages asked for.
     pub pages: u32,
+    /// Tags that it did not expect.
     pub unknown: Vec<u32>,
+    /// Heartbeats received.
     pub heartbeats: Vec<Heartbeat>,
+    /// Commands answered.
     pub done: Vec<(CommandId, Outcome)>,
     rng: Rng,
+    /// Milliseconds since the mesh's zero.
     pub now_ms: u64,
 }
 
@@ -89,12 +124,13 @@ fn secret(rng: &mut Rng) -> Secret {
 }
 
 fn text(name: &str) -> Name {
-    Name::try_from(name).unwrap()
+    Name::try_from(name).expect("a message of our own making")
 }
 
 impl Coordinator {
+    /// Its keys follow from the seed.
     pub fn new(seed: u64) -> Self {
-        let mut rng = Rng(seed);
+        let mut rng = Rng::new(seed);
         let key = CoordinatorKey::new(StaticSecret::generate(&mut rng));
         Self {
             key,
@@ -110,6 +146,8 @@ impl Coordinator {
             needs_approval: false,
             refuse: None,
             under_load: false,
+            silent: false,
+            hello_hash: [0; 8],
             extra_peers: Vec::new(),
             next_pin: None,
             hellos: 0,
@@ -124,6 +162,7 @@ impl Coordinator {
         }
     }
 
+    /// The join string of its enrolment key.
     pub fn join_string(&self) -> JoinString {
         let reference = self.enrolment.to_bytes();
         JoinString {
@@ -133,7 +172,8 @@ impl Coordinator {
             token: EnrolToken { expiry: u32::MAX, mac: [7; 16] },
             addresses: [Address {
                 carrier: Carrier::Mqtt,
-                authority: heapless::String::try_from("203.0.113.10:7420").unwrap(),
+                authority: heapless::String::try_from("203.0.113.10:7420")
+                    .expect("a message of our own making"),
             }]
             .into_iter()
             .collect(),
@@ -142,6 +182,7 @@ impl Coordinator {
         }
     }
 
+    /// Its network's addresses.
     pub fn overlay() -> Overlay {
         Overlay {
             ipv4: Ipv4Addr::new(100, 93, 0, 0),
@@ -175,12 +216,14 @@ impl Coordinator {
         devices.into_iter().flat_map(|device| self.changed(device, None)).collect()
     }
 
+    /// Uses the announced key, after a restart.
     pub fn switch_key(&mut self) {
-        self.key = self.next_key.take().unwrap();
+        self.key = self.next_key.take().expect("a message of our own making");
         self.next_pin = None;
         self.restart();
     }
 
+    /// The device with this identity key.
     pub fn device(&self, identity: &PublicKey) -> Option<&Device> {
         self.devices.iter().find(|device| device.identity == *identity)
     }
@@ -207,8 +250,9 @@ impl Coordinator {
         others.into_iter().flat_map(|id| self.changed(id, Some(who))).collect()
     }
 
+    /// An operator's decision about a device.
     pub fn set_standing(&mut self, id: DeviceId, standing: Standing) -> Frames {
-        let device = self.by_id(id).unwrap();
+        let device = self.by_id(id).expect("a message of our own making");
         device.standing = standing;
         let reason = heapless::String::new();
         let mut frames =
@@ -218,11 +262,13 @@ impl Coordinator {
         frames
     }
 
+    /// Deletes a device.
     pub fn remove(&mut self, id: DeviceId) -> Frames {
         self.devices.retain(|device| device.id != id);
         self.announce(id)
     }
 
+    /// Commands a device to restart.
     pub fn command(&mut self, id: DeviceId, command: u32, expires_ms: u64) -> Frames {
         let command = Command { id: CommandId(command), expires_ms, kind: CommandKind::Restart };
         self.tell(id, |writer| writer.put(&command))
@@ -247,10 +293,11 @@ impl Coordinator {
         let live = self.sessions.get_mut(&session)?;
         let mut plain = vec![0; 3_800];
         let mut writer = ItemWriter::new(&mut plain);
-        fill(&mut writer).unwrap();
+        fill(&mut writer).expect("a message of our own making");
         let len = writer.finish();
         let mut frame = vec![0; len + 64];
-        let len = live.session.seal(&plain[..len], &mut frame).unwrap();
+        let len =
+            live.session.seal(&plain[..len], &mut frame).expect("a message of our own making");
         assert!(len <= live.max_rx, "a record of {len} bytes for {}", live.max_rx);
         frame.truncate(len);
         Some((live.inbox, frame))
@@ -273,6 +320,10 @@ impl Coordinator {
             return None;
         }
         self.hellos += 1;
+        self.hello_hash = weft_noise::sealed::hello_hash(frame);
+        if self.silent {
+            return None;
+        }
         let bucket = self.now_ms / 60_000;
         if self.under_load && !retry::verify(&self.retry_secret, &hello, bucket) {
             let answer = retry::answer(&self.retry_secret, &hello, bucket);
@@ -313,10 +364,12 @@ impl Coordinator {
             heartbeat_s: self.heartbeat_s,
         };
         let mut writer = ItemWriter::new(&mut plain);
-        writer.put(&welcome).unwrap();
+        writer.put(&welcome).expect("a message of our own making");
         let len = writer.len();
         let mut out = vec![0; 1_024];
-        let (len, session) = verified.welcome(id, &plain[..len], &mut self.rng, &mut out).unwrap();
+        let (len, session) = verified
+            .welcome(id, &plain[..len], &mut self.rng, &mut out)
+            .expect("a message of our own making");
         out.truncate(len);
         self.welcomes += 1;
         let max_rx = usize::from(info.max_rx);
@@ -349,7 +402,11 @@ impl Coordinator {
             }
         }
         for item in Items::new(&plain[..len]) {
-            frames.extend(self.handle_item(session, identity, &item.unwrap()));
+            frames.extend(self.handle_item(
+                session,
+                identity,
+                &item.expect("a message of our own making"),
+            ));
         }
         frames
     }
@@ -357,13 +414,15 @@ impl Coordinator {
     fn handle_item(&mut self, session: u32, identity: PublicKey, raw: &RawItem<'_>) -> Frames {
         let one = |frame: Option<_>| frame.into_iter().collect::<Frames>();
         match raw.tag {
-            Register::TAG => self.register(session, identity, raw.decode().unwrap()),
+            Register::TAG => {
+                self.register(session, identity, raw.decode().expect("a message of our own making"))
+            }
             MapNext::TAG => {
-                let next = raw.decode().unwrap();
+                let next = raw.decode().expect("a message of our own making");
                 one(self.page(session, identity, &next))
             }
             MapApplied::TAG => {
-                let applied: MapApplied = raw.decode().unwrap();
+                let applied: MapApplied = raw.decode().expect("a message of our own making");
                 let device = self.devices.iter_mut().find(|d| d.identity == identity);
                 if let Some(device) = device {
                     device.applied = Some((applied.epoch, applied.revision));
@@ -371,31 +430,33 @@ impl Coordinator {
                 vec![]
             }
             Ping::TAG => {
-                let ping: Ping = raw.decode().unwrap();
+                let ping: Ping = raw.decode().expect("a message of our own making");
                 one(self.record(session, |writer| writer.put(&ping)))
             }
             Heartbeat::TAG => {
-                let heartbeat: Heartbeat = raw.decode().unwrap();
+                let heartbeat: Heartbeat = raw.decode().expect("a message of our own making");
                 let done = Done { request: heartbeat.request };
                 self.heartbeats.push(heartbeat);
                 one(self.record(session, |writer| writer.put(&done)))
             }
             Leave::TAG => {
-                let done = Done { request: raw.decode::<Leave>().unwrap().request };
+                let done = Done {
+                    request: raw.decode::<Leave>().expect("a message of our own making").request,
+                };
                 let answer = self.record(session, |writer| writer.put(&done));
-                let id = self.device(&identity).unwrap().id;
+                let id = self.device(&identity).expect("a message of our own making").id;
                 let mut frames = self.remove(id);
                 frames.extend(answer);
                 frames
             }
             CommandDone::TAG => {
-                let done: CommandDone = raw.decode().unwrap();
+                let done: CommandDone = raw.decode().expect("a message of our own making");
                 self.done.push((done.id, done.outcome));
                 vec![]
             }
             Call::TAG => {
-                let call: Call = raw.decode().unwrap();
-                let from = self.device(&identity).unwrap().id;
+                let call: Call = raw.decode().expect("a message of our own making");
+                let from = self.device(&identity).expect("a message of our own making").id;
                 let (to, id) = (call.peer, call.call);
                 let down = Call { peer: from, ..call };
                 let frames = self.tell(to, |writer| writer.put(&down));
@@ -407,8 +468,8 @@ impl Coordinator {
                 frames
             }
             CallAck::TAG => {
-                let ack: CallAck = raw.decode().unwrap();
-                let from = self.device(&identity).unwrap().id;
+                let ack: CallAck = raw.decode().expect("a message of our own making");
+                let from = self.device(&identity).expect("a message of our own making").id;
                 let to = ack.peer;
                 let down = CallAck { peer: from, ..ack };
                 self.tell(to, |writer| writer.put(&down))
@@ -453,7 +514,7 @@ impl Coordinator {
             });
             frames = self.announce(id);
         }
-        let device = self.device(&identity).unwrap().clone();
+        let device = self.device(&identity).expect("a message of our own making").clone();
         let answer = Registered {
             request: request.request,
             device: device.id,
@@ -516,7 +577,7 @@ impl Coordinator {
         let mut padded = plain.to_vec();
         padded.resize(plain.len().next_multiple_of(64), 0);
         let mut frame = vec![0; padded.len() + 64];
-        let len = live.session.seal(&padded, &mut frame).unwrap();
+        let len = live.session.seal(&padded, &mut frame).expect("a message of our own making");
         assert!(len <= live.max_rx, "a page of {len} bytes for {}", live.max_rx);
         frame.truncate(len);
         Some((live.inbox, frame))
@@ -561,10 +622,10 @@ impl Coordinator {
         }
         let mut pages = vec![vec![]];
         for op in ops {
-            if pages.last().unwrap().len() + op.len() > room {
+            if pages.last().expect("a message of our own making").len() + op.len() > room {
                 pages.push(vec![]);
             }
-            pages.last_mut().unwrap().extend(op);
+            pages.last_mut().expect("a message of our own making").extend(op);
         }
         pages
     }
@@ -598,7 +659,7 @@ impl Coordinator {
 fn item<T: Item>(body: &T) -> Vec<u8> {
     let mut buffer = vec![0; 2_048];
     let mut writer = ItemWriter::new(&mut buffer);
-    writer.put(body).unwrap();
+    writer.put(body).expect("a message of our own making");
     let len = writer.len();
     buffer.truncate(len);
     buffer

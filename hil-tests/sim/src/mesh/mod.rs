@@ -1,0 +1,575 @@
+//! Whole agents, a coordinator and the network between them.
+//!
+//! A [`Mesh`] is what a shell, a broker and the internet are to an agent: it
+//! drives each agent as the daemon does, carries frames to a [`Coordinator`] in
+//! memory and datagrams over a [`Network`]. Every agent's run is recorded, see
+//! [`crate::replay`].
+
+pub mod coordinator;
+pub mod echo;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use weft_agent_core::agent::trace::Trace;
+use weft_agent_core::agent::{Agent, AgentConfig, AgentEvent, Input, Output, Persist, Transmit};
+use weft_agent_core::buffer::{PacketBuf, capacity_for};
+use weft_agent_core::config::TunnelConfig;
+use weft_agent_core::control::{FrameDrop, Identity, LineRequest};
+use weft_agent_core::event::{SocketId, Source};
+use weft_agent_core::path::Sockets;
+use weft_agent_core::peers::PeerState;
+use weft_agent_core::time::{Duration, Instant};
+use weft_wire::frame::MAX_FRAME;
+use weft_wire::id::{DeviceId, Inbox, Name};
+use weft_wire::item::{Abilities, Backend};
+use weft_wire::signal::{Candidate, CandidateKind};
+use weft_wire::topic::Topic;
+
+pub use coordinator::Coordinator;
+
+use crate::net::{Datagram, HostId, Link, Middlebox, Network};
+use crate::rng::Rng;
+
+/// The agent of a mesh: a gateway in small.
+pub type MeshAgent<E = Rng, T = Recording> = Agent<E, T, 32, 64, 64, 8, 8, MAX_FRAME>;
+
+/// A trace in memory, whatever its length.
+#[derive(Clone, Debug, Default)]
+pub struct Recording(pub Vec<u8>);
+
+impl Trace for Recording {
+    fn write(&mut self, fill: &mut dyn FnMut(&mut [u8]) -> Option<usize>) {
+        let mut entry = [0; 2 * MAX_FRAME];
+        let len = fill(&mut entry).expect("an entry is shorter than two frames");
+        self.0.extend_from_slice(&entry[..len]);
+    }
+}
+
+enum Thing {
+    LineUp { node: usize, inbox: Inbox },
+    LineDown { node: usize },
+    Up { inbox: Inbox, frame: Vec<u8> },
+    Down { inbox: Inbox, frame: Vec<u8> },
+}
+
+/// What a device's storage holds.
+#[derive(Default)]
+pub struct Storage {
+    /// The identity in postcard.
+    pub identity: Vec<u8>,
+    /// The floor of handshake stamps.
+    pub stamp: Option<u64>,
+    /// The cache.
+    pub cache: Vec<u8>,
+    /// Starts so far.
+    pub boots: u32,
+    /// How often the cache was written.
+    pub cache_writes: u32,
+}
+
+/// One device: an agent and the little that a shell does.
+pub struct Node {
+    /// `None` while it is switched off.
+    pub agent: Option<Box<MeshAgent>>,
+    /// Where its socket is.
+    pub address: SocketAddr,
+    /// What survives a restart.
+    pub storage: Storage,
+    /// The inbox that its line is subscribed to.
+    pub inbox: Option<Inbox>,
+    /// What its agents have said.
+    pub events: Vec<(Instant, AgentEvent)>,
+    /// Packets that came out of the tunnel.
+    pub received: Vec<(Instant, Vec<u8>)>,
+    /// Datagrams sent, by first byte.
+    pub sent: BTreeMap<u8, u32>,
+    host: HostId,
+    name: &'static str,
+    seed: u64,
+}
+
+/// Lets only answers in, by address and port.
+#[derive(Debug, Default)]
+struct Firewall(std::collections::HashSet<(SocketAddr, SocketAddr)>);
+
+impl Middlebox for Firewall {
+    fn outbound(&mut self, datagram: Datagram, _now: Instant) -> Option<Datagram> {
+        self.0.insert((datagram.source, datagram.destination));
+        Some(datagram)
+    }
+
+    fn inbound(&mut self, datagram: Datagram, _now: Instant) -> Option<Datagram> {
+        self.0.contains(&(datagram.destination, datagram.source)).then_some(datagram)
+    }
+}
+
+/// Agents, a coordinator, lines and a network.
+pub struct Mesh {
+    /// The time.
+    pub now: Instant,
+    /// The coordinator.
+    pub coordinator: Coordinator,
+    /// The devices.
+    pub nodes: Vec<Node>,
+    /// How frames travel.
+    pub line: Link,
+    /// How datagrams travel; to be changed by [`Mesh::set_links`].
+    link: Link,
+    /// The network of datagrams.
+    pub network: Network,
+    /// The coordinator cannot be reached.
+    pub coordinator_down: bool,
+    /// Frames delivered to devices, with their node.
+    pub tapped: Vec<(usize, Vec<u8>)>,
+    /// Frames that devices refused.
+    pub frame_drops: Vec<FrameDrop>,
+    /// What happened, for people.
+    pub log: Vec<String>,
+    queue: BTreeMap<(Instant, u64), Thing>,
+    sequence: u64,
+    spins: (Instant, u32),
+    rng: Rng,
+}
+
+/// A link without faults; each way takes `millis` from end to end.
+pub const fn clean(millis: u64) -> Link {
+    Link::with_latency(Duration::from_millis(millis))
+}
+
+impl Mesh {
+    /// No devices yet; everything takes 10 ms each way.
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0xABCD);
+        Self {
+            now: Instant::from_secs(1_000),
+            coordinator: Coordinator::new(seed),
+            nodes: vec![],
+            line: clean(10),
+            link: clean(5),
+            network: Network::new(rng.next()),
+            coordinator_down: false,
+            tapped: vec![],
+            frame_drops: vec![],
+            log: vec![],
+            queue: BTreeMap::new(),
+            sequence: 0,
+            spins: (Instant::ZERO, 0),
+            rng,
+        }
+    }
+
+    /// Changes every device's link; a datagram passes two.
+    pub fn set_links(&mut self, link: Link) {
+        self.link = link;
+        for node in &self.nodes {
+            *self.network.link_mut(node.host) = link;
+        }
+    }
+
+    /// A device's link.
+    pub fn link_mut(&mut self, node: usize) -> &mut Link {
+        self.network.link_mut(self.nodes[node].host)
+    }
+
+    /// Puts a device behind a firewall that lets only answers in.
+    pub fn firewall(&mut self, node: usize) {
+        let ip = self.nodes[node].address.ip();
+        let gateway = self.network.add_gateway([ip], None, Box::<Firewall>::default());
+        self.network.move_host(self.nodes[node].host, [ip], Some(gateway));
+    }
+
+    /// Gives a device another address. Its agent is not told.
+    pub fn move_node(&mut self, node: usize, address: SocketAddr) {
+        self.nodes[node].address = address;
+        self.network.move_host(self.nodes[node].host, [address.ip()], None);
+    }
+
+    /// A new device with its own address; it joins at once.
+    pub fn add(&mut self, name: &'static str) -> usize {
+        let node = self.nodes.len();
+        let seed = self.rng.next();
+        let address = SocketAddr::from(([10, 0, 0, 1 + node as u8], 51_871));
+        self.nodes.push(Node {
+            agent: None,
+            address,
+            storage: Storage::default(),
+            inbox: None,
+            events: vec![],
+            received: vec![],
+            sent: BTreeMap::new(),
+            host: self.network.add_host([address.ip()], None, self.link),
+            name,
+            seed,
+        });
+        let identity = Identity::generate(&self.coordinator.join_string(), &mut Rng::new(seed ^ 1));
+        self.start(node, identity, Some(0));
+        node
+    }
+
+    fn start(&mut self, node: usize, identity: Identity, floor: Option<u64>) {
+        let now = self.now;
+        let place = &mut self.nodes[node];
+        place.storage.boots += 1;
+        let config = AgentConfig {
+            boot_count: place.storage.boots,
+            on_demand: false,
+            page_window: 4,
+            staged_per_peer: 4,
+            fingerprint: [node as u8; 32],
+            name: Name::try_from(place.name).expect("a name"),
+            abilities: abilities(),
+            sockets: Sockets::both(SocketId(0)),
+            tunnel: TunnelConfig::new(),
+            stamp_floor: floor,
+        };
+        let entropy = Rng::new(place.seed.wrapping_add(u64::from(place.storage.boots) << 32));
+        let agent = MeshAgent::recorded(config, identity, entropy, Recording::default(), now);
+        let mut agent = Box::new(agent.expect("the pin is a strong key"));
+        let address = place.address;
+        agent.set_local_addresses(&[Candidate { kind: CandidateKind::Host, address }]);
+        agent.restore(&place.storage.cache, now).expect("a cache of our own");
+        place.agent = Some(agent);
+        self.drain(node);
+    }
+
+    /// Power off; what is not in storage is lost. Returns the run's trace.
+    pub fn stop(&mut self, node: usize) -> Recording {
+        self.nodes[node].inbox = None;
+        let agent = self.nodes[node].agent.take().expect("it is on");
+        agent.trace().clone()
+    }
+
+    /// Power on with what storage holds.
+    pub fn boot(&mut self, node: usize) {
+        let storage = &self.nodes[node].storage;
+        let identity = postcard::from_bytes(&storage.identity).expect("it was stored");
+        let floor = storage.stamp;
+        self.start(node, identity, floor);
+    }
+
+    /// The agent of a device that is on.
+    pub fn agent(&self, node: usize) -> &MeshAgent {
+        self.nodes[node].agent.as_ref().expect("it is on")
+    }
+
+    fn agent_mut(&mut self, node: usize) -> &mut MeshAgent {
+        self.nodes[node].agent.as_mut().expect("it is on")
+    }
+
+    /// A device's id.
+    pub fn id(&self, node: usize) -> DeviceId {
+        self.agent(node).identity().member().expect("it is enrolled").device
+    }
+
+    /// A device's host number.
+    pub fn host(&self, node: usize) -> u32 {
+        self.agent(node).settings().settings().expect("it has a map").host
+    }
+
+    /// One input to a node, then everything that follows.
+    pub fn input<R>(&mut self, node: usize, input: impl FnOnce(&mut MeshAgent, Instant) -> R) -> R {
+        let now = self.now;
+        let result = input(self.agent_mut(node), now);
+        self.drain(node);
+        result
+    }
+
+    /// A frame on the line to a node that the coordinator did not send.
+    pub fn inject(&mut self, node: usize, frame: &[u8]) {
+        let result = self.input(node, |agent, now| agent.handle_frame(frame, now));
+        if let Err(drop) = result {
+            self.frame_drops.push(drop);
+        }
+    }
+
+    /// Frames that the coordinator sends by itself.
+    pub fn send(&mut self, frames: Vec<(Inbox, Vec<u8>)>) {
+        for (inbox, frame) in frames {
+            self.carry(|| Thing::Down { inbox, frame: frame.clone() });
+        }
+    }
+
+    /// An echo request from one node's programs to another's overlay address.
+    pub fn ping(&mut self, from: usize, to_host: u32, sequence: u16) {
+        let overlay = Coordinator::overlay();
+        let source = overlay.address_v4(self.host(from));
+        let packet = echo::request(source, overlay.address_v4(to_host), sequence, 56);
+        self.packet(from, &packet);
+    }
+
+    fn packet(&mut self, node: usize, packet: &[u8]) {
+        let now = self.now;
+        let mut bytes = vec![0; capacity_for(1_420)];
+        let mut buffer = PacketBuf::copy_from(&mut bytes, packet).expect("it fits");
+        let result = self.agent_mut(node).handle_packet(&mut buffer, now);
+        match result {
+            Ok(Output::Transmit(transmit)) => self.datagram(node, transmit, &bytes),
+            Ok(Output::Staged) => {}
+            Err(error) => self.log.push(format!("{now:?} {node} packet {error:?}")),
+        }
+        self.drain(node);
+    }
+
+    /// Lets everything happen until `until`.
+    pub fn run_until(&mut self, until: Instant) {
+        while let Some(at) = self.next_due().filter(|&at| at <= until) {
+            self.now = at.max(self.now);
+            if self.queue.first_key_value().is_some_and(|((due, _), _)| *due <= self.now) {
+                let (_, thing) = self.queue.pop_first().expect("it was there");
+                self.deliver(thing);
+            } else if let Some((host, datagram)) = self.network.poll(self.now) {
+                self.deliver_datagram(host, datagram);
+            } else {
+                self.tick();
+            }
+        }
+        self.now = self.now.max(until);
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let line = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let timers = self.nodes.iter().filter_map(|node| {
+            let (at, _) = node.agent.as_ref()?.poll_timeout()?;
+            Some(at)
+        });
+        timers.chain(line).chain(self.network.poll_timeout()).min()
+    }
+
+    fn tick(&mut self) {
+        for node in 0..self.nodes.len() {
+            let agent = self.nodes[node].agent.as_ref();
+            let due = agent.and_then(|agent| agent.poll_timeout());
+            if let Some((at, reason)) = due.filter(|&(at, _)| at <= self.now) {
+                // A timer that is due again and again without time passing
+                // never ends.
+                let same = self.spins.0 == self.now;
+                self.spins = (self.now, if same { self.spins.1 + 1 } else { 0 });
+                assert!(self.spins.1 < 1_000, "node {node} spins at {at:?}: {reason}");
+                self.input(node, MeshAgent::handle_timeout);
+            }
+        }
+    }
+
+    /// Lets that many milliseconds pass.
+    pub fn run_for(&mut self, millis: u64) {
+        self.run_until(self.now + Duration::from_millis(millis));
+    }
+
+    /// Runs until `done` says so, and says how long it took.
+    ///
+    /// # Panics
+    ///
+    /// When it takes longer than `limit_ms`.
+    pub fn run_to(&mut self, limit_ms: u64, mut done: impl FnMut(&Self) -> bool) -> Duration {
+        let start = self.now;
+        let limit = start + Duration::from_millis(limit_ms);
+        while !done(self) {
+            assert!(self.now < limit, "not within {limit_ms} ms\n{}", self.log.join("\n"));
+            self.run_for(1);
+        }
+        self.now - start
+    }
+
+    /// Puts a frame on the line: once, twice or not at all.
+    fn carry(&mut self, thing: impl Fn() -> Thing) {
+        let link = self.line;
+        let copies = 1 + u32::from(self.rng.chance(link.duplicate_ppm));
+        for _ in 0..copies {
+            if !self.rng.chance(link.loss_ppm) {
+                let at = self.now + link.latency + self.rng.up_to(link.jitter);
+                self.queue_at(at, thing());
+            }
+        }
+    }
+
+    fn queue_at(&mut self, at: Instant, thing: Thing) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), thing);
+    }
+
+    fn deliver(&mut self, thing: Thing) {
+        match thing {
+            Thing::LineUp { node, inbox } => {
+                if self.nodes[node].agent.is_some() {
+                    self.nodes[node].inbox = Some(inbox);
+                    self.input(node, MeshAgent::handle_connected);
+                }
+            }
+            Thing::LineDown { node } => {
+                if self.nodes[node].agent.is_some() {
+                    self.nodes[node].inbox = None;
+                    self.input(node, MeshAgent::handle_disconnected);
+                }
+            }
+            Thing::Up { inbox, frame } => {
+                if !self.coordinator_down {
+                    self.coordinator.now_ms = self.now.as_millis();
+                    let frames = self.coordinator.handle(inbox, &frame);
+                    self.send(frames);
+                }
+            }
+            Thing::Down { inbox, frame } => {
+                if let Some(node) = self.nodes.iter().position(|node| node.inbox == Some(inbox)) {
+                    self.tapped.push((node, frame.clone()));
+                    self.inject(node, &frame);
+                }
+            }
+        }
+    }
+
+    fn deliver_datagram(&mut self, host: HostId, datagram: Datagram) {
+        let receiver = |node: &Node| {
+            node.host == host && node.address == datagram.destination && node.agent.is_some()
+        };
+        let Some(node) = self.nodes.iter().position(receiver) else { return };
+        let source = Source { socket: SocketId(0), address: datagram.source };
+        let (mut bytes, now) = (datagram.bytes, self.now);
+        let packet = match self.agent_mut(node).handle_datagram(source, &mut bytes, now) {
+            Ok(Input::Packet(packet)) => Some(packet.to_vec()),
+            Ok(Input::Nothing) => None,
+            Err(reason) => {
+                self.log.push(format!("{now:?} {node} drop {reason:?}"));
+                None
+            }
+        };
+        self.drain(node);
+        if let Some(packet) = packet {
+            if let Some(reply) = echo::reply(&packet) {
+                self.packet(node, &reply);
+            }
+            self.nodes[node].received.push((self.now, packet));
+        }
+    }
+
+    fn datagram(&mut self, node: usize, transmit: Transmit, bytes: &[u8]) {
+        let Node { address: source, host, .. } = self.nodes[node];
+        *self.nodes[node].sent.entry(bytes[0]).or_default() += 1;
+        let bytes = bytes[..transmit.len].to_vec();
+        let datagram = Datagram { source, destination: transmit.to, bytes };
+        self.network.send(host, datagram, self.now);
+    }
+
+    /// What a shell does after each input.
+    fn drain(&mut self, node: usize) {
+        let mut out = vec![0; capacity_for(1_420)];
+        loop {
+            let agent = self.agent_mut(node);
+            if let Some(event) = agent.poll_event() {
+                self.handle_event(node, event);
+            } else if let Some(request) = agent.poll_line() {
+                match request {
+                    LineRequest::Connect(credentials) if !self.coordinator_down => {
+                        let inbox = credentials.inbox;
+                        let at = self.now + self.line.latency;
+                        self.queue_at(at, Thing::LineUp { node, inbox });
+                    }
+                    _ => self.queue_at(self.now, Thing::LineDown { node }),
+                }
+            } else if let Some(transmit) = agent.poll_control(&mut out) {
+                let (Topic::Hello(inbox) | Topic::Record(_, inbox)) = transmit.topic else {
+                    panic!("a device publishes to {:?}", transmit.topic)
+                };
+                assert_eq!(Some(inbox), self.nodes[node].inbox);
+                let frame = out[..transmit.len].to_vec();
+                self.carry(|| Thing::Up { inbox, frame: frame.clone() });
+            } else if let Some(transmit) = agent.poll_transmit(&mut out) {
+                self.datagram(node, transmit, &out);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn handle_event(&mut self, node: usize, event: AgentEvent) {
+        let now = self.now;
+        match &event {
+            AgentEvent::Persist(what) => self.persist(node, *what),
+            AgentEvent::Peer(change) => {
+                let (device, from, to) = (change.device.0, change.from, change.to);
+                self.log.push(format!("{now:?} {node} peer {device} {from:?} → {to:?}"));
+            }
+            _ => {}
+        }
+        self.nodes[node].events.push((now, event));
+    }
+
+    fn persist(&mut self, node: usize, what: Persist) {
+        let now = self.now;
+        let place = &mut self.nodes[node];
+        let agent = place.agent.as_mut().expect("it has just spoken");
+        match what {
+            Persist::Identity => {
+                let mut bytes = [0; 1_024];
+                let bytes = postcard::to_slice(agent.identity(), &mut bytes).expect("it fits");
+                place.storage.identity = bytes.to_vec();
+            }
+            Persist::Stamp(floor) => place.storage.stamp = Some(floor),
+            Persist::Cache(..) => {
+                let mut cache = vec![];
+                let mut scratch = [0; 2_048];
+                let written =
+                    agent.write_cache(&mut scratch, |piece| cache.extend_from_slice(piece));
+                written.expect("2,048 bytes are enough");
+                place.storage.cache = cache;
+                place.storage.cache_writes += 1;
+            }
+        }
+        agent.handle_persisted(what, now);
+    }
+
+    /// Cuts every line: the devices notice at once.
+    pub fn cut_lines(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].agent.is_some() && self.nodes[node].inbox.take().is_some() {
+                self.input(node, MeshAgent::handle_disconnected);
+            }
+        }
+    }
+
+    /// Events of a node so far that `pick` maps to something.
+    pub fn events<T>(&self, node: usize, pick: impl Fn(&AgentEvent) -> Option<T>) -> Vec<T> {
+        self.nodes[node].events.iter().filter_map(|(_, event)| pick(event)).collect()
+    }
+
+    /// Echo replies that a node's programs have received.
+    pub fn replies(&self, node: usize) -> usize {
+        self.nodes[node].received.iter().filter(|(_, packet)| echo::is_reply(packet)).count()
+    }
+
+    /// Where a node sees a peer.
+    pub fn state(&self, node: usize, device: DeviceId) -> Option<PeerState> {
+        self.agent(node).peers().find(|peer| peer.device == device).map(|peer| peer.state)
+    }
+
+    /// Whether a node has a map with that many peers.
+    pub fn knows(&self, node: usize, peers: usize) -> bool {
+        let agent = self.agent(node);
+        agent.peers().count() == peers && agent.settings().settings().is_some()
+    }
+
+    /// Two devices that know each other.
+    pub fn pair(seed: u64) -> (Self, usize, usize) {
+        let mut mesh = Self::new(seed);
+        let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
+        mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+        mesh.run_for(500);
+        (mesh, a, b)
+    }
+}
+
+/// What a gateway of a mesh says of itself.
+pub fn abilities() -> Abilities {
+    Abilities {
+        families: 1,
+        carriers: 1,
+        mtu: 1280,
+        backend: Backend::User,
+        peer_slots: 0,
+        peer_routes: 64,
+        rules: 64,
+        agent: heapless::String::try_from("0.1.0").expect("it is short"),
+        platform: heapless::String::try_from("linux-x86_64").expect("it is short"),
+        endpoints: heapless::Vec::new(),
+    }
+}

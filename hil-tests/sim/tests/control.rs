@@ -1,0 +1,455 @@
+//! The control session against a coordinator, over lines that lose, double,
+//! reorder and lie.
+#![allow(missing_docs, reason = "a test")]
+
+use weft_agent_core::agent::AgentEvent;
+use weft_agent_core::control::{FrameDrop, Held, MapDropped};
+use weft_agent_core::time::Duration;
+use weft_sim::mesh::Mesh;
+use weft_sim::mesh::coordinator::UNIX_MS;
+use weft_sim::{Link, Rng};
+use weft_wire::frame::{FrameKind, RecordHeader, Reset, Retry, kind};
+use weft_wire::id::{CommandId, DeviceId, PublicKey};
+use weft_wire::item::{Outcome, Standing, State};
+use weft_wire::verdict::Refusal;
+
+const HOUR: u64 = 3_600_000;
+const DAY: u64 = 24 * HOUR;
+
+fn standings(mesh: &Mesh, node: usize) -> Vec<Standing> {
+    mesh.events(node, |event| match event {
+        AgentEvent::Standing(State { standing, .. }) => Some(*standing),
+        _ => None,
+    })
+}
+
+fn dropped(mesh: &Mesh, node: usize) -> Vec<MapDropped> {
+    mesh.events(node, |event| match event {
+        AgentEvent::MapDropped(why) => Some(*why),
+        _ => None,
+    })
+}
+
+fn held(mesh: &Mesh, node: usize) -> Held {
+    mesh.agent(node).coordinator(mesh.now).held
+}
+
+#[test]
+fn a_pending_device_waits_and_comes_in_by_itself() {
+    let mut mesh = Mesh::new(1);
+    mesh.coordinator.needs_approval = true;
+    let a = mesh.add("gw-a");
+    mesh.run_for(5_000);
+    assert_eq!(standings(&mesh, a), [Standing::Pending]);
+    assert!(!mesh.knows(a, 0));
+    let enrolled = mesh.events(a, |event| match event {
+        AgentEvent::Enrolled(enrolled) => Some(enrolled.standing),
+        _ => None,
+    });
+    assert_eq!(enrolled, [Standing::Pending]);
+    // A pending device survives a restart without the join string.
+    mesh.stop(a);
+    mesh.run_for(1_000);
+    mesh.boot(a);
+    mesh.run_for(5_000);
+    let frames = mesh.coordinator.set_standing(mesh.id(a), Standing::Active);
+    mesh.send(frames);
+    mesh.run_to(1_000, |mesh| mesh.knows(a, 0));
+    assert_eq!(mesh.coordinator.registers, 1);
+}
+
+#[test]
+fn a_refused_device_stops_asking() {
+    let mut mesh = Mesh::new(1);
+    mesh.coordinator.refuse = Some(Refusal::KeyUsedUp);
+    let a = mesh.add("gw-a");
+    mesh.run_for(HOUR);
+    let refused = mesh.events(a, |event| match event {
+        AgentEvent::Refused(refused) => Some(refused.code),
+        _ => None,
+    });
+    assert_eq!(refused, [Refusal::KeyUsedUp as u16]);
+    assert_eq!(mesh.coordinator.registers, 1);
+
+    let mut mesh = Mesh::new(2);
+    mesh.coordinator.refuse = Some(Refusal::Unavailable);
+    let a = mesh.add("gw-a");
+    mesh.run_for(20_000);
+    assert!(mesh.coordinator.registers >= 3, "{}", mesh.coordinator.registers);
+    mesh.coordinator.refuse = None;
+    mesh.run_to(30_000, |mesh| mesh.knows(a, 0));
+}
+
+#[test]
+fn a_map_of_many_pages_comes_over_a_bad_line() {
+    for seed in 0..20 {
+        let mut mesh = Mesh::new(seed);
+        let mut rng = Rng::new(seed);
+        mesh.coordinator.extra_peers = (0..25)
+            .map(|n| {
+                let mut key = [0; 32];
+                weft_noise::entropy::Entropy::fill(&mut rng, &mut key);
+                (DeviceId(1_000 + n), PublicKey(key))
+            })
+            .collect();
+        mesh.line = Link {
+            latency: Duration::from_millis(10),
+            jitter: Duration::from_millis(60),
+            loss_ppm: 200_000,
+            duplicate_ppm: 200_000,
+            ..Link::IDEAL
+        };
+        let a = mesh.add("gw-a");
+        mesh.run_to(400_000, |mesh| mesh.knows(a, 25));
+        let device = mesh.coordinator.devices[0].clone();
+        // MapApplied may be lost; the heartbeat after it says the same.
+        mesh.run_to(100_000, |mesh| {
+            held(mesh, a).revision.0 == device.revision
+                && mesh.coordinator.heartbeats.iter().any(|b| b.revision.0 == device.revision)
+        });
+        let unknown = &mesh.coordinator.unknown;
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+}
+
+#[test]
+fn the_map_follows_changes() {
+    let (mut mesh, a, b) = Mesh::pair(3);
+    let id = mesh.id(b);
+    let before = mesh.coordinator.pages;
+    let frames = mesh.coordinator.remove(id);
+    mesh.send(frames);
+    mesh.run_to(1_000, |mesh| mesh.knows(a, 0));
+    assert_eq!(mesh.coordinator.pages, before + 1);
+    mesh.run_for(100);
+    let device = &mesh.coordinator.devices[0];
+    assert_eq!(device.applied.map(|(_, revision)| revision), Some(held(&mesh, a).revision));
+}
+
+#[test]
+fn forged_resets_cause_one_handshake_in_thirty_seconds() {
+    let (mut mesh, a, _) = Mesh::pair(4);
+    let record = |(node, frame): &(usize, Vec<u8>)| {
+        (*node == a && kind(frame) == Ok(FrameKind::Record)).then(|| frame.clone())
+    };
+    let frame = mesh.tapped.iter().rev().find_map(record).unwrap();
+    let session = RecordHeader::parse(&frame).unwrap().session;
+    let (hellos, peers) = (mesh.coordinator.hellos, held(&mesh, a));
+    let mut rng = Rng::new(9);
+    // A right session id at first; then every id that was ever seen, and noise.
+    for step in 0..300_000u64 {
+        let session = if step % 3 == 0 { session } else { rng.next() as u32 };
+        let mut reset = Reset { session, hello_hash: [0; 8] }.to_bytes();
+        if step % 5 == 0 {
+            reset[rng.below(14) as usize] ^= 1 << rng.below(8);
+        }
+        mesh.inject(a, &reset);
+        mesh.run_for(1);
+    }
+    let made = mesh.coordinator.hellos - hellos;
+    assert!((1..=11).contains(&made), "{made} in 300 s");
+    assert!(mesh.knows(a, 1));
+    assert_eq!(held(&mesh, a), peers);
+    assert_eq!(dropped(&mesh, a), []);
+}
+
+#[test]
+fn forged_resets_of_every_new_session_cause_no_more() {
+    let (mut mesh, a, _) = Mesh::pair(5);
+    let hellos = mesh.coordinator.hellos;
+    for _ in 0..3_000 {
+        let newest = mesh
+            .tapped
+            .iter()
+            .rev()
+            .find(|(node, frame)| *node == a && kind(frame) == Ok(FrameKind::Record));
+        let session = RecordHeader::parse(&newest.unwrap().1).unwrap().session;
+        let reset = Reset { session, hello_hash: [0; 8] }.to_bytes();
+        mesh.inject(a, &reset);
+        mesh.run_for(100);
+    }
+    let made = mesh.coordinator.hellos - hellos;
+    assert!((8..=11).contains(&made), "{made} in 300 s");
+    assert!(mesh.knows(a, 1));
+}
+
+#[test]
+fn forged_retries_cause_one_handshake_in_thirty_seconds() {
+    let (mut mesh, a, b) = Mesh::pair(6);
+    mesh.stop(b);
+    mesh.coordinator.silent = true;
+    mesh.cut_lines();
+    // HELLOs after 5, 10 and 20 s, then each minute.
+    let hellos = mesh.coordinator.hellos;
+    mesh.run_for(120_000);
+    let unprovoked = mesh.coordinator.hellos - hellos;
+    assert!((4..=5).contains(&unprovoked), "{unprovoked}");
+    // Somebody who sees the line answers each of them, again and again.
+    let hellos = mesh.coordinator.hellos;
+    for step in 0..300_000u64 {
+        let retry = Retry { hello_hash: mesh.coordinator.hello_hash, token: [step as u8; 16] };
+        mesh.inject(a, &retry.to_bytes());
+        mesh.run_for(1);
+    }
+    let made = mesh.coordinator.hellos - hellos;
+    assert!((5..=16).contains(&made), "{made} in 300 s, 6 of them by time-outs");
+    // Those that name another HELLO do nothing at all.
+    let hellos = mesh.coordinator.hellos;
+    for step in 0..10_000u64 {
+        let retry = Retry { hello_hash: step.to_le_bytes(), token: [9; 16] };
+        mesh.inject(a, &retry.to_bytes());
+    }
+    mesh.run_for(1_000);
+    assert_eq!(mesh.coordinator.hellos, hellos);
+    mesh.coordinator.silent = false;
+    mesh.run_to(100_000, |mesh| mesh.agent(a).coordinator(mesh.now).online);
+}
+
+#[test]
+fn under_load_a_device_proves_its_inbox() {
+    let mut mesh = Mesh::new(7);
+    mesh.coordinator.under_load = true;
+    let a = mesh.add("gw-a");
+    let took = mesh.run_to(60_000, |mesh| mesh.knows(a, 0));
+    assert!(took.as_millis() < 8_000, "{took:?}");
+    assert!(mesh.coordinator.welcomes >= 2);
+}
+
+#[test]
+fn no_flipped_bit_of_a_frame_is_obeyed() {
+    let (mut mesh, a, _) = Mesh::pair(8);
+    let frames: Vec<_> = mesh
+        .tapped
+        .iter()
+        .filter(|(node, frame)| *node == a && kind(frame) == Ok(FrameKind::Record))
+        .map(|(_, frame)| frame.clone())
+        .collect();
+    let before = held(&mesh, a);
+    for frame in frames.iter().rev().take(3) {
+        for bit in 0..frame.len() * 8 {
+            let mut flipped = frame.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            mesh.inject(a, &flipped);
+        }
+        mesh.inject(a, frame);
+    }
+    let drops = core::mem::take(&mut mesh.frame_drops);
+    assert!(drops.len() > 1_000);
+    assert_eq!(drops.last(), Some(&FrameDrop::Replayed));
+    assert_eq!(held(&mesh, a), before);
+    assert!(mesh.knows(a, 1));
+}
+
+#[test]
+fn a_flipped_welcome_leaves_the_handshake_open() {
+    let mut mesh = Mesh::new(9);
+    let a = mesh.add("gw-a");
+    mesh.run_to(1_000, |mesh| !mesh.tapped.is_empty());
+    // Enrolment is done; now the line breaks and comes back.
+    mesh.run_to(3_000, |mesh| mesh.knows(a, 0));
+    mesh.cut_lines();
+    let seen = mesh.tapped.len();
+    // Hold the WELCOME back: take it from the coordinator by hand.
+    mesh.line.latency = Duration::from_millis(200);
+    mesh.run_to(3_000, |mesh| mesh.coordinator.hellos >= 3);
+    let hellos = mesh.coordinator.hellos;
+    mesh.run_to(1_000, |mesh| mesh.tapped.len() > seen);
+    let (_, welcome) = mesh.tapped[seen].clone();
+    assert_eq!(kind(&welcome), Ok(FrameKind::Welcome));
+    assert_eq!(mesh.coordinator.hellos, hellos);
+    // Its copies and everything flipped are refused from here on.
+    mesh.frame_drops.clear();
+    for bit in 0..welcome.len() * 8 {
+        let mut flipped = welcome.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        mesh.inject(a, &flipped);
+    }
+    mesh.inject(a, &welcome);
+    assert!(mesh.frame_drops.len() > 500);
+    mesh.run_for(2_000);
+    assert_eq!(mesh.coordinator.hellos, hellos);
+}
+
+#[test]
+fn without_the_coordinator_the_lease_ends_and_every_peer_with_it() {
+    let mut mesh = Mesh::new(10);
+    mesh.coordinator.lease_s = 3_600;
+    let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
+    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    mesh.run_for(6 * HOUR);
+    assert!(mesh.knows(a, 1));
+    mesh.coordinator_down = true;
+    mesh.cut_lines();
+    // The last word came at most a heartbeat ago.
+    mesh.run_for(44 * 60_000);
+    assert!(mesh.knows(a, 1));
+    mesh.run_for(17 * 60_000);
+    assert!(mesh.knows(a, 0));
+    assert_eq!(dropped(&mesh, a), [MapDropped::LeaseExpired]);
+    assert_eq!(held(&mesh, a), Held::NOTHING);
+    // Storage has forgotten it too.
+    mesh.stop(a);
+    mesh.boot(a);
+    mesh.run_for(1_000);
+    assert!(mesh.knows(a, 0));
+    mesh.coordinator_down = false;
+    mesh.run_to(130_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+}
+
+#[test]
+fn a_lease_goes_on_over_restarts() {
+    let mut mesh = Mesh::new(11);
+    mesh.coordinator.lease_s = 86_400;
+    let a = mesh.add("gw-a");
+    let b = mesh.add("gw-b");
+    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    mesh.run_for(1_000);
+    mesh.coordinator_down = true;
+    mesh.cut_lines();
+    let mut powered = 0;
+    while mesh.knows(a, 1) {
+        mesh.run_for(5 * HOUR);
+        powered += 5;
+        if !mesh.knows(a, 1) {
+            break;
+        }
+        mesh.stop(a);
+        mesh.run_for(DAY);
+        mesh.boot(a);
+        mesh.run_for(1);
+        assert!(powered <= 24, "{powered} h");
+    }
+    assert!(powered >= 15, "{powered} h");
+}
+
+#[test]
+fn a_restored_backup_is_another_epoch() {
+    let (mut mesh, a, b) = Mesh::pair(12);
+    let frames = mesh.coordinator.remove(mesh.id(b));
+    mesh.coordinator.restore_backup();
+    let before = held(&mesh, a);
+    // What the old life sent is not obeyed any more.
+    mesh.send(frames);
+    mesh.cut_lines();
+    mesh.run_to(5_000, |mesh| held(mesh, a).epoch != before.epoch);
+    assert!(held(&mesh, a).revision < before.revision);
+    assert!(mesh.knows(a, 0));
+}
+
+#[test]
+fn a_restarted_coordinator_is_met_again_and_no_tunnel_ends() {
+    let (mut mesh, a, b) = Mesh::pair(13);
+    let host = mesh.host(b);
+    mesh.ping(a, host, 1);
+    mesh.run_to(1_000, |mesh| mesh.replies(a) == 1);
+    mesh.coordinator.restart();
+    // The lines stay (a foreign broker); the next record is answered by RESET.
+    let welcomes = mesh.coordinator.welcomes;
+    mesh.run_for(20 * 60_000);
+    assert!(mesh.coordinator.welcomes >= welcomes + 2);
+    mesh.ping(a, host, 2);
+    mesh.run_to(1_000, |mesh| mesh.replies(a) == 2);
+    assert_eq!(dropped(&mesh, a), []);
+}
+
+#[test]
+fn a_planned_change_of_the_coordinators_key() {
+    let (mut mesh, a, b) = Mesh::pair(14);
+    let frames = mesh.coordinator.announce_key();
+    mesh.send(frames);
+    mesh.run_for(1_000);
+    mesh.coordinator.switch_key();
+    mesh.cut_lines();
+    mesh.run_to(30_000, |mesh| {
+        [a, b].iter().all(|&node| mesh.agent(node).coordinator(mesh.now).online)
+    });
+    // The new pin is in storage.
+    mesh.stop(a);
+    mesh.boot(a);
+    let welcomes = mesh.coordinator.welcomes;
+    mesh.run_for(1_000);
+    assert_eq!(mesh.coordinator.welcomes, welcomes + 1);
+    let identity = mesh.agent(a).identity();
+    assert_eq!(identity.next_coordinator, None);
+}
+
+#[test]
+fn a_command_is_done_once() {
+    let (mut mesh, a, _) = Mesh::pair(15);
+    let id = mesh.id(a);
+    let expires = UNIX_MS + mesh.now.as_millis() + 60_000;
+    let restarts = |mesh: &Mesh| {
+        mesh.events(a, |event| matches!(event, AgentEvent::Restart).then_some(())).len()
+    };
+    for _ in 0..3 {
+        let frames = mesh.coordinator.command(id, 7, expires);
+        mesh.send(frames);
+        mesh.run_for(100);
+    }
+    assert_eq!(restarts(&mesh), 1);
+    mesh.stop(a);
+    mesh.boot(a);
+    mesh.run_for(2_000);
+    let frames = mesh.coordinator.command(id, 7, expires);
+    mesh.send(frames);
+    let frames = mesh.coordinator.command(id, 8, UNIX_MS);
+    mesh.send(frames);
+    mesh.run_for(1_000);
+    assert_eq!(restarts(&mesh), 1);
+    let done = &mesh.coordinator.done;
+    assert_eq!(done.iter().filter(|d| **d == (CommandId(7), Outcome::Accepted)).count(), 4);
+    assert_eq!(done.last(), Some(&(CommandId(8), Outcome::Expired)));
+}
+
+#[test]
+fn who_is_blocked_or_leaves_forgets_its_peers() {
+    let (mut mesh, a, b) = Mesh::pair(16);
+    let frames = mesh.coordinator.set_standing(mesh.id(a), Standing::Blocked);
+    mesh.send(frames);
+    mesh.run_to(1_000, |mesh| mesh.knows(a, 0) && mesh.knows(b, 0));
+    assert_eq!(dropped(&mesh, a), [MapDropped::Standing(Standing::Blocked)]);
+    let frames = mesh.coordinator.set_standing(mesh.id(a), Standing::Active);
+    mesh.send(frames);
+    mesh.run_to(1_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+
+    mesh.input(a, |agent, now| agent.leave(now));
+    mesh.run_to(1_000, |mesh| mesh.knows(b, 0));
+    mesh.run_for(100);
+    let left = mesh.events(a, |event| matches!(event, AgentEvent::Left).then_some(()));
+    assert_eq!(left.len(), 1);
+    let hellos = mesh.coordinator.hellos;
+    mesh.run_for(HOUR);
+    assert!(mesh.coordinator.hellos <= hellos + 3, "a device that left stays away");
+}
+
+#[test]
+fn an_idle_day_costs_heartbeats_only() {
+    let (mut mesh, a, _) = Mesh::pair(17);
+    mesh.run_for(60_000);
+    let (seen, beats) = (mesh.tapped.len(), mesh.coordinator.heartbeats.len());
+    let writes = mesh.nodes[a].storage.cache_writes;
+    mesh.run_for(DAY);
+    let frames = mesh.tapped[seen..].iter().filter(|(node, _)| *node == a).count();
+    let beats = mesh.coordinator.heartbeats.len() - beats;
+    // 96 heartbeats of 900 s (up to a quarter longer) and one rekey, two nodes.
+    assert!((2 * 76..=2 * 97).contains(&beats), "{beats}");
+    assert!(frames <= 110, "{frames}");
+    assert_eq!(mesh.nodes[a].sent.values().sum::<u32>(), 0, "nothing on UDP while nobody talks");
+    assert!(mesh.nodes[a].storage.cache_writes - writes <= 2);
+}
+
+#[test]
+fn heartbeats_count_what_was_added() {
+    let (mut mesh, a, b) = Mesh::pair(18);
+    let host = mesh.host(b);
+    for sequence in 0..10 {
+        mesh.ping(a, host, sequence);
+        mesh.run_for(1_000);
+    }
+    mesh.run_for(2 * HOUR);
+    let sent: u32 = mesh.coordinator.heartbeats.iter().map(|beat| beat.tx_packets).sum();
+    let bytes: u64 = mesh.coordinator.heartbeats.iter().map(|beat| beat.tx_bytes).sum();
+    assert_eq!((sent, bytes), (20, 20 * 84), "ten requests and ten replies");
+    let active = mesh.coordinator.heartbeats.iter().map(|beat| beat.active_peers).max();
+    assert_eq!(active, Some(1));
+}
