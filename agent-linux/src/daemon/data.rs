@@ -29,6 +29,9 @@ const ANSWER_LEN: usize = 1_280;
 pub(super) struct Buffers {
     received: ReceiveBatch,
     sending: SendBatch,
+    /// Datagrams that the kernel did not take, and packets that the host did not.
+    pub(super) unsent: u64,
+    pub(super) undelivered: u64,
     /// A control frame on its way up.
     frame: Box<[u8; weft_wire::frame::MAX_FRAME]>,
 }
@@ -38,6 +41,8 @@ impl Buffers {
         Self {
             received: ReceiveBatch::new(),
             sending: SendBatch::new(),
+            unsent: 0,
+            undelivered: 0,
             frame: Box::new([0; weft_wire::frame::MAX_FRAME]),
         }
     }
@@ -77,9 +82,10 @@ impl Daemon {
                 if let Some((client, from, us)) = answered {
                     self.note_rtt(from, us);
                     self.server.answer(client, Answer::Echo(from, Some(us)));
-                } else if let Some(tun) = self.mesh.tun_mut() {
-                    // A host that takes no packet now (a full queue) loses it.
-                    drop(tun.write(packet));
+                } else if let Some(tun) = self.mesh.tun_mut()
+                    && tun.write(packet).is_err()
+                {
+                    self.buffers.undelivered += 1;
                 }
             }
             self.drain();
@@ -137,8 +143,10 @@ impl Daemon {
                 let problem = error.problem();
                 let len = problem
                     .and_then(|problem| icmp::answer_bytes(packet.packet(), problem, &mut answer));
-                if let (Some(len), Some(tun)) = (len, self.mesh.tun_mut()) {
-                    drop(tun.write(&answer[..len]));
+                if let (Some(len), Some(tun)) = (len, self.mesh.tun_mut())
+                    && tun.write(&answer[..len]).is_err()
+                {
+                    self.buffers.undelivered += 1;
                 }
             }
         }
@@ -161,7 +169,8 @@ impl Daemon {
     /// Sends what the batch holds.
     pub(super) fn send(&mut self) {
         // What the kernel does not take now is lost, as in any network.
-        self.udp.send(&mut self.buffers.sending);
+        let sent = self.udp.send(&mut self.buffers.sending);
+        self.buffers.unsent += self.buffers.sending.len().saturating_sub(sent) as u64;
         self.buffers.sending.clear();
     }
 

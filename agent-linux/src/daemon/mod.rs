@@ -34,6 +34,7 @@ use crate::net::udp::UdpPair;
 use crate::os::entropy::Kernel;
 use crate::os::poll::{Interest, Place, PollSet};
 use crate::os::signal::{Signal, Signals};
+use crate::os::timer::Alarm;
 use crate::os::{clock, process};
 use crate::store::folder::Folder;
 use crate::store::identity::Home;
@@ -106,6 +107,7 @@ struct Daemon {
     monitor: Monitor,
     server: Server,
     signals: Signals,
+    alarm: Alarm,
     log: Log,
     buffers: Buffers,
     echoes: Echoes,
@@ -209,8 +211,12 @@ impl Daemon {
             }
             set.clear();
             let places = self.register(&mut set);
-            let wait = self.deadline().map(|at| at.saturating_sub(clock::boot_micros()));
-            set.wait(wait).map_err(Failure::internal)?;
+            let deadline = self.deadline();
+            let overdue = deadline.is_some_and(|at| at <= clock::boot_micros());
+            if !overdue {
+                self.alarm.set(deadline).map_err(Failure::internal)?;
+            }
+            set.wait(overdue.then_some(0)).map_err(Failure::internal)?;
             self.handle(&set, places);
         }
     }
@@ -218,6 +224,7 @@ impl Daemon {
     fn register(&mut self, set: &mut PollSet) -> Places {
         self.line.register(set);
         self.server.register(set);
+        set.add(self.alarm.as_fd(), Interest::READ);
         Places {
             signals: set.add(self.signals.as_fd(), Interest::READ),
             monitor: set.add(self.monitor.as_fd(), Interest::READ),

@@ -164,7 +164,7 @@ impl Mesh {
             return applied;
         }
         let was_up = self.is_up;
-        if let Err((what, error)) = self.apply_link(&config, view) {
+        if let Err((what, error)) = self.apply_link(&config, view, &mut applied) {
             applied.failed.push((what, error));
             return applied;
         }
@@ -174,11 +174,13 @@ impl Mesh {
         applied
     }
 
-    /// The device, up, with its addresses. IPv6 may be switched off on a host.
+    /// The device, up, with its addresses. A host whose IPv6 is switched off goes
+    /// on with IPv4 alone.
     fn apply_link(
         &mut self,
         config: &InterfaceConfig,
         view: &HostView,
+        applied: &mut Applied,
     ) -> core::result::Result<(), (String, io::Error)> {
         if self.tun.is_none() {
             let again = Tun::create(&self.name);
@@ -202,8 +204,9 @@ impl Mesh {
                 continue;
             }
             match self.host.add_address(index, address) {
+                Ok(()) => {}
                 Err(error) if address.is_ipv4() => return Err((address.to_string(), error)),
-                _ => {}
+                Err(error) => applied.failed.push((address.to_string(), error)),
             }
         }
         Ok(())
@@ -234,12 +237,10 @@ impl Mesh {
                 continue;
             }
             match self.host.add_route(index, *range, Some(*source)) {
+                Ok(()) => {}
+                // The kernel's view is newer than ours: somebody was faster.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                // A host without IPv6 has no such routes, and needs none.
-                Err(error) if range.address.is_ipv4() => {
-                    applied.failed.push((range.to_string(), error));
-                }
-                _ => {}
+                Err(error) => applied.failed.push((range.to_string(), error)),
             }
         }
         let is_wanted = |range: &Network| wanted.iter().any(|(wanted, _)| wanted == range);

@@ -8,6 +8,7 @@ use weft_agent_core::config::implementation::MTU_MAX;
 use weft_agent_core::control::Identity;
 use weft_agent_core::path::Sockets;
 use weft_agent_core::time::Duration;
+use weft_noise::key::StaticSecret;
 use weft_noise::mac;
 use weft_wire::id::Name;
 use weft_wire::item::{Abilities, Backend, family};
@@ -28,6 +29,7 @@ use crate::net::monitor::Monitor;
 use crate::net::udp::UdpPair;
 use crate::os::entropy::Kernel;
 use crate::os::signal::Signals;
+use crate::os::timer::Alarm;
 use crate::os::{clock, entropy, privilege, process};
 use crate::output::units;
 use crate::store::cache;
@@ -88,6 +90,7 @@ pub(super) fn open(config: &Config, in_background: bool) -> Result<Daemon> {
         monitor,
         server,
         signals,
+        alarm: Alarm::new().map_err(Failure::internal)?,
         log,
         buffers: Buffers::new(),
         echoes: Echoes::new((entropy::below(0xFFFF) + 1) as u16),
@@ -180,7 +183,8 @@ fn fingerprint(identity: &Identity) -> [u8; 32] {
     let machine = std::fs::read("/etc/machine-id").unwrap_or_default();
     let machine = machine.trim_ascii();
     // A machine without an id (a minimal container) is told apart by its key.
-    let machine = if machine.is_empty() { &identity.identity_key.0[..] } else { machine };
+    let key = StaticSecret::from_bytes(identity.identity_key.0).public();
+    let machine = if machine.is_empty() { &key.0[..] } else { machine };
     mac::keyed_hash(&identity.coordinator.0, &[b"weft machine v1", machine])
 }
 

@@ -110,10 +110,12 @@ pub(crate) fn port_in_use(port: u16, source: &str) -> Failure {
 /// The overlay has addresses that another network here has too.
 pub(crate) fn overlap(network: &str, range: Network, overlap: &Overlap, joining: bool) -> Failure {
     let Overlap { interface, network: other } = overlap;
-    let (code, here) =
-        if joining { (Code::JoinRangeOverlap, "and") } else { (Code::UpRangeOverlap, "and") };
-    let message = format!("network {network} uses {range}, {here} {interface} here has {other}");
-    Failure::new(code, message)
+    let (code, here) = if joining {
+        (Code::JoinRangeOverlap, format!("and {interface} here has {other}"))
+    } else {
+        (Code::UpRangeOverlap, format!("{interface} has {other}"))
+    };
+    Failure::new(code, format!("network {network} uses {range}, {here}"))
         .param("range", range.to_string())
         .param("interface", interface.as_str())
         .param("other", other.to_string())

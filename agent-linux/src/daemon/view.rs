@@ -133,7 +133,9 @@ impl Daemon {
         let lease = coordinator.lease_remaining.map(|left| left.as_secs());
         let config = self.mesh.config();
         let drops = self.agent.drops();
-        let drops = drops.iter().map(|(reason, n)| (reason.as_str().to_owned(), n.into()));
+        let drops = drops.iter().map(|(reason, n)| (reason.as_str(), u64::from(n)));
+        let ours = [("unsent", self.buffers.unsent), ("undelivered", self.buffers.undelivered)];
+        let drops = drops.chain(ours).filter(|&(_, n)| n > 0);
         let overlap = self.mesh.overlap.as_ref();
         Status {
             pid: std::process::id(),
@@ -147,7 +149,7 @@ impl Daemon {
             time_told: coordinator.unix_ms.is_some(),
             peers: self.peer_views(),
             refused_peers: self.agent.refused_peers(),
-            drops: drops.collect(),
+            drops: drops.map(|(reason, n)| (reason.to_owned(), n)).collect(),
             overlap: overlap.map(|o| (o.interface.clone(), o.network.to_string())),
         }
     }

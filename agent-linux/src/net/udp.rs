@@ -318,6 +318,11 @@ impl SendBatch {
         self.len += 1;
     }
 
+    /// Datagrams in the batch.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether [`Self::buffer`] has no more room.
     pub(crate) const fn is_full(&self) -> bool {
         self.len == BATCH

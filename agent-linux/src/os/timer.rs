@@ -1,4 +1,5 @@
-//! `embassy-time`'s driver for the MQTT client, without a thread of its own.
+//! The alarm that ends a wait, and `embassy-time`'s driver for the MQTT client,
+//! without a thread of its own.
 //!
 //! The control loop polls the client's future itself. A pending timer tells its
 //! deadline at every poll, so the loop forgets the deadlines, polls, and sleeps
@@ -6,10 +7,12 @@
 
 use core::cell::Cell;
 use core::task::Waker;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use embassy_time_driver::Driver;
 
-use crate::os::clock;
+use crate::os::{check, clock};
 
 thread_local! {
     static EARLIEST: Cell<u64> = const { Cell::new(u64::MAX) };
@@ -39,4 +42,87 @@ pub(crate) fn forget() {
 /// The earliest deadline told since [`forget`], in microseconds since boot.
 pub(crate) fn earliest() -> Option<u64> {
     Some(EARLIEST.get()).filter(|&at| at != u64::MAX)
+}
+
+/// An alarm on the clock that counts suspend. The timeout of a wait does not:
+/// a machine that slept for a day would notice the end of its lease a day late.
+pub(crate) struct Alarm {
+    fd: OwnedFd,
+    armed: Option<u64>,
+}
+
+impl Alarm {
+    /// # Errors
+    ///
+    /// When the process has no descriptor left.
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+        // SAFETY: a new descriptor that nobody else owns.
+        let fd = unsafe {
+            let fd = check(libc::timerfd_create(libc::CLOCK_BOOTTIME, flags))?;
+            OwnedFd::from_raw_fd(fd)
+        };
+        Ok(Self { fd, armed: None })
+    }
+
+    /// Makes the descriptor readable at `at`, in microseconds since boot
+    /// (`None`: never). It stays so until it is set anew.
+    ///
+    /// # Errors
+    ///
+    /// What `timerfd_settime(2)` reports.
+    pub(crate) fn set(&mut self, at: Option<u64>) -> io::Result<()> {
+        if self.armed == at {
+            return Ok(());
+        }
+        // All zero disarms, so the first microsecond stands for "at once".
+        let us = at.map_or(0, |at| at.max(1));
+        let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let spec = libc::itimerspec {
+            it_interval: zero,
+            it_value: libc::timespec {
+                tv_sec: (us / 1_000_000) as libc::time_t,
+                tv_nsec: (us % 1_000_000 * 1_000) as libc::c_long,
+            },
+        };
+        // SAFETY: one itimerspec to read, none to write.
+        let result = unsafe {
+            libc::timerfd_settime(
+                self.fd.as_raw_fd(),
+                libc::TFD_TIMER_ABSTIME,
+                &raw const spec,
+                core::ptr::null_mut(),
+            )
+        };
+        check(result)?;
+        self.armed = at;
+        Ok(())
+    }
+}
+
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::poll::{Interest, wait_one};
+
+    #[test]
+    fn an_alarm_ends_a_wait_and_can_be_moved() {
+        let mut alarm = Alarm::new().unwrap();
+        alarm.set(Some(clock::boot_micros() + 3_600_000_000)).unwrap();
+        assert!(!wait_one(alarm.as_fd(), Interest::READ, Some(0)).unwrap());
+        let at = clock::boot_micros() + 2_000;
+        alarm.set(Some(at)).unwrap();
+        assert!(wait_one(alarm.as_fd(), Interest::READ, None).unwrap());
+        assert!(clock::boot_micros() >= at);
+        alarm.set(None).unwrap();
+        assert!(!wait_one(alarm.as_fd(), Interest::READ, Some(0)).unwrap());
+        alarm.set(Some(0)).unwrap();
+        assert!(wait_one(alarm.as_fd(), Interest::READ, None).unwrap());
+    }
 }
