@@ -146,6 +146,17 @@ struct Recent {
     repeated: u64,
 }
 
+/// Whether the error stream is the journal's socket: `JOURNAL_STREAM` names its
+/// device and inode (systemd.exec(5)); a shell below may have inherited it.
+fn is_journal() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    let own = std::fs::metadata("/proc/self/fd/2");
+    own.is_ok_and(|own| stream == format!("{}:{}", own.dev(), own.ino()))
+}
+
 /// The moment of a line.
 #[derive(Clone, Copy)]
 struct Moment {
@@ -170,7 +181,7 @@ impl Log {
             level,
             format,
             to_stderr,
-            journal: to_stderr && std::env::var_os("JOURNAL_STREAM").is_some(),
+            journal: to_stderr && is_journal(),
             kept: VecDeque::new(),
             kept_bytes: 0,
             next: 0,

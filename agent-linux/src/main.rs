@@ -14,8 +14,21 @@ mod os;
 mod output;
 mod store;
 
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
+use failure::{Code, Failure};
+
 fn main() -> ExitCode {
-    ExitCode::from(cli::run())
+    std::panic::set_hook(Box::new(report));
+    // Unwinding takes back what was changed on this machine.
+    let status = std::panic::catch_unwind(cli::run);
+    ExitCode::from(status.unwrap_or_else(|_| Code::CliInternal.exit()))
+}
+
+/// A bug of ours, said like every other failure.
+fn report(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map_or_else(String::new, |place| format!(" ({place})"));
+    let what = panic.payload_as_str().unwrap_or("no message");
+    output::report(&Failure::internal(format_args!("{what}{place}")));
 }

@@ -43,7 +43,7 @@ _weft() {
     compadd -- ${(f)"$(weft complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)"}
 }
 compdef _weft weft"#;
-const FISH: &str = r#"complete -c weft -f -a '(weft complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'"#;
+const FISH: &str = r#"complete -c weft -f -a '(weft complete -- (commandline -opc)[2..] "$(commandline -ct)" 2>/dev/null)'"#;
 
 pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     context.ui.answer(match arguments.shell {

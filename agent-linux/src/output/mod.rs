@@ -165,6 +165,11 @@ impl Ui {
     }
 }
 
+/// Prints a failure where no [`Ui`] is at hand.
+pub(crate) fn report(failure: &Failure) {
+    Ui::new(&Settings::default()).failure_line(failure);
+}
+
 /// Writes a line. A reader that went away (`weft status | head -1`) is no error
 /// of ours, and there is nobody to tell.
 fn write_line(stream: &mut impl Write, line: &str) {
