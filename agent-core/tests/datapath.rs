@@ -284,3 +284,36 @@ fn steady_traffic_makes_few_edges() {
     // At most one whenever nothing was waited for: about every 10 s per side.
     assert!(edges <= 30, "{edges}");
 }
+
+#[test]
+fn a_session_that_should_be_replaced_says_so_once() {
+    let mut world = World::pair(7);
+    connect(&mut world);
+    world.run(Duration::from_secs(125));
+    let mut told = 0;
+    for _ in 0..100 {
+        let packet = udp(overlay(1), overlay(2), b"x");
+        assert!(hand(&mut world, &packet).is_ok());
+        while let Some((_, activity)) = world.a().datapath.poll_activity() {
+            told += u32::from(activity.edges.rekey_due.is_some());
+        }
+    }
+    assert_eq!(told, 1);
+}
+
+#[test]
+fn nothing_is_opened_after_180_s() {
+    for (age, delivered) in [(179, 1), (181, 0)] {
+        let mut world = World::pair(8);
+        connect(&mut world);
+        let now = world.now;
+        world.a().send(2, b"held back", now);
+        let (_, held) = world.a().out.pop_front().expect("a datagram");
+        // The session is 2 s old.
+        world.run(Duration::from_secs(age - 2));
+        let now = world.now;
+        world.b().handle_datagram(underlay(1), &held, now);
+        assert_eq!(world.b().delivered.len(), delivered, "at {age} s");
+        assert_eq!(world.b().refused.contains(&DropReason::Expired), delivered == 0);
+    }
+}

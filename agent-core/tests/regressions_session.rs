@@ -80,6 +80,22 @@ fn regression_14_an_initiation_alone_moves_nothing() {
 }
 
 #[test]
+fn regression_14_a_late_packet_does_not_move_the_endpoint_back() {
+    let mut world = World::pair(142);
+    connect(&mut world);
+    let now = world.now;
+    world.a().send(2, b"from the old place", now);
+    let (to, late) = world.a().out.pop_front().expect("a datagram");
+    world.addresses[0] = stranger(7);
+    world.send(0, 2, b"from the new place");
+    world.run(secs(1));
+    world.inject(underlay(1), to, &late);
+    world.run(secs(1));
+    assert_eq!(world.b().delivered, [&b"from the new place"[..], b"from the old place"]);
+    assert_eq!(world.b().endpoints[0], Some(stranger(7)));
+}
+
+#[test]
 fn regression_18_sessions_expire_and_only_the_initiator_rekeys() {
     let mut world = World::pair(18);
     connect(&mut world);
@@ -181,6 +197,22 @@ fn regression_22_what_is_sealed_in_time_is_not_refused_on_arrival() {
             world.run(secs(2));
             let delivered = world.nodes[1 - from].delivered.len();
             assert_eq!(delivered, 1, "node {from} at {tenth} tenths");
+            assert!(!world.nodes[1 - from].refused.contains(&DropReason::Expired));
+        }
+    }
+}
+
+#[test]
+fn regression_22_a_way_that_became_slower_does_not_cost_the_last_packets() {
+    for from in [0, 1] {
+        for second in 170..182u64 {
+            let mut world = World::pair(2_300 + second);
+            connect(&mut world);
+            world.run(secs(second - 2));
+            world.latency = secs(2);
+            world.send(from, 2 - from as u8, b"late");
+            world.run(secs(20));
+            assert_eq!(world.nodes[1 - from].delivered.len(), 1, "node {from} at {second} s");
             assert!(!world.nodes[1 - from].refused.contains(&DropReason::Expired));
         }
     }
