@@ -254,6 +254,15 @@ impl Gateway {
         })
     }
 
+    /// `weft ping NAME -c 1 --json`: the round trip, or a failure.
+    pub(crate) fn ping(&self, name: &str) -> Result<Duration> {
+        let finished = self.run(&["ping", name, "-c", "1", "--json"])?;
+        let document = parse(&format!("weft ping {name}"), &finished)?;
+        document["rtt_us"]["p50"].as_u64().map(Duration::from_micros).ok_or_else(|| {
+            Failure::expectation(format!("weft ping {name} has no round trip: {document}"))
+        })
+    }
+
     /// `weft leave --yes`, and waits for the daemon's end.
     pub(crate) fn leave(mut self) -> Result<()> {
         let finished = self.run(&["leave", "--yes"])?;

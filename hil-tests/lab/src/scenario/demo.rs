@@ -118,8 +118,7 @@ fn table(stage: &mut Stage<'_>, a: &Gateway, b: &Gateway) -> Result<String> {
         let remote = peer.pointer("/path/remote").and_then(Value::as_str).unwrap_or("–");
         let handshake = peer["last_handshake"].as_str().and_then(wall::age_of);
         let handshake = handshake.map_or_else(|| "–".to_owned(), ui::age);
-        let rtt = peer["rtt_us"].as_u64().map(Duration::from_micros);
-        let rtt = rtt.map_or_else(|| "–".to_owned(), ui::span);
+        let rtt = ui::span(own.ping(other.name())?);
         let address = own.addresses.ipv4.to_string();
         let path = format!("{kind} {remote}");
         story.line(&row([own.name(), &address, &path, &handshake, &rtt]));
