@@ -81,6 +81,10 @@ pub struct Transmit {
 }
 
 /// What the data path is to do with sessions. `index` is our receiver index.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "keys are moved once and never boxed; only with ring's are they so large"
+)]
 pub enum Install {
     /// A new session: open what comes in at once, and seal with it if `send`
     /// (else when [`Install::Send`] says so). What the data path noted of
