@@ -13,14 +13,13 @@ const LINES: usize = 500;
 /// A ping waits at most this long, in microseconds.
 const LONGEST_WAIT_US: u64 = 60_000_000;
 
-/// The coordinator did not let this device go.
+/// The coordinator has not let this device go yet; the agent goes on asking.
 pub(super) fn leave_unconfirmed(host: &str) -> Failure {
     Failure::new(
         Code::LeaveUnconfirmed,
-        format!("{host} did not answer in 15 s; this machine is still a member"),
+        format!("{host} did not answer in 15 s; this machine leaves as soon as it does"),
     )
-    .try_command("weft leave        (when the coordinator can be reached)")
-    .try_command("weft leave --forget")
+    .try_command("weft leave --forget        (erases the keys now)")
 }
 
 impl Daemon {

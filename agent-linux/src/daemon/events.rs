@@ -90,10 +90,14 @@ impl Daemon {
     }
 
     fn write_cache(&mut self) -> std::io::Result<()> {
+        let too_long = |_| std::io::Error::from(std::io::ErrorKind::InvalidData);
         let mut scratch = zeroize::Zeroizing::new([0; PIECE]);
-        let mut items = zeroize::Zeroizing::new(Vec::new());
+        let mut len = 0;
+        self.agent.write_cache(&mut *scratch, |piece| len += piece.len()).map_err(too_long)?;
+        // Room for all of it at once: a vector that grows leaves PSKs behind.
+        let mut items = zeroize::Zeroizing::new(Vec::with_capacity(len));
         let written = self.agent.write_cache(&mut *scratch, |piece| items.extend_from_slice(piece));
-        written.map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidData))?;
+        written.map_err(too_long)?;
         cache::write(&mut self.folder, &items)
     }
 

@@ -329,6 +329,10 @@ impl Daemon {
     }
 
     fn say_goodbye(&mut self) {
+        if self.progress.connected.is_none() {
+            // Nobody is at the other end.
+            return;
+        }
         self.line.close();
         let until = clock::boot_micros() + GOODBYE_US;
         let mut set = PollSet::default();
