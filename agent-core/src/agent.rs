@@ -37,7 +37,7 @@ pub use status::{CoordinatorStatus, PeerStatus};
 use core::net::SocketAddr;
 
 use weft_noise::key::{StaticSecret, WeakKey};
-use weft_wire::id::Name;
+use weft_wire::id::{Inbox, Name};
 use weft_wire::item::Abilities;
 
 use crate::config::TunnelConfig;
@@ -54,7 +54,8 @@ use crate::tunnel::{Tai64nClock, Tunnel};
 use outbox::Outbox;
 use outputs::Fanout;
 use record::Recorder;
-use trace::{Entry, NoTrace, Start, TRACE_FORMAT, Trace};
+use redact::Redactor;
+use trace::{Entry, NoTrace, Start, StartMember, TRACE_FORMAT, Trace};
 
 /// The longest packet that is staged, in bytes.
 const STAGED_LEN: usize = MTU_MAX as usize;
@@ -218,7 +219,8 @@ impl<
         let clock = Tai64nClock::new(config.stamp_floor);
         let tunnel = Tunnel::new(config.tunnel, secret, clock);
         let mut recorder = Recorder::new(entropy, trace, *tunnel.public_key(), now);
-        recorder.put(now, &Entry::Start(start(&config, &identity, now)));
+        let start = start(&config, &identity, recorder.redactor(), now);
+        recorder.put(now, &Entry::Start(start));
         let slots = u16::try_from(PEERS).unwrap_or(u16::MAX);
         let control = ControlConfig {
             boot_count: config.boot_count,
@@ -259,7 +261,7 @@ impl<
     }
 }
 
-fn start(config: &AgentConfig, identity: &Identity, now: Instant) -> Start {
+fn start(config: &AgentConfig, identity: &Identity, redactor: &Redactor, now: Instant) -> Start {
     let short = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
     Start {
         format: TRACE_FORMAT,
@@ -270,7 +272,12 @@ fn start(config: &AgentConfig, identity: &Identity, now: Instant) -> Start {
         staged_per_peer: short(config.staged_per_peer as u64),
         rekey_after_s: short(config.tunnel.rekey_after().as_secs()),
         stamp_floor: config.stamp_floor,
-        device: identity.member().map(|member| member.device),
-        has_next_pin: identity.next_coordinator.is_some(),
+        pin: redactor.key(&identity.coordinator),
+        next_pin: identity.next_coordinator.as_ref().map(|pin| redactor.key(pin)),
+        member: identity.member().map(|member| StartMember {
+            device: member.device,
+            inbox: Inbox(redactor.short(&member.inbox.0)),
+            password_expiry: member.password_expiry,
+        }),
     }
 }

@@ -121,6 +121,10 @@ impl<E: Entropy, T: Trace> Recorder<E, T> {
         Self { inner, trace, redactor: Redactor { salt, own }, last: now }
     }
 
+    pub(super) const fn redactor(&self) -> &Redactor {
+        &self.redactor
+    }
+
     /// The trace.
     pub(super) const fn trace(&self) -> &T {
         &self.trace

@@ -2,8 +2,9 @@
 //!
 //! A public key becomes a handle: 8 bytes of a hash keyed with a salt that is
 //! drawn at start and forgotten at the end, and one bit that the agent's
-//! decisions hang on (which of two keys is greater, when handshakes cross). A
-//! PSK becomes such a handle too. Names become the device's number.
+//! decisions hang on (which of two keys is greater, when handshakes cross).
+//! PSKs, inboxes and passwords become such handles too: what matters of them is
+//! whether they change. Names become the device's number.
 
 use core::fmt::Write as _;
 
@@ -22,14 +23,21 @@ pub(super) struct Redactor {
 }
 
 impl Redactor {
-    fn handle(&self, bytes: &[u8; 32]) -> [u8; 8] {
+    fn handle(&self, bytes: &[u8]) -> [u8; 8] {
         let mut handle = [0; 8];
         handle.copy_from_slice(&keyed_hash(&self.salt, &[bytes])[..8]);
         handle
     }
 
+    /// A handle in 16 bytes.
+    pub(super) fn short(&self, bytes: &[u8; 16]) -> [u8; 16] {
+        let mut redacted = [0; 16];
+        redacted[..8].copy_from_slice(&self.handle(bytes));
+        redacted
+    }
+
     /// Bytes 0 to 7 the handle, byte 8 whether the key is greater than ours.
-    fn key(&self, key: &PublicKey) -> PublicKey {
+    pub(super) fn key(&self, key: &PublicKey) -> PublicKey {
         let mut redacted = [0; 32];
         redacted[..8].copy_from_slice(&self.handle(&key.0));
         redacted[8] = u8::from(*key > self.own);
@@ -102,8 +110,8 @@ impl Redactor {
                 writer.put(&Registered {
                     name: number(answer.device),
                     network_name: Name::new(),
-                    inbox: Inbox([0; 16]),
-                    password: [0; 16],
+                    inbox: Inbox(self.short(&answer.inbox.0)),
+                    password: self.short(&answer.password),
                     psk: self.psk(&answer.psk),
                     key_name: Name::new(),
                     ..answer
@@ -111,7 +119,11 @@ impl Redactor {
             }
             WelcomeInfo::TAG => {
                 let info: WelcomeInfo = raw.decode()?;
-                writer.put(&WelcomeInfo { inbox: Inbox([0; 16]), password: [0; 16], ..info })
+                writer.put(&WelcomeInfo {
+                    inbox: Inbox(self.short(&info.inbox.0)),
+                    password: self.short(&info.password),
+                    ..info
+                })
             }
             Refused::TAG => {
                 let refused: Refused = raw.decode()?;

@@ -14,7 +14,7 @@
 use core::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use weft_wire::id::{DeviceId, Epoch, Revision};
+use weft_wire::id::{DeviceId, Epoch, Inbox, PublicKey, Revision};
 use weft_wire::signal::{CANDIDATES, Candidate};
 
 /// The version of the format.
@@ -59,7 +59,6 @@ pub enum DatagramVerdict<'a> {
 }
 
 /// One thing that happened.
-#[expect(clippy::large_enum_variant, reason = "one is encoded or decoded at a time")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Entry<'a> {
     /// An agent was made.
@@ -147,10 +146,23 @@ pub struct Start {
     pub rekey_after_s: u16,
     /// [`AgentConfig::stamp_floor`](super::AgentConfig).
     pub stamp_floor: Option<u64>,
-    /// The device's id, if it is enrolled.
-    pub device: Option<DeviceId>,
-    /// Whether the coordinator's next pin was known.
-    pub has_next_pin: bool,
+    /// The coordinator's key; a handle.
+    pub pin: PublicKey,
+    /// Its next key, if it was known; a handle.
+    pub next_pin: Option<PublicKey>,
+    /// What an enrolled device has.
+    pub member: Option<StartMember>,
+}
+
+/// What an enrolled device has that its agent compares with what it hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartMember {
+    /// Its id.
+    pub device: DeviceId,
+    /// Where it receives; a handle.
+    pub inbox: Inbox,
+    /// Its password's expiry.
+    pub password_expiry: u32,
 }
 
 /// Where a trace goes. Which agent is recorded is fixed when it is built:

@@ -10,6 +10,7 @@
 //! - [`world`]: a clock, a network, and anything that implements
 //!   [`world::Node`].
 //! - [`tunnel`]: our tunnel and data path as such a node.
+//! - [`replay`]: runs a recorded agent again.
 //! - [`mesh`]: whole agents, with a coordinator in memory and lines to it.
 //!
 //! # Panics
@@ -18,6 +19,7 @@
 
 pub mod mesh;
 pub mod net;
+pub mod replay;
 pub mod rng;
 pub mod tunnel;
 pub mod world;

@@ -1,0 +1,301 @@
+//! Runs a recorded agent again: same inputs, same times, same handles, hence
+//! the same transitions, with keys that never existed before.
+//!
+//! The agent is the real one. What its trace marks as authentic is made again,
+//! authentically, by ghosts: a coordinator and peers with substitute keys, who
+//! shake hands with the replayed agent and seal what the recorded ones sealed
+//! (headers, and zeroes where the payload was). What was not authentic is sent
+//! as its header and zeroes, and is refused again.
+//!
+//! Receiver indices, request ids, call ids and jitter come out of the trace, so
+//! headers match to the byte. Cookies are not made again: a run under load of
+//! strangers' handshakes differs in mac2 and in nothing that is compared.
+
+mod control;
+mod peers;
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::rc::Rc;
+
+use weft_agent_core::agent::trace::{
+    DatagramVerdict, Entries, Entry, FrameVerdict, Output, Start, TRACE_FORMAT,
+};
+use weft_agent_core::agent::{Agent, AgentConfig, Persist};
+use weft_agent_core::buffer::{PacketBuf, capacity_for};
+use weft_agent_core::config::TunnelConfig;
+use weft_agent_core::control::{Held, Identity};
+use weft_agent_core::entropy::Entropy;
+use weft_agent_core::event::{SocketId, Source};
+use weft_agent_core::path::Sockets;
+use weft_agent_core::time::{Duration, Instant};
+use weft_wire::id::Name;
+use weft_wire::topic::Topic;
+
+use crate::mesh::{Recording, abilities};
+use crate::rng::Rng;
+use control::GhostCoordinator;
+use peers::GhostPeers;
+
+/// Why a trace cannot be replayed, or was not followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplayError {
+    /// Not a trace, cut, or of another format.
+    Format,
+    /// The agent did something else than the trace says; where (number of the
+    /// entry) and what.
+    Diverged(usize, String),
+}
+
+/// The draws of a recorded run, given out again; keys are drawn anew.
+#[derive(Clone)]
+struct Draws(Rc<RefCell<DrawsState>>);
+
+struct DrawsState {
+    recorded: VecDeque<Vec<u8>>,
+    rng: Rng,
+    strangers: u32,
+}
+
+impl Draws {
+    fn new(recorded: VecDeque<Vec<u8>>, seed: u64) -> Self {
+        Self(Rc::new(RefCell::new(DrawsState { recorded, rng: Rng::new(seed), strangers: 0 })))
+    }
+
+    fn strangers(&self) -> u32 {
+        self.0.borrow().strangers
+    }
+}
+
+impl Entropy for Draws {
+    fn fill(&mut self, out: &mut [u8]) {
+        let mut state = self.0.borrow_mut();
+        state.rng.fill(out);
+        if out.len() <= 8 {
+            match state.recorded.pop_front() {
+                Some(drawn) if drawn.len() == out.len() => out.copy_from_slice(&drawn),
+                _ => state.strangers += 1,
+            }
+        }
+    }
+}
+
+/// What the agent decided, in order: microseconds of the caller's clock and the
+/// transition.
+///
+/// # Errors
+///
+/// [`ReplayError::Format`].
+pub fn transitions(trace: &[u8]) -> Result<Vec<(u64, Entry<'_>)>, ReplayError> {
+    let mut at = 0;
+    let mut all = vec![];
+    for decoded in Entries::new(trace) {
+        let (passed, entry) = decoded.ok_or(ReplayError::Format)?;
+        at += passed;
+        if entry.is_transition() {
+            all.push((at, entry));
+        }
+    }
+    Ok(all)
+}
+
+/// Replays a trace and returns the trace of the replay.
+///
+/// The sizes are those of the agent that was recorded.
+///
+/// # Errors
+///
+/// [`ReplayError`].
+pub fn replay<
+    const PEERS: usize,
+    const ROUTES: usize,
+    const FLOWS: usize,
+    const WORDS: usize,
+    const STAGED: usize,
+    const FRAME: usize,
+>(
+    trace: &[u8],
+    seed: u64,
+) -> Result<Recording, ReplayError> {
+    let entries: Vec<_> = Entries::new(trace).collect::<Option<_>>().ok_or(ReplayError::Format)?;
+    let Some((_, Entry::Start(start))) = entries.first() else {
+        return Err(ReplayError::Format);
+    };
+    if start.format != TRACE_FORMAT {
+        return Err(ReplayError::Format);
+    }
+    let mut replay =
+        Replay::<PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>::new(start, &entries, seed);
+    for (number, (passed, entry)) in entries.iter().enumerate().skip(1) {
+        replay.now += Duration::from_micros(*passed);
+        replay.step(entry).map_err(|what| ReplayError::Diverged(number, what))?;
+        if replay.draws.strangers() > 0 {
+            let what = format!("another draw than the trace has, at {entry:?}");
+            return Err(ReplayError::Diverged(number, what));
+        }
+    }
+    Ok(replay.agent.trace().clone())
+}
+
+struct Replay<
+    const PEERS: usize,
+    const ROUTES: usize,
+    const FLOWS: usize,
+    const WORDS: usize,
+    const STAGED: usize,
+    const FRAME: usize,
+> {
+    agent: Box<Agent<Draws, Recording, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>>,
+    draws: Draws,
+    coordinator: GhostCoordinator,
+    peers: GhostPeers,
+    now: Instant,
+}
+
+impl<
+    const PEERS: usize,
+    const ROUTES: usize,
+    const FLOWS: usize,
+    const WORDS: usize,
+    const STAGED: usize,
+    const FRAME: usize,
+> Replay<PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+{
+    fn new(start: &Start, entries: &[(u64, Entry<'_>)], seed: u64) -> Self {
+        let recorded = entries.iter().filter_map(|(_, entry)| match entry {
+            Entry::Random(bytes) => Some(bytes.to_vec()),
+            _ => None,
+        });
+        let draws = Draws::new(recorded.collect(), seed);
+        let mut rng = Rng::new(seed ^ 0x6057);
+        let peers = GhostPeers::new(entries, &mut rng);
+        let coordinator = GhostCoordinator::new(start, entries, &mut rng);
+        let identity: Identity = coordinator.identity(start, peers.own_secret(), &mut rng);
+        let config = AgentConfig {
+            boot_count: start.boot_count,
+            on_demand: start.on_demand,
+            page_window: start.page_window,
+            staged_per_peer: usize::from(start.staged_per_peer),
+            fingerprint: [0; 32],
+            name: Name::new(),
+            abilities: abilities(),
+            sockets: Sockets::both(SocketId(0)),
+            tunnel: TunnelConfig::new()
+                .with_rekey_after(Duration::from_secs(u64::from(start.rekey_after_s))),
+            stamp_floor: start.stamp_floor,
+        };
+        let now = Instant::from_micros(start.now_us);
+        let agent = Agent::recorded(config, identity, draws.clone(), Recording::default(), now);
+        let agent = Box::new(agent.expect("the ghost's key is a strong key"));
+        Self { agent, draws, coordinator, peers, now }
+    }
+
+    fn step(&mut self, entry: &Entry<'_>) -> Result<(), String> {
+        let now = self.now;
+        match entry {
+            // Drawn when the agent asks; and what it decides is compared later.
+            Entry::Start(_) | Entry::Random(_) => {}
+            entry if entry.is_transition() => {}
+            Entry::Restored(items) => {
+                let items = self.peers.translate(items, &self.coordinator);
+                self.agent.restore(&items, now).map_err(|error| format!("{error:?}"))?;
+            }
+            Entry::LineUp => self.agent.handle_connected(now),
+            Entry::LineDown => self.agent.handle_disconnected(now),
+            Entry::Frame(head, len, verdict) => self.frame(head, *len, verdict)?,
+            Entry::Datagram(socket, from, head, len, verdict) => {
+                let source = Source { socket: SocketId(*socket), address: *from };
+                self.datagram(source, head, *len, verdict);
+            }
+            Entry::Packet(head, len) => {
+                let mut bytes = vec![0; capacity_for(usize::from(*len))];
+                let packet = padded(head, *len);
+                let mut buffer = PacketBuf::copy_from(&mut bytes, &packet).ok_or("no room")?;
+                // What becomes of it is in the trace.
+                let _ = self.agent.handle_packet(&mut buffer, now);
+            }
+            Entry::Local(candidates) => self.agent.set_local_addresses(candidates),
+            Entry::Sockets(v4, v6) => {
+                let (v4, v6) = (v4.map(SocketId), v6.map(SocketId));
+                self.agent.set_sockets(Sockets { v4, v6 });
+            }
+            Entry::StoredStamp(floor) => {
+                self.agent.handle_persisted(Persist::Stamp(*floor), now);
+            }
+            Entry::StoredCache(epoch, revision, number) => {
+                let held = Held { epoch: *epoch, revision: *revision };
+                self.agent.handle_persisted(Persist::Cache(held, *number), now);
+            }
+            Entry::Leave => self.agent.leave(now),
+            Entry::Timeout => self.agent.handle_timeout(now),
+            Entry::Polled(output) => self.poll(*output)?,
+            _ => return Err(format!("an entry of a newer agent: {entry:?}")),
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, head: &[u8], len: u16, verdict: &FrameVerdict<'_>) -> Result<(), String> {
+        let frame = match verdict {
+            FrameVerdict::Refused => self.coordinator.again(head, len),
+            FrameVerdict::Taken => self.coordinator.hint(head),
+            FrameVerdict::Opened(items) => self.coordinator.frame(head, items, &self.peers)?,
+        };
+        let taken = self.agent.handle_frame(&frame, self.now).is_ok();
+        if taken == (*verdict == FrameVerdict::Refused) {
+            return Err(format!("a frame was taken: {taken}; {verdict:?}"));
+        }
+        Ok(())
+    }
+
+    fn datagram(&mut self, source: Source, head: &[u8], len: u16, verdict: &DatagramVerdict<'_>) {
+        let agent = &self.agent;
+        let key_of = |slot| agent.peer(slot).map(|peer| peer.key);
+        let mut datagram = match verdict {
+            DatagramVerdict::Taken => self.peers.handshake(head, len, key_of),
+            DatagramVerdict::Refused(_) | DatagramVerdict::Opened(..) => {
+                self.peers.transport(head, len)
+            }
+        };
+        // Refused or taken: what follows from it is in the trace.
+        let _ = self.agent.handle_datagram(source, &mut datagram, self.now);
+    }
+
+    /// Takes an output as the recorded shell did.
+    fn poll(&mut self, output: Output) -> Result<(), String> {
+        let mut out = vec![0; capacity_for(1_420).max(FRAME)];
+        let some = match output {
+            Output::Line => self.agent.poll_line().is_some(),
+            Output::Event => self.agent.poll_event().is_some(),
+            Output::Control => match self.agent.poll_control(&mut out) {
+                Some(transmit) => {
+                    if let Topic::Hello(_) = transmit.topic {
+                        self.coordinator.hello(&out[..transmit.len]);
+                    }
+                    true
+                }
+                None => false,
+            },
+            Output::Transmit => match self.agent.poll_transmit(&mut out) {
+                Some(transmit) => {
+                    self.peers.overhear(&out[..transmit.len]);
+                    true
+                }
+                None => false,
+            },
+        };
+        some.then_some(()).ok_or_else(|| format!("no output of {output:?}"))
+    }
+}
+
+/// A header, and zeroes for what was behind it.
+fn padded(head: &[u8], len: u16) -> Vec<u8> {
+    let mut bytes = head.to_vec();
+    bytes.resize(usize::from(len), 0);
+    bytes
+}
+
+/// Which peers' handshakes made sessions: (ours, theirs) → slot.
+type Sessions = HashMap<(u32, u32), u16>;
+
+/// Counters that were authentic, of one session.
+type Counters = BTreeSet<u64>;
