@@ -3,7 +3,7 @@
 use weft_noise::wg::INITIATION_LEN;
 
 use super::peer::{Peer, Pending, Timer, jitter};
-use super::{Outgoing, To, Tunnel, allocate};
+use super::{OUTGOING, Outgoing, To, Tunnel, allocate};
 use crate::config::implementation::KEEPALIVE_LEAST;
 use crate::config::specification::{REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
 use crate::entropy::Entropy;
@@ -11,16 +11,16 @@ use crate::event::PeerSlot;
 use crate::time::Instant;
 use crate::timer::TimerKey;
 
-/// Initiations of others answered per call, so that a shell gets back to its
-/// sockets.
-const SERVICES_PER_CALL: usize = 4;
+/// Initiations of others answered per call: a shell gets back to its sockets,
+/// and one place is left for an initiation of our own.
+const SERVICES_PER_CALL: usize = OUTGOING - 1;
 
 impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
     /// Does what is due: answers waiting initiations, repeats our own, erases
     /// keys. What finds no room in the outputs stays due.
     pub fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         for _ in 0..SERVICES_PER_CALL {
-            if self.outgoing.is_full() {
+            if self.outgoing.len() >= SERVICES_PER_CALL {
                 break;
             }
             let Some(waiting) = self.queue.pop(now) else {

@@ -1,5 +1,6 @@
 //! Mistakes that other WireGuard implementations made with sessions, timers and
 //! data, each a test. Numbers are those of the project's list.
+#![allow(missing_docs, reason = "a test")]
 
 mod support;
 

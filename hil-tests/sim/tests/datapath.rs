@@ -1,4 +1,5 @@
 //! The data path: routes, order of checks, counters, edges.
+#![allow(missing_docs, reason = "a test")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The tunnel's timers, key rotation and stamps on virtual time.
+#![allow(missing_docs, reason = "a test")]
 
 mod support;
 

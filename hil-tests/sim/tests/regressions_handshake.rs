@@ -2,6 +2,7 @@
 //! floods, each a test. Numbers are those of the project's list; what concerns
 //! one packet or one handshake is tested in `weft-noise`, what needs another
 //! implementation with the oracles.
+#![allow(missing_docs, reason = "a test")]
 
 mod support;
 
