@@ -1,6 +1,8 @@
 //! The coordinator: enrols devices, hands out addresses, signals, watches.
 
 pub mod api;
+pub mod app;
+mod cli;
 pub mod config;
 pub mod domain;
 pub mod failure;

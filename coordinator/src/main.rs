@@ -1,3 +1,7 @@
-//! See Cargo.toml.
+//! The program `weft-coordinator`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_coordinator::app::main()
+}

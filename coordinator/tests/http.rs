@@ -15,6 +15,7 @@ use tower::ServiceExt as _;
 use weft_coordinator::domain::time::UnixMs;
 use weft_coordinator::service::clock::Clock;
 use weft_coordinator::service::operator::Operator;
+use weft_coordinator::service::random::Random;
 use weft_coordinator::service::seams::{
     CommandResult, Commands, Presence, PresenceView, Refusals, Report,
 };
@@ -99,7 +100,7 @@ fn api() -> Api {
         refusals: Arc::new(Refusals::default()),
         clock: Arc::new(Still),
         authorities: vec!["mesh.example.net:7420".to_owned()],
-        random: counting,
+        random: Random(counting),
     };
     let devices =
         Routes::new().post("/api/v1/device/register", Permission::Device, async || "frame");

@@ -40,7 +40,10 @@ impl Enrolment {
     ///
     /// [`Refused::Malformed`].
     pub fn check(&self) -> Result<(), Refused> {
+        // Both are shown on terminals.
+        let shown = [&self.abilities.agent, &self.abilities.platform];
         let possible = is_name(&self.name)
+            && !shown.iter().any(|text| text.chars().any(char::is_control))
             && (1_280..=9_000).contains(&self.abilities.mtu)
             && self.wg_key != PublicKey::ZERO
             && self.wg_key != self.identity;

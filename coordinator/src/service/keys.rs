@@ -58,10 +58,8 @@ impl Operator {
             .map_err(|error| Failure::new(Code::KeyBadTags, error.to_string()))?;
         check(&request)?;
         let by = self.by(actor);
-        let mut random = [0; 8];
-        (self.random)(&mut random);
         let new = NewKey {
-            id: KeyId::from_random(random),
+            id: KeyId::from_random(self.random.bytes()),
             network: network.id,
             name: request.name,
             master: self.secrets.master_version(),

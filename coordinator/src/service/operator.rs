@@ -12,11 +12,9 @@ use crate::failure::{Code, Failure, nearest};
 use crate::store::{By, SharedStore, StoreError};
 
 use super::clock::Clock;
+use super::random::Random;
 use super::seams::{Commands, PresenceView, Refusals};
 use super::secrets::Secrets;
-
-/// Fills bytes with randomness that nobody can guess.
-pub type Fill = fn(&mut [u8]);
 
 /// Everything that operators' use cases stand on.
 pub struct Operator {
@@ -36,7 +34,7 @@ pub struct Operator {
     /// it.
     pub authorities: Vec<String>,
     /// Randomness.
-    pub random: Fill,
+    pub random: Random,
 }
 
 impl Operator {

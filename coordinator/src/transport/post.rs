@@ -12,7 +12,6 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
 use axum::{Extension, Router};
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, timeout};
@@ -20,27 +19,43 @@ use weft_wire::frame::MAX_FRAME;
 use weft_wire::http::{CONTENT_TYPE, INBOX_HEADER, MAX_FRAMES, METRICS, REGISTER, length_prefix};
 use weft_wire::id::Inbox;
 
+use super::http::{Permission, Routes};
 use super::mqtt::hub::Hub;
 use crate::service::bus::{Carrier, Class, Inbound, Uplink};
 
 /// How long a frame may take to arrive.
 const BODY: Duration = Duration::from_secs(10);
 
-struct Shared {
+/// What posts stand on.
+#[derive(Clone)]
+pub struct Posts {
     inbound: Arc<dyn Inbound>,
     hub: Arc<Hub>,
 }
 
-/// The two routes.
+impl Posts {
+    /// Hands frames to `inbound`, and out what waits in `hub`.
+    pub const fn new(inbound: Arc<dyn Inbound>, hub: Arc<Hub>) -> Self {
+        Self { inbound, hub }
+    }
+}
+
+/// The two routes, declared.
+pub fn declare() -> Routes<Posts> {
+    Routes::new().post(REGISTER, Permission::Device, handle).post(
+        METRICS,
+        Permission::Device,
+        handle,
+    )
+}
+
+/// The two routes alone.
 pub fn routes(inbound: Arc<dyn Inbound>, hub: Arc<Hub>) -> Router {
-    Router::new()
-        .route(REGISTER, post(handle))
-        .route(METRICS, post(handle))
-        .with_state(Arc::new(Shared { inbound, hub }))
+    declare().into_router().with_state(Posts::new(inbound, hub))
 }
 
 async fn handle(
-    State(shared): State<Arc<Shared>>,
+    State(posts): State<Posts>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
     body: Body,
@@ -57,20 +72,20 @@ async fn handle(
         Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
     };
     let address = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_canonical());
-    answer(&shared, inbox, address, &frame).await
+    answer(&posts, inbox, address, &frame).await
 }
 
 fn inbox(headers: &HeaderMap) -> Option<Inbox> {
     headers.get(INBOX_HEADER)?.to_str().ok()?.parse().ok()
 }
 
-async fn answer(shared: &Shared, inbox: Inbox, address: Option<IpAddr>, frame: &[u8]) -> Response {
+async fn answer(posts: &Posts, inbox: Inbox, address: Option<IpAddr>, frame: &[u8]) -> Response {
     let uplink = Uplink { inbox, class: Class::Unknown, carrier: Carrier::Http, address, frame };
-    let answer = shared.inbound.handle_uplink(uplink).await;
+    let answer = posts.inbound.handle_uplink(uplink).await;
     let mut frames = answer.frames;
     if answer.authentic {
         let room = MAX_FRAMES.saturating_sub(frames.len());
-        frames.extend(shared.hub.collect(inbox, room, Instant::now().into_std()));
+        frames.extend(posts.hub.collect(inbox, room, Instant::now().into_std()));
     }
     let mut response = lay_down(&frames).into_response();
     let headers = response.headers_mut();

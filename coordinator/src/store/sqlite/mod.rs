@@ -121,7 +121,8 @@ pub struct NewInstallation {
     pub network: NewNetwork,
 }
 
-/// The store on SQLite.
+/// The store on SQLite. Dropping it ends the writer after what already waits and
+/// checkpoints the log, so that one file holds everything; that blocks.
 pub struct SqliteStore {
     writer: Writer,
     readers: Arc<Readers>,
@@ -191,12 +192,6 @@ impl SqliteStore {
         let writer = Writer::start(conn, Arc::clone(&policies), changes.clone(), applied.clone())
             .map_err(OpenError::Thread)?;
         Ok(Self { writer, readers: Arc::new(Readers::new(readers)), policies, changes, applied })
-    }
-
-    /// Ends the writer after what already waits, and checkpoints the log, so
-    /// that one file holds everything. Blocks.
-    pub fn close(self) {
-        self.writer.stop();
     }
 
     fn write<T, E, F>(&self, work: F) -> impl Future<Output = Result<T, E>> + Send + use<T, E, F>

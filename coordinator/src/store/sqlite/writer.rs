@@ -153,8 +153,8 @@ impl Unit<'_> {
 
 /// The way to the writer's thread.
 pub(super) struct Writer {
-    jobs: mpsc::Sender<Job>,
-    thread: JoinHandle<()>,
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
@@ -170,7 +170,7 @@ impl Writer {
             .name("store-writer".to_owned())
             .stack_size(1 << 20)
             .spawn(move || Thread { conn, policies, changes, applied }.run(queue))?;
-        Ok(Self { jobs, thread })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
     /// Queues a request. Its answer comes after the commit.
@@ -196,15 +196,17 @@ impl Writer {
                     let _ = answer.send(result);
                 })
             });
-            jobs.send(job).await.map_err(|_| closed())?;
+            jobs.ok_or_else(closed)?.send(job).await.map_err(|_| closed())?;
             answered.await.map_err(|_| closed())?
         }
     }
+}
 
+impl Drop for Writer {
     /// Lets the thread finish what waits, and waits for it.
-    pub(super) fn stop(self) {
-        drop(self.jobs);
-        if self.thread.join().is_err() {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the store's writer panicked");
         }
     }

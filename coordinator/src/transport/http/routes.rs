@@ -105,7 +105,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         &self.declared
     }
 
-    pub(super) fn into_router(self) -> Router<S> {
+    pub(in crate::transport) fn into_router(self) -> Router<S> {
         self.router
     }
 }

@@ -1,0 +1,188 @@
+//! Wires and forwards, decides nothing.
+
+use std::io::Read as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::cli::{Args, Color, Command, Config as ConfigCommand, remote, ui};
+use crate::config::{self, Config, Overrides};
+use crate::domain::time::UnixMs;
+use crate::failure::{Code, Failure, Label};
+use crate::service::clock::Clock as _;
+
+mod clock;
+mod holder;
+mod init;
+mod log;
+mod place;
+mod serve;
+
+use clock::{RANDOM, SystemClock};
+use init::{InitRequest, Initialised};
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.common.color {
+        Color::Auto => {}
+        Color::Always => anstream::ColorChoice::Always.write_global(),
+        Color::Never => anstream::ColorChoice::Never.write_global(),
+    }
+    match run(&args) {
+        Ok(status) => ExitCode::from(status),
+        Err(failures) => {
+            ui::failures(&failures, args.common.json);
+            ExitCode::from(failures.first().map_or(70, Failure::exit))
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<u8, Vec<Failure>> {
+    let overrides = args.overrides();
+    let now = SystemClock.unix_ms();
+    match &args.command {
+        Command::Init(wanted) => {
+            let request = InitRequest {
+                overrides,
+                network: wanted.network.clone(),
+                ipv4: wanted.ipv4.clone(),
+                allow_private: wanted.allow_private,
+            };
+            let made = init::init(&request, RANDOM, UnixMs(now))?;
+            say_made(&made, args);
+            Ok(0)
+        }
+        Command::Recover(wanted) => {
+            let config = config::load(&overrides)?;
+            recover(&config, &wanted.recovery_key).map_err(|failure| vec![failure])
+        }
+        Command::Config(ConfigCommand::Check) => {
+            let config = config::load(&overrides)?;
+            say_config(&config, &overrides, args);
+            Ok(0)
+        }
+        Command::Serve(_) => {
+            let config = config::load(&overrides)?;
+            log::start(&config.log);
+            serve::serve(&config).map_err(|failure| vec![failure])
+        }
+        Command::Key(_)
+        | Command::Device(_)
+        | Command::Policy(_)
+        | Command::Network(_)
+        | Command::WhyNot(_)
+        | Command::Audit(_) => {
+            let config = config::load(&overrides)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| {
+                vec![
+                    Failure::new(Code::InternalFault, "no runtime")
+                        .with(Label::Cause, error.to_string()),
+                ]
+            })?;
+            runtime.block_on(remote::run(args, &config, now))
+        }
+    }
+}
+
+fn recover(config: &Config, text: &str) -> Result<u8, Failure> {
+    let mut text = Zeroizing::new(text.to_owned());
+    if *text == "-" {
+        text.clear();
+        std::io::stdin().read_to_string(&mut text).map_err(|error| {
+            Failure::new(Code::RecoverForm, "standard input cannot be read")
+                .with(Label::Cause, error.to_string())
+        })?;
+    }
+    let (path, fingerprint) = init::recover(&config.data, &text)?;
+    ui::out(format!("recovered  {}  0600, key {fingerprint}", path.display()));
+    Ok(0)
+}
+
+#[derive(Serialize)]
+struct Made<'a> {
+    config: String,
+    key_file: String,
+    database: String,
+    network: &'a str,
+    ipv4: String,
+    ipv6: String,
+    fingerprint: &'a str,
+    recovery_key: &'a str,
+}
+
+fn say_made(made: &Initialised, args: &Args) {
+    let overlay = &made.overlay;
+    let ipv4 = format!("{}/{}", overlay.ipv4, overlay.ipv4_len);
+    let (config, key, database) =
+        (made.config.display(), made.key.display(), made.database.display());
+    if args.common.json {
+        let (address, len) = overlay.prefix_v6();
+        let made = Made {
+            config: config.to_string(),
+            key_file: key.to_string(),
+            database: database.to_string(),
+            network: &made.network,
+            ipv4,
+            ipv6: format!("{address}/{len}"),
+            fingerprint: &made.fingerprint,
+            recovery_key: &made.recovery,
+        };
+        ui::json("weft.init/1", &made);
+        return;
+    }
+    if args.common.quiet {
+        ui::out(&*made.recovery);
+        return;
+    }
+    let paths = [config.to_string(), key.to_string(), database.to_string()];
+    let width = paths.iter().map(String::len).max().unwrap_or(0);
+    let [config, key, database] = paths;
+    if made.config_was_there {
+        ui::out(format!("kept     {config:width$}  it was there; its settings are in force"));
+    } else {
+        ui::out(format!("created  {config:width$}  settings, all of them, commented"));
+    }
+    ui::out(format!("created  {key:width$}  0600, root of trust, not in the database"));
+    ui::out(format!("created  {database:width$}  network {}, {ipv4} and IPv6", made.network));
+    ui::out("");
+    ui::out(format!("coordinator key   {}", made.fingerprint));
+    ui::out(format!("recovery key      {}", &*made.recovery));
+    ui::out("                  shown once; write it down: it saves a lost key file");
+    ui::out(format!("open these ports  TCP {0} and UDP {0}", made.port));
+    ui::out("next              sudo systemctl enable --now weft-coordinator");
+}
+
+#[derive(Serialize)]
+struct Settings<'a> {
+    file: String,
+    settings: Vec<Setting<'a>>,
+}
+
+#[derive(Serialize)]
+struct Setting<'a> {
+    name: &'a str,
+    value: &'a str,
+    source: String,
+}
+
+fn say_config(config: &Config, overrides: &Overrides, args: &Args) {
+    let (file, _) = overrides.file();
+    if args.common.json {
+        let settings = config.resolved.iter().map(|one| Setting {
+            name: &one.name,
+            value: &one.value,
+            source: one.source.to_string(),
+        });
+        let file = file.display().to_string();
+        ui::json("weft.config/1", &Settings { file, settings: settings.collect() });
+        return;
+    }
+    for one in &config.resolved {
+        let value = if one.value.is_empty() { crate::cli::format::NOTHING } else { &one.value };
+        ui::out(format!("{:14}  {value:30}  {}", one.name, one.source));
+    }
+}

@@ -1,0 +1,189 @@
+//! The folder that holds an installation, and who works in it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use weft_noise::mac::{self, Fingerprint};
+use weft_wire::id::PublicKey;
+
+use crate::domain::time::UnixMs;
+use crate::failure::{Code, Failure, Label};
+use crate::service::secrets::Secrets;
+use crate::store::keyfile::{self, KeyFileError};
+use crate::store::sqlite::{self, MigrateError, OpenError, SCHEMA};
+
+/// Paths of one installation.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) data: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) database: PathBuf,
+    lock: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new(data: &Path) -> Self {
+        Self {
+            data: data.to_owned(),
+            key: data.join("coordinator.key"),
+            database: data.join("weft.db"),
+            lock: data.join("weft.lock"),
+        }
+    }
+
+    /// Whether anything of an installation is here.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.key.exists() || self.database.exists()
+    }
+
+    /// The key of the installation that the database belongs to, if it can be
+    /// read at all.
+    pub(crate) fn key_of_database(&self) -> Option<(PublicKey, u32)> {
+        sqlite::peek_owner(&self.database).ok()
+    }
+
+    /// Reads the key file.
+    ///
+    /// # Errors
+    ///
+    /// `serve.not-initialised`, `serve.key-…`.
+    pub(crate) fn secrets(&self) -> Result<Secrets, Failure> {
+        let path = self.key.display();
+        let body = keyfile::read(&self.key).map_err(|error| match error {
+            KeyFileError::Missing => self.no_key(),
+            KeyFileError::Open(mode) => {
+                let message = format!("{path} is readable by others (mode {mode:04o})");
+                Failure::new(Code::ServeKeyOpen, message).attempt(format!("chmod 600 {path}"))
+            }
+            KeyFileError::Io(error) => {
+                Failure::new(Code::ServeKeyDenied, format!("{path} cannot be read"))
+                    .with(Label::Cause, error.to_string())
+            }
+            KeyFileError::Newer(format) => {
+                let message =
+                    format!("{path} has format {format}, this weft-coordinator {VERSION} knows 1");
+                Failure::new(Code::ServeKeyDamaged, message)
+            }
+            KeyFileError::Damaged => self.damaged(),
+        })?;
+        Secrets::from_bytes(&body).ok_or_else(|| self.damaged())
+    }
+
+    fn damaged(&self) -> Failure {
+        let path = self.key.display();
+        Failure::new(Code::ServeKeyDamaged, format!("{path} is damaged: its checksum differs"))
+            .attempt(format!(
+                "mv {path} {path}.damaged && weft-coordinator recover --recovery-key WREC1-…"
+            ))
+    }
+
+    fn no_key(&self) -> Failure {
+        let data = self.data.display();
+        match self.key_of_database() {
+            None if !self.database.exists() => {
+                Failure::new(Code::ServeNotInitialised, format!("no coordinator in {data}"))
+                    .attempt("weft-coordinator init --public …")
+            }
+            owner => {
+                let path = self.key.display();
+                let owner = owner.map_or_else(String::new, |(key, _)| {
+                    format!(", the database knows key {}", mac::fingerprint(&key))
+                });
+                Failure::new(
+                    Code::ServeKeyMissing,
+                    format!("the key file {path} is missing{owner}"),
+                )
+                .attempt("weft-coordinator recover --recovery-key WREC1-…")
+            }
+        }
+    }
+
+    /// The failure of a database that cannot be opened.
+    pub(crate) fn database_failure(&self, error: &OpenError) -> Failure {
+        let path = self.database.display();
+        match error {
+            OpenError::Missing(_) => Failure::new(
+                Code::ServeDbMissing,
+                format!("the database {path} is missing, the key file is here"),
+            ),
+            OpenError::Migrate(MigrateError::Newer(schema)) => {
+                let message = format!(
+                    "{path} has schema {schema}, this weft-coordinator {VERSION} knows up to {SCHEMA}; \
+                     it was not touched"
+                );
+                Failure::new(Code::ServeDbNewer, message)
+                    .attempt("install the version that wrote it, or a newer one")
+                    .attempt("restore a backup from before the update")
+            }
+            OpenError::Migrate(MigrateError::Stopped(name, cause)) => {
+                let message = format!("migration {name} stopped; the database is as before");
+                Failure::new(Code::ServeMigration, message).with(Label::Cause, cause.to_string())
+            }
+            OpenError::Migrate(MigrateError::Differs(name)) => {
+                let message =
+                    format!("{path} was made by another build: its migration {name} differs");
+                Failure::new(Code::ServeDbCorrupt, message)
+            }
+            OpenError::Sqlite(cause) if is_read_only(cause) => {
+                let message = format!("{} cannot be written", self.data.display());
+                Failure::new(Code::ServeDiskReadonly, message).with(Label::Cause, cause.to_string())
+            }
+            other => Failure::new(Code::ServeDbCorrupt, format!("{path} cannot be read"))
+                .with(Label::Cause, other.to_string()),
+        }
+    }
+
+    /// Takes the folder for this process alone.
+    ///
+    /// # Errors
+    ///
+    /// `serve.db-locked`.
+    pub(crate) fn lock(&self, now: UnixMs) -> Result<Lock, Failure> {
+        let data = self.data.display();
+        let readonly = |error: io::Error| {
+            Failure::new(Code::ServeDiskReadonly, format!("{data} cannot be written"))
+                .with(Label::Cause, error.to_string())
+        };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&self.lock).map_err(readonly)?;
+        if file.try_lock().is_err() {
+            let mut holder = String::new();
+            // Who holds it is a help and no more.
+            let _ = file.read_to_string(&mut holder);
+            let holder = match holder.trim() {
+                "" => String::new(),
+                holder => format!(" ({holder})"),
+            };
+            let path = self.database.display();
+            let message = format!("{path} is in use by weft-coordinator{holder}");
+            return Err(Failure::new(Code::ServeDbLocked, message));
+        }
+        let note = format!("pid {}, since {now}\n", std::process::id());
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(note.as_bytes()))
+            .map_err(readonly)?;
+        Ok(Lock { _file: file })
+    }
+}
+
+fn is_read_only(error: &impl ToString) -> bool {
+    error.to_string().contains("readonly")
+}
+
+/// This program's version.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Held while this process works in the folder; the system frees it with the
+/// process.
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// The fingerprint of an installation's key.
+pub(crate) fn fingerprint(secrets: &Secrets) -> Fingerprint {
+    mac::fingerprint(&secrets.public())
+}

@@ -1,0 +1,452 @@
+//! `device …`.
+
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use zeroize::Zeroizing;
+
+use crate::api;
+use crate::failure::{Code, Failure};
+
+use super::client::segment;
+use super::confirm::{Effect, confirm};
+use super::format::{Column, NOTHING, age, count, millis, moment, span, table};
+use super::remote::Context;
+use super::{CONFIRM_WAIT, ui};
+
+const PATH: &str = "/api/v1/devices";
+
+/// What to do with devices.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show devices that a search fits
+    List {
+        /// Like `status:online -tag:site=lab gw`; nothing = all
+        #[arg(allow_hyphen_values = true, value_name = "SEARCH")]
+        search: Vec<String>,
+    },
+    /// Show everything about one
+    Show(Name),
+    /// Let a waiting device in
+    Approve(Name),
+    /// Tell a waiting device no
+    Reject(Reasoned),
+    /// Give another name
+    Rename {
+        /// Name, address or id
+        device: String,
+        /// The new name
+        name: String,
+    },
+    /// Shut a device out until it is unblocked
+    Block(Reasoned),
+    /// Let a blocked device in again
+    Unblock(Name),
+    /// Take a device out for good
+    Delete(Confirmed),
+    /// Tell a device to do something
+    Command {
+        /// Name, address or id
+        device: String,
+        /// What to do
+        command: DeviceCommand,
+    },
+    /// Add a peer without an agent: phones, routers, stock WireGuard
+    AddWireguard(AddWireGuard),
+}
+
+/// What a device can be told.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DeviceCommand {
+    /// Restart the agent
+    Restart,
+}
+
+/// A device.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Name {
+    /// Name, address or id
+    device: String,
+}
+
+/// A device and a sentence.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Reasoned {
+    /// Name, address or id
+    device: String,
+    /// A sentence that the device is told
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// A device, and whether to ask.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Confirmed {
+    /// Name, address or id
+    device: String,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Flags of `device add-wireguard`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AddWireGuard {
+    /// Its name
+    name: String,
+    /// Its public key, as wg pubkey prints it
+    #[arg(long, value_name = "KEY")]
+    public_key: String,
+    /// Where it listens, if it has a fixed place
+    #[arg(long, value_name = "ADDR:PORT")]
+    endpoint: Option<String>,
+    /// Use no preshared keys
+    #[arg(long)]
+    no_psk: bool,
+    /// A tag; may be repeated
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<String>,
+    /// Its network
+    #[arg(long)]
+    network: Option<String>,
+}
+
+pub(super) async fn run(context: &Context<'_>, command: &Command) -> Result<u8, Failure> {
+    match command {
+        Command::List { search } => list(context, &search.join(" ")).await,
+        Command::Show(name) => show(context, &name.device).await,
+        Command::Approve(name) => {
+            let action = act(context, &name.device, "approve", "").await?;
+            report(context, &action, &approved(&action));
+            Ok(0)
+        }
+        Command::Unblock(name) => {
+            let action = act(context, &name.device, "unblock", "").await?;
+            report(context, &action, &format!("{} unblocked, {}", action.name, told(&action)));
+            Ok(0)
+        }
+        Command::Reject(reject) => {
+            let action = act(context, &reject.device, "reject", &reject.reason).await?;
+            report(context, &action, &format!("{} rejected", action.name));
+            Ok(0)
+        }
+        Command::Block(reasoned) => block(context, reasoned).await,
+        Command::Rename { device, name } => rename(context, device, name).await,
+        Command::Delete(confirmed) => delete(context, confirmed).await,
+        Command::Command { device, command } => self::command(context, device, *command).await,
+        Command::AddWireguard(add) => add_wireguard(context, add).await,
+    }
+}
+
+fn path_of(device: &str) -> String {
+    format!("{PATH}/{}", segment(device))
+}
+
+async fn find(context: &Context<'_>, device: &str) -> Result<api::Device, Failure> {
+    context.client.get(&path_of(device)).await
+}
+
+async fn list(context: &Context<'_>, search: &str) -> Result<u8, Failure> {
+    let mut all: Option<api::Page<api::Device>> = None;
+    loop {
+        let cursor = all.as_ref().and_then(|page| page.next_cursor.clone());
+        let mut path = format!("{PATH}?limit=500&q={}", segment(search));
+        if let Some(cursor) = &cursor {
+            path.push_str(&format!("&cursor={}", segment(cursor)));
+        }
+        let mut page: api::Page<api::Device> = context.client.get(&path).await?;
+        if let Some(before) = all {
+            page.items.splice(0..0, before.items);
+        }
+        let more = page.next_cursor.is_some();
+        all = Some(page);
+        if !more {
+            break;
+        }
+    }
+    let lost = || Failure::new(Code::InternalFault, "the list was lost");
+    let page = all.ok_or_else(lost)?;
+    if context.json {
+        ui::json("weft.devices/1", &page);
+        return Ok(0);
+    }
+    let columns = [
+        Column { head: "NAME", rank: 0 },
+        Column { head: "ADDRESS", rank: 0 },
+        Column { head: "STATUS", rank: 0 },
+        Column { head: "D/R/I", rank: 3 },
+        Column { head: "VERSION", rank: 4 },
+        Column { head: "SEEN", rank: 1 },
+        Column { head: "TAGS", rank: 2 },
+    ];
+    let rows: Vec<_> = page.items.iter().map(|device| row(device, context.now)).collect();
+    let width = ui::terminal().map(|(width, _)| width);
+    table(&columns, &rows, width).iter().for_each(ui::out);
+    ui::note(format!("{} of {}", page.matched, count(page.total, "device")));
+    Ok(0)
+}
+
+fn or_nothing(value: Option<String>) -> String {
+    value.filter(|value| !value.is_empty()).unwrap_or_else(|| NOTHING.to_owned())
+}
+
+fn row(device: &api::Device, now: u64) -> Vec<String> {
+    let seen = device.last_seen.as_deref().and_then(millis).map(|then| age(now, then));
+    let paths =
+        device.path_summary.map(|paths| format!("{}/{}/{}", paths.direct, paths.relay, paths.idle));
+    vec![
+        device.name.clone(),
+        or_nothing(device.addresses.first().cloned()),
+        or_nothing(device.status.clone().or_else(|| Some(device.kind.clone()))),
+        or_nothing(paths),
+        or_nothing(device.agent_version.clone()),
+        or_nothing(seen),
+        or_nothing(Some(device.tags.join(" "))),
+    ]
+}
+
+/// One device with its schema.
+#[derive(serde::Serialize)]
+struct One<'a> {
+    device: &'a api::Device,
+}
+
+async fn show(context: &Context<'_>, device: &str) -> Result<u8, Failure> {
+    let device = find(context, device).await?;
+    if context.json {
+        ui::json("weft.device/1", &One { device: &device });
+        return Ok(0);
+    }
+    ui::out(head(&device, context.now));
+    for (label, value) in facts(&device) {
+        ui::out(format!("{label:13} {value}"));
+    }
+    Ok(0)
+}
+
+/// `bench-sensor.home   dev_oofhjqyhw2lx   online, heard 3 s ago`
+fn head(device: &api::Device, now: u64) -> String {
+    let status = device.status.clone().unwrap_or_else(|| "plain WireGuard".to_owned());
+    let heard = device.last_seen.as_deref().and_then(millis);
+    let heard = heard.map_or_else(String::new, |then| format!(", heard {}", age(now, then)));
+    format!("{}.{}   {}   {status}{heard}", device.name, device.network.name, device.id)
+}
+
+fn facts(device: &api::Device) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    let mut fact = |label, value: Option<String>| {
+        facts.extend(value.filter(|value| !value.is_empty()).map(|value| (label, value)));
+    };
+    fact("addresses", Some(device.addresses.join("  ")));
+    fact(
+        "platform",
+        device.platform.clone().map(|platform| {
+            let version = device.agent_version.clone().unwrap_or_default();
+            format!("{platform}, agent {version}")
+        }),
+    );
+    fact("endpoint", device.endpoint.clone());
+    let since = moment(&device.created_at);
+    fact(
+        "enrolled",
+        device
+            .enrolled_by
+            .as_ref()
+            .map(|key| {
+                let from = device
+                    .enrolled_from
+                    .as_ref()
+                    .map_or_else(String::new, |from| format!(", from {from}"));
+                format!("{since} with key \"{}\"{from}", key.name)
+            })
+            .or_else(|| Some(format!("{since} by an operator"))),
+    );
+    if let Some(reason) = &device.standing_reason {
+        let status = device.status.clone().unwrap_or_default();
+        fact(
+            "standing",
+            Some(format!("{status} since {}: \"{reason}\"", moment(&device.standing_since))),
+        );
+    }
+    fact("identity", device.fingerprint.clone());
+    fact("wireguard", Some(device.wg_public_key.clone()));
+    fact("tags", Some(device.tags.join(" ")));
+    let policy = device.policy;
+    let map = match device.map.applied {
+        Some(applied) => format!("; map {} here, {applied} there", device.map.revision),
+        None => String::new(),
+    };
+    fact(
+        "policy",
+        Some(format!(
+            "may reach {}, reachable from {}{map}",
+            policy.may_reach, policy.reachable_from
+        )),
+    );
+    if let Some(paths) = device.path_summary {
+        fact(
+            "paths",
+            Some(format!(
+                "{} direct, {} over a relay, {} idle",
+                paths.direct, paths.relay, paths.idle
+            )),
+        );
+    }
+    let lease = span(core::time::Duration::from_secs(u64::from(device.lease_s)));
+    fact(
+        "if stolen",
+        Some(format!("out in 2 s where the coordinator reaches, else in {lease} (lease)")),
+    );
+    facts
+}
+
+async fn act(
+    context: &Context<'_>,
+    device: &str,
+    action: &str,
+    reason: &str,
+) -> Result<api::Action, Failure> {
+    let wait_ms = u32::try_from(CONFIRM_WAIT.as_millis()).unwrap_or(u32::MAX);
+    let body = api::DeviceAction { reason: reason.to_owned(), wait_ms };
+    context.client.post(&format!("{}/{action}", path_of(device)), &body).await
+}
+
+fn report(context: &Context<'_>, action: &api::Action, sentence: &str) {
+    if context.json {
+        ui::json("weft.action/1", action);
+    } else {
+        ui::out(sentence);
+    }
+}
+
+fn took(action: &api::Action) -> String {
+    span(core::time::Duration::from_millis(action.took_ms))
+}
+
+fn told(action: &api::Action) -> String {
+    match action.total {
+        0 => "no device to tell".to_owned(),
+        total => {
+            format!("told {} of {} in {}", action.confirmed, count(total, "device"), took(action))
+        }
+    }
+}
+
+/// `plc-9 approved: 100.93.0.11, told 3 devices in 41 ms`
+fn approved(action: &api::Action) -> String {
+    let address = action.addresses.first().map_or(NOTHING, String::as_str);
+    format!("{} approved: {address}, {}", action.name, told(action))
+}
+
+/// `blocks bench-sensor (100.93.0.4): 3 devices lose it, 1 open tunnel closes`
+fn loss(word: &str, device: &api::Device) -> String {
+    let address =
+        device.addresses.first().map_or_else(String::new, |address| format!(" ({address})"));
+    let lose = match device.policy.peers {
+        1 => "1 device loses it".to_owned(),
+        peers => format!("{} lose it", count(peers, "device")),
+    };
+    let open = device.path_summary.map(|paths| paths.direct + paths.relay).filter(|open| *open > 0);
+    let close = open.map_or_else(String::new, |open| {
+        let verb = if open == 1 { "closes" } else { "close" };
+        format!(", {} {verb}", count(open, "open tunnel"))
+    });
+    format!("{word} {}{address}: {lose}{close}", device.name)
+}
+
+/// `3 of 3 devices confirmed in 0.4 s`, and what becomes of the others.
+fn gone(word: &str, action: &api::Action) -> String {
+    if action.total == 0 {
+        return format!("{word}: no device knew it");
+    }
+    let confirmed = format!(
+        "{word}: {} of {} confirmed in {}",
+        action.confirmed,
+        count(action.total, "device"),
+        took(action)
+    );
+    if action.confirmed == action.total {
+        return confirmed;
+    }
+    format!("{confirmed}; the unreachable ones forget it by {} (lease)", moment(&action.bound_at))
+}
+
+async fn block(context: &Context<'_>, wanted: &Reasoned) -> Result<u8, Failure> {
+    let device = find(context, &wanted.device).await?;
+    let undo = format!("weft-coordinator device unblock {}", device.name);
+    let sentence = loss("blocks", &device);
+    confirm(&Effect { sentence, undo: Some(&undo), name: &device.name }, wanted.yes)?;
+    // By id, so that it is the device that was shown.
+    let action = act(context, &device.id, "block", &wanted.reason).await?;
+    report(context, &action, &gone("blocked", &action));
+    Ok(0)
+}
+
+async fn delete(context: &Context<'_>, wanted: &Confirmed) -> Result<u8, Failure> {
+    let device = find(context, &wanted.device).await?;
+    let sentence = format!("{}; its keys never come back", loss("deletes", &device));
+    confirm(&Effect { sentence, undo: None, name: &device.name }, wanted.yes)?;
+    let path = format!("{}?wait_ms={}", path_of(&device.id), CONFIRM_WAIT.as_millis());
+    let action: api::Action = context.client.delete(&path, device.revision).await?;
+    let sentence =
+        format!("{}\na tombstone stays: its identity cannot enrol again", gone("deleted", &action));
+    report(context, &action, &sentence);
+    Ok(0)
+}
+
+async fn rename(context: &Context<'_>, device: &str, name: &str) -> Result<u8, Failure> {
+    let device = find(context, device).await?;
+    let body = api::PatchDevice { name: name.to_owned() };
+    let path = path_of(&device.id);
+    let action: api::Action = context.client.patch(&path, device.revision, &body).await?;
+    report(context, &action, &format!("{} is now {}", device.name, action.name));
+    Ok(0)
+}
+
+async fn command(
+    context: &Context<'_>,
+    device: &str,
+    command: DeviceCommand,
+) -> Result<u8, Failure> {
+    let word = match command {
+        DeviceCommand::Restart => "restart",
+    };
+    let device = find(context, device).await?;
+    let body = api::NewCommand { command: word.to_owned() };
+    let path = format!("{}/commands", path_of(&device.id));
+    let done: api::NewCommand = context.client.post(&path, &body).await?;
+    if context.json {
+        ui::json("weft.command/1", &done);
+    } else {
+        ui::out(format!("{} does \"{}\"", device.name, done.command));
+    }
+    Ok(0)
+}
+
+async fn add_wireguard(context: &Context<'_>, add: &AddWireGuard) -> Result<u8, Failure> {
+    let new = api::NewWireGuard {
+        name: add.name.clone(),
+        network: add.network.clone(),
+        public_key: add.public_key.clone(),
+        endpoint: add.endpoint.clone(),
+        no_psk: add.no_psk,
+        tags: add.tags.clone(),
+    };
+    let mut created: api::CreatedWireGuard = context.client.post(PATH, &new).await?;
+    if context.json {
+        ui::json("weft.wireguard/1", &created);
+        return Ok(0);
+    }
+    let config = Zeroizing::new(core::mem::take(&mut created.config));
+    let device = &created.device;
+    if !context.quiet {
+        let address = device.addresses.first().map_or(NOTHING, String::as_str);
+        ui::note(format!("added {} {address}; its file for wg-quick, shown once:", device.name));
+    }
+    ui::out_raw(&config);
+    if !context.quiet {
+        ui::note("put its private key into the file; peers that come later are not in it");
+    }
+    Ok(0)
+}

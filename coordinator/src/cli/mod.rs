@@ -1,0 +1,179 @@
+//! The command line. Commands that need the running server are its REST API's
+//! clients; the others go to `app`.
+
+use core::time::Duration;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::config::Overrides;
+
+pub(crate) mod client;
+mod confirm;
+mod devices;
+pub(crate) mod format;
+mod keys;
+mod network;
+mod policy;
+mod qr;
+pub(crate) mod remote;
+pub(crate) mod ui;
+
+/// Variables that the configuration reads.
+const ENVIRONMENT: &str = "WEFT_COORDINATOR_";
+
+/// The coordinator of a Weft mesh: enrols devices, hands out addresses, decides
+/// who may talk.
+#[derive(Debug, Parser)]
+#[command(name = "weft-coordinator", version, max_term_width = 100)]
+#[command(after_help = "\
+Examples:
+  weft-coordinator init --public mesh.example.net
+  weft-coordinator key create --name lab --uses 10 --expires 7d")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Common {
+    /// Configuration file [default: DIR/coordinator.toml, else
+    /// /etc/weft/coordinator.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder of the key file and the database [default: /var/lib/weft]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Socket of the running coordinator [default: /run/weft-coordinator.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print the bare answer only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Colours
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+}
+
+/// When colours are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal that shows them.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a new coordinator: key file, database, settings
+    Init(Init),
+    /// Run the coordinator
+    Serve(Serve),
+    /// Write a lost key file anew from the recovery key
+    Recover(Recover),
+    /// Enrolment keys: what lets devices in
+    #[command(subcommand)]
+    Key(keys::Command),
+    /// Devices
+    #[command(subcommand)]
+    Device(devices::Command),
+    /// Who may talk to whom
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Networks
+    Network(network::Network),
+    /// Why a device does not get in, by its fingerprint
+    WhyNot(network::WhyNot),
+    /// What operators and devices did
+    Audit(network::Audit),
+    /// Settings
+    #[command(subcommand)]
+    Config(Config),
+}
+
+/// Flags of `init`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Init {
+    /// Name or address that devices will use, with a port if it is not 7420
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) public: Option<String>,
+    /// Name of the first network
+    #[arg(long, value_name = "NAME", default_value = "home")]
+    pub(crate) network: String,
+    /// Addresses of the first network [default: a random /16 out of 100.80.0.0
+    /// to 100.127.255.255]
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) ipv4: Option<String>,
+    /// All devices are inside one private network
+    #[arg(long)]
+    pub(crate) allow_private: bool,
+}
+
+/// Flags of `serve`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Serve {
+    /// Address for devices; may be repeated [default: [::]:7420]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Vec<String>,
+    /// Name or address that devices use
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) public: Option<String>,
+}
+
+/// Flags of `recover`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Recover {
+    /// The recovery key that init printed; `-` reads it from standard input
+    #[arg(long, value_name = "WREC1-…")]
+    pub(crate) recovery_key: String,
+}
+
+/// What to do with settings.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Check the settings and show where each value comes from
+    Check,
+}
+
+impl Args {
+    /// What flags and environment say about settings.
+    pub(crate) fn overrides(&self) -> Overrides {
+        let mut flags = Vec::new();
+        let text = |path: &PathBuf| path.display().to_string();
+        let mut flag = |name: &'static str, value: Option<String>| {
+            flags.extend(value.map(|value| (name, value)));
+        };
+        flag("data", self.common.data.as_ref().map(text));
+        flag("socket", self.common.socket.as_ref().map(text));
+        match &self.command {
+            Command::Init(init) => flag("public", init.public.clone()),
+            Command::Serve(serve) => {
+                flag("public", serve.public.clone());
+                flag("listen", (!serve.listen.is_empty()).then(|| serve.listen.join(",")));
+            }
+            _ => {}
+        }
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok().filter(|name| name.starts_with(ENVIRONMENT))?;
+            Some((name, value.to_string_lossy().into_owned()))
+        });
+        Overrides { file: self.common.config.clone(), flags, environment: variables.collect() }
+    }
+}
+
+/// How long an action waits for devices to confirm.
+const CONFIRM_WAIT: Duration = Duration::from_secs(2);
+
+fn parse_span(text: &str) -> Result<Duration, String> {
+    format::parse_span(text)
+}
