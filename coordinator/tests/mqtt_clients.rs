@@ -14,6 +14,7 @@ use embedded_io_async::{ErrorKind, ErrorType, Read, Write};
 use endpoint::{Echo, Endpoint, device, inbox, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use weft_coordinator::service::bus::Delivery;
 use weft_coordinator::transport::listen::{Behind, Front, Limits, Listener, Stats};
 use weft_wire::id::Inbox;
@@ -190,6 +191,25 @@ async fn http_shares_the_port() {
     soon(stream.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello 127.0.0.1"));
     assert_eq!(port.behind.stats.http.get(), 1);
+}
+
+/// On virtual time, which passes only while nothing else happens.
+#[tokio::test(start_paused = true)]
+async fn idle_and_slow_http_is_closed() {
+    let port = port();
+    for said in [&b"GET /hello HTTP/1.1\r\nhost: weft\r\n\r\n"[..], b"GET /hel"] {
+        let mut stream = TcpStream::connect(port.address).await.unwrap();
+        let start = Instant::now();
+        stream.write_all(said).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer.starts_with(b"HTTP/1.1 200"), said.len() > 20);
+        let waited = start.elapsed();
+        assert!(
+            waited.abs_diff(Duration::from_secs(10)) < Duration::from_millis(100),
+            "{waited:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -139,7 +139,8 @@ async fn be_honest(to: SocketAddr, n: u32) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_honest_lose_nothing() {
-    let endpoint = Endpoint::new(Echo::default(), Limits::default());
+    let limits = Limits { waiting_per_address: 256, ..Limits::default() };
+    let endpoint = Endpoint::new(Echo::default(), limits);
     let behind = Arc::new(Behind {
         broker: Arc::clone(&endpoint.broker),
         front: Front::new(axum::Router::new()),

@@ -24,10 +24,12 @@ pub struct Limits {
 }
 
 impl Default for Limits {
+    /// A fleet behind one address translator is one address, and comes back all
+    /// at once: generous, and bounded.
     fn default() -> Self {
         Self {
-            waiting: 2_000,
-            waiting_per_address: 256,
+            waiting: 4_096,
+            waiting_per_address: 1_024,
             mqtt: 20_000,
             http: 1_024,
             http_per_address: 64,
@@ -35,8 +37,6 @@ impl Default for Limits {
     }
 }
 
-/// A fleet behind one address translator is one address: these are generous
-/// and bounded.
 #[derive(Debug, Default)]
 struct Held {
     next: u64,

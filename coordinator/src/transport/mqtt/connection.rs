@@ -58,7 +58,7 @@ pub(super) async fn serve<S>(
         return;
     };
     broker.stats.admitted.add();
-    let present = Present::new(&broker, admitted.admission.inbox);
+    let (present, link) = Present::new(&broker, admitted.admission.inbox);
     let mut connection = Connection {
         broker: &broker,
         stream,
@@ -67,7 +67,7 @@ pub(super) async fn serve<S>(
         level: admitted.level,
         session: Session::new(&admitted.admission, admitted.level, Instant::now().into_std()),
         inbox: admitted.admission.inbox,
-        link: present.link(),
+        link,
         input,
         output: BytesMut::new(),
     };
@@ -98,17 +98,11 @@ struct Present {
 }
 
 impl Present {
-    fn new(broker: &Broker, inbox: Inbox) -> Self {
-        Self {
-            inbox,
-            attachment: Some(broker.hub.attach(inbox)),
-            inbound: Arc::clone(&broker.inbound),
-        }
-    }
-
-    fn link(&self) -> Arc<Link> {
-        // The attachment leaves only in `drop`.
-        self.attachment.as_ref().map_or_else(Arc::default, Attachment::link)
+    fn new(broker: &Broker, inbox: Inbox) -> (Self, Arc<Link>) {
+        let attachment = broker.hub.attach(inbox);
+        let link = attachment.link();
+        let inbound = Arc::clone(&broker.inbound);
+        (Self { inbox, attachment: Some(attachment), inbound }, link)
     }
 }
 

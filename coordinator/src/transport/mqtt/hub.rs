@@ -39,7 +39,7 @@ struct LinkState {
 }
 
 /// One connection's end in the table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Link {
     generation: u64,
     state: Mutex<LinkState>,
