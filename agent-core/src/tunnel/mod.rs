@@ -212,8 +212,10 @@ struct Outgoing {
 /// most this many.
 const OUTGOING: usize = 4;
 
-/// Handshakes and timers of up to `PEERS` peers; up to `QUEUE` initiations wait.
-pub struct Tunnel<const PEERS: usize, const QUEUE: usize = 8> {
+/// Handshakes and timers of up to `PEERS` peers. `QUEUE` initiations may wait,
+/// and strangers need a cookie when half of that many do: a gateway whose peers
+/// all come at once has a place for each.
+pub struct Tunnel<const PEERS: usize, const QUEUE: usize = PEERS> {
     config: TunnelConfig,
     own: OwnKeys,
     clock: Tai64nClock,

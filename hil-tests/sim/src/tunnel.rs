@@ -17,8 +17,8 @@ use weft_wire::map::{Prefix, Rule};
 use crate::rng::Rng;
 use crate::world::Node;
 
-/// Peers of a node.
-pub const PEERS: usize = 4;
+/// Peers of a node, and initiations that may wait.
+pub const PEERS: usize = 8;
 
 /// The longest packet of the mesh.
 pub const MTU: u16 = 1280;

@@ -448,7 +448,7 @@ fn bad_peers_are_refused() {
         let keys = PeerKeys::new(key, Secret([0; 32]));
         node.tunnel.set_peer(PeerSlot(slot), keys, Instant::ZERO)
     };
-    assert_eq!(set(4, Node::key(3)), Err(SetPeerError::NoSuchSlot));
+    assert_eq!(set(8, Node::key(3)), Err(SetPeerError::NoSuchSlot));
     assert_eq!(set(u16::MAX, Node::key(3)), Err(SetPeerError::NoSuchSlot));
     assert_eq!(set(1, PublicKey::ZERO), Err(SetPeerError::WeakKey));
     assert_eq!(set(1, Node::key(1)), Err(SetPeerError::OwnKey));
