@@ -130,15 +130,6 @@ pub fn stated_len(bytes: &[u8]) -> Option<usize> {
     (len <= bytes.len()).then_some(len)
 }
 
-/// The destination of a packet, without looking at anything else.
-pub fn destination(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.first()? >> 4 {
-        4 => Some(ipv4_at(bytes, 16)?.into()),
-        6 => Some(ipv6_at(bytes, 24)?.into()),
-        _ => None,
-    }
-}
-
 /// Reads as much of a packet as an ICMP error quotes. Unlike
 /// [`Packet::parse`] it does not expect the whole packet to be there.
 fn quoted(bytes: &[u8]) -> Option<icmp::Quoted> {
