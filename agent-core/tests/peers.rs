@@ -45,7 +45,7 @@ fn a_peer_keeps_its_slot_and_state_when_the_map_changes_it() {
     assert!(table.handle_wanted(slot));
     table.handle_established(slot, at(1));
     let again = table.upsert(peer(7, 3), |_| None, at(2)).unwrap();
-    assert_eq!((again.slot, again.evicted), (slot, None));
+    assert_eq!((again.slot, again.dropped), (slot, None));
     assert_eq!(table.state(slot), Some(PeerState::Active));
     assert_eq!(table.routes(slot).count(), 3);
     assert_eq!(table.to_upsert(slot).unwrap().routes.len(), 3);
@@ -118,7 +118,8 @@ fn the_least_recently_used_gives_up_its_slot() {
     let mut used: HashMap<_, _> = slots.iter().map(|&slot| (slot, at(9))).collect();
     used.insert(slots[2], at(8));
     let upserted = table.upsert(peer(9, 0), |slot| used.get(&slot).copied(), at(9)).unwrap();
-    assert_eq!((upserted.slot, upserted.evicted), (slots[2], Some(DeviceId(2))));
+    assert_eq!((upserted.slot, upserted.dropped), (slots[2], Some(slots[2])));
+    assert_eq!(table.slot_of(DeviceId(2)), None);
     assert_eq!(table.state(slots[2]), Some(PeerState::Known));
     let busy = at(9) + Duration::from_millis(500);
     let error = table.upsert(peer(10, 0), |slot| used.get(&slot).copied(), busy).unwrap_err();
@@ -140,4 +141,23 @@ fn a_snapshot_drops_what_it_does_not_name() {
     assert_eq!([0, 1, 2, 5].map(named), [false, true, false, true]);
     assert_eq!(core::iter::from_fn(|| table.poll_any()).count(), 2);
     assert_eq!(table.slots().count(), 0);
+}
+
+#[test]
+fn a_key_belongs_to_the_device_that_was_named_last() {
+    let mut table = Table::new(false);
+    let (a, b) = (add(&mut table, 1, 0).unwrap(), add(&mut table, 2, 0).unwrap());
+    // A device that was deleted and came back has another id and the same key.
+    let back = PeerUpsert { device: DeviceId(3), ..peer(1, 0) };
+    let upserted = table.upsert(back, |_| None, at(1)).unwrap();
+    assert_eq!((upserted.slot, upserted.dropped), (a, Some(a)));
+    assert_eq!(table.slot_of(DeviceId(1)), None);
+    // A known device takes the key of another over.
+    let over = PeerUpsert { key: PublicKey([2; 32]), ..peer(3, 0) };
+    let upserted = table.upsert(over, |_| None, at(1)).unwrap();
+    assert_eq!((upserted.slot, upserted.dropped), (a, Some(b)));
+    assert_eq!(table.slots().count(), 1);
+    // Once more the same: nobody has to go.
+    let again = PeerUpsert { key: PublicKey([2; 32]), ..peer(3, 0) };
+    assert_eq!(table.upsert(again, |_| None, at(1)).unwrap().dropped, None);
 }

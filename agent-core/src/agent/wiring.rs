@@ -235,12 +235,12 @@ impl<
     fn upsert(&mut self, peer: PeerUpsert) {
         let datapath = &self.datapath;
         let used_at = |slot| last_used(&datapath.activity(slot));
-        let Ok(Upserted { slot, evicted }) = self.peers.upsert(peer, used_at, self.now) else {
+        let Ok(Upserted { slot, dropped }) = self.peers.upsert(peer, used_at, self.now) else {
             self.refused_peers = self.refused_peers.saturating_add(1);
             return;
         };
-        if evicted.is_some() {
-            self.drop_peer(slot);
+        if let Some(dropped) = dropped {
+            self.drop_peer(dropped);
         }
         self.apply_peer(slot);
         self.outbox.routes = true;

@@ -212,11 +212,11 @@ impl<const FRAME: usize> Control<FRAME> {
         self.counters.handshakes = self.counters.handshakes.saturating_add(1);
         self.clock = (info.time_ms > 0).then_some((now, info.time_ms));
         self.online = true;
-        self.line.handle_welcome(info.reconnect_min_s, info.reconnect_max_s);
+        self.line.handle_welcome(info.reconnect_min_s, info.reconnect_max_s, now);
         self.handle_heard(now);
         self.requests.restart();
         self.take_credentials(&info);
-        if self.identity.member().is_some() {
+        if self.is_member() {
             self.map.handle_session(Held { epoch: info.epoch, revision: info.revision });
             self.heartbeats.handle_session(info.heartbeat_s);
             // The first record confirms the session: have something to send
@@ -486,16 +486,18 @@ impl<const FRAME: usize> Control<FRAME> {
     }
 
     fn handle_refused(&mut self, refused: Refused) -> Option<ControlEvent> {
+        let ask = self.requests.kind(refused.request)?;
         if refused.code == Refusal::Unavailable as u16 {
-            // The request stays open and is repeated when its time-out passes.
-            return Some(ControlEvent::Refused(refused));
+            self.requests.postpone(ask, self.now);
+        } else {
+            self.requests.abandon(ask);
+            match ask {
+                Ask::Register => self.line.end(),
+                Ask::Heartbeat => self.heartbeats.handle_done(),
+                Ask::Leave | Ask::Ping => {}
+            }
         }
-        match self.requests.close(refused.request)? {
-            Ask::Register => self.line.end(),
-            Ask::Heartbeat => self.heartbeats.handle_done(),
-            Ask::Leave | Ask::Ping => {}
-        }
-        Some(ControlEvent::Refused(refused))
+        (ask == Ask::Register).then_some(ControlEvent::Refused(refused))
     }
 
     fn handle_state(&mut self, state: State) -> ControlEvent {

@@ -6,6 +6,10 @@ use super::repeat::jittered;
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant};
 
+/// A line that held this long after a handshake is a good one: its loss is not
+/// held against the next. (A broker that cuts every line after the handshake
+/// would else cause one after the other.)
+const GOOD_AFTER: Duration = Duration::from_secs(30);
 /// Longest wait between two attempts.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -40,8 +44,10 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Line {
     state: State,
-    /// Attempts since a handshake last succeeded.
+    /// Attempts since there was a good line.
     failures: u8,
+    /// When a handshake succeeded over the line that is up.
+    welcomed_at: Option<Instant>,
     /// Earliest and latest reconnection after a loss.
     window: (Duration, Duration),
 }
@@ -52,6 +58,7 @@ impl Line {
         Self {
             state: State::Waiting(Instant::ZERO),
             failures: 0,
+            welcomed_at: None,
             window: (Duration::ZERO, Duration::ZERO),
         }
     }
@@ -86,14 +93,17 @@ impl Line {
 
     /// A handshake succeeded over the line; the coordinator named the window
     /// for reconnections, in seconds.
-    pub(super) fn handle_welcome(&mut self, min_s: u16, max_s: u16) {
-        self.failures = 0;
+    pub(super) fn handle_welcome(&mut self, min_s: u16, max_s: u16, now: Instant) {
+        self.welcomed_at.get_or_insert(now);
         let min = Duration::from_secs(u64::from(min_s));
         self.window = (min, Duration::from_secs(u64::from(max_s)).max(min));
     }
 
     /// The line is down, or could not be opened.
-    pub(super) fn handle_disconnected(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+    pub(super) fn handle_disconnected(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        if self.welcomed_at.take().is_some_and(|at| now - at >= GOOD_AFTER) {
+            self.failures = 0;
+        }
         let wait = match self.state {
             State::Ending | State::Ended => return,
             State::Closing | State::Closed => Duration::ZERO,
@@ -161,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_longer_with_every_failure_until_a_handshake_succeeds() {
+    fn waits_longer_with_every_failure_until_a_line_holds() {
         let now = Instant::from_secs(5);
         let mut line = Line::new();
         let mut waits = Vec::new();
@@ -170,15 +180,23 @@ mod tests {
             assert_eq!(line.poll(at), Some(LineAction::Connect));
             assert_eq!(line.poll(at), None);
             assert!(line.handle_connected());
-            line.handle_disconnected(at, &mut Fixed(0));
+            line.handle_disconnected(&mut Fixed(0), at);
             waits.push((line.retry_at().unwrap() - at).as_secs());
         }
         assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(line.poll(Instant::FAR_FUTURE), Some(LineAction::Connect));
         line.handle_connected();
-        line.handle_welcome(3, 30);
-        line.handle_disconnected(now, &mut Fixed(u32::MAX));
-        let wait = line.retry_at().unwrap() - now;
+        // A handshake alone makes no good line.
+        line.handle_welcome(3, 30, now);
+        let lost = now + Duration::from_secs(29);
+        line.handle_disconnected(&mut Fixed(0), lost);
+        assert_eq!(line.retry_at().unwrap() - lost, LONGEST);
+        line.poll(Instant::FAR_FUTURE);
+        line.handle_connected();
+        line.handle_welcome(3, 30, now);
+        let lost = now + GOOD_AFTER;
+        line.handle_disconnected(&mut Fixed(u32::MAX), lost);
+        let wait = line.retry_at().unwrap() - lost;
         assert!((29..=30).contains(&wait.as_secs()), "{wait:?}");
     }
 
@@ -188,12 +206,12 @@ mod tests {
         let mut line = Line::new();
         line.poll(now);
         line.handle_connected();
-        line.handle_welcome(10, 20);
+        line.handle_welcome(10, 20, now);
         line.restart();
         assert!(!line.is_up());
         assert_eq!(line.poll(now), Some(LineAction::Disconnect));
         assert!(!line.handle_connected());
-        line.handle_disconnected(now, &mut Fixed(u32::MAX));
+        line.handle_disconnected(&mut Fixed(u32::MAX), now);
         assert_eq!(line.poll(now), Some(LineAction::Connect));
     }
 
@@ -202,7 +220,7 @@ mod tests {
         let mut line = Line::new();
         line.end();
         assert_eq!(line.poll(Instant::ZERO), Some(LineAction::Disconnect));
-        line.handle_disconnected(Instant::ZERO, &mut Fixed(0));
+        line.handle_disconnected(&mut Fixed(0), Instant::ZERO);
         line.restart();
         line.end();
         assert_eq!(line.poll(Instant::FAR_FUTURE), None);

@@ -325,7 +325,7 @@ impl<const FRAME: usize> Control<FRAME> {
         }
         self.online = false;
         self.channel.handle_connected();
-        if self.identity.member().is_none() {
+        if !self.is_member() {
             self.requests.open(Ask::Register, entropy);
         }
     }
@@ -335,7 +335,7 @@ impl<const FRAME: usize> Control<FRAME> {
         self.now = now;
         let was_up = self.line.is_up();
         self.online = false;
-        self.line.handle_disconnected(now, entropy);
+        self.line.handle_disconnected(entropy, now);
         self.channel.handle_disconnected();
         self.signals.clear();
         if was_up {
@@ -424,7 +424,7 @@ impl<const FRAME: usize> Control<FRAME> {
         if self.lease.half_at().is_some_and(|at| at <= now) {
             self.requests.open(Ask::Ping, entropy);
         }
-        if self.heartbeats.poll_due(now) {
+        if self.is_member() && self.heartbeats.poll_due(now) {
             self.notify(Notice::ReportDue);
         }
         if self.requests.is_exhausted(now) || self.map.is_exhausted(now) {
@@ -452,7 +452,9 @@ impl<const FRAME: usize> Control<FRAME> {
         if self.can_send() {
             consider(self.requests.due_at(), "control: repeat a request");
             consider(self.map.ask_at(), "control: ask for the map");
-            consider(self.heartbeats.due_at(), "control: heartbeat");
+            if self.is_member() {
+                consider(self.heartbeats.due_at(), "control: heartbeat");
+            }
             if !self.requests.is_open(Ask::Ping) {
                 consider(self.lease.half_at(), "control: renew the lease");
             }
@@ -525,6 +527,12 @@ impl<const FRAME: usize> Control<FRAME> {
     /// What went by without effect.
     pub const fn counters(&self) -> &ControlCounters {
         &self.counters
+    }
+
+    /// Whether the device was taken in: before, it asks for that and nothing
+    /// else.
+    const fn is_member(&self) -> bool {
+        self.identity.member().is_some()
     }
 
     /// Whether records can be sent: the line is up and a handshake was done

@@ -5,7 +5,7 @@ use weft_wire::item::RequestId;
 
 use super::repeat::Repeat;
 use crate::entropy::Entropy;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// What a device asks. At most one of each kind is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,9 @@ pub(super) enum Ask {
     Ping,
     Heartbeat,
 }
+
+/// When a coordinator that could not is asked again.
+const LATER: Duration = Duration::from_secs(20);
 
 const KINDS: [Ask; 4] = [Ask::Register, Ask::Leave, Ask::Ping, Ask::Heartbeat];
 
@@ -50,13 +53,24 @@ impl Requests {
         }
     }
 
+    /// Which open request has this id.
+    pub(super) fn kind(&self, id: RequestId) -> Option<Ask> {
+        KINDS.into_iter().find(|&ask| self.0[ask as usize].is_some_and(|open| open.id == id))
+    }
+
     /// An answer came: closes the request it belongs to.
     pub(super) fn close(&mut self, id: RequestId) -> Option<Ask> {
-        let ask = KINDS
-            .into_iter()
-            .find(|&ask| self.0[ask as usize].is_some_and(|open| open.id == id))?;
+        let ask = self.kind(id)?;
         self.0[ask as usize] = None;
         Some(ask)
+    }
+
+    /// The answer was "not now": asks again later. The session is not in doubt.
+    pub(super) fn postpone(&mut self, ask: Ask, now: Instant) {
+        if let Some(open) = &mut self.0[ask as usize] {
+            open.repeat = Repeat::waiting(now);
+            open.repeat.defer(now + LATER);
+        }
     }
 
     /// Gives a request up.

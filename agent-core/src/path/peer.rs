@@ -132,10 +132,10 @@ impl PeerPath {
         now: Instant,
     ) {
         self.ack_due = Some(call);
-        let crossed = self.calling.take().is_some();
         if candidates.is_empty() {
             return;
         }
+        let crossed = self.calling.take().is_some();
         self.candidates = candidates;
         if crossed && begins {
             self.ready = true;

@@ -62,8 +62,9 @@ struct Peer {
 pub struct Upserted {
     /// Its place.
     pub slot: PeerSlot,
-    /// Who had to leave that place.
-    pub evicted: Option<DeviceId>,
+    /// The peer that was in this place is gone: it had to make room, or its key
+    /// is this device's now.
+    pub dropped: Option<PeerSlot>,
 }
 
 /// Up to `PEERS` peers with `ROUTES` ranges behind all of them together.
@@ -106,14 +107,18 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
         if self.routes.len() - held + peer.routes.len() > ROUTES {
             return Err(UpsertError::Routes);
         }
-        let slot = match known.or_else(|| self.free_slot()) {
+        // A key is one device's: whom the map gave it before is somebody else
+        // now, and will be removed later or never named again.
+        let stale = self.slots().find(|&slot| {
+            let entry = self.entry(slot);
+            entry.is_some_and(|entry| entry.key == peer.key && entry.device != peer.device)
+        });
+        let slot = match known.or(stale).or_else(|| self.free_slot()) {
             Some(slot) => slot,
             None => self.replaceable(used_at, now)?,
         };
-        let evicted = match known {
-            Some(_) => None,
-            None => self.remove_slot(slot),
-        };
+        let leaving = stale.or_else(|| known.is_none().then_some(slot));
+        let dropped = leaving.filter(|&slot| self.remove_slot(slot).is_some());
         self.routes.retain(|&(owner, _)| owner != slot);
         for &route in &peer.routes {
             // Cannot fail: counted above.
@@ -139,7 +144,7 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
                 }
             }
         }
-        Ok(Upserted { slot, evicted })
+        Ok(Upserted { slot, dropped })
     }
 
     /// A peer's second key came, changed or went. Its place, if it is known.

@@ -74,6 +74,19 @@ fn two_that_call_each_other_meet_once() {
 }
 
 #[test]
+fn a_callee_that_holds_its_peers_on_demand_is_introduced() {
+    let mut mesh = Mesh::new(2);
+    let (a, b) = (mesh.add("gw-a"), mesh.add_on_demand("chip"));
+    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 0));
+    let (host_a, host_b) = (mesh.host(a), mesh.host(b));
+    mesh.ping(a, host_b, 1);
+    mesh.run_to(500, |mesh| mesh.replies(a) == 1);
+    assert!(mesh.knows(b, 1));
+    mesh.ping(b, host_a, 2);
+    mesh.run_to(500, |mesh| mesh.replies(b) == 1);
+}
+
+#[test]
 fn one_open_direction_suffices() {
     // The callee cannot be reached, the caller cannot be reached, and both
     // behind firewalls that let answers in.

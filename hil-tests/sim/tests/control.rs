@@ -10,7 +10,7 @@ use weft_sim::mesh::coordinator::UNIX_MS;
 use weft_sim::{Link, Rng};
 use weft_wire::frame::{FrameKind, RecordHeader, Reset, Retry, kind};
 use weft_wire::id::{CommandId, DeviceId, PublicKey};
-use weft_wire::item::{Outcome, Standing, State};
+use weft_wire::item::{Command, CommandKind, Item, Outcome, Standing, State};
 use weft_wire::verdict::Refusal;
 
 const HOUR: u64 = 3_600_000;
@@ -74,7 +74,7 @@ fn a_refused_device_stops_asking() {
     let mut mesh = Mesh::new(2);
     mesh.coordinator.refuse = Some(Refusal::Unavailable);
     let a = mesh.add("gw-a");
-    mesh.run_for(20_000);
+    mesh.run_for(50_000);
     assert!(mesh.coordinator.registers >= 3, "{}", mesh.coordinator.registers);
     mesh.coordinator.refuse = None;
     mesh.run_to(30_000, |mesh| mesh.knows(a, 0));
@@ -452,4 +452,65 @@ fn heartbeats_count_what_was_added() {
     assert_eq!((sent, bytes), (20, 20 * 84), "ten requests and ten replies");
     let active = mesh.coordinator.heartbeats.iter().map(|beat| beat.active_peers).max();
     assert_eq!(active, Some(1));
+}
+
+#[test]
+fn an_enrolling_device_says_nothing_but_register() {
+    let mut mesh = Mesh::new(19);
+    mesh.coordinator.refuse = Some(Refusal::Unavailable);
+    mesh.add("gw-a");
+    mesh.run_for(HOUR);
+    assert!(mesh.coordinator.registers > 10);
+    assert_eq!(mesh.coordinator.unknown, []);
+}
+
+#[test]
+fn a_session_is_replaced_once_a_day_without_a_gap() {
+    let (mut mesh, a, b) = Mesh::pair(20);
+    let welcomes = mesh.coordinator.welcomes;
+    mesh.run_for(10 * DAY);
+    // Once in 24 to 30 hours, two devices.
+    let made = mesh.coordinator.welcomes - welcomes;
+    assert!((16..=20).contains(&made), "{made}");
+    assert!([a, b].iter().all(|&node| mesh.agent(node).coordinator(mesh.now).online));
+    assert_eq!(mesh.coordinator.unknown, []);
+}
+
+#[test]
+fn unknown_items_are_skipped_counted_and_answered() {
+    struct Unknown;
+
+    impl serde::Serialize for Unknown {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_u64(7)
+        }
+    }
+
+    impl<'de> serde::Deserialize<'de> for Unknown {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            u64::deserialize(deserializer).map(|_| Self)
+        }
+    }
+
+    impl Item for Unknown {
+        const TAG: u32 = 9_999;
+    }
+
+    let (mut mesh, a, _) = Mesh::pair(21);
+    let id = mesh.id(a);
+    let command = Command {
+        id: CommandId(5),
+        expires_ms: UNIX_MS + mesh.now.as_millis() + 60_000,
+        kind: CommandKind::Restart,
+    };
+    let frames = mesh.coordinator.tell(id, |writer| {
+        writer.put(&Unknown)?;
+        writer.put(&Unknown)?;
+        writer.put(&command)
+    });
+    mesh.send(frames);
+    mesh.run_for(1_000);
+    assert_eq!(mesh.coordinator.unsupported, [9_999]);
+    assert_eq!(mesh.agent(a).coordinator(mesh.now).counters.unknown_items, 2);
+    assert_eq!(mesh.coordinator.done, [(CommandId(5), Outcome::Accepted)]);
 }

@@ -66,6 +66,7 @@ struct Live {
     enrolment: Option<KeyId>,
     inbox: Inbox,
     max_rx: usize,
+    on_demand: bool,
 }
 
 /// See the module.
@@ -108,6 +109,8 @@ pub struct Coordinator {
     pub pages: u32,
     /// Tags that it did not expect.
     pub unknown: Vec<u32>,
+    /// Tags that devices do not know.
+    pub unsupported: Vec<u32>,
     /// Heartbeats received.
     pub heartbeats: Vec<Heartbeat>,
     /// Commands answered.
@@ -155,6 +158,7 @@ impl Coordinator {
             registers: 0,
             pages: 0,
             unknown: Vec::new(),
+            unsupported: Vec::new(),
             heartbeats: Vec::new(),
             done: Vec::new(),
             rng,
@@ -372,8 +376,8 @@ impl Coordinator {
             .expect("a message of our own making");
         out.truncate(len);
         self.welcomes += 1;
-        let max_rx = usize::from(info.max_rx);
-        self.sessions.insert(id, Live { session, identity, enrolment, inbox, max_rx });
+        let (max_rx, on_demand) = (usize::from(info.max_rx), info.on_demand > 0);
+        self.sessions.insert(id, Live { session, identity, enrolment, inbox, max_rx, on_demand });
         Some((inbox, out))
     }
 
@@ -413,6 +417,11 @@ impl Coordinator {
 
     fn handle_item(&mut self, session: u32, identity: PublicKey, raw: &RawItem<'_>) -> Frames {
         let one = |frame: Option<_>| frame.into_iter().collect::<Frames>();
+        let enrolling = self.sessions.get(&session).is_some_and(|live| live.enrolment.is_some());
+        if enrolling && raw.tag != Register::TAG {
+            self.unknown.push(raw.tag);
+            return vec![];
+        }
         match raw.tag {
             Register::TAG => {
                 self.register(session, identity, raw.decode().expect("a message of our own making"))
@@ -459,7 +468,11 @@ impl Coordinator {
                 let from = self.device(&identity).expect("a message of our own making").id;
                 let (to, id) = (call.peer, call.call);
                 let down = Call { peer: from, ..call };
-                let frames = self.tell(to, |writer| writer.put(&down));
+                let caller = self.introduction(to, from);
+                let frames = self.tell(to, |writer| {
+                    caller.iter().try_for_each(|caller| writer.put(caller))?;
+                    writer.put(&down)
+                });
                 if frames.is_empty() {
                     let code = CallFailure::Offline as u16;
                     let failed = CallFailed { call: id, peer: to, code };
@@ -473,6 +486,10 @@ impl Coordinator {
                 let to = ack.peer;
                 let down = CallAck { peer: from, ..ack };
                 self.tell(to, |writer| writer.put(&down))
+            }
+            Unsupported::TAG => {
+                self.unsupported.push(raw.decode::<Unsupported>().expect("an item").tag);
+                vec![]
             }
             tag => {
                 self.unknown.push(tag);
@@ -551,8 +568,8 @@ impl Coordinator {
         }
         let known = next.epoch == self.epoch && next.from.0 <= device.revision;
         let from = if known { next.from } else { Revision(0) };
-        let max_rx = self.sessions.get(&session)?.max_rx;
-        let pages = self.pages_of(&device, from, max_rx - 128);
+        let Live { max_rx, on_demand, .. } = *self.sessions.get(&session)?;
+        let pages = self.pages_of(&device, from, max_rx - 128, on_demand);
         let ops = pages.get(usize::from(next.page))?;
         let page = Page {
             epoch: self.epoch,
@@ -584,7 +601,13 @@ impl Coordinator {
     }
 
     /// Removals first.
-    fn pages_of(&self, device: &Device, from: Revision, room: usize) -> Vec<Vec<u8>> {
+    fn pages_of(
+        &self,
+        device: &Device,
+        from: Revision,
+        room: usize,
+        on_demand: bool,
+    ) -> Vec<Vec<u8>> {
         let changed = |who: Option<DeviceId>| {
             from == Revision(0)
                 || device.changes.iter().any(|&(rev, what)| rev > from.0 && what == who)
@@ -614,7 +637,7 @@ impl Coordinator {
                 ops.push(item(&self.entry(device, *id, *key, text("extra"), id.0)));
             }
         }
-        for peer in &self.devices {
+        for peer in self.devices.iter().filter(|_| !on_demand) {
             if peer.id != device.id && peer.standing == Standing::Active && changed(Some(peer.id)) {
                 let name = peer.name.clone();
                 ops.push(item(&self.entry(device, peer.id, peer.wg_key, name, peer.host)));
@@ -628,6 +651,15 @@ impl Coordinator {
             pages.last_mut().expect("a message of our own making").extend(op);
         }
         pages
+    }
+
+    /// The caller's entry for a callee that holds its peers on demand.
+    fn introduction(&self, callee: DeviceId, caller: DeviceId) -> Option<PeerUpsert> {
+        let find = |id| self.devices.iter().find(|device| device.id == id);
+        let (callee, caller) = (find(callee)?, find(caller)?);
+        let on_demand = self.sessions.get(&callee.session?)?.on_demand;
+        let name = caller.name.clone();
+        on_demand.then(|| self.entry(callee, caller.id, caller.wg_key, name, caller.host))
     }
 
     fn entry(

@@ -86,6 +86,7 @@ pub struct Node {
     pub sent: BTreeMap<u8, u32>,
     host: HostId,
     name: &'static str,
+    on_demand: bool,
     seed: u64,
 }
 
@@ -187,6 +188,15 @@ impl Mesh {
 
     /// A new device with its own address; it joins at once.
     pub fn add(&mut self, name: &'static str) -> usize {
+        self.add_device(name, false)
+    }
+
+    /// The same, but it holds its peers on demand.
+    pub fn add_on_demand(&mut self, name: &'static str) -> usize {
+        self.add_device(name, true)
+    }
+
+    fn add_device(&mut self, name: &'static str, on_demand: bool) -> usize {
         let node = self.nodes.len();
         let seed = self.rng.next();
         let address = SocketAddr::from(([10, 0, 0, 1 + node as u8], 51_871));
@@ -200,6 +210,7 @@ impl Mesh {
             sent: BTreeMap::new(),
             host: self.network.add_host([address.ip()], None, self.link),
             name,
+            on_demand,
             seed,
         });
         let identity = Identity::generate(&self.coordinator.join_string(), &mut Rng::new(seed ^ 1));
@@ -213,7 +224,7 @@ impl Mesh {
         place.storage.boots += 1;
         let config = AgentConfig {
             boot_count: place.storage.boots,
-            on_demand: false,
+            on_demand: place.on_demand,
             page_window: 4,
             staged_per_peer: 4,
             fingerprint: [node as u8; 32],
