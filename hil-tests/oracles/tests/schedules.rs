@@ -197,7 +197,9 @@ impl Run {
     /// Heals the network and waits until something sent from now on has come,
     /// from each of the sides that send; gives the time it took.
     fn recover(&mut self, senders: &[usize]) -> Duration {
-        self.set_links(|rng| Link::with_latency(rng.up_to(Duration::from_millis(80))));
+        // Slowest is who notices a dead session: 15 s, a jitter of 333 ms and an
+        // oracle's tick of 250 ms, then three times the way.
+        self.set_links(|rng| Link::with_latency(rng.up_to(Duration::from_millis(20))));
         let (healed, from_here) = (self.world.now(), self.next);
         loop {
             for &from in senders {
