@@ -102,7 +102,7 @@ fn a_call_finds_candidates_and_the_handshake_starts_at_once() {
     assert_eq!(call.candidates[..], [host("10.0.0.1:1")]);
     b.paths.handle_call(&forwarded(call, 1), at(10));
     let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
-    a.paths.handle_call_ack(&answer);
+    a.paths.handle_call_ack(&answer, at(20));
     assert_eq!(a.events(at(20)), [READY]);
     assert_eq!(a.paths.targets(SLOT)[..], [direct("10.0.0.2:1")]);
 
@@ -142,8 +142,8 @@ fn of_two_that_call_each_other_the_lower_id_begins() {
     let (to_b, to_a) = (to_b.into_iter().next().unwrap(), to_a.into_iter().next().unwrap());
     let (to_b, to_a) = (ack(to_b, 1), ack(to_a, 2));
     assert_eq!((to_b.call, to_a.call), (id_b, id_a));
-    b.paths.handle_call_ack(&to_b);
-    a.paths.handle_call_ack(&to_a);
+    b.paths.handle_call_ack(&to_b, at(20));
+    a.paths.handle_call_ack(&to_a, at(20));
     assert_eq!(a.events(at(20)), []);
     assert_eq!(b.events(at(20)), []);
     assert!(a.paths.poll_timeout().is_none());
@@ -243,14 +243,17 @@ fn a_cached_endpoint_is_tried_and_the_peer_called_in_parallel() {
     let call = a.call(at(1)).call;
     let mut answer = a_call(call);
     answer.candidates = [host("10.0.0.2:1")].into_iter().collect();
-    a.paths.handle_call_ack(&CallAck {
-        call,
-        peer: DeviceId(2),
-        receiver: 0,
-        nat: answer.nat,
-        rtt_ms: 0,
-        candidates: answer.candidates,
-    });
+    a.paths.handle_call_ack(
+        &CallAck {
+            call,
+            peer: DeviceId(2),
+            receiver: 0,
+            nat: answer.nat,
+            rtt_ms: 0,
+            candidates: answer.candidates,
+        },
+        at(9),
+    );
     assert_eq!(a.events(at(9)), [READY]);
     assert_eq!(a.paths.targets(SLOT)[..], [direct("10.0.0.9:9"), direct("10.0.0.2:1")]);
 }
@@ -349,4 +352,26 @@ fn endpoints_are_written_at_most_every_ten_minutes() {
     }
     assert_eq!(writes, 6);
     assert_eq!(a.paths.poll_timeout().unwrap().0, at(0) + Duration::from_secs(3_600));
+}
+
+#[test]
+fn a_peer_without_an_address_of_its_own_comes_to_ours() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    a.wanted(at(0));
+    let call = a.call(at(0)).call;
+    let nothing = CallAck {
+        call,
+        peer: DeviceId(2),
+        receiver: 0,
+        nat: NatReport::default(),
+        rtt_ms: 0,
+        candidates: heapless::Vec::new(),
+    };
+    a.paths.handle_call_ack(&nothing, at(20));
+    assert_eq!(a.events(at(20)), []);
+    let (due, _) = a.paths.poll_timeout().unwrap();
+    assert_eq!(due, at(5_020));
+    a.paths.handle_timeout(due);
+    assert_eq!(a.events(due), [PathEvent::Failed { slot: SLOT, why: NoPath::NoCandidate }]);
+    assert!(a.signals(due).is_empty());
 }

@@ -150,7 +150,7 @@ impl<
                 self.outbox.dropped = Some(why);
             }
             ControlEvent::Call(call) => self.paths.handle_call(&call, now),
-            ControlEvent::CallAck(ack) => self.paths.handle_call_ack(&ack),
+            ControlEvent::CallAck(ack) => self.paths.handle_call_ack(&ack, now),
             ControlEvent::CallFailed(failed) => {
                 let why = CallFailure::from_code(failed.code);
                 self.paths.handle_call_failed(failed.call, failed.peer, why, now);

@@ -314,13 +314,13 @@ impl<const PEERS: usize> Paths<PEERS> {
     }
 
     /// A peer answered our call: its candidates are tried at once.
-    pub fn handle_call_ack(&mut self, ack: &CallAck) {
+    pub fn handle_call_ack(&mut self, ack: &CallAck, now: Instant) {
         let Some(slot) = self.slot_of(ack.peer) else {
             return;
         };
         let candidates = self.usable(&ack.candidates);
         if let Some(peer) = self.peer_mut(slot) {
-            peer.handle_call_ack(ack.call, candidates);
+            peer.handle_call_ack(ack.call, candidates, now);
             self.stir();
         }
     }

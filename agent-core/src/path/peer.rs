@@ -27,6 +27,8 @@ const DOUBT_AFTER: Duration = Duration::from_secs(1);
 const SECOND_DOUBT_AFTER: Duration = Duration::from_secs(10);
 /// Who was called initiates this long, and both round trips, after its answer.
 const OPEN_AFTER: Duration = Duration::from_millis(100);
+/// A peer that named no address of its own comes to ours within this time.
+const COMES_WITHIN: Duration = Duration::from_secs(5);
 /// A peer that cannot be called (no coordinator) is given up after this long,
 /// as WireGuard gives up a handshake.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
@@ -41,6 +43,8 @@ pub(super) struct Calling {
     /// Due, and waiting for a session with the coordinator.
     due: bool,
     give_up_at: Instant,
+    /// What is said if nobody comes.
+    why: NoPath,
 }
 
 impl Calling {
@@ -145,19 +149,25 @@ impl PeerPath {
         }
     }
 
-    pub(super) fn handle_call_ack(&mut self, call: u32, candidates: Vec<SocketAddr, CANDIDATES>) {
-        if self.calling.is_none_or(|calling| calling.id != call) {
+    pub(super) fn handle_call_ack(
+        &mut self,
+        call: u32,
+        candidates: Vec<SocketAddr, CANDIDATES>,
+        now: Instant,
+    ) {
+        let Some(calling) = self.calling.as_mut().filter(|calling| calling.id == call) else {
+            return;
+        };
+        if candidates.is_empty() {
+            // It knows ours now: it comes to us, or nobody can.
+            calling.sent = u8::MAX;
+            calling.due = false;
+            calling.due_at = now + COMES_WITHIN;
+            calling.why = NoPath::NoCandidate;
             return;
         }
         self.calling = None;
         self.open_at = None;
-        if candidates.is_empty() {
-            if self.selected.is_none() {
-                // It knows ours now and comes to us, or nobody can.
-                self.failed = Some(NoPath::NoCandidate);
-            }
-            return;
-        }
         self.candidates = candidates;
         self.ready = true;
     }
@@ -187,9 +197,10 @@ impl PeerPath {
         };
         let unanswered = calling.is_spent() && calling.due_at <= now;
         if unanswered || calling.give_up_at <= now {
+            let why = calling.why;
             self.calling = None;
             if self.selected.is_none() && self.candidates.is_empty() {
-                self.failed = Some(NoPath::NoAnswer);
+                self.failed = Some(why);
             }
         } else if calling.due_at <= now {
             calling.due = true;
@@ -244,6 +255,7 @@ impl PeerPath {
                     due_at: least,
                     due: false,
                     give_up_at: now + GIVE_UP_AFTER,
+                    why: NoPath::NoAnswer,
                 });
             }
         }

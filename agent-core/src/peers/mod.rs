@@ -2,6 +2,10 @@
 //! whenever a packet wants it. Slots, who gives one up, and what waits for a
 //! session.
 //!
+//! A peer whose lease is over or whom the map drops is not in the table any more;
+//! a peer that is not in the table and is asked for by address comes with maps
+//! on demand.
+//!
 //! Sees no key material but to carry it from the map to the tunnel and the
 //! cache; knows nothing of addresses outside the overlay.
 

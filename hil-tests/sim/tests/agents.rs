@@ -2,12 +2,17 @@
 #![allow(missing_docs, reason = "a test")]
 
 use weft_agent_core::agent::{ChipAgent, GatewayAgent};
+use weft_agent_core::config::implementation::FLOWS_CHIP;
+use weft_agent_core::control::Control;
+use weft_agent_core::datapath::Datapath;
 use weft_agent_core::event::SocketId;
-use weft_agent_core::path::Route;
-use weft_agent_core::peers::PeerState;
+use weft_agent_core::path::{Paths, Route};
+use weft_agent_core::peers::{PeerState, Peers, Staging};
 use weft_agent_core::time::Duration;
+use weft_agent_core::tunnel::Tunnel;
 use weft_sim::mesh::Mesh;
 use weft_sim::{Link, Rng};
+use weft_wire::frame::MAX_FRAME_CHIP;
 use weft_wire::signal::{Candidate, CandidateKind};
 
 #[test]
@@ -240,6 +245,15 @@ fn sizes() {
     let chip = size_of::<ChipAgent<Rng>>();
     let gateway = size_of::<GatewayAgent<Rng>>();
     println!("Agent: chip (8 peers) {chip} B, gateway (256 peers) {gateway} B");
+    println!(
+        "of a chip's: control {}, tunnel {}, data path {}, paths {}, peers {}, staging {}",
+        size_of::<Control<MAX_FRAME_CHIP>>(),
+        size_of::<Tunnel<8>>(),
+        size_of::<Datapath<8, 16, FLOWS_CHIP, 8>>(),
+        size_of::<Paths<8>>(),
+        size_of::<Peers<8, 16>>(),
+        size_of::<Staging<4, 1_420>>(),
+    );
     assert!(chip <= 48 * 1_024, "{chip}");
     assert!(gateway <= 1_600 * 1_024, "{gateway}");
 }
