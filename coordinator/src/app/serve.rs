@@ -1,6 +1,5 @@
 //! `serve`: builds the parts, joins them, and ends them in order.
 
-use core::future::Future;
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
@@ -334,12 +333,10 @@ impl Signals {
     }
 
     /// The exit status that the signal stands for.
-    fn next(&mut self) -> impl Future<Output = u8> + '_ {
-        async {
-            tokio::select! {
-                _ = self.terminate.recv() => 0,
-                _ = self.interrupt.recv() => 130,
-            }
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.terminate.recv() => 0,
+            _ = self.interrupt.recv() => 130,
         }
     }
 }

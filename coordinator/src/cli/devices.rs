@@ -43,7 +43,8 @@ pub(crate) enum Command {
     /// Take a device out for good
     Delete(Confirmed),
     /// Tell a device to do something
-    Command {
+    #[command(name = "command")]
+    Tell {
         /// Name, address or id
         device: String,
         /// What to do
@@ -134,7 +135,7 @@ pub(super) async fn run(context: &Context<'_>, command: &Command) -> Result<u8, 
         Command::Block(reasoned) => block(context, reasoned).await,
         Command::Rename { device, name } => rename(context, device, name).await,
         Command::Delete(confirmed) => delete(context, confirmed).await,
-        Command::Command { device, command } => self::command(context, device, *command).await,
+        Command::Tell { device, command } => self::command(context, device, *command).await,
         Command::AddWireguard(add) => add_wireguard(context, add).await,
     }
 }

@@ -1,7 +1,7 @@
 //! `policy set`, `policy show`.
 
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, Subcommand};
 
@@ -53,7 +53,7 @@ pub(super) async fn run(context: &Context<'_>, command: &Command) -> Result<u8, 
     .map_err(|failure| vec![failure])
 }
 
-fn read(file: &PathBuf) -> Result<Document, Failure> {
+fn read(file: &Path) -> Result<Document, Failure> {
     if file.as_os_str() != "-" {
         return Document::read(file, "the command line");
     }
