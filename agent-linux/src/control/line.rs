@@ -66,6 +66,8 @@ pub(super) struct Publish {
 pub(crate) enum LineEvent {
     /// Open and subscribed, at this `host:port`.
     Connected(String),
+    /// A frame came.
+    Frame(Vec<u8>),
     /// Closed as asked.
     Closed,
     /// Not opened, or lost.
@@ -147,6 +149,12 @@ impl Line {
         self.session.is_some() && self.shared.outbound.borrow().len() < OUTBOUND
     }
 
+    /// Whether everything given to [`Self::publish`] has been written.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared.outbound.borrow().is_empty()
+    }
+
     /// Publishes a frame. Ask [`Self::takes_frame`] first; without room it is
     /// dropped, as the network may drop it.
     pub(crate) fn publish(&mut self, topic: Topic, frame: &[u8]) {
@@ -176,7 +184,7 @@ impl Line {
             || self.places.iter().any(|&place| set.is_ready(place))
     }
 
-    /// Goes on. Then take events and frames.
+    /// Goes on. Then take all events.
     pub(crate) fn poll(&mut self) {
         self.pressed = false;
         self.deadline = None;
@@ -207,16 +215,16 @@ impl Line {
         }
     }
 
-    /// The next thing that happened to the line.
+    /// The next thing that the line tells, in the order in which it happened:
+    /// what came before the line was lost comes before the loss.
     pub(crate) fn next_event(&mut self) -> Option<LineEvent> {
+        if !matches!(self.events.front(), Some(LineEvent::Connected(_)))
+            && let Some(frame) = self.shared.inbound.borrow_mut().pop_front()
+        {
+            // There is room again.
+            self.pressed |= self.session.is_some();
+            return Some(LineEvent::Frame(frame));
+        }
         self.events.pop_front()
-    }
-
-    /// The next frame that came.
-    pub(crate) fn next_frame(&mut self) -> Option<Vec<u8>> {
-        let frame = self.shared.inbound.borrow_mut().pop_front()?;
-        // There is room again.
-        self.pressed |= self.session.is_some();
-        Some(frame)
     }
 }

@@ -132,10 +132,11 @@ fn frames_go_both_ways_and_the_goodbye_is_said() {
     line.publish(Topic::Hello(INBOX), b"hello");
     let mut frames = Vec::new();
     drive(&mut line, |line| {
-        frames.extend(line.next_frame());
+        frames.extend(line.next_event());
         frames.len() == 2
     });
-    assert_eq!(frames, [b"one", b"two"]);
+    let frame = |payload: &[u8]| LineEvent::Frame(payload.to_vec());
+    assert_eq!(frames, [frame(b"one"), frame(b"two")]);
     line.close();
     assert_eq!(first_event(&mut line), LineEvent::Closed);
     thread.join().unwrap();
@@ -214,7 +215,7 @@ fn a_full_agent_stops_the_reading_and_nothing_is_lost() {
     assert!(matches!(first_event(&mut line), LineEvent::Connected(_)));
     let mut seen = Vec::new();
     drive(&mut line, |line| {
-        if let Some(frame) = line.next_frame() {
+        if let Some(LineEvent::Frame(frame)) = line.next_event() {
             seen.push(frame[0]);
         }
         seen.len() == 200
@@ -223,4 +224,25 @@ fn a_full_agent_stops_the_reading_and_nothing_is_lost() {
     line.close();
     assert_eq!(first_event(&mut line), LineEvent::Closed);
     thread.join().unwrap();
+}
+
+#[test]
+fn the_last_words_come_before_the_end() {
+    let (authority, thread) = broker(|mut stream| {
+        let_in(&mut stream);
+        assert_eq!(packet(&mut stream).0, 0x30);
+        // The answer, a goodbye and the end of the stream in one go.
+        let mut last = message(b"done");
+        last.extend([0xE0, 2, 0x8E, 0]);
+        stream.write_all(&last).unwrap();
+    });
+    let mut line = Line::new(vec![authority]);
+    line.open(login());
+    assert!(matches!(first_event(&mut line), LineEvent::Connected(_)));
+    line.publish(Topic::Hello(INBOX), b"leave");
+    drive(&mut line, |line| line.is_idle());
+    // Everything that will come lies in the socket when it is read.
+    thread.join().unwrap();
+    assert_eq!(first_event(&mut line), LineEvent::Frame(b"done".to_vec()));
+    assert!(matches!(first_event(&mut line), LineEvent::Failed(_)));
 }

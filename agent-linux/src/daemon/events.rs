@@ -10,6 +10,7 @@ use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
 use weft_wire::topic::Topic;
 use weft_wire::verdict::Refusal;
 
+use crate::control::failure::LineFailure;
 use crate::control::line::{LineEvent, Login, Password};
 use crate::daemon::overlay::{Applied, network, ranges};
 use crate::daemon::{Daemon, End, RETRY_US, now, texts, view};
@@ -348,40 +349,41 @@ impl Daemon {
         self.line.poll();
         while let Some(event) = self.line.next_event() {
             match event {
-                LineEvent::Connected(authority) => {
-                    let address = format!("mqtt://{authority}");
-                    self.log.write(Event::LineConnected, &[("address", address.as_str().into())]);
-                    self.progress.connected = Some((address, clock::boot_micros()));
-                    self.progress.line = None;
-                    self.progress_changed = true;
-                    self.agent.handle_connected(now());
+                LineEvent::Connected(authority) => self.handle_line_connected(&authority),
+                LineEvent::Frame(frame) => {
+                    if let Err(reason) = self.agent.handle_frame(&frame, now()) {
+                        let reason = format!("{reason:?}").to_ascii_lowercase();
+                        self.log.write(Event::FrameDropped, &[("reason", reason.into())]);
+                    }
                 }
                 LineEvent::Closed => {
                     self.progress.connected = None;
                     self.agent.handle_disconnected(now());
                 }
-                LineEvent::Failed(failure) => {
-                    let cause = failure.words();
-                    let fields =
-                        [("host", self.home.host().into()), ("cause", cause.as_str().into())];
-                    self.log.write(Event::LineLost, &fields);
-                    self.line_cause = Some(cause);
-                    let fingerprint = mac::fingerprint(&self.agent.identity().coordinator);
-                    let failure = texts::line(&failure, &fingerprint.to_string());
-                    self.count_line_failure(failure);
-                    self.progress.connected = None;
-                    self.progress_changed = true;
-                    self.agent.handle_disconnected(now());
-                }
+                LineEvent::Failed(failure) => self.handle_line_failed(&failure),
             }
             self.drain();
         }
-        while let Some(frame) = self.line.next_frame() {
-            if let Err(reason) = self.agent.handle_frame(&frame, now()) {
-                let reason = format!("{reason:?}").to_ascii_lowercase();
-                self.log.write(Event::FrameDropped, &[("reason", reason.into())]);
-            }
-            self.drain();
-        }
+    }
+
+    fn handle_line_connected(&mut self, authority: &str) {
+        let address = format!("mqtt://{authority}");
+        self.log.write(Event::LineConnected, &[("address", address.as_str().into())]);
+        self.progress.connected = Some((address, clock::boot_micros()));
+        self.progress.line = None;
+        self.progress_changed = true;
+        self.agent.handle_connected(now());
+    }
+
+    fn handle_line_failed(&mut self, failure: &LineFailure) {
+        let cause = failure.words();
+        let fields = [("host", self.home.host().into()), ("cause", cause.as_str().into())];
+        self.log.write(Event::LineLost, &fields);
+        self.line_cause = Some(cause);
+        let fingerprint = mac::fingerprint(&self.agent.identity().coordinator);
+        self.count_line_failure(texts::line(failure, &fingerprint.to_string()));
+        self.progress.connected = None;
+        self.progress_changed = true;
+        self.agent.handle_disconnected(now());
     }
 }
