@@ -68,7 +68,7 @@ impl Coordinator {
     /// Initialises and starts one that devices reach at `public`.
     pub(crate) fn start(run: &Run, host: &Host, public: IpAddr) -> Result<Self> {
         let program = program("weft-coordinator")?;
-        let folder = run.folder().join("coordinator");
+        let folder = run.folder().join(&host.name);
         fs::create_dir_all(&folder).during("make the coordinator's folder")?;
         let public = std::net::SocketAddr::new(public, PORT).to_string();
         let mut init = Command::new(&program);
