@@ -7,9 +7,11 @@ use crate::entropy::Entropy;
 use crate::time::{Duration, Instant};
 
 /// A line that held this long after a handshake is a good one: its loss is not
-/// held against the next. (A broker that cuts every line after the handshake
-/// would else cause one after the other.)
+/// held against the next.
 const GOOD_AFTER: Duration = Duration::from_secs(30);
+/// What is held against a line that is lost sooner: about 4 s, so that a broker
+/// that cuts every line after its handshake causes few of them.
+const CUT_SOON: u8 = 3;
 /// Longest wait between two attempts.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -95,6 +97,7 @@ impl Line {
     /// for reconnections, in seconds.
     pub(super) fn handle_welcome(&mut self, min_s: u16, max_s: u16, now: Instant) {
         self.welcomed_at.get_or_insert(now);
+        self.failures = self.failures.min(CUT_SOON);
         let min = Duration::from_secs(u64::from(min_s));
         self.window = (min, Duration::from_secs(u64::from(max_s)).max(min));
     }
@@ -186,11 +189,11 @@ mod tests {
         assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(line.poll(Instant::FAR_FUTURE), Some(LineAction::Connect));
         line.handle_connected();
-        // A handshake alone makes no good line.
+        // A handshake alone makes no good line, but no hopeless one either.
         line.handle_welcome(3, 30, now);
         let lost = now + Duration::from_secs(29);
         line.handle_disconnected(&mut Fixed(0), lost);
-        assert_eq!(line.retry_at().unwrap() - lost, LONGEST);
+        assert_eq!(line.retry_at().unwrap() - lost, Duration::from_secs(4));
         line.poll(Instant::FAR_FUTURE);
         line.handle_connected();
         line.handle_welcome(3, 30, now);
