@@ -8,6 +8,7 @@ use weft_wire::item::{Refused as WireRefused, Register, Registered, RequestId};
 use weft_wire::verdict::Refusal;
 
 use super::channel::sentence;
+use super::quiet::Quiet;
 use super::random::Random;
 use super::seams::{Refusal as NotedRefusal, Refusals};
 use super::secrets::Secrets;
@@ -21,6 +22,7 @@ pub struct Enrol {
     store: SharedStore,
     secrets: Arc<Secrets>,
     refusals: Arc<Refusals>,
+    quiet: Arc<Quiet>,
     random: Random,
 }
 
@@ -30,9 +32,10 @@ impl Enrol {
         store: SharedStore,
         secrets: Arc<Secrets>,
         refusals: Arc<Refusals>,
+        quiet: Arc<Quiet>,
         random: Random,
     ) -> Self {
-        Self { store, secrets, refusals, random }
+        Self { store, secrets, refusals, quiet, random }
     }
 
     /// Takes a device in whose identity and knowledge of the key's secret the
@@ -64,18 +67,24 @@ impl Enrol {
             from,
         };
         match self.store.enrol(enrolment, now).await {
-            Ok(Ok(enrolled)) => self
-                .registered(request, &enrolled, password_expiry)
-                .ok_or_else(|| unavailable(request)),
+            Ok(Ok(enrolled)) => {
+                let Enrolled { device, new, .. } = &enrolled;
+                tracing::info!(device = %device.id, name = device.name, new, "enrol.registered");
+                let registered = self.registered(request, &enrolled, password_expiry);
+                registered.ok_or_else(|| unavailable(request))
+            }
             Ok(Err(reason)) => {
                 let refused = refusal(request, &reason);
-                tracing::info!(key = %key, reason = ?reason, "a registration was refused");
+                let said = tokio::time::Instant::now().into_std();
+                if let Some(repeated) = self.quiet.may_say("enrol.refused", &key, said) {
+                    tracing::info!(%key, code = word(&reason), repeated, "enrol.refused");
+                }
                 self.refusals.note(NotedRefusal { identity, at: now, reason });
                 Err(refused)
             }
             Err(StoreError::KeyInUse) => Err(refusal(request, &Refused::KeyInUse)),
             Err(error) => {
-                tracing::warn!(%error, "a device could not be taken in");
+                self.quiet.store_failed("enrol", &error);
                 Err(unavailable(request))
             }
         }
@@ -145,6 +154,21 @@ fn wire(
     text: &str,
 ) -> WireRefused {
     WireRefused { request, code: code as u16, at_ms, numbers, text: sentence(text) }
+}
+
+/// A refusal's word in logs, as the device's own log has it.
+const fn word(reason: &Refused) -> &'static str {
+    match reason {
+        Refused::KeyUnknown | Refused::KeyRevoked { .. } => "join.key-revoked",
+        Refused::KeyExpired { .. } => "join.key-expired",
+        Refused::KeyUsedUp { .. } => "join.key-used-up",
+        Refused::Rejected { .. } => "join.rejected",
+        Refused::Blocked { .. } => "join.blocked",
+        Refused::NetworkFull { .. } => "join.network-full",
+        Refused::Tombstoned { .. } => "join.tombstoned",
+        Refused::Malformed => "join.malformed",
+        Refused::KeyInUse => "join.key-in-use",
+    }
 }
 
 /// What a device is told of a refusal.

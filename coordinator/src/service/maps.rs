@@ -20,6 +20,7 @@ use super::channel::replies::Replies;
 use super::channel::sentence;
 use super::channel::sessions::Sessions;
 use super::channel::table::{Entry, Who};
+use super::quiet::Quiet;
 use super::secrets::Secrets;
 use crate::domain::netmap::{MapOp, MapSettings, PeerEntry};
 use crate::store::{SharedStore, StoreError};
@@ -136,13 +137,19 @@ pub struct Maps {
     store: SharedStore,
     secrets: Arc<Secrets>,
     sessions: Arc<Sessions>,
+    quiet: Arc<Quiet>,
     state: Mutex<State>,
 }
 
 impl Maps {
     /// Serves the maps of this store.
-    pub fn new(store: SharedStore, secrets: Arc<Secrets>, sessions: Arc<Sessions>) -> Self {
-        Self { store, secrets, sessions, state: Mutex::default() }
+    pub fn new(
+        store: SharedStore,
+        secrets: Arc<Secrets>,
+        sessions: Arc<Sessions>,
+        quiet: Arc<Quiet>,
+    ) -> Self {
+        Self { store, secrets, sessions, quiet, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -258,7 +265,7 @@ impl Maps {
             return;
         }
         if let Err(error) = self.store.set_applied(device, applied.revision).await {
-            tracing::warn!(%device, %error, "an applied revision could not be noted");
+            self.quiet.store_failed("applied", &error);
         }
     }
 
@@ -292,7 +299,7 @@ fn lay_out<T>(
             (start, used) = (at, 0);
         }
         if len > capacity {
-            tracing::error!(at, capacity, "an op of a map is longer than a page");
+            tracing::error!(op = at, capacity, "map.op-too-long");
             start = at + 1;
         } else {
             used += len;

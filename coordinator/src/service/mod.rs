@@ -14,6 +14,7 @@ pub mod maps;
 pub mod operator;
 pub mod policy;
 pub mod presence;
+pub mod quiet;
 pub mod random;
 pub mod recovery;
 pub mod seams;

@@ -15,6 +15,7 @@ use super::channel::replies::Replies;
 use super::channel::sessions::{Pushed, Sessions};
 use super::channel::table::Who;
 use super::maps::wire_peer;
+use super::quiet::Quiet;
 use super::secrets::Secrets;
 use crate::store::{SharedStore, StoreError};
 
@@ -124,13 +125,19 @@ pub struct Signal {
     store: SharedStore,
     secrets: Arc<Secrets>,
     sessions: Arc<Sessions>,
+    quiet: Arc<Quiet>,
     calls: Mutex<Calls>,
 }
 
 impl Signal {
     /// Forwards between these sessions.
-    pub fn new(store: SharedStore, secrets: Arc<Secrets>, sessions: Arc<Sessions>) -> Self {
-        Self { store, secrets, sessions, calls: Mutex::default() }
+    pub fn new(
+        store: SharedStore,
+        secrets: Arc<Secrets>,
+        sessions: Arc<Sessions>,
+        quiet: Arc<Quiet>,
+    ) -> Self {
+        Self { store, secrets, sessions, quiet, calls: Mutex::default() }
     }
 
     /// Forwards a message. Returns what the sender of a call is told when it
@@ -161,7 +168,7 @@ impl Signal {
             Ok(true) if sender != receiver => {}
             Ok(_) => return failed(CallFailure::Denied),
             Err(error) => {
-                tracing::warn!(%sender, %receiver, %error, "an edge could not be looked up");
+                self.quiet.store_failed("edge", &error);
                 // The sender repeats the call.
                 return None;
             }
@@ -175,7 +182,7 @@ impl Signal {
                 message.put(replies)
             }),
             Err(error) => {
-                tracing::warn!(%sender, %receiver, %error, "a peer could not be looked up");
+                self.quiet.store_failed("peer", &error);
                 return None;
             }
         };

@@ -24,7 +24,7 @@ impl Channel {
             match changes.recv().await {
                 Ok(change) => self.handle_change(&change).await,
                 Err(RecvError::Lagged(missed)) => {
-                    tracing::warn!(missed, "changes were missed; looking at every device");
+                    tracing::warn!(missed, "changes.missed");
                     self.look_at_everybody().await;
                 }
                 Err(RecvError::Closed) => std::future::pending().await,
@@ -58,7 +58,7 @@ impl Channel {
             Ok(Some(device)) => device,
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!(device = %id, %error, "a standing could not be looked up");
+                self.quiet.store_failed("standing", &error);
                 return;
             }
         };
@@ -79,12 +79,12 @@ impl Channel {
                     match self.store.network(device.network).await {
                         Ok(Some(network)) => self.maps.tell(id, self.epoch, network.revision),
                         Ok(None) => {}
-                        Err(error) => tracing::warn!(device = %id, %error, "no network"),
+                        Err(error) => self.quiet.store_failed("network", &error),
                     }
                 }
                 Ok(Some(_)) => self.tell_standing(id).await,
                 Ok(None) => self.end(id, Some(entry.inbox)),
-                Err(error) => tracing::warn!(device = %id, %error, "no device"),
+                Err(error) => self.quiet.store_failed("device", &error),
             }
         }
     }

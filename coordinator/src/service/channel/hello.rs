@@ -133,7 +133,7 @@ impl Channel {
         identity: &PublicKey,
     ) -> Result<Caller, FrameDrop> {
         let device = self.store.device_by_identity(*identity).await.map_err(|error| {
-            tracing::warn!(%error, "a device could not be looked up");
+            self.quiet.store_failed("device", &error);
             FrameDrop::Store
         })?;
         let device = device.ok_or(FrameDrop::UnknownDevice)?;
@@ -160,7 +160,7 @@ impl Channel {
             return Ok(Revision(0));
         }
         let network = self.store.network(device.network).await.map_err(|error| {
-            tracing::warn!(%error, "a network could not be looked up");
+            self.quiet.store_failed("network", &error);
             FrameDrop::Store
         })?;
         Ok(network.map_or(Revision(0), |network| network.revision))
@@ -171,7 +171,7 @@ impl Channel {
     async fn enrolling(&self, hello: &Hello<'_>) -> Result<Caller, FrameDrop> {
         let id = KeyId::from_bytes(hello.reference()).map_err(|_| FrameDrop::UnknownKey)?;
         let key = self.store.key(id).await.map_err(|error| {
-            tracing::warn!(%error, "an enrolment key could not be looked up");
+            self.quiet.store_failed("key", &error);
             FrameDrop::Store
         })?;
         let key = key.ok_or(FrameDrop::UnknownKey)?;

@@ -33,6 +33,7 @@ use super::enrol::Enrol;
 use super::limit::{Limiter, Rate};
 use super::maps::Maps;
 use super::presence::PresenceTable;
+use super::quiet::Quiet;
 use super::random::Random;
 use super::seams::Refusals;
 use super::secrets::Secrets;
@@ -161,6 +162,7 @@ pub struct Channel {
     maps: Maps,
     signal: Signal,
     presence: Arc<PresenceTable>,
+    quiet: Arc<Quiet>,
     commands: CommandQueue,
     stats: Stats,
 }
@@ -178,6 +180,7 @@ impl Channel {
         let Parts { store, secrets, bus, clock, refusals, random, handshakes } = parts;
         let installation = store.installation().await?;
         let sessions = Arc::new(Sessions::new(bus));
+        let quiet = Arc::new(Quiet::default());
         let key = |secret: &weft_noise::key::StaticSecret| {
             let copy = weft_noise::key::StaticSecret::from_bytes(secret.to_secret().0);
             CoordinatorKey::new(copy)
@@ -191,12 +194,29 @@ impl Channel {
             resets: Limiter::new(RESETS, CELLS),
             retry_secret: Secret(random.bytes()),
             started: now,
-            enrol: Enrol::new(Arc::clone(&store), Arc::clone(&secrets), refusals, random),
-            maps: Maps::new(Arc::clone(&store), Arc::clone(&secrets), Arc::clone(&sessions)),
-            signal: Signal::new(Arc::clone(&store), Arc::clone(&secrets), Arc::clone(&sessions)),
+            enrol: Enrol::new(
+                Arc::clone(&store),
+                Arc::clone(&secrets),
+                refusals,
+                Arc::clone(&quiet),
+                random,
+            ),
+            maps: Maps::new(
+                Arc::clone(&store),
+                Arc::clone(&secrets),
+                Arc::clone(&sessions),
+                Arc::clone(&quiet),
+            ),
+            signal: Signal::new(
+                Arc::clone(&store),
+                Arc::clone(&secrets),
+                Arc::clone(&sessions),
+                Arc::clone(&quiet),
+            ),
             presence: Arc::new(PresenceTable::new(Arc::clone(&sessions), Arc::clone(&clock))),
             commands: CommandQueue::new(Arc::clone(&sessions), Arc::clone(&clock)),
             stats: Stats::default(),
+            quiet,
             store,
             secrets,
             clock,

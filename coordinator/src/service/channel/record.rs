@@ -58,7 +58,7 @@ impl Context<'_> {
     /// asks again.
     fn answer<T: Item>(&mut self, item: &T) {
         if let Err(error) = self.replies.put(item) {
-            tracing::error!(tag = T::TAG, ?error, "an answer does not fit");
+            tracing::error!(tag = T::TAG, ?error, "channel.too-long");
         }
     }
 }
@@ -129,7 +129,7 @@ impl Channel {
                 context.close = true;
                 self.end(device, None);
             }
-            Err(error) => tracing::warn!(%device, %error, "a standing could not be looked up"),
+            Err(error) => self.quiet.store_failed("standing", &error),
         }
         for command in self.commands.outstanding(device) {
             context.answer(&command);
@@ -147,7 +147,7 @@ impl Channel {
             };
             if let Err(error) = handled {
                 self.stats.dropped(FrameDrop::Items).add();
-                tracing::debug!(session = context.entry.id, ?error, "a record's items end early");
+                tracing::debug!(session = context.entry.id, ?error, "channel.bad-items");
                 return;
             }
         }
@@ -202,10 +202,10 @@ impl Channel {
                 match page {
                     Ok(page) => {
                         if let Err(error) = page.put(&mut context.replies) {
-                            tracing::error!(%device, ?error, "a map page does not fit");
+                            tracing::error!(%device, ?error, "channel.too-long");
                         }
                     }
-                    Err(error) => tracing::warn!(%device, %error, "no map page"),
+                    Err(error) => self.quiet.store_failed("map", &error),
                 }
             }
             MapApplied::TAG => {
@@ -251,7 +251,7 @@ impl Channel {
                 context.close = true;
             }
             Err(error) => {
-                tracing::warn!(%device, %error, "a device could not leave");
+                self.quiet.store_failed("leave", &error);
                 context.answer(&Refused {
                     request: leave.request,
                     code: Refusal::Unavailable as u16,

@@ -66,7 +66,7 @@ impl Sessions {
         }
         let mut replies = Replies::new(entry.max_rx);
         if let Err(error) = fill(&entry, &mut replies) {
-            tracing::error!(%device, ?error, "items do not fit the device's longest frame");
+            tracing::error!(%device, ?error, "channel.too-long");
             return Pushed::Full;
         }
         let mut pushed = Pushed::Sent;
@@ -89,7 +89,7 @@ impl Sessions {
                 if error == SealedError::Exhausted {
                     self.table().remove(entry.id);
                 }
-                tracing::warn!(session = entry.id, ?error, "a record could not be sealed");
+                tracing::warn!(session = entry.id, ?error, "channel.not-sealed");
                 None
             }
         }

@@ -57,7 +57,7 @@ impl Front {
             .with_upgrades()
             .await;
         if let Err(error) = served {
-            tracing::debug!(%error, %peer, "http connection ended");
+            tracing::debug!(%peer, %error, "http.ended");
         }
     }
 }

@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::service::count::Counter;
+use crate::service::quiet::Quiet;
 use crate::transport::mqtt::Broker;
 use crate::transport::mqtt::stats::Early;
 
@@ -72,6 +73,7 @@ pub struct Stats {
     pub unknown: Counter,
     /// Times that the kernel could not give a connection.
     pub exhausted: Counter,
+    said: Quiet,
 }
 
 /// Everything behind the port.
@@ -126,7 +128,13 @@ impl Listener {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     behind.stats.exhausted.add();
-                    tracing::warn!(%error, "no connection can be accepted");
+                    if let Some(repeated) = behind.stats.said.may_say(
+                        "listen.exhausted",
+                        &(),
+                        Instant::now().into_std(),
+                    ) {
+                        tracing::warn!(%error, repeated, "listen.exhausted");
+                    }
                     sleep(EXHAUSTED).await;
                 }
             }
@@ -167,7 +175,7 @@ async fn serve(behind: Arc<Behind>, stream: TcpStream, peer: SocketAddr, waiting
         }
         None => {
             behind.stats.unknown.add();
-            tracing::debug!(%address, first, "neither MQTT nor TLS nor HTTP");
+            tracing::debug!(%address, first, "listen.unknown");
         }
     }
 }
@@ -215,7 +223,7 @@ async fn refuse_tls(mut stream: TcpStream, deadline: Instant) {
     };
     let soon = deadline.min(Instant::now() + Duration::from_secs(1));
     if !matches!(timeout_at(soon, tell).await, Ok(Ok(()))) {
-        tracing::trace!("a TLS client did not wait for its alert");
+        tracing::trace!("listen.tls-unheard");
     }
 }
 

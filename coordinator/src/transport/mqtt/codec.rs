@@ -162,7 +162,7 @@ fn write(protocol: &impl mqtt::Protocol, packet: mqtt::Packet, buffer: &mut Byte
         // Only a packet id of zero or 256 MiB can fail, and neither is made
         // here; half a packet must not stay.
         buffer.truncate(before);
-        tracing::error!(%error, "an MQTT packet could not be encoded");
+        tracing::error!(%error, "mqtt.not-encoded");
     }
 }
 

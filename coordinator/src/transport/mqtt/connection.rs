@@ -46,7 +46,7 @@ pub(super) async fn serve<S>(
         Ok(admitted) => admitted,
         Err(early) => {
             broker.stats.early(early).add();
-            tracing::debug!(%address, reason = ?early, "mqtt connection refused");
+            tracing::debug!(%address, reason = ?early, "mqtt.refused");
             return;
         }
     };
@@ -74,7 +74,7 @@ pub(super) async fn serve<S>(
     let why = connection.run().await;
     connection.end(why).await;
     broker.stats.closed(why).add();
-    tracing::debug!(%address, inbox = %present.inbox, reason = ?why, "mqtt connection ended");
+    tracing::debug!(%address, inbox = %present.inbox, reason = ?why, "mqtt.ended");
 }
 
 /// Counts a task that panics; everything else of it is cleaned up by the drops
@@ -136,7 +136,7 @@ async fn refuse(stream: &mut (impl AsyncWrite + Unpin), level: Level, code: Conn
         stream.shutdown().await
     });
     if !matches!(told.await, Ok(Ok(()))) {
-        tracing::trace!("a refused client did not listen");
+        tracing::trace!("mqtt.unheard");
     }
 }
 
@@ -427,7 +427,7 @@ where
             self.stream.shutdown().await
         });
         if !matches!(told.await, Ok(Ok(()))) {
-            tracing::trace!(inbox = %self.inbox, "an ended client did not listen");
+            tracing::trace!(inbox = %self.inbox, "mqtt.unheard");
         }
     }
 }

@@ -21,8 +21,9 @@ use crate::service::bus::Delivery;
 pub const QUEUE: usize = 16;
 /// Enrolling clients at once, per key.
 pub const ENROLLING: u16 = 64;
-/// How long a mailbox waits for the next post of its device.
-pub const MAILBOX: Duration = Duration::from_secs(300);
+/// How long a mailbox waits for the next post of its device: two heartbeats and
+/// a little.
+pub const MAILBOX: Duration = Duration::from_secs(2 * 900 + 60);
 /// The most mailboxes; the ones used longest ago go first.
 pub const MAILBOXES: usize = 10_000;
 
