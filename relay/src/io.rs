@@ -134,12 +134,13 @@ fn serve(socket: &Socket, shared: &Shared) {
         };
         let answer =
             responder.handle_datagram(meta.source, &buffer[..len], start.elapsed(), &mut out);
+        // Before the answer leaves, so that who has it also finds it counted.
+        publish(shared, responder.counters());
         if let Ok(len) = answer
             && socket.send(&out[..len], &meta).is_err()
         {
             shared.errors.fetch_add(1, Ordering::Relaxed);
         }
-        publish(shared, responder.counters());
     }
 }
 
