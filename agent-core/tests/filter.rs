@@ -79,6 +79,14 @@ fn without_rules_nothing_passes() {
         assert!(!judge.comes(&packet));
     }
     assert_eq!(judge.goes(&outward(17, &udp(1, 2, b""))), Err(DropReason::Denied));
+    // An empty list is no rule, and so is a bit whose rule is not there.
+    for rules in [&[][..], &[rule(9, 0, 0, 65_535)]] {
+        let mut judge = Judge::new(u64::MAX ^ (1 << 9), u64::MAX ^ (1 << 9));
+        judge.filter.set_rules(rules);
+        assert!(!judge.comes(&inward(6, &tcp(1, 2, ACK))));
+        assert_eq!(judge.goes(&outward(17, &udp(1, 2, b""))), Err(DropReason::Denied));
+        assert!(!judge.comes(&inward(17, &udp(2, 1, b""))));
+    }
     // Rules that do not concern this peer are as none.
     let mut judge = Judge::new(0, 0);
     assert!(!judge.comes(&inward(6, &tcp(1, 2, ACK))));

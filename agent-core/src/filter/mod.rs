@@ -1,6 +1,7 @@
 //! Who may pass: a packet and the rules of the map give a verdict.
 //!
-//! - No rules came: nothing passes.
+//! - No rules came, an empty list came, or none of them concerns the peer:
+//!   nothing passes.
 //! - **TCP** is judged by its first segment only: SYN without ACK needs a rule,
 //!   everything else belongs to a connection that a rule or we ourselves began.
 //! - **UDP, ICMP and others** need a rule, or an entry of the flow table that
@@ -37,26 +38,26 @@ pub struct Masks {
 /// The rules of this device and its flows. `FLOWS` is a multiple of 8; about 56
 /// bytes per flow, 8 per rule.
 pub struct Filter<const FLOWS: usize> {
-    rules: Option<heapless::Vec<Rule, RULES>>,
+    rules: heapless::Vec<Rule, RULES>,
     flows: FlowTable<FLOWS>,
 }
 
 impl<const FLOWS: usize> Filter<FLOWS> {
     /// A filter that lets nothing pass. `seed` is random and spreads the flows.
     pub const fn new(seed: u64) -> Self {
-        Self { rules: None, flows: FlowTable::new(seed) }
+        Self { rules: heapless::Vec::new(), flows: FlowTable::new(seed) }
     }
 
     /// Takes the rules of the map. More than [`RULES`], or a number above 63,
     /// cannot come out of a decoded map; what exceeds is left out, so it denies.
     pub fn set_rules(&mut self, rules: &[Rule]) {
         let kept = rules.iter().filter(|rule| rule.number < 64).take(RULES);
-        self.rules = Some(kept.copied().collect());
+        self.rules = kept.copied().collect();
     }
 
     /// Forgets all rules: nothing passes.
     pub fn clear(&mut self) {
-        self.rules = None;
+        self.rules.clear();
     }
 
     /// Forgets the flows of a peer.
@@ -77,10 +78,7 @@ impl<const FLOWS: usize> Filter<FLOWS> {
         packet: &Packet<'_>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let rules = self.rules.as_deref().ok_or(DropReason::Denied)?;
-        if masks.inbound | masks.outbound == 0 {
-            return Err(DropReason::Denied);
-        }
+        let rules = holding(&self.rules, masks)?;
         // Only what cannot be an answer: the peer may have begun all else.
         let begins = packet.opens_tcp() || is_echo_request(packet);
         if begins && !admitted(rules, masks.outbound, packet) {
@@ -104,10 +102,10 @@ impl<const FLOWS: usize> Filter<FLOWS> {
         packet: &Packet<'_>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let rules = self.rules.as_deref().ok_or(DropReason::Denied)?;
-        if masks.inbound | masks.outbound == 0 || is_redirect(packet) {
+        if is_redirect(packet) {
             return Err(DropReason::Denied);
         }
+        let rules = holding(&self.rules, masks)?;
         let passes = admitted(rules, masks.inbound, packet)
             || match (packet.fragment, packet.upper) {
                 (Fragment::Later, _) => false,
@@ -119,6 +117,15 @@ impl<const FLOWS: usize> Filter<FLOWS> {
             };
         if passes { Ok(()) } else { Err(DropReason::Denied) }
     }
+}
+
+/// The rules, if at least one of them holds between us and the peer. A bit of a
+/// mask whose rule is not there (yet) admits nothing: a peer entry may come
+/// before the rules that it speaks of.
+fn holding(rules: &[Rule], masks: Masks) -> Result<&[Rule], DropReason> {
+    let mask = masks.inbound | masks.outbound;
+    let holds = rules.iter().any(|rule| mask & (1 << rule.number) != 0);
+    if holds { Ok(rules) } else { Err(DropReason::Denied) }
 }
 
 fn is_echo_request(packet: &Packet<'_>) -> bool {
