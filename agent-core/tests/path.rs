@@ -341,6 +341,37 @@ fn a_wireguard_only_peer_is_never_called() {
 }
 
 #[test]
+fn a_fixed_endpoint_is_never_forgotten() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    let endpoint = Some(address("192.0.2.7:51820"));
+    let kind = PeerKind { device: DeviceId(3), wireguard_only: true, endpoint };
+    a.paths.set_peer(SLOT, kind, at(0));
+    // It was elsewhere before our last start.
+    a.paths.set_cached(SLOT, address("198.51.100.9:9"), at(0));
+    a.wanted(at(0));
+    let both = [direct("198.51.100.9:9"), direct("192.0.2.7:51820")];
+    assert_eq!(*a.paths.targets(SLOT), both);
+    // It roams: data goes where it was heard, a handshake also to the place
+    // that is written down.
+    let source = Source { socket: SOCKET, address: address("203.0.113.5:5") };
+    a.paths.handle_authenticated(SLOT, source, at(1));
+    a.paths.handle_failed(SLOT);
+    assert_eq!(*a.paths.targets(SLOT), [direct("203.0.113.5:5"), direct("192.0.2.7:51820")]);
+    // Somebody writes down another place.
+    let _ = a.events(at(1));
+    let kind = PeerKind { endpoint: Some(address("192.0.2.8:51820")), ..kind };
+    a.paths.set_peer(SLOT, kind, at(2));
+    let selected =
+        Selected { route: direct("192.0.2.8:51820"), why: Why::Configured, since: at(2) };
+    assert_eq!(a.events(at(2)), [PathEvent::Selected { slot: SLOT, selected }]);
+    assert_eq!(*a.paths.targets(SLOT), [direct("192.0.2.8:51820")]);
+    // The same entry again changes nothing.
+    a.paths.handle_authenticated(SLOT, source, at(3));
+    a.paths.set_peer(SLOT, kind, at(4));
+    assert_eq!(a.paths.selected(SLOT).unwrap().route, direct("203.0.113.5:5"));
+}
+
+#[test]
 fn endpoints_are_written_at_most_every_ten_minutes() {
     let mut a = Side::new(1, 2, "10.0.0.1:1");
     let mut writes = 0;

@@ -5,7 +5,8 @@
 //! A peer's route is where its newest authenticated word came from. Without one
 //! the candidates of its `call` or `call_ack` are tried, all with the same
 //! handshake initiation: the first that arrives is answered, the copies are
-//! replays to the other side. A WireGuard-only peer has its fixed endpoint.
+//! replays to the other side. A WireGuard-only peer has its fixed endpoint,
+//! which is tried beside any other that it has come from.
 //!
 //! Nothing waits for a timer that an answer could replace: a call goes out with
 //! the packet that wants the peer, and its answer starts the handshake. Who is
@@ -221,9 +222,19 @@ impl<const PEERS: usize> Paths<PEERS> {
         let Some(place) = self.peers.get_mut(slot.index()) else {
             return;
         };
-        match place {
-            Some(peer) if peer.kind.device == kind.device => peer.kind = kind,
-            _ => *place = Some(PeerPath::new(kind)),
+        let moved = match place {
+            Some(peer) if peer.kind.device == kind.device => {
+                let moved = peer.kind.endpoint != kind.endpoint;
+                peer.kind = kind;
+                moved
+            }
+            _ => {
+                *place = Some(PeerPath::new(kind));
+                false
+            }
+        };
+        if moved {
+            self.select_configured(slot, now);
         }
         if let Some(position) = self.early.iter().position(|early| early.call.peer == kind.device) {
             let early = self.early.swap_remove(position);
@@ -231,6 +242,22 @@ impl<const PEERS: usize> Paths<PEERS> {
                 self.handle_call(&early.call, now);
             }
         }
+    }
+
+    /// Somebody wrote down another endpoint: it counts from now on, until the
+    /// peer is heard from elsewhere.
+    fn select_configured(&mut self, slot: PeerSlot, now: Instant) {
+        let route = self.fixed_route(slot);
+        if let (Some(peer), Some(route)) = (self.peer_mut(slot), route) {
+            peer.selected = Some(Selected { route, why: Why::Configured, since: now });
+            self.stir();
+        }
+    }
+
+    /// The way to the fixed endpoint of a WireGuard-only peer.
+    fn fixed_route(&self, slot: PeerSlot) -> Option<Route> {
+        let kind = self.peer(slot)?.kind;
+        self.local.route(kind.endpoint.filter(|_| kind.wireguard_only)?)
     }
 
     /// The peer of this slot is gone.
@@ -252,8 +279,7 @@ impl<const PEERS: usize> Paths<PEERS> {
 
     /// A packet wants this peer and finds no session.
     pub fn handle_wanted(&mut self, slot: PeerSlot, entropy: &mut dyn Entropy, now: Instant) {
-        let fixed = self.peer(slot).and_then(|peer| peer.kind.endpoint);
-        let fixed = fixed.and_then(|address| self.local.route(address));
+        let fixed = self.fixed_route(slot);
         let Some(peer) = self.peer_mut(slot) else {
             return;
         };
@@ -428,9 +454,11 @@ impl<const PEERS: usize> Paths<PEERS> {
             return Targets::new();
         };
         let mut targets: Targets = peer.selected.iter().map(|selected| selected.route).collect();
-        for route in peer.candidates.iter().filter_map(|&address| self.local.route(address)) {
+        let named = peer.candidates.iter().filter_map(|&address| self.local.route(address));
+        for route in named.chain(self.fixed_route(slot)) {
             if !targets.contains(&route) {
-                // Cannot fail: one more place than candidates.
+                // Cannot fail: one more place than candidates, and a peer has
+                // either those or a fixed endpoint.
                 let _ = targets.push(route);
             }
         }
