@@ -101,6 +101,9 @@ impl<const WORDS: usize> Slot<WORDS> {
         if send {
             self.current = Some(index);
         }
+        // The handshake may have moved the endpoint: the next newest packet
+        // tells where it comes from, even if that is where it came from before.
+        self.heard_from = None;
         // The handshake was an answer: nothing before it is waited for.
         self.activity.first_unanswered_at = None;
         self.activity.first_unreplied_at = None;

@@ -178,7 +178,8 @@ impl TunnelNode {
     fn handle_event(&mut self, event: Event, now: Instant) {
         self.events.push(event);
         match event {
-            Event::Established { slot, initiator, .. } => {
+            Event::Established { slot, source, initiator } => {
+                self.endpoints[slot.index()] = Some(source.address);
                 let sent = self.flush(slot, now);
                 if initiator && !sent {
                     self.keepalive(slot, now);

@@ -63,6 +63,29 @@ fn regression_14_data_alone_moves_the_endpoint() {
 }
 
 #[test]
+fn regression_14_data_moves_back_what_a_response_moved() {
+    let mut world = World::pair(143);
+    connect(&mut world);
+    assert_eq!(world.a().endpoints[0], Some(underlay(2)));
+    // The response of the next handshake is seen from elsewhere: a one-way
+    // path, or somebody on the way who handed it on.
+    world.gate = Box::new(|flight| {
+        if flight.kind() == 2 {
+            flight.from = stranger(9);
+        }
+        true
+    });
+    world.run(secs(119));
+    world.send(0, 2, b"rekey");
+    world.run(secs(1));
+    assert_eq!(world.sent(2), 2);
+    assert_eq!(world.a().endpoints[0], Some(stranger(9)));
+    world.send(1, 1, b"from where it always was");
+    world.run(secs(1));
+    assert_eq!(world.a().endpoints[0], Some(underlay(2)));
+}
+
+#[test]
 fn regression_14_an_initiation_alone_moves_nothing() {
     let mut world = World::pair(140);
     connect(&mut world);
