@@ -22,8 +22,9 @@ pub enum Prefix {
 }
 
 /// A network's addresses. A device is one number `host`; both its addresses
-/// follow from it.
+/// follow from it. Does not decode with another length than 8 to 28.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Ser, De)]
+#[serde(try_from = "OverlayFields")]
 pub struct Overlay {
     /// The IPv4 range's first address.
     pub ipv4: Ipv4Addr,
@@ -31,6 +32,27 @@ pub struct Overlay {
     pub ipv4_len: u8,
     /// The first 48 bits of the IPv6 ULA range (RFC 4193); subnet 0 is used.
     pub ipv6: [u8; 6],
+}
+
+/// An [`Overlay`] as it travels.
+#[derive(De)]
+struct OverlayFields {
+    ipv4: Ipv4Addr,
+    ipv4_len: u8,
+    ipv6: [u8; 6],
+}
+
+impl TryFrom<OverlayFields> for Overlay {
+    type Error = &'static str;
+
+    fn try_from(fields: OverlayFields) -> Result<Self, Self::Error> {
+        let OverlayFields { ipv4, ipv4_len, ipv6 } = fields;
+        if (8..=28).contains(&ipv4_len) {
+            Ok(Self { ipv4, ipv4_len, ipv6 })
+        } else {
+            Err("an overlay's length is 8 to 28")
+        }
+    }
 }
 
 impl Overlay {
@@ -276,5 +298,17 @@ mod tests {
         assert_eq!(overlay.address_v4(0x0102), Ipv4Addr::new(100, 93, 1, 2));
         assert_eq!(overlay.address_v6(2).to_string(), "fd5c:7e0a:91b3::2");
         assert_eq!(overlay.prefix_v6().0.to_string(), "fd5c:7e0a:91b3::");
+    }
+
+    #[test]
+    fn an_overlay_of_no_possible_length_is_refused() {
+        for len in 0..=u8::MAX {
+            let overlay =
+                Overlay { ipv4: Ipv4Addr::new(100, 93, 0, 0), ipv4_len: len, ipv6: [0xFD; 6] };
+            let mut buffer = [0; 32];
+            let bytes = postcard::to_slice(&overlay, &mut buffer).unwrap();
+            let decoded = postcard::from_bytes::<Overlay>(bytes);
+            assert_eq!(decoded.ok(), (8..=28).contains(&len).then_some(overlay));
+        }
     }
 }
