@@ -263,6 +263,8 @@ impl<
 
 fn start(config: &AgentConfig, identity: &Identity, redactor: &Redactor, now: Instant) -> Start {
     let short = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
+    let socket = |socket: Option<SocketId>| socket.map(|SocketId(number)| number);
+    let interval = config.tunnel.handshake_interval();
     Start {
         format: TRACE_FORMAT,
         now_us: now.as_micros(),
@@ -270,7 +272,9 @@ fn start(config: &AgentConfig, identity: &Identity, redactor: &Redactor, now: In
         on_demand: config.on_demand,
         page_window: config.page_window,
         staged_per_peer: short(config.staged_per_peer as u64),
+        sockets: (socket(config.sockets.v4), socket(config.sockets.v6)),
         rekey_after_s: short(config.tunnel.rekey_after().as_secs()),
+        handshake_interval_us: u32::try_from(interval.as_micros()).unwrap_or(u32::MAX),
         stamp_floor: config.stamp_floor,
         pin: redactor.key(&identity.coordinator),
         next_pin: identity.next_coordinator.as_ref().map(|pin| redactor.key(pin)),

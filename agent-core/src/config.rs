@@ -114,7 +114,13 @@ impl TunnelConfig {
     /// default is for a chip; a gateway takes 1,000.
     #[must_use]
     pub fn with_handshakes_per_second(self, rate: u32) -> Self {
-        Self { handshake_interval: Duration::from_secs(1) / rate.max(1), ..self }
+        self.with_handshake_interval(Duration::from_secs(1) / rate.max(1))
+    }
+
+    /// The same as the least time between two answers, on average.
+    #[must_use]
+    pub const fn with_handshake_interval(self, handshake_interval: Duration) -> Self {
+        Self { handshake_interval, ..self }
     }
 
     /// The least time between two answers, on average.

@@ -49,15 +49,14 @@ impl Head {
         Self::new(datagram.get(..len).unwrap_or_default(), datagram.len())
     }
 
-    /// Of an IP packet: its headers, and what an ICMP error quotes of others'.
+    /// Of an IP packet: its headers, and of an ICMP error those that it quotes.
     pub(super) fn of_packet(packet: &[u8]) -> Self {
         let len = Packet::parse(packet).map_or(0, |parsed| {
             parsed.upper_at
                 + match parsed.upper {
                     Upper::Tcp { .. } => 20,
                     Upper::Ports { .. } => 8,
-                    Upper::Icmp { kind, .. } if icmp::is_error(parsed.protocol, kind) => 64,
-                    Upper::Icmp { .. } => 8,
+                    Upper::Icmp { .. } => icmp::head_len(&parsed),
                     Upper::Opaque => 0,
                 }
         });

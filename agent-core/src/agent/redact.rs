@@ -5,14 +5,44 @@
 //! decisions hang on (which of two keys is greater, when handshakes cross).
 //! PSKs, inboxes and passwords become such handles too: what matters of them is
 //! whether they change. Names become the device's number.
+//!
+//! What is not known to be harmless keeps its tag alone: an item of a newer
+//! coordinator may hold anything.
 
 use core::fmt::Write as _;
 
 use weft_noise::mac::keyed_hash;
 use weft_wire::id::{DeviceId, Inbox, Name, PublicKey, Secret};
-use weft_wire::item::WelcomeInfo;
-use weft_wire::item::{Item, ItemError, ItemWriter, Items, RawItem, Refused, Registered, State};
-use weft_wire::map::{Page, PeerKey, PeerUpsert, SecondKey, Settings};
+use weft_wire::item::{
+    Command, Done, Item, ItemError, ItemWriter, Items, Ping, RawItem, Refused, Registered, State,
+    Unsupported, WelcomeInfo,
+};
+use weft_wire::map::{
+    Lease, MapReady, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey, Servers, Settings,
+};
+use weft_wire::signal::{Call, CallAck, CallFailed, Go};
+
+use super::cache::CacheEndpoint;
+use crate::control::CacheHead;
+
+/// Items that are kept as they came: numbers and addresses only.
+const HARMLESS: &[u32] = &[
+    Call::TAG,
+    CallAck::TAG,
+    CallFailed::TAG,
+    Go::TAG,
+    CacheEndpoint::TAG,
+    CacheHead::TAG,
+    Command::TAG,
+    Done::TAG,
+    Lease::TAG,
+    MapReady::TAG,
+    PeerRemove::TAG,
+    Ping::TAG,
+    Rules::TAG,
+    Servers::TAG,
+    Unsupported::TAG,
+];
 
 /// What makes handles.
 pub(super) struct Redactor {
@@ -60,8 +90,8 @@ impl Redactor {
         })
     }
 
-    /// Writes the items again without secrets and returns their length. Items
-    /// that are unknown or do not decode keep their tag.
+    /// Writes the items again without secrets and returns their length. Of items
+    /// that are unknown or do not decode the tag is kept, with an empty body.
     pub(super) fn redact(&self, items: &[u8], out: &mut [u8]) -> Result<usize, ItemError> {
         let mut writer = ItemWriter::new(out);
         for raw in Items::new(items).map_while(Result::ok) {
@@ -78,6 +108,14 @@ impl Redactor {
     }
 
     fn item(&self, raw: &RawItem<'_>, writer: &mut ItemWriter<'_>) -> Result<(), ItemError> {
+        match self.decoded(raw, writer) {
+            // The agent left it out as well.
+            Err(ItemError::Body(_) | ItemError::Trailing(_)) => writer.put_raw(&tag_alone(raw)),
+            written => written,
+        }
+    }
+
+    fn decoded(&self, raw: &RawItem<'_>, writer: &mut ItemWriter<'_>) -> Result<(), ItemError> {
         match raw.tag {
             Page::TAG => {
                 let (page, ops) = raw.decode_nested::<Page>()?;
@@ -133,9 +171,14 @@ impl Redactor {
                 let state: State = raw.decode()?;
                 writer.put(&State { reason: heapless::String::new(), ..state })
             }
-            _ => writer.put_raw(raw),
+            tag if HARMLESS.contains(&tag) => writer.put_raw(raw),
+            _ => writer.put_raw(&tag_alone(raw)),
         }
     }
+}
+
+const fn tag_alone(raw: &RawItem<'_>) -> RawItem<'static> {
+    RawItem { tag: raw.tag, body: &[] }
 }
 
 fn number(device: DeviceId) -> Name {

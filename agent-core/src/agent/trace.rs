@@ -18,7 +18,7 @@ use weft_wire::id::{DeviceId, Epoch, Inbox, PublicKey, Revision};
 use weft_wire::signal::{CANDIDATES, Candidate};
 
 /// The version of the format.
-pub const TRACE_FORMAT: u8 = 1;
+pub const TRACE_FORMAT: u8 = 2;
 
 /// Which output a shell took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,8 +142,12 @@ pub struct Start {
     pub page_window: u8,
     /// [`AgentConfig::staged_per_peer`](super::AgentConfig).
     pub staged_per_peer: u16,
+    /// The socket of each family, IPv4 first.
+    pub sockets: (Option<u8>, Option<u8>),
     /// Seconds.
     pub rekey_after_s: u16,
+    /// Microseconds between two answers to initiations, on average.
+    pub handshake_interval_us: u32,
     /// [`AgentConfig::stamp_floor`](super::AgentConfig).
     pub stamp_floor: Option<u64>,
     /// The coordinator's key; a handle.

@@ -210,6 +210,15 @@ pub struct Quoted {
     pub protocol: u8,
     /// What is left of its upper-layer header.
     pub upper: Upper,
+    /// Its IP headers and the 8 bytes behind them: how much of the quote was
+    /// read. Payload may follow.
+    pub head_len: usize,
+}
+
+/// How much of an ICMP message is header: of an error also what [`quoted`]
+/// reads of the packet inside, and nothing of that packet's payload.
+pub fn head_len(packet: &Packet<'_>) -> usize {
+    ICMP_HEADER_LEN + quoted(packet).map_or(0, |quoted| quoted.head_len)
 }
 
 /// Reads the packet that an ICMP error quotes: IP header and 8 bytes suffice.

@@ -156,7 +156,7 @@ fn quoted(bytes: &[u8]) -> Option<icmp::Quoted> {
     let mut head = [0; IPV4_HEADER_LEN];
     head.get_mut(..8)?.copy_from_slice(bytes.get(upper_at..)?.get(..8)?);
     let upper = upper(protocol, fragment, &head)?;
-    Some(icmp::Quoted { source, destination, protocol, upper })
+    Some(icmp::Quoted { source, destination, protocol, upper, head_len: upper_at + 8 })
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

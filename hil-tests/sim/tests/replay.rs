@@ -2,11 +2,18 @@
 #![allow(missing_docs, reason = "a test")]
 
 use weft_agent_core::agent::trace::{Entries, Entry, FrameVerdict};
+use weft_agent_core::config::TunnelConfig;
+use weft_agent_core::entropy::Entropy as _;
+use weft_agent_core::event::SocketId;
+use weft_agent_core::path::Sockets;
 use weft_agent_core::time::Duration;
+use weft_sim::mesh::coordinator::Coordinator;
 use weft_sim::mesh::{Mesh, Recording};
 use weft_sim::replay::{ReplayError, replay, transitions};
 use weft_sim::{Link, Rng};
 use weft_wire::frame::MAX_FRAME;
+use weft_wire::item::Item;
+use weft_wire::signal::{Candidate, CandidateKind};
 
 fn again(trace: &[u8]) -> Recording {
     match replay::<32, 64, 64, 8, 8, MAX_FRAME>(trace, 77) {
@@ -28,11 +35,21 @@ fn assert_same(trace: &[u8]) -> usize {
 
 /// Loss, doubling and reordering everywhere, outages of the network and of the
 /// coordinator, restarts, roaming.
-fn stormy(seed: u64) -> Vec<Recording> {
+fn stormy(seed: u64, change: impl FnOnce(&mut Mesh)) -> Vec<Recording> {
     let mut mesh = Mesh::new(seed);
     let mut rng = Rng::new(seed);
+    change(&mut mesh);
     let nodes = [mesh.add("gw-a"), mesh.add("gw-b"), mesh.add("gw-c")];
     mesh.run_to(10_000, |mesh| nodes.iter().all(|&node| mesh.knows(node, 2)));
+    for node in nodes {
+        // One address first that only a socket of the other family could use.
+        let named = ["[2001:db8::7]:7".parse().expect("an address"), mesh.nodes[node].address];
+        mesh.input(node, |agent, _| {
+            agent.set_local_addresses(
+                &named.map(|address| Candidate { kind: CandidateKind::Host, address }),
+            );
+        });
+    }
     mesh.set_links(Link {
         latency: Duration::from_millis(15),
         jitter: Duration::from_millis(20),
@@ -77,7 +94,7 @@ fn stormy(seed: u64) -> Vec<Recording> {
 fn stormy_runs_are_replayed_to_the_same_transitions() {
     let mut compared = 0;
     for seed in 0..6 {
-        for trace in stormy(seed) {
+        for trace in stormy(seed, |_| {}) {
             compared += assert_same(&trace.0);
         }
     }
@@ -147,36 +164,140 @@ fn a_replay_of_a_replay_is_the_same_to_the_byte() {
     assert_eq!(strip(kinds(&trace.0)), strip(kinds(&once.0)));
 }
 
+/// An IPv4 packet between two nodes; checksums are not looked at.
+fn packet(mesh: &Mesh, from: usize, to: usize, protocol: u8, upper: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; 20];
+    packet[0] = 0x45;
+    packet[2..4].copy_from_slice(&(20 + upper.len() as u16).to_be_bytes());
+    packet[8..10].copy_from_slice(&[64, protocol]);
+    for (at, node) in [(12, from), (16, to)] {
+        let address = Coordinator::overlay().address_v4(mesh.host(node));
+        packet[at..at + 4].copy_from_slice(&address.octets());
+    }
+    packet.extend_from_slice(upper);
+    packet
+}
+
+/// Everything that a packet may carry somebody's bytes in: UDP, TCP, an echo
+/// request, and ICMP errors that quote the others.
+fn packets_with_payload(mesh: &Mesh, from: usize, to: usize, payload: &[u8]) -> Vec<Vec<u8>> {
+    let headed = |mut head: Vec<u8>, filled: &[u8]| {
+        head[..filled.len()].copy_from_slice(filled);
+        head.extend_from_slice(payload);
+        head
+    };
+    let udp = headed(vec![0; 8], &[0x10, 1, 0x10, 2]);
+    let mut tcp = headed(vec![0; 20], &[0x10, 1, 0x10, 2]);
+    tcp[12..14].copy_from_slice(&[0x50, 0x10]);
+    let echo = headed(vec![0; 8], &[8, 0, 0, 0, 0, 7]);
+    let mut packets = vec![];
+    for (protocol, upper) in [(17, udp), (6, tcp), (1, echo)] {
+        // The other side sent it, so that the error is about a flow of its own.
+        let quoted = packet(mesh, to, from, protocol, &upper);
+        let mut error = vec![3, 1, 0, 0, 0, 0, 0, 0];
+        error.extend_from_slice(&quoted);
+        packets.push(packet(mesh, from, to, protocol, &upper));
+        packets.push(packet(mesh, from, to, 1, &error));
+    }
+    packets
+}
+
+/// A tag of tomorrow, with something in it that is nobody's business.
+struct Tomorrow([u8; 16]);
+
+impl serde::Serialize for Tomorrow {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Tomorrow {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <[u8; 16]>::deserialize(deserializer).map(Self)
+    }
+}
+
+impl Item for Tomorrow {
+    const TAG: u32 = 9_999;
+}
+
+fn secrets_of(mesh: &Mesh, node: usize) -> Vec<Vec<u8>> {
+    let identity = mesh.agent(node).identity();
+    let member = identity.member().expect("it is enrolled");
+    let device = &mesh.coordinator.devices[node];
+    let pairs = mesh.coordinator.devices.iter().filter(|peer| peer.id != device.id);
+    let mut secrets: Vec<Vec<u8>> = pairs
+        .map(|peer| mesh.coordinator.pair_psk(&device.wg_key, &peer.wg_key).0.to_vec())
+        .collect();
+    secrets.extend([
+        identity.identity_key.0.to_vec(),
+        identity.wireguard_key.0.to_vec(),
+        identity.coordinator.0.to_vec(),
+        member.psk.0.to_vec(),
+        member.inbox.0.to_vec(),
+        mesh.coordinator.password(&member.inbox).to_vec(),
+        device.wg_key.0.to_vec(),
+        device.identity.0.to_vec(),
+    ]);
+    secrets
+}
+
 #[test]
 fn a_trace_holds_no_key_name_password_or_payload() {
     let (mut mesh, a, b) = Mesh::pair(4);
+    let mut rng = Rng::new(44);
+    let mut canary = || -> [u8; 16] {
+        let mut bytes = [0; 16];
+        rng.fill(&mut bytes);
+        bytes
+    };
+    let (payload, tomorrow) = (canary(), canary());
+    let mut secrets: Vec<Vec<u8>> = vec![b"gw-a".to_vec(), b"gw-b".to_vec(), b"home".to_vec()];
+    secrets.extend([payload.to_vec(), tomorrow.to_vec()]);
+    secrets.extend([a, b].into_iter().flat_map(|node| secrets_of(&mesh, node)));
     let host = mesh.host(b);
     mesh.ping(a, host, 1);
     mesh.run_for(1_000);
-    let storage = &mesh.nodes[a].storage;
-    let mut secrets: Vec<Vec<u8>> = vec![b"gw-a".to_vec(), b"gw-b".to_vec(), b"home".to_vec()];
-    for node in [a, b] {
-        let identity = mesh.agent(node).identity();
-        let member = identity.member().unwrap();
-        secrets.extend([
-            identity.identity_key.0.to_vec(),
-            identity.wireguard_key.0.to_vec(),
-            identity.coordinator.0.to_vec(),
-            member.psk.0.to_vec(),
-            member.inbox.0.to_vec(),
-            mesh.coordinator.devices[node].wg_key.0.to_vec(),
-            mesh.coordinator.devices[node].identity.0.to_vec(),
-        ]);
+    for (from, to) in [(a, b), (b, a)] {
+        for packet in packets_with_payload(&mesh, from, to, &payload) {
+            mesh.packet(from, &packet);
+            mesh.run_for(100);
+        }
+        // All of them arrived, with their payload.
+        let received = mesh.nodes[to].received.iter();
+        let whole = received.filter(|(_, packet)| packet.windows(16).any(|part| part == payload));
+        assert!(whole.count() >= 6);
+        let id = mesh.id(from);
+        let frames = mesh.coordinator.tell(id, |writer| writer.put(&Tomorrow(tomorrow)));
+        mesh.send(frames);
+        mesh.run_for(1_000);
     }
-    // Everything of 16 bytes and more in the cache that is random to the eye:
-    // keys and PSKs of peers.
-    assert!(storage.cache.len() > 100);
-    let trace = mesh.stop(a).0;
-    for secret in secrets {
+    assert_eq!(mesh.coordinator.unsupported, [9_999, 9_999]);
+    // And once with the cache of the run before.
+    let mut traces = vec![mesh.stop(a).0, mesh.stop(b).0];
+    mesh.boot(a);
+    mesh.run_for(1_000);
+    traces.push(mesh.stop(a).0);
+    for (secret, trace) in secrets.iter().flat_map(|secret| traces.iter().map(move |t| (secret, t)))
+    {
         for part in secret.chunks(8).filter(|part| part.len() >= 4) {
             let found = trace.windows(part.len()).any(|window| window == part);
             assert!(!found, "{part:02x?}");
         }
+    }
+    for trace in &traces {
+        assert_same(trace);
+    }
+}
+
+#[test]
+fn a_run_with_one_family_and_few_handshakes_is_replayed() {
+    for seed in 20..23 {
+        let traces = stormy(seed, |mesh| {
+            mesh.sockets = Sockets { v4: Some(SocketId(0)), v6: None };
+            mesh.tunnel = TunnelConfig::new().with_handshakes_per_second(1);
+        });
+        assert!(traces.iter().map(|trace| assert_same(&trace.0)).sum::<usize>() > 50);
     }
 }
 

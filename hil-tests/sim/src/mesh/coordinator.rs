@@ -272,6 +272,18 @@ impl Coordinator {
         self.announce(id)
     }
 
+    /// The broker's password of whoever receives there.
+    pub fn password(&self, inbox: &Inbox) -> [u8; 16] {
+        let mut password = [0; 16];
+        password.copy_from_slice(&mac::keyed_hash(&self.master.0, &[b"mqtt", &inbox.0])[..16]);
+        password
+    }
+
+    /// The PSK of two devices.
+    pub fn pair_psk(&self, a: &PublicKey, b: &PublicKey) -> Secret {
+        mac::pair_psk(&self.master, NetworkId(1), a, b, 0)
+    }
+
     /// Commands a device to restart.
     pub fn command(&mut self, id: DeviceId, command: u32, expires_ms: u64) -> Frames {
         let command = Command { id: CommandId(command), expires_ms, kind: CommandKind::Restart };
@@ -361,7 +373,7 @@ impl Coordinator {
             epoch: self.epoch,
             revision: Revision(device.map_or(0, |device| device.revision)),
             inbox: device.map_or(inbox, |device| device.inbox),
-            password: [5; 16],
+            password: self.password(&device.map_or(inbox, |device| device.inbox)),
             password_expiry: u32::MAX,
             reconnect_min_s: 0,
             reconnect_max_s: 1,
@@ -543,7 +555,7 @@ impl Coordinator {
             host: device.host,
             overlay: Self::overlay(),
             inbox: device.inbox,
-            password: [5; 16],
+            password: self.password(&device.inbox),
             password_expiry: u32::MAX,
             psk: mac::psk(&self.master, 0, PskKind::Device, &identity.0),
             master: 0,
@@ -674,7 +686,7 @@ impl Coordinator {
             device: id,
             name,
             key,
-            psk: mac::pair_psk(&self.master, NetworkId(1), &device.wg_key, &key, 0),
+            psk: self.pair_psk(&device.wg_key, &key),
             second: None,
             host,
             mtu: 1280,

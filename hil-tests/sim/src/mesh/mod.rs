@@ -119,6 +119,10 @@ pub struct Mesh {
     link: Link,
     /// The network of datagrams.
     pub network: Network,
+    /// The sockets of agents that start from now on.
+    pub sockets: Sockets,
+    /// The tunnel of agents that start from now on.
+    pub tunnel: TunnelConfig,
     /// The coordinator cannot be reached.
     pub coordinator_down: bool,
     /// Frames delivered to devices, with their node.
@@ -149,6 +153,8 @@ impl Mesh {
             line: clean(10),
             link: clean(5),
             network: Network::new(rng.next()),
+            sockets: Sockets::both(SocketId(0)),
+            tunnel: TunnelConfig::new(),
             coordinator_down: false,
             tapped: vec![],
             frame_drops: vec![],
@@ -230,8 +236,8 @@ impl Mesh {
             fingerprint: [node as u8; 32],
             name: Name::try_from(place.name).expect("a name"),
             abilities: abilities(),
-            sockets: Sockets::both(SocketId(0)),
-            tunnel: TunnelConfig::new(),
+            sockets: self.sockets,
+            tunnel: self.tunnel,
             stamp_floor: floor,
         };
         let entropy = Rng::new(place.seed.wrapping_add(u64::from(place.storage.boots) << 32));
@@ -309,7 +315,8 @@ impl Mesh {
         self.packet(from, &packet);
     }
 
-    fn packet(&mut self, node: usize, packet: &[u8]) {
+    /// A packet from one node's programs.
+    pub fn packet(&mut self, node: usize, packet: &[u8]) {
         let now = self.now;
         let mut bytes = vec![0; capacity_for(1_420)];
         let mut buffer = PacketBuf::copy_from(&mut bytes, packet).expect("it fits");

@@ -179,9 +179,15 @@ impl<
             fingerprint: [0; 32],
             name: Name::new(),
             abilities: abilities(),
-            sockets: Sockets::both(SocketId(0)),
+            sockets: Sockets {
+                v4: start.sockets.0.map(SocketId),
+                v6: start.sockets.1.map(SocketId),
+            },
             tunnel: TunnelConfig::new()
-                .with_rekey_after(Duration::from_secs(u64::from(start.rekey_after_s))),
+                .with_rekey_after(Duration::from_secs(u64::from(start.rekey_after_s)))
+                .with_handshake_interval(Duration::from_micros(u64::from(
+                    start.handshake_interval_us,
+                ))),
             stamp_floor: start.stamp_floor,
         };
         let now = Instant::from_micros(start.now_us);
