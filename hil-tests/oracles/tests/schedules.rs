@@ -5,8 +5,8 @@
 //! Whatever happened, once the network is whole both directions work again
 //! within 16 s; no payload is delivered twice, none is altered, nobody panics.
 //!
-//! `WEFT_SCHEDULES` is the number of schedules over all three pairings (10,000),
-//! and of crossed initiations likewise.
+//! `WEFT_SCHEDULES` is the number of schedules of each pairing (10,000), and of
+//! crossed initiations likewise.
 #![allow(missing_docs, clippy::print_stdout, reason = "a test that tells what it found")]
 
 use std::collections::HashSet;
@@ -245,20 +245,17 @@ fn differential(name: &str, other: Make, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn schedules_with_ours() {
-    let third = schedules() / 3;
-    differential("ours", ours, 0..third);
+    differential("ours", ours, 0..schedules());
 }
 
 #[test]
 fn schedules_with_boringtun() {
-    let third = schedules() / 3;
-    differential("boringtun", oracle::<Boringtun>, third..2 * third);
+    differential("boringtun", oracle::<Boringtun>, 0..schedules());
 }
 
 #[test]
 fn schedules_with_gotatun() {
-    let third = schedules() / 3;
-    differential("gotatun", oracle::<Gotatun>, 2 * third..schedules());
+    differential("gotatun", oracle::<Gotatun>, 0..schedules());
 }
 
 /// Both sides send for the first time within one round trip of each other.
@@ -286,18 +283,15 @@ fn crossed(name: &str, other: Make, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn regression_17_crossed_initiations_with_ours() {
-    let third = schedules() / 3;
-    crossed("ours", ours, 0..third);
+    crossed("ours", ours, 0..schedules());
 }
 
 #[test]
 fn regression_17_crossed_initiations_with_boringtun() {
-    let third = schedules() / 3;
-    crossed("boringtun", oracle::<Boringtun>, third..2 * third);
+    crossed("boringtun", oracle::<Boringtun>, 0..schedules());
 }
 
 #[test]
 fn regression_17_crossed_initiations_with_gotatun() {
-    let third = schedules() / 3;
-    crossed("gotatun", oracle::<Gotatun>, 2 * third..schedules());
+    crossed("gotatun", oracle::<Gotatun>, 0..schedules());
 }
