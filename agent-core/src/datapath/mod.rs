@@ -201,6 +201,15 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
         }
     }
 
+    /// Leaves counters of the session that seals out, for a device that cannot
+    /// tell how many it used: after a sleep the counter has to be provably
+    /// ahead. To the peer it looks like lost packets.
+    pub fn skip_counters(&mut self, slot: PeerSlot, counters: u64) {
+        if let Some(slot) = self.slots.get_mut(slot.index()) {
+            slot.skip(counters);
+        }
+    }
+
     /// Seals nothing for this peer until told otherwise.
     pub fn mute(&mut self, slot: PeerSlot) {
         if let Some(peer) = self.slots.get_mut(slot.index()) {

@@ -163,6 +163,13 @@ impl<const WORDS: usize> Slot<WORDS> {
         Ok(sealed)
     }
 
+    /// Leaves counters of the current session out.
+    pub(super) fn skip(&mut self, counters: u64) {
+        if let Some(session) = self.current.and_then(|index| self.session(index)) {
+            session.sealer.skip(counters);
+        }
+    }
+
     fn sent(&mut self, len: usize, now: Instant) {
         self.activity.sent_at = Some(now);
         self.activity.first_unreplied_at = None;

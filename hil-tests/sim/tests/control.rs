@@ -205,6 +205,71 @@ fn forged_retries_cause_one_handshake_in_thirty_seconds() {
     mesh.run_to(100_000, |mesh| mesh.agent(a).coordinator(mesh.now).online);
 }
 
+/// What a forged frame must leave as it is.
+fn state(mesh: &Mesh, node: usize) -> (Held, Vec<u8>, u64, bool) {
+    let coordinator = mesh.agent(node).coordinator(mesh.now);
+    let mut identity = [0; 1_024];
+    let identity = postcard::to_slice(mesh.agent(node).identity(), &mut identity);
+    let identity = identity.expect("an identity").to_vec();
+    let handshakes = mesh.agent(node).peers().map(|peer| u64::from(peer.tunnel.handshakes)).sum();
+    (held(mesh, node), identity, handshakes, coordinator.online)
+}
+
+fn every_flip(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    (0..frame.len() * 8).map(|bit| {
+        let mut flipped = frame.to_vec();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        flipped
+    })
+}
+
+#[test]
+fn every_single_bit_flip_of_a_reset_changes_nothing() {
+    let (mut mesh, a, _) = Mesh::pair(61);
+    let record = |(node, frame): &(usize, Vec<u8>)| {
+        (*node == a && kind(frame) == Ok(FrameKind::Record)).then(|| frame.clone())
+    };
+    let frame = mesh.tapped.iter().rev().find_map(record).expect("a record");
+    let session = RecordHeader::parse(&frame).expect("a record").session;
+    let reset = Reset { session, hello_hash: [0; 8] }.to_bytes();
+    let (before, hellos) = (state(&mesh, a), mesh.coordinator.hellos);
+    for flipped in every_flip(&reset) {
+        mesh.inject(a, &flipped);
+        assert_eq!(state(&mesh, a), before);
+    }
+    mesh.run_for(29_000);
+    // One whose hash was flipped still names the session: it may be a hint.
+    let made = mesh.coordinator.hellos - hellos;
+    assert!(made <= 1, "{made}");
+    let (_, identity, handshakes, online) = state(&mesh, a);
+    assert_eq!((identity, handshakes, online), (before.1, before.2, before.3));
+    assert_eq!(dropped(&mesh, a), []);
+}
+
+#[test]
+fn every_single_bit_flip_of_a_retry_changes_nothing() {
+    let (mut mesh, a, b) = Mesh::pair(62);
+    mesh.stop(b);
+    mesh.coordinator.silent = true;
+    mesh.cut_lines();
+    mesh.run_for(45_000);
+    // A HELLO waits now, and the next is due within the minute.
+    let retry = Retry { hello_hash: mesh.coordinator.hello_hash, token: [0x5A; 16] }.to_bytes();
+    let (before, hellos) = (state(&mesh, a), mesh.coordinator.hellos);
+    for flipped in every_flip(&retry) {
+        mesh.inject(a, &flipped);
+        assert_eq!(state(&mesh, a), before);
+    }
+    // A flipped token is as good as any to who made it up: it is carried back
+    // once, in a HELLO that was due or is made as one hint.
+    mesh.run_for(29_000);
+    let made = mesh.coordinator.hellos - hellos;
+    assert!(made <= 1, "{made}");
+    mesh.coordinator.silent = false;
+    mesh.run_to(100_000, |mesh| mesh.agent(a).coordinator(mesh.now).online);
+    assert_eq!(state(&mesh, a).1, before.1);
+}
+
 #[test]
 fn under_load_a_device_proves_its_inbox() {
     let mut mesh = Mesh::new(7);

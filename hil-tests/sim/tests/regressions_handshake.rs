@@ -8,7 +8,7 @@ mod support;
 
 use std::net::SocketAddr;
 
-use support::{Node, World, capture, connect, stranger, underlay};
+use support::{Flight, Node, World, capture, connect, stranger, underlay};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::event::{DropReason, PeerSlot};
 use weft_agent_core::time::{Duration, Instant};
@@ -97,6 +97,7 @@ fn regression_10_a_cookie_of_one_port_is_no_cookie_of_another() {
     let proven = world.log.iter().rev().find(|flight| flight.kind() == 1).cloned();
     let proven = proven.expect("an initiation was repeated");
     assert_ne!(proven.bytes[132..], [0; 16], "it carries mac2");
+    assert_refused_by_mac2(&mut world, 1, &proven);
     let mut neighbour = proven.from;
     neighbour.set_port(proven.from.port() + 1);
     let now = world.now;
@@ -204,17 +205,12 @@ fn regression_15_garbage_before_the_response_does_no_harm() {
     assert!(matches!(world.a().events[0], Event::Established { initiator: true, .. }));
 }
 
-#[test]
-fn regression_15_a_stream_of_wrong_responses_is_asked_for_a_cookie() {
-    let mut world = World::pair(150);
-    world.gate = Box::new(|flight| flight.kind() != 2);
-    world.send(0, 2, b"x");
-    world.run(millis(20));
-    let initiation = world.log.iter().find(|flight| flight.kind() == 1).cloned().unwrap();
-    let genuine = world.log.iter().find(|flight| flight.kind() == 2).cloned().unwrap();
-    // Who knows both public keys and not the PSK answers with a right mac1.
-    let now = world.now;
-    for forger in 0..6 {
+/// Answers to the newest initiation of node 1 by somebody who knows both public
+/// keys and not the PSK: mac1 is right, the rest is not.
+fn forge_responses(world: &mut World, count: u64) {
+    let initiation = world.log.iter().rev().find(|flight| flight.kind() == 1).cloned();
+    let (initiation, now) = (initiation.expect("an initiation"), world.now);
+    for forger in 0..count {
         let mut node = Node::new(2, 151 + forger);
         node.add_peer(0, 1, 99, now);
         node.handle_datagram(underlay(1), &initiation.bytes, now);
@@ -224,12 +220,45 @@ fn regression_15_a_stream_of_wrong_responses_is_asked_for_a_cookie() {
         let expected = if forger < 4 { DropReason::Unauthentic } else { DropReason::UnderLoad };
         assert_eq!(world.a().refused.pop(), Some(expected));
     }
+}
+
+#[test]
+fn regression_15_a_stream_of_wrong_responses_is_asked_for_a_cookie() {
+    let mut world = World::pair(150);
+    world.gate = Box::new(|flight| flight.kind() != 2);
+    world.send(0, 2, b"x");
+    world.run(millis(20));
+    forge_responses(&mut world, 6);
     // The genuine responder hears the cookie and repeats with mac2.
+    let genuine = world.log.iter().rev().find(|flight| flight.kind() == 2).cloned().unwrap();
+    let now = world.now;
     world.a().handle_datagram(genuine.from, &genuine.bytes, now);
-    world.gate = Box::new(|_| true);
     world.collect();
     world.run(secs(6));
+    // Under a stream of wrong ones again, no bit of mac2 can be another.
+    forge_responses(&mut world, 6);
+    let proven = world.log.iter().rev().find(|flight| flight.kind() == 2).cloned().unwrap();
+    assert_refused_by_mac2(&mut world, 0, &proven);
+    world.gate = Box::new(|_| true);
+    let now = world.now;
+    world.a().handle_datagram(proven.from, &proven.bytes, now);
+    world.collect();
+    world.run(secs(1));
     assert_eq!(world.b().delivered, [b"x"]);
+}
+
+/// Under load a handshake message is refused when any bit of its mac2 is not
+/// the right one.
+fn assert_refused_by_mac2(world: &mut World, node: usize, proven: &Flight) {
+    let (now, len) = (world.now, proven.bytes.len());
+    assert_ne!(proven.bytes[len - 16..], [0; 16], "it carries mac2");
+    for bit in (len - 16) * 8..len * 8 {
+        let mut flipped = proven.bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        world.nodes[node].handle_datagram(proven.from, &flipped, now);
+        assert_eq!(world.nodes[node].refused.last(), Some(&DropReason::UnderLoad), "bit {bit}");
+        world.nodes[node].refused.clear();
+    }
 }
 
 #[test]

@@ -4,11 +4,16 @@
 
 mod support;
 
+use std::net::{IpAddr, Ipv6Addr};
+
+use proptest::prelude::*;
 use support::{Node, World, capture, connect, overlay, stranger, udp, underlay};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::event::{DropReason, PeerSlot};
+use weft_agent_core::ip::Packet;
 use weft_agent_core::time::{Duration, Instant};
 use weft_agent_core::tunnel::{PeerKeys, Tai64nClock};
+use weft_noise::wg::REKEY_AFTER_MESSAGES;
 use weft_sim::Rng;
 use weft_wire::id::Secret;
 use weft_wire::map::Prefix;
@@ -21,6 +26,32 @@ const fn secs(secs: u64) -> Duration {
 
 const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
+}
+
+#[test]
+fn regression_02_sessions_are_replaced_before_their_counters_end() {
+    // Whoever uses the counter up begins, in either role.
+    for (node, number) in [(0, 2), (1, 1)] {
+        let mut world = World::pair(2 + node as u64);
+        connect(&mut world);
+        let before = world.sent_by(node, 1);
+        world.nodes[node].datapath.skip_counters(SLOT, REKEY_AFTER_MESSAGES - 3);
+        for step in 0..4u8 {
+            world.send(node, number, &[step]);
+            world.run(secs(1));
+        }
+        assert_eq!(world.sent_by(node, 1), before + 1, "one new handshake");
+        assert_eq!(world.nodes[1 - node].delivered.len(), 4);
+    }
+    // And where it was not replaced in time, nothing is sealed in it.
+    let mut world = World::pair(202);
+    connect(&mut world);
+    world.nodes[0].datapath.skip_counters(SLOT, u64::MAX);
+    world.send(0, 2, b"in the next session");
+    // Two initiations are 5 s apart at least.
+    world.run(secs(6));
+    assert_eq!(world.sent_by(0, 1), 2);
+    assert_eq!(world.b().delivered, [b"in the next session"]);
 }
 
 #[test]
@@ -298,6 +329,112 @@ fn regression_25_a_peer_cannot_speak_for_a_part_of_its_neighbours_range() {
     let spoofed =
         |slot| world.nodes[0].datapath.drops(slot).unwrap().get(DropReason::SourceAddress);
     assert_eq!((spoofed(SLOT), spoofed(PeerSlot(1))), (128, 128));
+}
+
+/// A packet of a protocol without ports between two addresses of a family.
+fn opaque(from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let mut packet = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 253, 0, 0];
+            packet.extend(from.octets().into_iter().chain(to.octets()));
+            packet
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let mut packet = vec![0x60, 0, 0, 0, 0, 8, 253, 64];
+            packet.extend(from.octets().into_iter().chain(to.octets()));
+            packet
+        }
+        _ => panic!("two families"),
+    };
+    packet.extend([9; 8]);
+    packet
+}
+
+/// Prefixes of few distinct bits, so that they nest.
+fn nested_prefix() -> impl Strategy<Value = Prefix> {
+    let bits = any::<[bool; 3]>();
+    let v4 = (bits, 8u8..=32).prop_map(|([a, b, c], len)| {
+        Prefix::V4([10, u8::from(a) << 7, u8::from(b) << 7, u8::from(c)].into(), len)
+    });
+    let v6 = (bits, 16u8..=128).prop_map(|([a, b, c], len)| {
+        let bit = |set| u16::from(set) << 15;
+        Prefix::V6([0xFD07, bit(a), bit(b), 0, 0, 0, 0, u16::from(c)].into(), len)
+    });
+    prop_oneof![v4, v6]
+}
+
+fn nested_address() -> impl Strategy<Value = IpAddr> {
+    nested_prefix().prop_map(|prefix| match prefix {
+        Prefix::V4(address, _) => address.into(),
+        Prefix::V6(address, _) => address.into(),
+    })
+}
+
+fn covers(prefix: &Prefix, address: IpAddr) -> Option<u8> {
+    let same = |a: u128, b: u128, width: u32, len: u8| {
+        len == 0 || (a ^ b) >> (width - u32::from(len)) == 0
+    };
+    match (prefix, address) {
+        (Prefix::V4(network, len), IpAddr::V4(address)) => {
+            same(network.to_bits().into(), address.to_bits().into(), 32, *len).then_some(*len)
+        }
+        (Prefix::V6(network, len), IpAddr::V6(address)) => {
+            same(network.to_bits(), address.to_bits(), 128, *len).then_some(*len)
+        }
+        _ => None,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Whatever the ranges of two peers, and of either family: a packet passes
+    /// if and only if the longest range of its source is its sender's.
+    #[test]
+    fn regression_25_the_longest_range_of_the_source_is_the_senders(
+        ranges in proptest::collection::vec((nested_prefix(), 0usize..2), 1..8),
+        sources in proptest::collection::vec(nested_address(), 1..12),
+    ) {
+        let own6: Ipv6Addr = "fd08::1".parse().expect("an address");
+        let own: [IpAddr; 2] = [overlay(1).into(), own6.into()];
+        let mut world = World::pair(250);
+        let now = world.now;
+        world.a().add_peer(1, 3, 7, now);
+        let mut third = Node::new(3, 251);
+        third.add_peer(0, 1, 7, now);
+        world.nodes.push(third);
+        world.addresses.push(underlay(3));
+        // Both reach node 1 at both its addresses; the later owner of one and
+        // the same range keeps it.
+        for node in [1, 2] {
+            let routes = [Prefix::V4(overlay(1), 32), Prefix::V6(own6, 128)];
+            world.nodes[node].datapath.set_routes(SLOT, routes).expect("room");
+        }
+        for slot in 0..2u16 {
+            let of = ranges.iter().filter(|(_, owner)| *owner == usize::from(slot));
+            let routes = of.map(|(prefix, _)| *prefix).chain([Prefix::V4(overlay(2 + slot as u8), 32)]);
+            world.a().datapath.set_routes(PeerSlot(slot), routes).expect("room");
+        }
+        for source in sources {
+            for from in [1usize, 2] {
+                let to = own[usize::from(source.is_ipv6())];
+                let bytes = opaque(source, to);
+                prop_assert!(Packet::parse(&bytes).is_ok());
+                let now = world.now;
+                world.nodes[from].send_packet(&bytes, now);
+                world.collect();
+                world.run(millis(100));
+                let longest = ranges
+                    .iter()
+                    // In the order of the slots, as the routes were set.
+                    .filter_map(|(prefix, owner)| covers(prefix, source).map(|len| (len, *owner)))
+                    .max();
+                let allowed = longest.is_some_and(|(_, owner)| owner + 1 == from);
+                let delivered = std::mem::take(&mut world.a().delivered).len();
+                prop_assert_eq!(delivered, usize::from(allowed), "{} by node {}", source, from);
+            }
+        }
+    }
 }
 
 #[test]

@@ -292,6 +292,16 @@ impl Mesh {
         result
     }
 
+    /// One input to a node whose outputs the caller takes.
+    pub fn raw_input<R>(
+        &mut self,
+        node: usize,
+        input: impl FnOnce(&mut MeshAgent, Instant) -> R,
+    ) -> R {
+        let now = self.now;
+        input(self.agent_mut(node), now)
+    }
+
     /// A frame on the line to a node that the coordinator did not send.
     pub fn inject(&mut self, node: usize, frame: &[u8]) {
         let result = self.input(node, |agent, now| agent.handle_frame(frame, now));
