@@ -11,9 +11,12 @@ use weft_wire::id::{Epoch, Secret, is_name};
 use weft_wire::map::Overlay;
 use zeroize::Zeroizing;
 
+use crate::cli::ui;
 use crate::config::public::Public;
 use crate::config::{self, Overrides};
-use crate::domain::network::{DEFAULT_LEASE_S, DEFAULT_MTU, NewNetwork, random_overlay};
+use crate::domain::network::{
+    DEFAULT_LEASE_S, DEFAULT_MTU, NewNetwork, is_mesh_range, random_overlay,
+};
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
 use crate::service::random::Random;
@@ -22,7 +25,7 @@ use crate::service::secrets::Secrets;
 use crate::store::keyfile;
 use crate::store::sqlite::{self, NewInstallation};
 
-use super::place::{Place, fingerprint};
+use super::place::{self, Lock, Place, fingerprint};
 
 /// What `init` is asked for.
 #[derive(Clone, Debug)]
@@ -46,16 +49,56 @@ pub(crate) struct Initialised {
     pub(crate) config_was_there: bool,
 }
 
-/// Makes an installation.
+/// An installation that lies beside its place: the database moves there last,
+/// when its recovery key was shown. Dropped before, nothing of it stays.
+pub(crate) struct Pending {
+    pub(crate) made: Initialised,
+    place: Place,
+    // Undone before the folder is free again.
+    undo: Undo,
+    _lock: Lock,
+}
+
+impl Pending {
+    /// Puts the database in its place: from here on there is an installation.
+    ///
+    /// # Errors
+    ///
+    /// `init.write`; then there is none.
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        let Place { fresh, database, data, .. } = &self.place;
+        std::fs::rename(fresh, database).map_err(|error| cannot_write(database, &error))?;
+        self.undo.0.clear();
+        keyfile::sync_folder(data).map_err(|error| cannot_write(data, &error))
+    }
+}
+
+/// What this run made and takes away again unless it comes to its end.
+#[derive(Default)]
+struct Undo(Vec<PathBuf>);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for path in self.0.iter().rev() {
+            if let Err(error) = std::fs::remove_file(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                ui::note(format!("warning: {} stays behind: {error}", path.display()));
+            }
+        }
+    }
+}
+
+/// Prepares an installation.
 ///
 /// # Errors
 ///
-/// `init.…`, `config.…`.
-pub(crate) fn init(
+/// `init.…`, `config.…`, `data.denied`, `serve.db-locked`.
+pub(crate) fn prepare(
     request: &InitRequest,
     random: Random,
     now: UnixMs,
-) -> Result<Initialised, Vec<Failure>> {
+) -> Result<Pending, Vec<Failure>> {
     let config = config::load(&request.overrides)?;
     make(request, &config, random, now).map_err(|failure| vec![failure])
 }
@@ -65,7 +108,7 @@ fn make(
     config: &config::Config,
     random: Random,
     now: UnixMs,
-) -> Result<Initialised, Failure> {
+) -> Result<Pending, Failure> {
     let place = Place::new(&config.data);
     if place.is_taken() {
         return Err(exists(&place));
@@ -78,6 +121,11 @@ fn make(
         let failure = Failure::new(Code::InitPrivatePublic, message);
         return Err(failure.attempt("add --allow-private if all devices are inside"));
     }
+    let (file, _) = request.overrides.file();
+    let config_was_there = file.exists();
+    if config_was_there {
+        check_kept(&file, config, public)?;
+    }
     let overlay = overlay(request.ipv4.as_deref(), random)?;
     if !is_name(&request.network) {
         let message =
@@ -89,10 +137,44 @@ fn make(
         .mode(0o700)
         .create(&place.data)
         .map_err(|error| cannot_write(&place.data, &error))?;
-    let _lock = place.lock(now)?;
+    let lock = place.lock(now)?;
+    // Another one may have come to its end meanwhile.
+    if place.is_taken() {
+        return Err(exists(&place));
+    }
+    place.remove_unfinished().map_err(|error| cannot_write(&place.data, &error))?;
 
+    let mut undo = Undo::default();
+    if !config_was_there {
+        write_config(&file, config, request, &mut undo)?;
+    }
     let seed = Secret::take(&mut random.bytes());
     let secrets = Secrets::from_seed(&seed);
+    write_state(&place, &secrets, request, overlay, (random, now), &mut undo)?;
+    let made = Initialised {
+        config: file,
+        key: place.key.clone(),
+        database: place.database.clone(),
+        network: request.network.clone(),
+        overlay,
+        fingerprint: fingerprint(&secrets).to_string(),
+        recovery: recovery::to_text(&seed),
+        port: config.listen.first().map_or(COORDINATOR_PORT, core::net::SocketAddr::port),
+        config_was_there,
+    };
+    Ok(Pending { made, place, undo, _lock: lock })
+}
+
+/// The database under its first name, then the key file: where both are, and no
+/// database in its place, a run was cut short and the next one starts anew.
+fn write_state(
+    place: &Place,
+    secrets: &Secrets,
+    request: &InitRequest,
+    overlay: Overlay,
+    (random, now): (Random, UnixMs),
+    undo: &mut Undo,
+) -> Result<(), Failure> {
     let new = NewInstallation {
         epoch: Epoch(u32::from_le_bytes(random.bytes()).max(1)),
         coordinator: secrets.public(),
@@ -103,32 +185,17 @@ fn make(
             lease_s: DEFAULT_LEASE_S,
         },
     };
-    // The key file last but one: with a database alone, `recover` helps; with
-    // neither, nothing was made.
-    if let Err(error) = sqlite::create(&place.database, &new, now) {
-        remove_database(&place.database);
-        return Err(cannot_write(&place.database, &error));
-    }
-    if let Err(error) = keyfile::create(&place.key, &secrets.to_bytes()) {
-        remove_database(&place.database);
-        return Err(cannot_write(&place.key, &error));
-    }
-    let (file, _) = request.overrides.file();
-    let config_was_there = file.exists();
-    if !config_was_there {
-        write_config(&file, config, request)?;
-    }
-    Ok(Initialised {
-        config: file,
-        key: place.key.clone(),
-        database: place.database.clone(),
-        network: request.network.clone(),
-        overlay,
-        fingerprint: fingerprint(&secrets).to_string(),
-        recovery: recovery::to_text(&seed),
-        port: config.listen.first().map_or(COORDINATOR_PORT, core::net::SocketAddr::port),
-        config_was_there,
-    })
+    // Nothing is there under these names, and the folder is ours.
+    undo.0.extend(place.fresh_files());
+    sqlite::create(&place.fresh, &new, now).map_err(|error| match error {
+        sqlite::OpenError::File(error) => cannot_write(&place.fresh, &error),
+        error => Failure::new(Code::InitWrite, format!("cannot write {}", place.fresh.display()))
+            .with(Label::Cause, error.to_string()),
+    })?;
+    keyfile::create(&place.key, &secrets.to_bytes())
+        .map_err(|error| cannot_write(&place.key, &error))?;
+    undo.0.push(place.key.clone());
+    Ok(())
 }
 
 fn exists(place: &Place) -> Failure {
@@ -152,6 +219,32 @@ fn exists(place: &Place) -> Failure {
     Failure::new(Code::InitExists, message)
         .attempt("weft-coordinator serve")
         .attempt("weft-coordinator init --data DIR")
+}
+
+/// A file that is there is not changed, and `serve` has no other word than its:
+/// a flag that says otherwise would be forgotten.
+fn check_kept(file: &Path, config: &config::Config, public: &Public) -> Result<(), Failure> {
+    let flagged = |one: &config::Resolved| {
+        one.name == "server.public" && matches!(one.source, config::Source::Flag(_))
+    };
+    if !config.resolved.iter().any(flagged) {
+        return Ok(());
+    }
+    let shown = file.display().to_string();
+    let alone = Overrides { file: Some(file.to_owned()), ..Overrides::default() };
+    // It was read without a complaint a moment ago.
+    let kept = config::load(&alone).ok().and_then(|kept| kept.public);
+    if kept.as_ref() == Some(public) {
+        return Ok(());
+    }
+    let says = match kept {
+        Some(kept) => format!("says public = \"{kept}\""),
+        None => "does not name public".to_owned(),
+    };
+    let message = format!("{shown} is there and {says}; init does not change it");
+    Err(Failure::new(Code::InitConfig, message).with(Label::From, "--public").attempt(format!(
+        "write  public = \"{public}\"  below [server] in {shown}, then init again"
+    )))
 }
 
 fn no_public() -> Failure {
@@ -207,12 +300,11 @@ fn overlay(ipv4: Option<&str>, random: Random) -> Result<Overlay, Failure> {
             "--ipv4 \"{text}\" has bits after the prefix; {first}/{len} is meant"
         )));
     }
-    if address.octets()[0] == 0
-        || address.is_loopback()
-        || address.is_multicast()
-        || address.octets()[0] >= 240
-    {
-        return Err(wrong(format!("--ipv4 \"{text}\" is no range for machines")));
+    if !is_mesh_range(address, len) {
+        return Err(wrong(format!(
+            "--ipv4 \"{text}\" belongs to others; a private range is possible, or one out of \
+             100.80.0.0 to 100.127.255.255"
+        )));
     }
     Ok(Overlay { ipv4: address, ipv4_len: len, ..drawn })
 }
@@ -221,6 +313,7 @@ fn write_config(
     file: &Path,
     config: &config::Config,
     request: &InitRequest,
+    undo: &mut Undo,
 ) -> Result<(), Failure> {
     let chosen: Vec<(&str, String)> = config
         .resolved
@@ -234,21 +327,17 @@ fn write_config(
         .parent()
         .map_or(Ok(()), std::fs::create_dir_all)
         .and_then(|()| std::fs::OpenOptions::new().write(true).create_new(true).open(file))
-        .and_then(|mut opened| opened.write_all(text.as_bytes()).and_then(|()| opened.sync_all()));
+        .and_then(|mut opened| {
+            undo.0.push(file.to_owned());
+            opened.write_all(text.as_bytes()).and_then(|()| opened.sync_all())
+        });
     written.map_err(|error| cannot_write(file, &error))
 }
 
-/// A database that nobody used yet.
-fn remove_database(path: &Path) {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        // What is not there need not go.
-        let _ = std::fs::remove_file(&name);
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return place::denied(path, error).attempt("sudo weft-coordinator …");
     }
-}
-
-fn cannot_write(path: &Path, error: &dyn core::fmt::Display) -> Failure {
     Failure::new(Code::InitWrite, format!("cannot write {}", path.display()))
         .with(Label::Cause, error.to_string())
 }
@@ -290,6 +379,6 @@ pub(crate) fn recover(data: &Path, text: &str) -> Result<(PathBuf, String), Fail
         }
     }
     keyfile::create(&place.key, &secrets.to_bytes())
-        .map_err(|error: io::Error| cannot_write(&place.key, &error))?;
+        .map_err(|error| cannot_write(&place.key, &error))?;
     Ok((place.key, own.to_string()))
 }

@@ -51,8 +51,11 @@ fn run(args: &Args) -> Result<u8, Vec<Failure>> {
                 ipv4: wanted.ipv4.clone(),
                 allow_private: wanted.allow_private,
             };
-            let made = init::init(&request, RANDOM, UnixMs(now))?;
-            say_made(&made, args);
+            let pending = init::prepare(&request, RANDOM, UnixMs(now))?;
+            // Shown first: an installation whose recovery key nobody saw is
+            // worse than none.
+            say_made(&pending.made, args).map_err(|error| vec![unseen(&error)])?;
+            pending.finish().map_err(|failure| vec![failure])?;
             Ok(0)
         }
         Command::Recover(wanted) => {
@@ -114,7 +117,13 @@ struct Made<'a> {
     recovery_key: &'a str,
 }
 
-fn say_made(made: &Initialised, args: &Args) {
+/// The recovery key reached nobody.
+fn unseen(error: &std::io::Error) -> Failure {
+    let message = "standard output takes no recovery key; nothing was made";
+    Failure::new(Code::OutputLost, message).with(Label::Cause, error.to_string())
+}
+
+fn say_made(made: &Initialised, args: &Args) -> std::io::Result<()> {
     let overlay = &made.overlay;
     let ipv4 = format!("{}/{}", overlay.ipv4, overlay.ipv4_len);
     let (config, key, database) =
@@ -131,29 +140,35 @@ fn say_made(made: &Initialised, args: &Args) {
             fingerprint: &made.fingerprint,
             recovery_key: &made.recovery,
         };
-        ui::json("weft.init/1", &made);
-        return;
+        return ui::json_once("weft.init/1", &made);
     }
     if args.common.quiet {
-        ui::out(&*made.recovery);
-        return;
+        return ui::out_once(&made.recovery);
     }
     let paths = [config.to_string(), key.to_string(), database.to_string()];
     let width = paths.iter().map(String::len).max().unwrap_or(0);
     let [config, key, database] = paths;
-    if made.config_was_there {
-        ui::out(format!("kept     {config:width$}  it was there; its settings are in force"));
+    let config = if made.config_was_there {
+        format!("kept     {config:width$}  it was there; its settings are in force")
     } else {
-        ui::out(format!("created  {config:width$}  settings, all of them, commented"));
-    }
-    ui::out(format!("created  {key:width$}  0600, root of trust, not in the database"));
-    ui::out(format!("created  {database:width$}  network {}, {ipv4} and IPv6", made.network));
-    ui::out("");
-    ui::out(format!("coordinator key   {}", made.fingerprint));
-    ui::out(format!("recovery key      {}", &*made.recovery));
-    ui::out("                  shown once; write it down: it saves a lost key file");
-    ui::out(format!("open these ports  TCP {0} and UDP {0}", made.port));
-    ui::out("next              sudo systemctl enable --now weft-coordinator");
+        format!("created  {config:width$}  settings, all of them, commented")
+    };
+    let text = format!(
+        "{config}
+created  {key:width$}  0600, root of trust, not in the database
+created  {database:width$}  network {network}, {ipv4} and IPv6
+
+coordinator key   {fingerprint}
+recovery key      {recovery}
+                  shown once; write it down: it saves a lost key file
+open these ports  TCP {port} and UDP {port}
+next              sudo systemctl enable --now weft-coordinator",
+        network = made.network,
+        fingerprint = made.fingerprint,
+        recovery = &*made.recovery,
+        port = made.port,
+    );
+    ui::out_once(&Zeroizing::new(text))
 }
 
 #[derive(Serialize)]

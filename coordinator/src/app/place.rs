@@ -2,12 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use weft_noise::mac::{self, Fingerprint};
 use weft_wire::id::PublicKey;
 
+use crate::cli::format::{millis, span};
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
 use crate::service::secrets::Secrets;
@@ -20,6 +21,8 @@ pub(crate) struct Place {
     pub(crate) data: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) database: PathBuf,
+    /// Where `init` builds the database before it moves to its place.
+    pub(crate) fresh: PathBuf,
     lock: PathBuf,
 }
 
@@ -29,13 +32,45 @@ impl Place {
             data: data.to_owned(),
             key: data.join("coordinator.key"),
             database: data.join("weft.db"),
+            fresh: data.join("weft.db.new"),
             lock: data.join("weft.lock"),
         }
     }
 
-    /// Whether anything of an installation is here.
+    /// Whether anything of an installation is here. A key file beside an
+    /// unfinished database is of an `init` that was cut short: nobody may have
+    /// seen its recovery key, and no device knows it.
     pub(crate) fn is_taken(&self) -> bool {
-        self.key.exists() || self.database.exists()
+        self.database.exists() || (self.key.exists() && !self.fresh.exists())
+    }
+
+    /// The unfinished database with SQLite's files beside it, the one that tells
+    /// of it first.
+    pub(crate) fn fresh_files(&self) -> [PathBuf; 3] {
+        ["", "-wal", "-shm"].map(|suffix| {
+            let mut name = self.fresh.as_os_str().to_owned();
+            name.push(suffix);
+            name.into()
+        })
+    }
+
+    /// Removes what an `init` that was cut short left, if one did. The key file
+    /// goes first: without the unfinished database it would count.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub(crate) fn remove_unfinished(&self) -> io::Result<()> {
+        let [fresh, wal, shm] = self.fresh_files();
+        if !fresh.exists() {
+            return Ok(());
+        }
+        [&self.key, &wal, &shm, &fresh].into_iter().try_for_each(|path| match std::fs::remove_file(
+            path,
+        ) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
     }
 
     /// The key of the installation that the database belongs to, if it can be
@@ -104,6 +139,12 @@ impl Place {
     pub(crate) fn database_failure(&self, error: &OpenError) -> Failure {
         let path = self.database.display();
         match error {
+            OpenError::Missing(_) if self.fresh.exists() => {
+                let data = self.data.display();
+                let message = format!("init did not come to its end in {data}");
+                Failure::new(Code::ServeNotInitialised, message)
+                    .attempt("weft-coordinator init --public …")
+            }
             OpenError::Missing(_) => Failure::new(
                 Code::ServeDbMissing,
                 format!("the database {path} is missing, the key file is here"),
@@ -139,10 +180,13 @@ impl Place {
     ///
     /// # Errors
     ///
-    /// `serve.db-locked`.
+    /// `serve.db-locked`, `serve.disk-readonly`, `data.denied`.
     pub(crate) fn lock(&self, now: UnixMs) -> Result<Lock, Failure> {
         let data = self.data.display();
         let readonly = |error: io::Error| {
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                return denied(&self.data, &error).attempt("sudo weft-coordinator …");
+            }
             Failure::new(Code::ServeDiskReadonly, format!("{data} cannot be written"))
                 .with(Label::Cause, error.to_string())
         };
@@ -153,10 +197,7 @@ impl Place {
             let mut holder = String::new();
             // Who holds it is a help and no more.
             let _ = file.read_to_string(&mut holder);
-            let holder = match holder.trim() {
-                "" => String::new(),
-                holder => format!(" ({holder})"),
-            };
+            let holder = who(holder.trim(), now);
             let path = self.database.display();
             let message = format!("{path} is in use by weft-coordinator{holder}");
             return Err(Failure::new(Code::ServeDbLocked, message));
@@ -168,6 +209,33 @@ impl Place {
             .map_err(readonly)?;
         Ok(Lock { _file: file })
     }
+}
+
+/// ` (pid 640, since 2 d)` from what the holder of a lock wrote.
+fn who(note: &str, now: UnixMs) -> String {
+    let parts = note.strip_prefix("pid ").and_then(|rest| rest.split_once(", since "));
+    match parts.and_then(|(pid, since)| Some((pid, millis(since)?))) {
+        // One that was taken while the clock was not set tells no age.
+        Some((pid, since)) if since > 0 => {
+            let held = core::time::Duration::from_millis(now.0.saturating_sub(since));
+            format!(" (pid {pid}, since {})", span(held))
+        }
+        Some((pid, _)) => format!(" (pid {pid})"),
+        None => String::new(),
+    }
+}
+
+/// Rights on this machine are missing.
+pub(crate) fn denied(path: &Path, error: &io::Error) -> Failure {
+    let message = format!("{} cannot be written{}", path.display(), by_whom());
+    Failure::new(Code::DataDenied, message).with(Label::Cause, error.to_string())
+}
+
+/// ` (uid is 998)`, where the system says so.
+pub(crate) fn by_whom() -> String {
+    // The folder of a process belongs to the user that it runs as (proc(5)).
+    std::fs::metadata("/proc/self")
+        .map_or_else(|_| String::new(), |own| format!(" (uid is {})", own.uid()))
 }
 
 fn is_read_only(error: &impl ToString) -> bool {
@@ -186,4 +254,19 @@ pub(crate) struct Lock {
 /// The fingerprint of an installation's key.
 pub(crate) fn fingerprint(secrets: &Secrets) -> Fingerprint {
     mac::fingerprint(&secrets.public())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_a_lock_is_said_with_its_age() {
+        let since = UnixMs(1_800_000_000_000);
+        let now = UnixMs(since.0 + 2 * 86_400_000);
+        assert_eq!(who(&format!("pid 640, since {since}"), now), " (pid 640, since 2 d 0 h)");
+        assert_eq!(who(&format!("pid 640, since {}", UnixMs(0)), now), " (pid 640)");
+        assert_eq!(who("", now), "");
+        assert_eq!(who("pid 6", now), "");
+    }
 }

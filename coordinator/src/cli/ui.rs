@@ -15,6 +15,27 @@ pub(crate) fn out(line: impl AsRef<str>) {
     let _ = writeln!(anstream::stdout(), "{}", line.as_ref());
 }
 
+/// Writes a part of the answer that is shown this once: whoever does not get it
+/// must hear so.
+///
+/// # Errors
+///
+/// What the system says, also of a reader that went away.
+pub(crate) fn out_once(text: &str) -> io::Result<()> {
+    let mut stdout = anstream::stdout();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()
+}
+
+/// [`json`] for an answer that is shown this once.
+///
+/// # Errors
+///
+/// What the system says.
+pub(crate) fn json_once<T: Serialize>(schema: &str, body: &T) -> io::Result<()> {
+    out_once(&zeroize::Zeroizing::new(text(&Document { schema, body })))
+}
+
 /// Writes bytes of the answer as they are, colour and all.
 pub(crate) fn out_raw(text: &str) {
     let mut stdout = io::stdout().lock();
@@ -24,6 +45,11 @@ pub(crate) fn out_raw(text: &str) {
 /// Writes a line beside the answer.
 pub(crate) fn note(line: impl AsRef<str>) {
     let _ = writeln!(anstream::stderr(), "{}", line.as_ref());
+}
+
+/// Writes a warning: it goes on, and here is what is affected.
+pub(crate) fn warning(code: &str, sentence: &str, attempt: &str) {
+    note(format!("\x1b[1;33mwarning[{code}]:\x1b[0m {sentence}\n  try:  {attempt}"));
 }
 
 /// Writes a prompt and reads a line; `None` = there was none.
@@ -65,17 +91,17 @@ struct Document<'a, T> {
 /// Writes the one JSON document of an answer: pretty on a terminal, one line in
 /// a pipe.
 pub(crate) fn json<T: Serialize>(schema: &str, body: &T) {
-    print(&Document { schema, body });
+    out(text(&Document { schema, body }));
 }
 
-fn print<T: Serialize>(value: &T) {
+fn text<T: Serialize>(value: &T) -> String {
     let text = if io::stdout().is_terminal() {
         serde_json::to_string_pretty(value)
     } else {
         serde_json::to_string(value)
     };
     // Our own types always have a text.
-    out(text.unwrap_or_default());
+    text.unwrap_or_default()
 }
 
 #[derive(Serialize)]
@@ -96,14 +122,14 @@ struct ErrorDocument<'a> {
 /// document on stdout.
 pub(crate) fn failures(failures: &[Failure], as_json: bool) {
     for failure in failures {
-        let text = failure.to_string();
+        let shown = failure.to_string();
         let head = format!("error[{}]:", failure.code.text());
-        note(text.replacen(&head, &format!("\x1b[1;31m{head}\x1b[0m"), 1));
+        note(shown.replacen(&head, &format!("\x1b[1;31m{head}\x1b[0m"), 1));
     }
     if let (Some(failure), true) = (failures.first(), as_json) {
         let tries =
             failure.labels.iter().filter(|(label, _)| matches!(label, Label::Try | Label::Or));
-        print(&ErrorDocument {
+        out(text(&ErrorDocument {
             error: ErrorBody {
                 code: failure.code.text(),
                 message: &failure.message,
@@ -111,6 +137,6 @@ pub(crate) fn failures(failures: &[Failure], as_json: bool) {
                 r#try: tries.map(|(_, text)| text.as_str()).collect(),
                 exit: failure.exit(),
             },
-        });
+        }));
     }
 }

@@ -71,6 +71,25 @@ pub fn random_overlay(random: [u8; 6]) -> Overlay {
     Overlay { ipv4: Ipv4Addr::new(100, 80 + second % 48, 0, 0), ipv4_len: 16, ipv6 }
 }
 
+/// Ranges that a mesh may take its addresses from: the private ones of RFC 1918,
+/// and of the carriers' shared one (RFC 6598) the part that they do not give to
+/// modems. First address and prefix length.
+const MESH_RANGES: [(Ipv4Addr, u8); 5] = [
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(100, 80, 0, 0), 12),
+    (Ipv4Addr::new(100, 96, 0, 0), 11),
+];
+
+/// Whether a mesh may take its addresses from this prefix.
+pub fn is_mesh_range(first: Ipv4Addr, len: u8) -> bool {
+    MESH_RANGES.iter().any(|(range, range_len)| {
+        let mask = u32::MAX << (32 - u32::from(*range_len));
+        len >= *range_len && first.to_bits() & mask == range.to_bits()
+    })
+}
+
 /// The host number behind an address of the overlay, if it is one.
 pub fn host_of(overlay: &Overlay, address: IpAddr) -> Option<u32> {
     let host = match address {
@@ -108,6 +127,26 @@ mod tests {
             assert_eq!((a, c, d), (100, 0, 0));
             assert!((80..=127).contains(&b), "{b}");
             assert_eq!(overlay.ipv6, [0xfd, 1, 2, 3, 4, 5]);
+        }
+    }
+
+    #[test]
+    fn a_mesh_takes_nobodys_addresses() {
+        let is = |text: &str| {
+            let (first, len) = text.split_once('/').unwrap();
+            is_mesh_range(first.parse().unwrap(), len.parse().unwrap())
+        };
+        for range in ["10.0.0.0/8", "10.77.0.0/16", "172.16.0.0/12", "192.168.7.0/24"] {
+            assert!(is(range), "{range}");
+        }
+        for range in ["100.80.0.0/16", "100.127.0.0/16", "100.96.0.0/11"] {
+            assert!(is(range), "{range}");
+        }
+        for range in ["100.64.0.0/16", "100.64.0.0/10", "100.79.0.0/16", "169.254.0.0/16"] {
+            assert!(!is(range), "{range}");
+        }
+        for range in ["8.0.0.0/8", "203.0.113.0/24", "172.0.0.0/8", "192.168.0.0/15"] {
+            assert!(!is(range), "{range}");
         }
     }
 

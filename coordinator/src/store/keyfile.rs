@@ -53,20 +53,48 @@ pub fn create(path: &Path, body: &[u8]) -> io::Result<()> {
     bytes.extend_from_slice(&crc);
 
     let mut hidden = path.as_os_str().to_owned();
-    hidden.push(format!(".{}", std::process::id()));
+    hidden.push(".new");
     let hidden = Path::new(&hidden);
+    if path.symlink_metadata().is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    // Of a run that was cut short: nobody else writes under this name.
+    match std::fs::remove_file(hidden) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(hidden)?;
-    let written = file
-        .write_all(&bytes)
-        .and_then(|()| file.sync_all())
-        // Unlike a rename, a link never replaces what is there.
-        .and_then(|()| std::fs::hard_link(hidden, path));
-    std::fs::remove_file(hidden)?;
+    let written =
+        file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| place(hidden, path));
+    if written.is_err() {
+        // What is left would be removed by the next run.
+        let _ = std::fs::remove_file(hidden);
+    }
     written?;
     match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
+        Some(folder) if !folder.as_os_str().is_empty() => sync_folder(folder),
+        _ => sync_folder(Path::new(".")),
     }
+}
+
+/// Moves a file to a name that is free. Unlike a rename, a link never replaces
+/// what is there; some file systems of containers have none.
+fn place(hidden: &Path, path: &Path) -> io::Result<()> {
+    match std::fs::hard_link(hidden, path) {
+        Ok(()) => std::fs::remove_file(hidden),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // Looked at just now, and the folder is this process's alone.
+        Err(_) => std::fs::rename(hidden, path),
+    }
+}
+
+/// Makes the names in a folder outlast a loss of power.
+///
+/// # Errors
+///
+/// What the system says.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// Reads a key file's body.
@@ -143,6 +171,11 @@ mod tests {
         assert_eq!(create(&path, b"other").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(&*read(&path).unwrap(), b"body");
         assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 1, "nothing is left behind");
+        let other = dir.0.join("other");
+        std::fs::write(dir.0.join("other.new"), b"of a run that was cut short").unwrap();
+        create(&other, b"other").unwrap();
+        assert_eq!(&*read(&other).unwrap(), b"other");
+        assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 2, "nothing is left behind");
         for mode in [0o644, 0o640, 0o620, 0o601] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             assert!(matches!(read(&path), Err(KeyFileError::Open(found)) if found == mode));
