@@ -157,7 +157,8 @@ pub enum Decision {
     },
     /// Out for good; a tombstone stays.
     Delete,
-    /// The device itself leaves; no tombstone, it may enrol again.
+    /// The device itself leaves; no tombstone, it may enrol again. Only a member
+    /// or one that waits for approval can.
     Leave,
 }
 
@@ -190,7 +191,8 @@ impl Decision {
             (Self::Reject { .. }, Pending) => Ok(Some(Rejected)),
             (Self::Block { .. }, Active | Quarantined) => Ok(Some(Blocked)),
             (Self::Quarantine { .. }, Active) => Ok(Some(Quarantined)),
-            (Self::Rename { .. } | Self::Delete | Self::Leave, _) => Ok(None),
+            // Who is out stays on record: leaving would end the block.
+            (Self::Leave, Active | Pending) | (Self::Rename { .. } | Self::Delete, _) => Ok(None),
             (_, standing) => Err(standing),
         }
     }
@@ -303,6 +305,12 @@ mod tests {
         let reject = Decision::Reject { reason: reason() };
         assert_eq!(reject.standing_after(Standing::Active), Err(Standing::Active));
         assert_eq!(Decision::Delete.standing_after(Standing::Rejected), Ok(None));
+        for standing in [Standing::Active, Standing::Pending] {
+            assert_eq!(Decision::Leave.standing_after(standing), Ok(None));
+        }
+        for standing in [Standing::Blocked, Standing::Rejected, Standing::Quarantined] {
+            assert_eq!(Decision::Leave.standing_after(standing), Err(standing));
+        }
     }
 
     #[test]

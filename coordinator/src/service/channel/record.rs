@@ -246,7 +246,8 @@ impl Channel {
     async fn leave(&self, device: DeviceId, leave: &Leave, context: &mut Context<'_>) {
         let by = By { actor: Actor::device(device), at: self.now() };
         match self.store.decide(device, Decision::Leave, None, by).await {
-            Ok(_) | Err(StoreError::NotFound(_)) => {
+            // Who was put out may go, and stays on record as what it is.
+            Ok(_) | Err(StoreError::NotFound(_) | StoreError::Standing(_)) => {
                 context.answer(&Done { request: leave.request });
                 context.close = true;
             }
