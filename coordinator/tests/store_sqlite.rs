@@ -64,6 +64,9 @@ conformance!(enrol:
     each_reason_has_its_refusal
     a_wireguard_key_is_one_devices
     a_known_identity_may_bring_a_new_key
+    a_new_key_needs_a_good_enrolment_key
+    abilities_are_renewed
+    rules_must_fit_the_device
     names_are_made_unique
     hosts_are_unique_and_never_reserved
     a_free_host_is_given_as_asked

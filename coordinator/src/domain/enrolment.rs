@@ -45,9 +45,18 @@ impl Enrolment {
         let possible = is_name(&self.name)
             && !shown.iter().any(|text| text.chars().any(char::is_control))
             && (1_280..=9_000).contains(&self.abilities.mtu)
+            // Without a rule nobody reaches it and it reaches nobody.
+            && self.abilities.rules > 0
             && self.wg_key != PublicKey::ZERO
             && self.wg_key != self.identity;
         if possible { Ok(()) } else { Err(Refused::Malformed) }
+    }
+
+    /// Whether it brings another WireGuard key or other abilities than this
+    /// device, its own, is known with.
+    pub fn differs(&self, known: &Device) -> bool {
+        known.wg_key != self.wg_key
+            || known.agent().is_some_and(|agent| agent.abilities != self.abilities)
     }
 }
 
@@ -120,6 +129,13 @@ pub enum Refused {
     },
     /// Name or abilities are not possible.
     Malformed,
+    /// It holds fewer filter rules than the policy gives it.
+    TooManyRules {
+        /// Rules that it holds.
+        holds: u32,
+        /// Rules that it would need.
+        needs: u32,
+    },
     /// The WireGuard key belongs to another device.
     KeyInUse,
 }

@@ -1,6 +1,7 @@
 //! Taking devices in: `Register` → one transaction → `Registered` or `Refused`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use weft_wire::id::{Inbox, KeyId, PublicKey};
 use weft_wire::item::{Abilities as WireAbilities, Backend as WireBackend};
@@ -8,11 +9,12 @@ use weft_wire::item::{Refused as WireRefused, Register, Registered, RequestId};
 use weft_wire::verdict::Refusal;
 
 use super::channel::sentence;
+use super::limit::{Limiter, Rate};
 use super::quiet::Quiet;
 use super::random::Random;
 use super::seams::{Refusal as NotedRefusal, Refusals};
 use super::secrets::Secrets;
-use crate::domain::device::{Abilities, Backend};
+use crate::domain::device::{Abilities, Backend, Standing};
 use crate::domain::enrolment::{Enrolled, Enrolment, Refused};
 use crate::domain::time::UnixMs;
 use crate::store::{SharedStore, StoreError};
@@ -24,18 +26,39 @@ pub struct Enrol {
     refusals: Arc<Refusals>,
     quiet: Arc<Quiet>,
     random: Random,
+    renewals: Limiter,
 }
+
+/// How often a known device may bring a new WireGuard key or other abilities:
+/// each time is told to all its peers.
+const RENEWALS: Rate = Rate { interval: Duration::from_secs(60), burst: 1 };
+/// Cells of the limiter.
+const CELLS: usize = 4_096;
 
 impl Enrol {
     /// Takes devices into this store.
-    pub const fn new(
+    pub fn new(
         store: SharedStore,
         secrets: Arc<Secrets>,
         refusals: Arc<Refusals>,
         quiet: Arc<Quiet>,
         random: Random,
     ) -> Self {
-        Self { store, secrets, refusals, quiet, random }
+        let renewals = Limiter::new(RENEWALS, CELLS);
+        Self { store, secrets, refusals, quiet, random, renewals }
+    }
+
+    /// Whether this registration may be tried now: one that only repeats what
+    /// is known always may.
+    async fn may_renew(&self, enrolment: &Enrolment) -> Result<bool, StoreError> {
+        let known = self.store.device_by_identity(enrolment.identity).await?;
+        let now = tokio::time::Instant::now().into_std();
+        Ok(known.is_none_or(|device| {
+            !enrolment.differs(&device)
+                // These are told so, and nothing is written.
+                || matches!(device.standing, Standing::Blocked | Standing::Rejected)
+                || self.renewals.try_take(&enrolment.identity, now)
+        }))
     }
 
     /// Takes a device in whose identity and knowledge of the key's secret the
@@ -66,6 +89,14 @@ impl Enrol {
             master: self.secrets.master_version(),
             from,
         };
+        match self.may_renew(&enrolment).await {
+            Ok(true) => {}
+            Ok(false) => return Err(unavailable(request)),
+            Err(error) => {
+                self.quiet.store_failed("enrol", &error);
+                return Err(unavailable(request));
+            }
+        }
         match self.store.enrol(enrolment, now).await {
             Ok(Ok(enrolled)) => {
                 let Enrolled { device, new, .. } = &enrolled;
@@ -167,6 +198,7 @@ const fn word(reason: &Refused) -> &'static str {
         Refused::NetworkFull { .. } => "join.network-full",
         Refused::Tombstoned { .. } => "join.tombstoned",
         Refused::Malformed => "join.malformed",
+        Refused::TooManyRules { .. } => "join.too-many-rules",
         Refused::KeyInUse => "join.key-in-use",
     }
 }
@@ -188,6 +220,9 @@ fn refusal(request: RequestId, reason: &Refused) -> WireRefused {
         }
         Refused::Tombstoned { at } => wire(request, Refusal::Tombstoned, at.0, (0, 0), ""),
         Refused::Malformed => wire(request, Refusal::Malformed, 0, (0, 0), ""),
+        Refused::TooManyRules { holds, needs } => {
+            wire(request, Refusal::Malformed, 0, (*holds, *needs), "too many rules")
+        }
         Refused::KeyInUse => wire(request, Refusal::KeyInUse, 0, (0, 0), ""),
     }
 }

@@ -128,6 +128,9 @@ fn refused(reason: &Refused) -> (String, Option<String>) {
         ),
         Refused::Tombstoned { at } => (format!("the device was deleted on {at}"), None),
         Refused::Malformed => ("its name, keys or abilities are not possible".to_owned(), None),
+        Refused::TooManyRules { holds, needs } => {
+            (format!("it holds {holds} rules, the policy gives it {needs}"), None)
+        }
         Refused::KeyInUse => ("its WireGuard key belongs to another device".to_owned(), None),
     }
 }

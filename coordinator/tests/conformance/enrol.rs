@@ -6,6 +6,7 @@ use std::sync::Arc;
 use weft_coordinator::domain::device::{Decision, Standing};
 use weft_coordinator::domain::enrolment::{Enrolment, Refused};
 use weft_coordinator::domain::key::{KeyState, NewKey};
+use weft_coordinator::domain::policy::{Policy, Rule, parse_traffic};
 use weft_coordinator::domain::time::UnixMs;
 use weft_coordinator::store::{SharedStore, Store, StoreError};
 
@@ -129,10 +130,96 @@ pub(crate) async fn a_known_identity_may_bring_a_new_key(store: &dyn Store) {
     assert_eq!(try_enrol(store, stolen).await, Err(Refused::KeyInUse));
 }
 
+/// A new WireGuard key is told to all peers: it needs an enrolment key that is
+/// good, though not another use of it.
+pub(crate) async fn a_new_key_needs_a_good_enrolment_key(store: &dyn Store) {
+    let key = key(store, NewKey { max_uses: Some(1), ..new_key() }).await;
+    let first = enrolment(key.id, "gw-a");
+    let device = try_enrol(store, first.clone()).await.unwrap().device;
+    let rekeyed = Enrolment { wg_key: PublicKey(unique()), ..first.clone() };
+    let after = try_enrol(store, rekeyed.clone()).await.unwrap();
+    assert_eq!((after.device.wg_key, after.key.uses), (rekeyed.wg_key, 1));
+    store.revoke_key(key.id, false, by(NOW)).await.unwrap();
+    let revision = store.networks().await.unwrap()[0].revision;
+    let refused = Refused::KeyRevoked { key: key.name, at: NOW };
+    assert_eq!(try_enrol(store, first).await, Err(refused));
+    let kept = store.device(device.id).await.unwrap().unwrap();
+    assert_eq!(kept.wg_key, rekeyed.wg_key);
+    assert_eq!(store.networks().await.unwrap()[0].revision, revision);
+    assert!(!try_enrol(store, rekeyed).await.unwrap().new, "what is known is answered");
+}
+
+/// After an update a device says its new version and what it can do now.
+pub(crate) async fn abilities_are_renewed(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let first = enrolment(key.id, "gw-a");
+    let device = try_enrol(store, first.clone()).await.unwrap().device;
+    let mut newer = first.clone();
+    newer.abilities.agent = "0.2.0".to_owned();
+    newer.abilities.mtu = 1_420;
+    newer.abilities.endpoints = vec!["198.51.100.7:51871".parse().unwrap()];
+    let before = store.networks().await.unwrap()[0].revision;
+    let after = try_enrol(store, newer.clone()).await.unwrap();
+    assert!(!after.new);
+    assert_eq!(after.device.agent().unwrap().abilities, newer.abilities);
+    assert!(after.device.version > device.version);
+    let told = store.networks().await.unwrap()[0].revision;
+    assert!(told > before, "its peers are told the MTU");
+    try_enrol(store, newer).await.unwrap();
+    assert_eq!(store.networks().await.unwrap()[0].revision, told, "nothing differs");
+}
+
+/// A device that holds fewer rules than it would be given is no member, and
+/// stands in nobody's way.
+pub(crate) async fn rules_must_fit_the_device(store: &dyn Store) {
+    let asks = key(store, NewKey { needs_approval: true, ..new_key() }).await;
+    let key = key(store, new_key()).await;
+    let small = |key, name: &str| {
+        let mut small = enrolment(key, name);
+        small.abilities.rules = 1;
+        small
+    };
+    let mut none = enrolment(key.id, "none");
+    none.abilities.rules = 0;
+    assert_eq!(try_enrol(store, none).await, Err(Refused::Malformed));
+    let pending = try_enrol(store, small(asks.id, "pending")).await.unwrap().device;
+    let blocked = try_enrol(store, small(key.id, "blocked")).await.unwrap().device;
+    let block = Decision::Block { reason: String::new() };
+    store.decide(blocked.id, block, None, by(NOW)).await.unwrap();
+    let member = try_enrol(store, small(key.id, "member")).await.unwrap().device;
+    let rule = |name: &str, port: &str| Rule {
+        name: name.to_owned(),
+        from: vec!["any".parse().unwrap()],
+        to: vec!["any".parse().unwrap()],
+        allow: parse_traffic(port).unwrap(),
+    };
+    let policy = Policy { rules: vec![rule("ssh", "tcp/22"), rule("web", "tcp/80")] };
+    let network = store.networks().await.unwrap()[0].id;
+    let refused = store.set_policy(network, policy.clone(), None, by(NOW)).await;
+    assert!(
+        matches!(&refused, Err(StoreError::TooManyRules { device, holds: 1, needs: 2 })
+            if *device == member.name),
+        "{refused:?}"
+    );
+    store.decide(member.id, Decision::Delete, None, by(NOW)).await.unwrap();
+    store.set_policy(network, policy, None, by(NOW)).await.unwrap();
+    for (device, decision) in [(&pending, Decision::Approve), (&blocked, Decision::Unblock)] {
+        let refused = store.decide(device.id, decision, None, by(NOW)).await;
+        assert!(matches!(refused, Err(StoreError::TooManyRules { holds: 1, needs: 2, .. })));
+    }
+    let refused = Err(Refused::TooManyRules { holds: 1, needs: 2 });
+    assert_eq!(try_enrol(store, small(key.id, "late")).await, refused);
+}
+
 pub(crate) async fn names_are_made_unique(store: &dyn Store) {
     let key = key(store, new_key()).await;
-    for expected in ["gw-b", "gw-b-2", "gw-b-3"] {
-        assert_eq!(enrol(store, key.id, "gw-b").await.name, expected);
+    let mut names = BTreeSet::new();
+    for n in 1..=60 {
+        let name = enrol(store, key.id, "gw-b").await.name;
+        if n <= 20 {
+            assert_eq!(name, if n == 1 { "gw-b".to_owned() } else { format!("gw-b-{n}") });
+        }
+        assert!(names.insert(name), "given twice");
     }
 }
 
@@ -210,5 +297,7 @@ pub(crate) async fn a_blocked_device_hears_it(store: &dyn Store) {
     let reason = "stolen".to_owned();
     let block = Decision::Block { reason: reason.clone() };
     store.decide(device.id, block, None, by(NOW)).await.unwrap();
+    let leave = store.decide(device.id, Decision::Leave, None, by(NOW)).await;
+    assert_eq!(leave, Err(StoreError::Standing(Standing::Blocked)), "leaving ends no block");
     assert_eq!(try_enrol(store, first).await, Err(Refused::Blocked { at: NOW, reason }));
 }

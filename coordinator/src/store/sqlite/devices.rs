@@ -15,7 +15,7 @@ use crate::store::{Answer, By, Decided, Devices, Known, StoreError, What};
 
 use super::row::{self, DEVICE, all, bytes, get, number, one, run, signed, time};
 use super::writer::{Touch, Unit, affected};
-use super::{SqliteStore, audit, enrol, maps, networks};
+use super::{SqliteStore, audit, enrol, maps, networks, policies};
 
 pub(super) fn find(conn: &Connection, id: DeviceId) -> Result<Option<Device>, StoreError> {
     one(conn, &format!("{DEVICE} WHERE d.id = ?1"), [id.0], row::device)
@@ -189,7 +189,15 @@ fn set_standing(
          WHERE id = ?1",
         params![device.id.0, standing_word(standing), signed(by.at.0), reason],
     )?;
-    if standing == Standing::Active && device.host.is_none() {
+    let joins = standing == Standing::Active;
+    if let (true, Some(agent)) = (joins, device.agent()) {
+        let needs = policies::needs(&*unit.policy(network.id)?, &device.tags);
+        let holds = u32::from(agent.abilities.rules);
+        if needs > holds {
+            return Err(StoreError::TooManyRules { device: device.name.clone(), holds, needs });
+        }
+    }
+    if joins && device.host.is_none() {
         give_address(unit.conn, network, device.id, 0, by.at)?;
     }
     unit.standing(StandingChange { device: device.id, standing });

@@ -2,22 +2,25 @@
 
 use rusqlite::params;
 use weft_noise::mac;
-use weft_wire::id::{DeviceId, PublicKey};
+use weft_wire::id::{DeviceId, NetworkId, PublicKey};
 
 use crate::domain::audit::{Action, Actor};
-use crate::domain::device::{Device, NewWireGuard, Standing, numbered_name, standing_word};
+use crate::domain::device::{
+    Abilities, Device, NewWireGuard, Standing, numbered_name, standing_word,
+};
 use crate::domain::enrolment::{Enrolled, Enrolment, Refused};
 use crate::domain::key::EnrolmentKey;
 use crate::domain::network::Network;
+use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
 use crate::store::{By, StoreError, What};
 
 use super::row::{backend_word, damaged, key_number, one, run, signed, time, to_words};
 use super::writer::{Touch, Unit};
-use super::{audit, devices, keys, maps, networks};
+use super::{audit, devices, keys, maps, networks, policies};
 
-/// Names tried before the number in them is searched for.
-const NAME_TRIES: u32 = 10_000;
+/// Names tried one by one before the number in them is searched for.
+const NAME_TRIES: u32 = 8;
 
 /// Why a device was not taken in.
 pub(super) enum NotEnrolled {
@@ -60,6 +63,9 @@ pub(super) fn enrol(
         return Err(Refused::KeyInUse.into());
     }
     let standing = if key.needs_approval { Standing::Pending } else { Standing::Active };
+    if standing == Standing::Active {
+        check_rules(unit, network.id, &key.tags, &enrolment.abilities)?;
+    }
     let name = free_name(unit, &network, &enrolment.name)?;
     let id = insert(unit, &network, &key, enrolment, &name, standing, now)?;
     if standing == Standing::Active {
@@ -85,8 +91,9 @@ pub(super) fn enrol(
     answer(unit, id, network, true)
 }
 
-/// The same device again: the same answer, no use counted. Only a new
-/// WireGuard key is taken over, since its identity was proved.
+/// The same device again: the same answer, no use counted. A new WireGuard key
+/// and what its machine can do now are taken over, since its identity was
+/// proved.
 fn again(
     unit: &mut Unit<'_>,
     enrolment: &Enrolment,
@@ -110,33 +117,84 @@ fn again(
         key.admits(now)?;
         return Err(Refused::KeyInUse.into());
     }
-    if device.wg_key != enrolment.wg_key {
-        rekey(unit, &device, &enrolment.wg_key, now)?;
+    if enrolment.differs(&device) {
+        renew(unit, &device, enrolment, &key, now)?;
     }
     answer(unit, device.id, network, false)
 }
 
-fn rekey(
+fn renew(
     unit: &mut Unit<'_>,
     device: &Device,
-    wg_key: &PublicKey,
+    enrolment: &Enrolment,
+    key: &EnrolmentKey,
     now: UnixMs,
 ) -> Result<(), NotEnrolled> {
-    if devices::key_is_anothers(unit.conn, wg_key, Some(device.id))? {
+    match key.admits(now) {
+        // Its own use is one of them.
+        Err(Refused::KeyUsedUp { .. }) if device.agent().is_some_and(|a| a.key.0 == key.id) => {}
+        admitted => admitted?,
+    }
+    if device.is_active() {
+        check_rules(unit, device.network, &device.tags, &enrolment.abilities)?;
+    }
+    let rekeyed = device.wg_key != enrolment.wg_key;
+    if rekeyed && devices::key_is_anothers(unit.conn, &enrolment.wg_key, Some(device.id))? {
         return Err(Refused::KeyInUse.into());
     }
     let sql = "UPDATE device SET wg_key = ?2, version = version + 1 WHERE id = ?1";
-    run(unit.conn, sql, params![device.id.0, wg_key.0])?;
+    run(unit.conn, sql, params![device.id.0, enrolment.wg_key.0])?;
+    set_abilities(unit, device.id, &enrolment.abilities)?;
     if device.is_active() {
         let tags = Some(device.tags.clone());
         maps::log_device(unit, device.network, device.id, tags.as_ref())?;
         let (network, device, before, after) = (device.network, device.id, tags.clone(), tags);
         unit.touch(Touch::Device { network, device, before, after });
     }
-    let detail = vec![("name", device.name.clone())];
-    let action = Action { action: "device.rekey", subject: device.id.to_string(), detail };
+    let detail = vec![("name", device.name.clone()), ("agent", enrolment.abilities.agent.clone())];
+    let action = if rekeyed { "device.rekey" } else { "device.renew" };
+    let action = Action { action, subject: device.id.to_string(), detail };
     let by = By { actor: Actor::device(device.id), at: now };
     audit::append(unit.conn, device.organisation, &action, &by)?;
+    Ok(())
+}
+
+/// A member holds the rules that it is given.
+fn check_rules(
+    unit: &Unit<'_>,
+    network: NetworkId,
+    tags: &TagSet,
+    abilities: &Abilities,
+) -> Result<(), NotEnrolled> {
+    let needs = policies::needs(&*unit.policy(network)?, tags);
+    let holds = u32::from(abilities.rules);
+    if needs > holds { Err(Refused::TooManyRules { holds, needs }.into()) } else { Ok(()) }
+}
+
+fn set_abilities(
+    unit: &Unit<'_>,
+    device: DeviceId,
+    abilities: &Abilities,
+) -> Result<(), StoreError> {
+    run(
+        unit.conn,
+        "UPDATE agent SET families = ?2, carriers = ?3, mtu = ?4, backend = ?5, peer_slots = ?6,
+            peer_routes = ?7, rules = ?8, agent = ?9, platform = ?10, endpoints = ?11
+         WHERE device = ?1",
+        params![
+            device.0,
+            abilities.families,
+            abilities.carriers,
+            abilities.mtu,
+            backend_word(abilities.backend),
+            abilities.peer_slots,
+            abilities.peer_routes,
+            abilities.rules,
+            abilities.agent,
+            abilities.platform,
+            to_words(&abilities.endpoints),
+        ],
+    )?;
     Ok(())
 }
 
@@ -167,14 +225,28 @@ fn tombstone(unit: &Unit<'_>, identity: &PublicKey) -> Result<Option<UnixMs>, St
     })
 }
 
+/// The wanted name, or the first free one after it of those with a number. Few
+/// are tried one by one; where more are taken, a free one is found by doubling
+/// and the first of them by halving, so that ten thousand devices of one name
+/// cost two dozen look-ups and not ten thousand.
 fn free_name(unit: &Unit<'_>, network: &Network, wanted: &str) -> Result<String, StoreError> {
+    let taken = |n| devices::name_is_taken(unit.conn, network.id, &numbered_name(wanted, n));
     for n in 1..=NAME_TRIES {
-        let name = numbered_name(wanted, n);
-        if !devices::name_is_taken(unit.conn, network.id, &name)? {
-            return Ok(name);
+        if !taken(n)? {
+            return Ok(numbered_name(wanted, n));
         }
     }
-    Err(StoreError::NameTaken { what: What::Device, name: wanted.to_owned() })
+    let (mut low, mut high) = (NAME_TRIES, NAME_TRIES * 2);
+    while taken(high)? {
+        let all_taken = || StoreError::NameTaken { what: What::Device, name: wanted.to_owned() };
+        low = high;
+        high = high.checked_mul(2).ok_or_else(all_taken)?;
+    }
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if taken(middle)? { low = middle } else { high = middle }
+    }
+    Ok(numbered_name(wanted, high))
 }
 
 fn insert_device(

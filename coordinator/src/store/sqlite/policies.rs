@@ -10,7 +10,7 @@ use weft_wire::id::{DeviceId, NetworkId, Revision};
 use crate::domain::audit::Action;
 use crate::domain::network::Network;
 use crate::domain::policy::{Compiled, Numbering, Policy, PolicyError, Rule, parse_traffic};
-use crate::domain::tags::Selector;
+use crate::domain::tags::{Selector, TagSet};
 use crate::domain::time::UnixMs;
 use crate::store::{Answer, By, Policies, PolicyInForce, PolicySet, StoreError};
 
@@ -192,7 +192,8 @@ fn write(
     Ok(())
 }
 
-/// No device gets more rules than it holds.
+/// No member gets more rules than it holds. Who is none yet is looked at when it
+/// becomes one.
 fn check_capacity(
     conn: &Connection,
     network: NetworkId,
@@ -201,7 +202,7 @@ fn check_capacity(
     let least = all(
         conn,
         "SELECT d.tags, d.name, min(a.rules) AS rules FROM device d JOIN agent a ON a.device = d.id
-         WHERE d.network = ?1 GROUP BY d.tags",
+         WHERE d.network = ?1 AND d.standing = 'active' GROUP BY d.tags",
         [network.0],
         |row| {
             let set: String = get(row, "tags")?;
@@ -209,13 +210,18 @@ fn check_capacity(
         },
     )?;
     for (set, device, holds) in least {
-        let needs = compiled.rules(&compiled.profile(&set)).len();
-        let needs = u32::try_from(needs).unwrap_or(u32::MAX);
+        let needs = needs(compiled, &set);
         if needs > holds {
             return Err(StoreError::TooManyRules { device, holds, needs });
         }
     }
     Ok(())
+}
+
+/// How many rules a device with these tags is given.
+pub(super) fn needs(compiled: &Compiled, tags: &TagSet) -> u32 {
+    let needs = compiled.rules(&compiled.profile(tags)).len();
+    u32::try_from(needs).unwrap_or(u32::MAX)
 }
 
 /// A policy that is ready to be written, and whom it concerns.
