@@ -69,6 +69,29 @@ pub struct PathSummary {
     pub idle: usize,
 }
 
+/// A device's last heartbeat. What is counted, is counted since the one before.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Telemetry {
+    /// When it came.
+    pub reported_at: String,
+    /// Starts of the device since it was made.
+    pub boot_count: u32,
+    /// Bytes of inner packets sent.
+    pub tx_bytes: u64,
+    /// Bytes of inner packets received.
+    pub rx_bytes: u64,
+    /// Inner packets sent.
+    pub tx_packets: u32,
+    /// Inner packets received.
+    pub rx_packets: u32,
+    /// Handshakes completed.
+    pub handshakes: u32,
+    /// Handshake attempts that ended without an answer.
+    pub handshake_failures: u32,
+    /// Packets and datagrams dropped, in the order of the agent's reasons.
+    pub drops: Vec<u32>,
+}
+
 /// Whom policy lets it reach.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct PolicyReach {
@@ -129,6 +152,9 @@ pub struct Device {
     pub uptime_s: Option<u32>,
     /// Peers by path; `null` before its first heartbeat.
     pub path_summary: Option<PathSummary>,
+    /// The rest of its last heartbeat; `null` before the first.
+    #[serde(default)]
+    pub telemetry: Option<Telemetry>,
     /// Whom policy lets it reach.
     pub policy: PolicyReach,
     /// How far its map is.

@@ -45,7 +45,13 @@ struct Even;
 
 impl PresenceView for Even {
     fn presence(&self, device: DeviceId) -> Option<Presence> {
-        let report = Report { boot_count: 3, uptime_s: 60, active_peers: 1, direct_peers: 1 };
+        let report = Report {
+            boot_count: 3,
+            uptime_s: 60,
+            active_peers: 1,
+            direct_peers: 1,
+            ..Report::default()
+        };
         device.0.is_multiple_of(2).then_some(Presence {
             online: true,
             last_seen: UnixMs(NOW.0 - 3_000),

@@ -17,7 +17,7 @@ use crate::domain::time::UnixMs;
 /// there this long after its last word: two heartbeats and a little.
 const SILENCE_MS: u64 = 2 * 900_000 + 60_000;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Heard {
     at: UnixMs,
     address: Option<IpAddr>,
@@ -48,7 +48,7 @@ impl PresenceTable {
         let at = UnixMs(self.clock.unix_ms());
         let mut heard = self.heard_table();
         let report = heard
-            .get(&device)
+            .remove(&device)
             .filter(|before| before.instance == instance)
             .and_then(|before| before.report);
         let (address, carrier) = (uplink.address, uplink.carrier);
@@ -59,10 +59,18 @@ impl PresenceTable {
     pub fn report(&self, device: DeviceId, heartbeat: &Heartbeat) {
         if let Some(heard) = self.heard_table().get_mut(&device) {
             heard.report = Some(Report {
+                at: heard.at,
                 boot_count: heartbeat.boot_count,
                 uptime_s: heartbeat.uptime_s,
                 active_peers: heartbeat.active_peers,
                 direct_peers: heartbeat.direct_peers,
+                tx_bytes: heartbeat.tx_bytes,
+                rx_bytes: heartbeat.rx_bytes,
+                tx_packets: heartbeat.tx_packets,
+                rx_packets: heartbeat.rx_packets,
+                handshakes: heartbeat.handshakes,
+                handshake_failures: heartbeat.handshake_failures,
+                drops: heartbeat.drops.to_vec(),
             });
         }
     }
@@ -75,7 +83,7 @@ impl PresenceTable {
 
 impl PresenceView for PresenceTable {
     fn presence(&self, device: DeviceId) -> Option<Presence> {
-        let heard = self.heard_table().get(&device).copied()?;
+        let heard = self.heard_table().get(&device).cloned()?;
         let now = self.clock.unix_ms();
         let told = heard.carrier == Carrier::Mqtt || now.saturating_sub(heard.at.0) < SILENCE_MS;
         Some(Presence {

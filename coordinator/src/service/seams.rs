@@ -26,9 +26,12 @@ pub struct Presence {
     pub report: Option<Report>,
 }
 
-/// What a device said of itself in its last heartbeat.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a device said of itself in its last heartbeat. What is counted, is
+/// counted since the one before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
+    /// When it came.
+    pub at: UnixMs,
     /// Starts of the device since it was made.
     pub boot_count: u32,
     /// Seconds since its agent started.
@@ -37,6 +40,20 @@ pub struct Report {
     pub active_peers: u16,
     /// Of these, on a direct path.
     pub direct_peers: u16,
+    /// Bytes of inner packets sent.
+    pub tx_bytes: u64,
+    /// Bytes of inner packets received.
+    pub rx_bytes: u64,
+    /// Inner packets sent.
+    pub tx_packets: u32,
+    /// Inner packets received.
+    pub rx_packets: u32,
+    /// Handshakes completed.
+    pub handshakes: u32,
+    /// Handshake attempts that ended without an answer.
+    pub handshake_failures: u32,
+    /// Packets and datagrams dropped, in the order of the agent's reasons.
+    pub drops: Vec<u32>,
 }
 
 /// Who is there.

@@ -12,6 +12,7 @@ use crate::domain::policy::{Rule, parse_traffic};
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure};
 use crate::service::devices::{Outcomes, Seen};
+use crate::service::seams::Report;
 
 pub(super) fn key(key: &EnrolmentKey, now: UnixMs) -> api::EnrolmentKey {
     let state = match key.state(now) {
@@ -37,7 +38,7 @@ pub(super) fn device(seen: &Seen) -> api::Device {
     let device = &seen.device;
     let agent = device.agent();
     let abilities = agent.map(|agent| &agent.abilities);
-    let report = seen.presence.as_ref().and_then(|presence| presence.report);
+    let report = seen.presence.as_ref().and_then(|presence| presence.report.as_ref());
     let path_summary = report.map(|report| {
         let (active, direct) = (usize::from(report.active_peers), usize::from(report.direct_peers));
         let relay = active.saturating_sub(direct);
@@ -67,6 +68,7 @@ pub(super) fn device(seen: &Seen) -> api::Device {
         last_seen: seen.presence.as_ref().map(|presence| presence.last_seen.to_string()),
         uptime_s: report.map(|report| report.uptime_s),
         path_summary,
+        telemetry: report.map(telemetry),
         policy: api::PolicyReach {
             peers: seen.reach.peers,
             may_reach: seen.reach.out,
@@ -81,6 +83,20 @@ pub(super) fn device(seen: &Seen) -> api::Device {
             .map(|agent| api::Named { id: agent.key.0.to_string(), name: agent.key.1.clone() }),
         enrolled_from: agent.and_then(|agent| agent.enrolled_from.clone()),
         created_at: device.created.to_string(),
+    }
+}
+
+fn telemetry(report: &Report) -> api::Telemetry {
+    api::Telemetry {
+        reported_at: report.at.to_string(),
+        boot_count: report.boot_count,
+        tx_bytes: report.tx_bytes,
+        rx_bytes: report.rx_bytes,
+        tx_packets: report.tx_packets,
+        rx_packets: report.rx_packets,
+        handshakes: report.handshakes,
+        handshake_failures: report.handshake_failures,
+        drops: report.drops.clone(),
     }
 }
 
