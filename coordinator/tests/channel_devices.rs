@@ -266,6 +266,50 @@ async fn long_maps_come_in_pages_of_one_revision() {
     assert_eq!(device.agent().unwrap().applied, first.to);
 }
 
+#[tokio::test]
+async fn a_record_asks_for_few_pages_and_calls() {
+    let world = World::new().await;
+    let key = world.key(|_| {}).await;
+    let mut device = world.member(&key, "a").await;
+    let next = MapNext { epoch: Epoch(0), from: Revision(0), page: 0 };
+    let end = Ping { request: 77 };
+    device
+        .send(|writer| {
+            (0..100).for_each(|_| writer.put(&next).unwrap());
+            (0..40).for_each(|n| writer.put(&call(n, DeviceId(99))).unwrap());
+            writer.put(&end).unwrap();
+        })
+        .await;
+    let (mut pages, mut failed) = (0, 0);
+    loop {
+        let items = device.items().await;
+        pages += items.iter().filter(|item| item.tag == 21).count();
+        failed += items
+            .iter()
+            .filter(|item| item.tag == <CallFailed as weft_wire::item::Item>::TAG)
+            .count();
+        if find::<Ping>(&items).is_some_and(|ping| ping.request == end.request) {
+            break;
+        }
+    }
+    assert_eq!((pages, failed), (4, 16));
+    assert_eq!(world.channel.stats().dropped(FrameDrop::TooMany).get(), 96 + 24);
+}
+
+#[tokio::test]
+async fn a_device_changes_its_key_once_a_minute() {
+    let world = World::new().await;
+    let key = world.key(|_| {}).await;
+    let mut device = Device::new(&world, "a");
+    device.enrol(&world, &key).await.unwrap();
+    let first = device.wg_key;
+    device.wg_key = weft_wire::id::PublicKey(world::unique());
+    device.enrol(&world, &key).await.unwrap();
+    device.wg_key = first;
+    let refused = device.enrol(&world, &key).await.unwrap_err();
+    assert_eq!(refused.code, Refusal::Unavailable as u16);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_use_is_one_device_however_many_ask_at_once() {
     let world = Arc::new(World::new().await);
@@ -369,6 +413,10 @@ async fn a_blocked_device_hears_why_and_is_cut() {
     assert!(ops.is_empty());
     b.send(|writer| writer.put(&call(1, a.id())).unwrap()).await;
     assert_eq!(b.wait_for::<CallFailed>().await.code, CallFailure::Denied as u16);
+    // Leaving does not end the block.
+    let answer = b.ask(&Leave { request: 9 }).await;
+    assert_eq!(find::<Done>(&answer).unwrap().request, 9);
+    assert_eq!(soon(b.client.as_mut().unwrap().read_end()).await, Some(0x98));
     let mut again = b;
     let refused = again.enrol(&world, &key).await.unwrap_err();
     assert_eq!((refused.code, refused.text.as_str()), (Refusal::Blocked as u16, "stolen"));
@@ -440,6 +488,9 @@ async fn heartbeats_are_kept_and_answered_with_what_was_missed() {
     let report = world.channel.presence().presence(a.id()).unwrap().report.unwrap();
     assert_eq!((report.boot_count, report.uptime_s), (3, 60));
     assert_eq!((report.active_peers, report.direct_peers), (7, 8));
+    assert_eq!((report.tx_bytes, report.rx_bytes), (1, 2));
+    assert_eq!((report.tx_packets, report.rx_packets), (3, 4));
+    assert_eq!((report.handshakes, report.handshake_failures), (5, 6));
 }
 
 #[tokio::test]

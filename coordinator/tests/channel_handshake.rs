@@ -314,4 +314,14 @@ async fn an_address_that_proves_nothing_is_limited() {
         welcomes += world.channel.handle_uplink(up).await.frames.len();
     }
     assert!((100..150).contains(&welcomes), "{welcomes}");
+    // The addresses of one IPv6 subnet are one sender's.
+    let mut welcomes = 0;
+    for n in 0..150 {
+        let device = Device::new(&world, &format!("e-{n}"));
+        let (hello, _) = device.hello(&enrolment_psk(&world, &key), None);
+        let address: IpAddr = [0x2001, 0xdb8, 0, 0, n, 0, 0, 1].into();
+        let up = Uplink { address: Some(address), ..uplink(Class::Unknown, device.inbox, &hello) };
+        welcomes += world.channel.handle_uplink(up).await.frames.len();
+    }
+    assert!((100..150).contains(&welcomes), "{welcomes}");
 }

@@ -172,3 +172,24 @@ async fn a_mailbox_is_handed_out_after_an_authentic_frame_only() {
     assert_eq!(frames.len(), 17, "the answer and a full mailbox");
     assert_eq!(ask("authentic").await.len(), 1);
 }
+
+#[tokio::test]
+async fn posts_are_as_few_as_messages() {
+    let endpoint = Endpoint::new(Echo::default(), Limits::default());
+    let posts = post::Posts::new(Arc::clone(&endpoint.echo) as _, Arc::clone(&endpoint.hub));
+    let routes = posts.clone().into_routes();
+    let mut answered = 0;
+    for _ in 0..100 {
+        let request = Request::post(METRICS)
+            .header("content-type", CONTENT_TYPE)
+            .header(INBOX_HEADER, inbox(1).to_string())
+            .body(Body::from("authentic"))
+            .unwrap();
+        let answer = routes.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let body = axum::body::to_bytes(answer.into_body(), 1_000_000).await.unwrap();
+        answered += u64::from(!body.is_empty());
+    }
+    assert!((40..100).contains(&answered), "{answered}");
+    assert_eq!(posts.dropped().get(), 100 - answered);
+}

@@ -1,5 +1,6 @@
 //! Rate limits: token buckets as one instant each (GCRA).
 
+use core::net::{IpAddr, Ipv6Addr};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -75,6 +76,15 @@ impl Limiter {
         Self { rate, hasher: RandomState::new(), cells }
     }
 
+    /// Spends `units` of this key's bucket whether they are there or not.
+    pub fn charge(&self, key: &impl Hash, units: u32, now: Instant) {
+        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        let cell = self.hasher.hash_one(key) as usize % cells.len();
+        if let Some(cell) = cells.get_mut(cell) {
+            cell.get_or_insert(Bucket::new(now)).charge(self.rate, units, now);
+        }
+    }
+
     /// Spends one unit of this key's bucket if it is there.
     pub fn try_take(&self, key: &impl Hash, now: Instant) -> bool {
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,6 +92,15 @@ impl Limiter {
         cells
             .get_mut(cell)
             .is_some_and(|cell| cell.get_or_insert(Bucket::new(now)).try_take(self.rate, now))
+    }
+}
+
+/// The part of an address that one host or site shares: all of an IPv4 address,
+/// the first 64 bits of an IPv6 one.
+pub fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
     }
 }
 
@@ -132,5 +151,8 @@ mod tests {
         let others = (2..12).filter(|key| taken(*key, start) == 3).count();
         assert!(others >= 8, "cells are shared by chance only");
         assert_eq!(taken(1, start + Duration::from_secs(2)), 2);
+        limiter.charge(&1, 10, start + Duration::from_secs(2));
+        assert_eq!(taken(1, start + Duration::from_secs(12)), 0);
+        assert_eq!(taken(1, start + Duration::from_secs(13)), 1);
     }
 }

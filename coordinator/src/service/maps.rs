@@ -20,6 +20,7 @@ use super::channel::replies::Replies;
 use super::channel::sentence;
 use super::channel::sessions::Sessions;
 use super::channel::table::{Entry, Who};
+use super::limit::{Limiter, Rate};
 use super::quiet::Quiet;
 use super::secrets::Secrets;
 use crate::domain::netmap::{MapOp, MapSettings, PeerEntry};
@@ -49,8 +50,16 @@ struct Transfer {
     ops: Vec<MapOp>,
     /// Where each page's ops are.
     pages: Vec<Range<usize>>,
-    /// For which length of page they were laid out.
+    layout: Layout,
+}
+
+/// What a map is laid out for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    /// Bytes of a page's ops.
     capacity: usize,
+    /// The device holds its peers on demand.
+    on_demand: bool,
 }
 
 struct Kept {
@@ -86,14 +95,14 @@ impl State {
         self.kept.insert(device, Kept { transfer, used: self.uses });
     }
 
-    fn find(&mut self, device: DeviceId, next: &MapNext, capacity: usize) -> Option<Arc<Transfer>> {
+    fn find(&mut self, device: DeviceId, next: &MapNext, layout: Layout) -> Option<Arc<Transfer>> {
         self.uses += 1;
         let uses = self.uses;
         let kept = self.kept.get_mut(&device)?;
         let transfer = &kept.transfer;
         let same = transfer.epoch == next.epoch
             && transfer.asked_from == next.from
-            && transfer.capacity == capacity;
+            && transfer.layout == layout;
         kept.used = uses;
         same.then(|| Arc::clone(transfer))
     }
@@ -139,7 +148,15 @@ pub struct Maps {
     sessions: Arc<Sessions>,
     quiet: Arc<Quiet>,
     state: Mutex<State>,
+    budget: Limiter,
 }
+
+/// Maps that a device may have worked out: one unit each, and one more for so
+/// many ops.
+const BUDGET: Rate = Rate::per_second(40, 256);
+const OPS_PER_UNIT: usize = 64;
+/// Cells of the limiter.
+const CELLS: usize = 16_384;
 
 impl Maps {
     /// Serves the maps of this store.
@@ -149,7 +166,8 @@ impl Maps {
         sessions: Arc<Sessions>,
         quiet: Arc<Quiet>,
     ) -> Self {
-        Self { store, secrets, sessions, quiet, state: Mutex::default() }
+        let budget = Limiter::new(BUDGET, CELLS);
+        Self { store, secrets, sessions, quiet, state: Mutex::default(), budget }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -158,7 +176,8 @@ impl Maps {
 
     /// The page that a device asks for. One that there is not (the map changed
     /// and got shorter meanwhile) is answered by the first: the device sees that
-    /// it is of another map and begins anew.
+    /// it is of another map and begins anew. `None` = the device had more maps
+    /// worked out than it may.
     ///
     /// # Errors
     ///
@@ -168,18 +187,29 @@ impl Maps {
         entry: &Entry,
         next: &MapNext,
         epoch: Epoch,
-    ) -> Result<ReadyPage, StoreError> {
+    ) -> Result<Option<ReadyPage>, StoreError> {
         let Who::Device { id, network, .. } = entry.who else {
             return Err(StoreError::NotFound(crate::store::What::Device));
         };
         let capacity = Replies::new(entry.max_rx).capacity().saturating_sub(PAGE_HEAD);
-        let kept = if next.page == 0 { None } else { self.state().find(id, next, capacity) };
+        let layout = Layout { capacity, on_demand: entry.on_demand > 0 };
+        let mut kept = self.state().find(id, next, layout);
+        if next.page == 0 && kept.is_some() {
+            // Whoever begins is to get the newest.
+            let newest = self.store.network(network).await?.map(|network| network.revision);
+            kept = kept.filter(|kept| newest == Some(kept.to));
+        }
         let transfer = match kept {
             Some(transfer) => transfer,
             None => {
-                let layout = (capacity, entry.on_demand > 0);
+                let now = tokio::time::Instant::now().into_std();
+                if !self.budget.try_take(&id, now) {
+                    return Ok(None);
+                }
                 let transfer = self.transfer(id, network, next, epoch, layout).await?;
                 let transfer = Arc::new(transfer);
+                let units = transfer.ops.len() / OPS_PER_UNIT;
+                self.budget.charge(&id, u32::try_from(units).unwrap_or(u32::MAX), now);
                 if transfer.pages.len() > 1 {
                     self.state().keep(id, Arc::clone(&transfer));
                 }
@@ -188,7 +218,7 @@ impl Maps {
         };
         let page = usize::from(next.page);
         let page = if page < transfer.pages.len() { page } else { 0 };
-        Ok(ReadyPage { transfer, epoch, page, secrets: Arc::clone(&self.secrets) })
+        Ok(Some(ReadyPage { transfer, epoch, page, secrets: Arc::clone(&self.secrets) }))
     }
 
     async fn transfer(
@@ -197,7 +227,7 @@ impl Maps {
         network: NetworkId,
         next: &MapNext,
         epoch: Epoch,
-        (capacity, on_demand): (usize, bool),
+        layout: Layout,
     ) -> Result<Transfer, StoreError> {
         let missing = StoreError::NotFound(crate::store::What::Device);
         let from = if next.epoch == epoch { next.from } else { Revision(0) };
@@ -205,11 +235,12 @@ impl Maps {
         let delta = self.store.map_since(id, from).await?.ok_or(missing)?;
         let viewer = Viewer { network, key: device.wg_key };
         let mut ops = delta.ops;
-        if on_demand {
+        if layout.on_demand {
             // A device with few slots asks for peers or is called by them.
             ops.retain(|op| !matches!(op, MapOp::PeerUpsert(_)));
         }
-        let pages = lay_out(&ops, capacity, |writer, op| put_op(writer, op, viewer, &self.secrets));
+        let pages =
+            lay_out(&ops, layout.capacity, |writer, op| put_op(writer, op, viewer, &self.secrets));
         Ok(Transfer {
             epoch: next.epoch,
             asked_from: next.from,
@@ -218,7 +249,7 @@ impl Maps {
             viewer,
             ops,
             pages,
-            capacity,
+            layout,
         })
     }
 

@@ -22,6 +22,8 @@ use weft_wire::id::Inbox;
 use super::http::{Permission, Routes};
 use super::mqtt::hub::Hub;
 use crate::service::bus::{Carrier, Class, Inbound, Uplink};
+use crate::service::count::Counter;
+use crate::service::limit::{Limiter, Rate, site};
 
 /// How long a frame may take to arrive.
 const BODY: Duration = Duration::from_secs(10);
@@ -31,12 +33,55 @@ const BODY: Duration = Duration::from_secs(10);
 pub struct Posts {
     inbound: Arc<dyn Inbound>,
     hub: Arc<Hub>,
+    rates: Arc<Rates>,
+}
+
+/// Posts with one inbox, as many as an MQTT client has messages.
+const OF_INBOX: Rate = Rate::per_second(20, 40);
+/// Posts of one site: a fleet behind one address translator.
+const OF_SITE: Rate = Rate::per_second(200, 800);
+/// Cells of the limiters.
+const CELLS: usize = 16_384;
+
+/// How much may be posted. A post can only claim its inbox, so that one's bucket
+/// keeps a device's session in bounds and the site's its sender.
+struct Rates {
+    of_inbox: Limiter,
+    of_site: Limiter,
+    /// Posts that were too many.
+    dropped: Counter,
+}
+
+impl Rates {
+    fn allow(&self, inbox: Inbox, address: Option<IpAddr>, now: std::time::Instant) -> bool {
+        let allowed = address.is_none_or(|address| self.of_site.try_take(&site(address), now))
+            && self.of_inbox.try_take(&inbox, now);
+        if !allowed {
+            self.dropped.add();
+        }
+        allowed
+    }
 }
 
 impl Posts {
     /// Hands frames to `inbound`, and out what waits in `hub`.
-    pub const fn new(inbound: Arc<dyn Inbound>, hub: Arc<Hub>) -> Self {
-        Self { inbound, hub }
+    pub fn new(inbound: Arc<dyn Inbound>, hub: Arc<Hub>) -> Self {
+        let rates = Rates {
+            of_inbox: Limiter::new(OF_INBOX, CELLS),
+            of_site: Limiter::new(OF_SITE, CELLS),
+            dropped: Counter::default(),
+        };
+        Self { inbound, hub, rates: Arc::new(rates) }
+    }
+
+    /// The two routes alone.
+    pub fn into_routes(self) -> Router {
+        declare().into_router().with_state(self)
+    }
+
+    /// Posts that were dropped because they were too many.
+    pub fn dropped(&self) -> &Counter {
+        &self.rates.dropped
     }
 }
 
@@ -51,7 +96,7 @@ pub fn declare() -> Routes<Posts> {
 
 /// The two routes alone.
 pub fn routes(inbound: Arc<dyn Inbound>, hub: Arc<Hub>) -> Router {
-    declare().into_router().with_state(Posts::new(inbound, hub))
+    Posts::new(inbound, hub).into_routes()
 }
 
 async fn handle(
@@ -80,6 +125,10 @@ fn inbox(headers: &HeaderMap) -> Option<Inbox> {
 }
 
 async fn answer(posts: &Posts, inbox: Inbox, address: Option<IpAddr>, frame: &[u8]) -> Response {
+    let now = Instant::now().into_std();
+    if !posts.rates.allow(inbox, address, now) {
+        return response(&[]);
+    }
     let uplink = Uplink { inbox, class: Class::Unknown, carrier: Carrier::Http, address, frame };
     let answer = posts.inbound.handle_uplink(uplink).await;
     let mut frames = answer.frames;
@@ -87,7 +136,11 @@ async fn answer(posts: &Posts, inbox: Inbox, address: Option<IpAddr>, frame: &[u
         let room = MAX_FRAMES.saturating_sub(frames.len());
         frames.extend(posts.hub.collect(inbox, room, Instant::now().into_std()));
     }
-    let mut response = lay_down(&frames).into_response();
+    response(&frames)
+}
+
+fn response(frames: &[Bytes]) -> Response {
+    let mut response = lay_down(frames).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -17,6 +17,7 @@ use super::table::{Agreed, Entry, Who};
 use super::{Channel, FrameDrop, REPLICA, TOKEN_BUCKET};
 use crate::domain::device::{Device, Standing};
 use crate::service::bus::{Answer, Carrier, Class, Uplink};
+use crate::service::limit::site;
 
 /// The least frame that a device must take: the longest answer that cannot be
 /// split is `Registered`.
@@ -91,7 +92,7 @@ impl Channel {
             && uplink
                 .address
                 .filter(|_| claimed)
-                .is_none_or(|address| self.hellos_of_address.try_take(&address, now))
+                .is_none_or(|address| self.hellos_of_site.try_take(&site(address), now))
     }
 
     fn retry(&self, hello: &Hello<'_>, bucket: u64) -> Answer {

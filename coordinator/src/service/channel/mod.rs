@@ -43,8 +43,8 @@ use crate::store::{SharedStore, StoreError};
 
 /// HELLOs of one inbox.
 const HELLOS: Rate = Rate { interval: Duration::from_secs(2), burst: 6 };
-/// HELLOs of one address, where the carrier proves nothing about the sender.
-const HELLOS_OF_ADDRESS: Rate = Rate::per_second(20, 100);
+/// HELLOs of one site, where the carrier proves nothing about the sender.
+const HELLOS_OF_SITE: Rate = Rate::per_second(20, 100);
 /// RESETs to one inbox.
 const RESETS: Rate = Rate { interval: Duration::from_secs(10), burst: 2 };
 /// Cells of the limiters: 16 bytes each.
@@ -90,6 +90,8 @@ pub enum FrameDrop {
     Exhausted,
     /// Items that do not decode; those before them were handled.
     Items,
+    /// Items beyond the most that one record may ask for.
+    TooMany,
     /// The store did not answer.
     Store,
 }
@@ -154,7 +156,7 @@ pub struct Channel {
     sessions: Arc<Sessions>,
     gate: Arc<Gate>,
     hellos: Limiter,
-    hellos_of_address: Limiter,
+    hellos_of_site: Limiter,
     resets: Limiter,
     retry_secret: Secret,
     started: Instant,
@@ -190,7 +192,7 @@ impl Channel {
             epoch: installation.epoch,
             gate: Gate::new(handshakes.max(1)),
             hellos: Limiter::new(HELLOS, CELLS),
-            hellos_of_address: Limiter::new(HELLOS_OF_ADDRESS, CELLS),
+            hellos_of_site: Limiter::new(HELLOS_OF_SITE, CELLS),
             resets: Limiter::new(RESETS, CELLS),
             retry_secret: Secret(random.bytes()),
             started: now,

@@ -44,6 +44,38 @@ pub(super) fn state_of(device: &Device) -> State {
     }
 }
 
+/// Pages of the map that one record may ask for: as many as a device has
+/// outstanding at most.
+const PAGES: u8 = 4;
+/// Items of a record that cost a look into the store.
+const COSTLY: u8 = 16;
+
+/// How much a record may still ask for.
+struct Allowance {
+    pages: u8,
+    costly: u8,
+}
+
+impl Allowance {
+    /// Counts an item; whether it is one too many.
+    const fn exceeds(&mut self, tag: u32) -> bool {
+        let left = match tag {
+            MapNext::TAG => &mut self.pages,
+            MapApplied::TAG | Call::TAG | CallAck::TAG | Go::TAG | Leave::TAG | Register::TAG => {
+                &mut self.costly
+            }
+            _ => return false,
+        };
+        match left.checked_sub(1) {
+            Some(fewer) => {
+                *left = fewer;
+                false
+            }
+            None => true,
+        }
+    }
+}
+
 /// What came with a record, for the handlers of its items.
 struct Context<'a> {
     entry: &'a Arc<Entry>,
@@ -137,7 +169,12 @@ impl Channel {
     }
 
     async fn handle_items(&self, plain: &[u8], context: &mut Context<'_>) {
+        let mut allowance = Allowance { pages: PAGES, costly: COSTLY };
         for item in Items::new(plain) {
+            if item.as_ref().is_ok_and(|item| allowance.exceeds(item.tag)) {
+                self.stats.dropped(FrameDrop::TooMany).add();
+                continue;
+            }
             let handled = match item {
                 Ok(item) => match context.entry.who {
                     Who::Device { id, .. } => self.handle_item(id, &item, context).await,
@@ -200,7 +237,9 @@ impl Channel {
                 let next: MapNext = item.decode()?;
                 let page = self.maps.page(context.entry, &next, self.epoch).await;
                 match page {
-                    Ok(page) => {
+                    // The device asks again.
+                    Ok(None) => self.stats.dropped(FrameDrop::TooMany).add(),
+                    Ok(Some(page)) => {
                         if let Err(error) = page.put(&mut context.replies) {
                             tracing::error!(%device, ?error, "channel.too-long");
                         }

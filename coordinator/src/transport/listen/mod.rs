@@ -12,7 +12,7 @@ pub use self::http::Front;
 pub use self::places::{Counted, Limits, Places, Waiting};
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -233,15 +233,4 @@ const REQUEST: Duration = Duration::from_secs(60);
 /// Runs a request's handler, at most [`REQUEST`] long.
 async fn within_request<T>(answer: impl Future<Output = T>) -> Option<T> {
     timeout(REQUEST, answer).await.ok()
-}
-
-/// The part of an address that one host or site shares: all of an IPv4 address,
-/// the first 64 bits of an IPv6 one.
-fn site(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => {
-            IpAddr::V6(std::net::Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)))
-        }
-    }
 }

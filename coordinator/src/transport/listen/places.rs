@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::site;
+use crate::service::limit::site;
 
 /// The most connections of each kind.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,30 @@ impl Default for Limits {
             mqtt: 20_000,
             http: 1_024,
             http_per_address: 64,
+        }
+    }
+}
+
+impl Limits {
+    /// Descriptors that are no connection: the database, its log, listeners, the
+    /// commands' socket, name look-ups.
+    const OTHERS: u64 = 64;
+
+    /// What fits into so many open files. Strangers leave most of them to those
+    /// who are known, and a stranger is displaced before the last one is gone.
+    #[must_use]
+    pub fn within(files: u64) -> Self {
+        let most = Self::default();
+        let free = usize::try_from(files.saturating_sub(Self::OTHERS)).unwrap_or(usize::MAX);
+        let waiting = most.waiting.min(free / 8).max(1);
+        let http = most.http.min(free / 16).max(1);
+        Self {
+            waiting,
+            waiting_per_address: most.waiting_per_address.min(waiting / 2).max(1),
+            // One more is accepted before the one displaced is closed.
+            mqtt: most.mqtt.min(free.saturating_sub(waiting * 2 + http)).max(1),
+            http,
+            http_per_address: most.http_per_address.min(http / 2).max(1),
         }
     }
 }
@@ -214,6 +238,20 @@ mod tests {
 
     fn address(n: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, n])
+    }
+
+    #[test]
+    fn all_places_together_fit_into_the_open_files() {
+        for files in [128, 256, 1_024, 4_096, 20_000, 65_536, 1 << 20] {
+            let Limits { waiting, waiting_per_address, mqtt, http, http_per_address } =
+                Limits::within(files);
+            assert!((waiting + mqtt + http) as u64 + Limits::OTHERS <= files, "{files}");
+            assert!(waiting_per_address <= waiting && http_per_address <= http, "{files}");
+            assert!(waiting.min(waiting_per_address).min(mqtt).min(http) > 0, "{files}");
+        }
+        let (all, most) = (Limits::within(65_536), Limits::default());
+        assert_eq!((all.waiting, all.mqtt, all.http), (most.waiting, most.mqtt, most.http));
+        assert!((600..1_000).contains(&Limits::within(1_024).mqtt));
     }
 
     #[test]
