@@ -2,7 +2,7 @@
 //! turns `peer` from the callee into the caller, and lets nobody call whom no
 //! rule joins it with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,8 @@ pub const REPEATS: u8 = 4;
 pub const CALL_LIFE: Duration = Duration::from_secs(30);
 /// Calls that are remembered; the oldest go first.
 pub const CALLS: usize = 16_384;
+/// Calls of one device that are remembered; beyond it may place no other.
+pub const CALLS_OF_CALLER: usize = 512;
 
 /// What a device sends to another.
 pub enum Message {
@@ -79,16 +81,24 @@ struct Placed {
     call: u32,
     at: Instant,
     times: u8,
+    /// Its place in the order of time.
+    turn: u64,
 }
 
 /// Which calls there are. Time is an argument.
 #[derive(Default)]
-struct Calls(HashMap<(DeviceId, DeviceId), Placed>);
+struct Calls {
+    placed: HashMap<(DeviceId, DeviceId), Placed>,
+    /// The same calls, oldest first.
+    order: BTreeMap<u64, (DeviceId, DeviceId)>,
+    of_caller: HashMap<DeviceId, usize>,
+    turn: u64,
+}
 
 impl Calls {
     /// Whether a call may be forwarded now.
     fn place(&mut self, caller: DeviceId, callee: DeviceId, call: u32, now: Instant) -> bool {
-        if let Some(placed) = self.0.get_mut(&(caller, callee)) {
+        if let Some(placed) = self.placed.get_mut(&(caller, callee)) {
             let age = now.saturating_duration_since(placed.at);
             if placed.call == call && age < CALL_LIFE {
                 placed.times = placed.times.saturating_add(1);
@@ -97,23 +107,54 @@ impl Calls {
             if age < CALL_INTERVAL {
                 return false;
             }
-        } else if self.0.len() >= CALLS {
-            self.0.retain(|_, placed| now.saturating_duration_since(placed.at) < CALL_LIFE);
-            if self.0.len() >= CALLS {
-                let oldest = self.0.iter().min_by_key(|(_, placed)| placed.at);
-                if let Some(oldest) = oldest.map(|(pair, _)| *pair) {
-                    self.0.remove(&oldest);
-                }
+            self.forget((caller, callee));
+        }
+        self.expire(now);
+        if self.of_caller.get(&caller).is_some_and(|calls| *calls >= CALLS_OF_CALLER) {
+            return false;
+        }
+        if self.placed.len() >= CALLS
+            && let Some(oldest) = self.order.first_key_value().map(|(_, pair)| *pair)
+        {
+            self.forget(oldest);
+        }
+        let turn = self.turn;
+        self.turn += 1;
+        self.placed.insert((caller, callee), Placed { call, at: now, times: 1, turn });
+        self.order.insert(turn, (caller, callee));
+        *self.of_caller.entry(caller).or_default() += 1;
+        true
+    }
+
+    /// Forgets calls whose answers come too late.
+    fn expire(&mut self, now: Instant) {
+        while let Some(pair) = self.order.first_key_value().map(|(_, pair)| *pair) {
+            let is_over = self
+                .placed
+                .get(&pair)
+                .is_none_or(|placed| now.saturating_duration_since(placed.at) >= CALL_LIFE);
+            if !is_over {
+                break;
+            }
+            self.forget(pair);
+        }
+    }
+
+    fn forget(&mut self, pair: (DeviceId, DeviceId)) {
+        let Some(placed) = self.placed.remove(&pair) else { return };
+        self.order.remove(&placed.turn);
+        if let Some(calls) = self.of_caller.get_mut(&pair.0) {
+            *calls -= 1;
+            if *calls == 0 {
+                self.of_caller.remove(&pair.0);
             }
         }
-        self.0.insert((caller, callee), Placed { call, at: now, times: 1 });
-        true
     }
 
     /// Whether there is such a call between the two, whoever placed it.
     fn is_placed(&self, a: DeviceId, b: DeviceId, call: u32, now: Instant) -> bool {
         [(a, b), (b, a)].iter().any(|pair| {
-            self.0.get(pair).is_some_and(|placed| {
+            self.placed.get(pair).is_some_and(|placed| {
                 placed.call == call && now.saturating_duration_since(placed.at) < CALL_LIFE
             })
         })
@@ -153,16 +194,11 @@ impl Signal {
         let failed = |why: CallFailure| {
             is_call.then_some(CallFailed { call, peer: receiver, code: why as u16 })
         };
-        let allowed = {
-            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-            if is_call {
-                calls.place(sender, receiver, call, now)
-            } else {
-                calls.is_placed(sender, receiver, call, now)
-            }
-        };
-        if !allowed {
-            return failed(CallFailure::TooMany);
+        // Nothing is remembered of a call that no rule allows, and nothing is
+        // looked up for an answer to none.
+        let calls = || self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_call && !calls().is_placed(sender, receiver, call, now) {
+            return None;
         }
         match self.store.edge(sender, receiver).await {
             Ok(true) if sender != receiver => {}
@@ -172,6 +208,9 @@ impl Signal {
                 // The sender repeats the call.
                 return None;
             }
+        }
+        if is_call && !calls().place(sender, receiver, call, now) {
+            return failed(CallFailure::TooMany);
         }
         message.set_peer(sender);
         let pushed = match self.introduce(sender, receiver, is_call).await {
@@ -251,16 +290,29 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_bounded() {
+    fn calls_are_bounded_and_the_oldest_go() {
         let (mut calls, start) = (Calls::default(), origin());
         for n in 0..=CALLS as u32 {
-            assert!(calls.place(
-                A,
-                DeviceId(n),
-                1,
-                start + Duration::from_millis(u64::from(n) / 8)
-            ));
+            let at = start + Duration::from_millis(u64::from(n) / 8);
+            assert!(calls.place(DeviceId(n), A, 1, at));
         }
-        assert_eq!(calls.0.len(), CALLS);
+        assert_eq!(
+            (calls.placed.len(), calls.order.len(), calls.of_caller.len()),
+            (CALLS, CALLS, CALLS)
+        );
+        assert!(!calls.is_placed(DeviceId(0), A, 1, start));
+        assert!(calls.is_placed(DeviceId(1), A, 1, start));
+        assert!(calls.place(A, B, 1, start + CALL_LIFE + Duration::from_secs(9)));
+        assert_eq!((calls.placed.len(), calls.order.len(), calls.of_caller.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn one_caller_displaces_nobody() {
+        let (mut calls, start) = (Calls::default(), origin());
+        assert!(calls.place(B, A, 1, start));
+        let placed = (0..2 * CALLS as u32).filter(|n| calls.place(A, DeviceId(*n), 1, start));
+        assert_eq!(placed.count(), CALLS_OF_CALLER);
+        assert!(calls.is_placed(A, B, 1, start));
+        assert!(calls.place(A, DeviceId(u32::MAX), 1, start + CALL_LIFE), "they end by themselves");
     }
 }
