@@ -191,6 +191,38 @@ async fn the_newer_connection_of_an_inbox_wins() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_comes_before_the_subscription_waits_for_it() {
+    let endpoint = endpoint();
+    // It posted before it connected.
+    endpoint.hub.collect(inbox(1), QUEUE, Instant::now().into_std());
+    assert_eq!(endpoint.hub.send(inbox(1), Bytes::from_static(b"older")), Delivery::Queued);
+    let (mut client, _task) = endpoint.open(1_024);
+    client.write(&connect(&device(inbox(1)), 300, &[])).await;
+    assert_eq!(client.read().await.unwrap().0, 0x20);
+    assert_eq!(endpoint.hub.send(inbox(1), Bytes::from_static(b"newer")), Delivery::Queued);
+    sleep(Duration::from_secs(1)).await;
+    client.write(&subscribe(&Topic::Down(inbox(1)).text(), 0)).await;
+    assert_eq!(client.read().await.unwrap().0, 0x90);
+    assert_eq!(client.read_frame(inbox(1)).await, b"older");
+    assert_eq!(client.read_frame(inbox(1)).await, b"newer");
+    assert_eq!(endpoint.broker.stats().undeliverable.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_enrols_takes_no_devices_inbox() {
+    let endpoint = endpoint();
+    let (mut device, _task) = endpoint.admitted(inbox(1)).await;
+    let (mut thief, task) = endpoint.open(1_024);
+    thief.write(&connect(&enrolling(inbox(1), key(1)), 300, &[])).await;
+    let (first, body) = thief.read().await.unwrap();
+    assert_eq!((first, body[1]), (0x20, 0x85));
+    task.await.unwrap();
+    assert_eq!(endpoint.broker.stats().early(Early::InboxTaken).get(), 1);
+    assert_eq!(endpoint.hub.send(inbox(1), Bytes::from_static(b"mine")), Delivery::Queued);
+    assert_eq!(device.read_frame(inbox(1)).await, b"mine");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_frame_is_acknowledged_only_after_it_was_taken() {
     let gate = Some(Semaphore::new(0));
     let endpoint = Endpoint::new(Echo { gate, ..Echo::default() }, Limits::default());

@@ -57,16 +57,21 @@ pub(super) async fn serve<S>(
         admitted.refuse(&mut stream, ConnectCode::Busy).await;
         return;
     };
+    let Admission { inbox, class, .. } = admitted.admission;
+    let Some((present, link)) = Present::new(&broker, inbox, class) else {
+        broker.stats.early(Early::InboxTaken).add();
+        admitted.refuse(&mut stream, ConnectCode::ClientId).await;
+        return;
+    };
     broker.stats.admitted.add();
-    let (present, link) = Present::new(&broker, admitted.admission.inbox);
     let mut connection = Connection {
         broker: &broker,
         stream,
         address,
-        class: admitted.admission.class,
+        class,
         level: admitted.level,
         session: Session::new(&admitted.admission, admitted.level, Instant::now().into_std()),
-        inbox: admitted.admission.inbox,
+        inbox,
         link,
         input,
         output: BytesMut::new(),
@@ -98,11 +103,12 @@ struct Present {
 }
 
 impl Present {
-    fn new(broker: &Broker, inbox: Inbox) -> (Self, Arc<Link>) {
-        let attachment = broker.hub.attach(inbox);
+    /// `None` = the inbox is another's.
+    fn new(broker: &Broker, inbox: Inbox, class: Class) -> Option<(Self, Arc<Link>)> {
+        let attachment = broker.hub.attach(inbox, class)?;
         let link = attachment.link();
         let inbound = Arc::clone(&broker.inbound);
-        (Self { inbox, attachment: Some(attachment), inbound }, link)
+        Some((Self { inbox, attachment: Some(attachment), inbound }, link))
     }
 }
 
@@ -365,16 +371,17 @@ where
                 self.put(&Out::Publish { topic: &topic, id, payload: &frame });
                 self.broker.stats.down.add();
             }
-            Down::Hold => self.broker.hub.queue(&self.link, frame),
-            Down::NotSubscribed | Down::TooLong => self.broker.stats.undeliverable.add(),
+            Down::Hold | Down::NotSubscribed => self.broker.hub.queue(&self.link, frame),
+            Down::TooLong => self.broker.stats.undeliverable.add(),
         }
     }
 
     /// Writes what waits in the queue, as far as the client's window allows.
+    /// Before its SUBSCRIBE everything waits: it is on its way to hear it.
     async fn handle_queue(&mut self) -> Result<(), Close> {
         while let Some(len) = self.link.next_len() {
             let down = self.session.handle_down(len);
-            if down == Down::Hold {
+            if matches!(down, Down::Hold | Down::NotSubscribed) {
                 break;
             }
             let Some(frame) = self.link.take() else { break };

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use weft_wire::id::{Inbox, KeyId};
 
 use super::session::Close;
-use crate::service::bus::Delivery;
+use crate::service::bus::{Class, Delivery};
 
 /// Frames that wait for one client.
 pub const QUEUE: usize = 16;
@@ -43,6 +43,7 @@ struct LinkState {
 #[derive(Debug)]
 pub struct Link {
     generation: u64,
+    class: Class,
     state: Mutex<LinkState>,
     changed: Notify,
 }
@@ -111,6 +112,7 @@ pub struct Hub {
     generation: AtomicU64,
     /// Frames that found a full queue.
     full: AtomicU64,
+    emptied: Notify,
 }
 
 /// A connection's place in the table; leaves it when dropped.
@@ -165,21 +167,49 @@ impl Drop for EnrolmentPlace {
 
 impl Hub {
     /// Puts a connection into the table; one that was there is told to end.
-    pub fn attach(self: &Arc<Self>, inbox: Inbox) -> Attachment {
+    ///
+    /// An enrolling client chooses its inbox itself: it takes the place of
+    /// nobody but one with the same key, and what waits for a device is not for
+    /// it. `None` = the inbox is another's.
+    pub fn attach(self: &Arc<Self>, inbox: Inbox, class: Class) -> Option<Attachment> {
         let link = Arc::new(Link {
             generation: self.generation.fetch_add(1, Ordering::Relaxed),
+            class,
             state: Mutex::default(),
             changed: Notify::new(),
         });
-        let older = lock(&self.links).insert(inbox, Arc::clone(&link));
+        let older = {
+            let mut links = lock(&self.links);
+            let is_anothers = |older: &Arc<Link>| class != Class::Device && older.class != class;
+            if links.get(&inbox).is_some_and(is_anothers) {
+                return None;
+            }
+            links.insert(inbox, Arc::clone(&link))
+        };
         if let Some(older) = older {
             older.close(Close::TakenOver);
         }
-        if let Some(mailbox) = lock(&self.mailboxes).remove(&inbox) {
-            // It posted before; what waits goes over the connection.
-            lock(&link.state).queue = mailbox.queue;
+        if class == Class::Device
+            && let Some(mailbox) = lock(&self.mailboxes).remove(&inbox)
+        {
+            // It posted before; what waits goes over the connection, and before
+            // what came for it meanwhile.
+            let mut state = lock(&link.state);
+            let newer = core::mem::replace(&mut state.queue, mailbox.queue);
+            state.queue.extend(newer);
+            let over = state.queue.len().saturating_sub(QUEUE);
+            state.queue.truncate(QUEUE);
+            self.full.fetch_add(over as u64, Ordering::Relaxed);
         }
-        Attachment { hub: Arc::clone(self), inbox, link, gone: false }
+        Some(Attachment { hub: Arc::clone(self), inbox, link, gone: false })
+    }
+
+    /// The connection that an inbox's frames go over. One of an enrolling
+    /// client gets only what nobody posts for.
+    fn link_of(&self, inbox: Inbox) -> Option<Arc<Link>> {
+        let link = lock(&self.links).get(&inbox).map(Arc::clone)?;
+        let is_for_it = link.class == Class::Device || !lock(&self.mailboxes).contains_key(&inbox);
+        is_for_it.then_some(link)
     }
 
     fn detach(&self, inbox: Inbox, generation: u64) -> bool {
@@ -189,6 +219,9 @@ impl Hub {
             links.remove(&inbox);
             if links.len() * 4 < links.capacity() {
                 links.shrink_to_fit();
+            }
+            if links.is_empty() {
+                self.emptied.notify_waiters();
             }
         }
         mine
@@ -215,8 +248,7 @@ impl Hub {
 
     /// Puts a frame into the queue of an inbox's connection or mailbox.
     pub fn send(&self, inbox: Inbox, frame: Bytes) -> Delivery {
-        let link = lock(&self.links).get(&inbox).map(Arc::clone);
-        let delivery = if let Some(link) = link {
+        let delivery = if let Some(link) = self.link_of(inbox) {
             link.push(frame)
         } else if let Some(mailbox) = lock(&self.mailboxes).get_mut(&inbox) {
             if mailbox.queue.len() < QUEUE {
@@ -235,9 +267,9 @@ impl Hub {
     }
 
     /// Takes what waits for a device that posts, at most `most` frames, and opens
-    /// a mailbox for what comes later. Nothing while the inbox has a connection.
+    /// a mailbox for what comes later. Nothing while the device has a connection.
     pub fn collect(&self, inbox: Inbox, most: usize, now: Instant) -> Vec<Bytes> {
-        if lock(&self.links).contains_key(&inbox) {
+        if lock(&self.links).get(&inbox).is_some_and(|link| link.class == Class::Device) {
             return Vec::new();
         }
         let mut mailboxes = lock(&self.mailboxes);
@@ -293,6 +325,20 @@ impl Hub {
         self.len() == 0
     }
 
+    /// Waits until nobody is connected.
+    pub async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            tokio::pin!(emptied);
+            // From here on a notice is not missed.
+            emptied.as_mut().enable();
+            if self.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
     /// Frames that found a full queue since the start.
     pub fn full(&self) -> u64 {
         self.full.load(Ordering::Relaxed)
@@ -317,8 +363,8 @@ mod tests {
     #[test]
     fn the_newer_connection_takes_over_and_the_older_leaves_it_alone() {
         let hub = Arc::new(Hub::default());
-        let older = hub.attach(INBOX);
-        let newer = hub.attach(INBOX);
+        let older = hub.attach(INBOX, Class::Device).unwrap();
+        let newer = hub.attach(INBOX, Class::Device).unwrap();
         assert_eq!(older.link().closed(), Some(Close::TakenOver));
         assert_eq!(hub.send(INBOX, frame(1)), Delivery::Queued);
         assert!(!older.detach());
@@ -331,11 +377,40 @@ mod tests {
     }
 
     #[test]
+    fn an_enrolling_client_takes_nobodys_place() {
+        let hub = Arc::new(Hub::default());
+        let [one, other] = [1, 2].map(|n| Class::Enrolling(KeyId::from_random([n; 8])));
+        let first = hub.attach(INBOX, one).unwrap();
+        assert!(hub.attach(INBOX, other).is_none());
+        let again = hub.attach(INBOX, one).unwrap();
+        assert_eq!(first.link().closed(), Some(Close::TakenOver));
+        let device = hub.attach(INBOX, Class::Device).unwrap();
+        assert_eq!(again.link().closed(), Some(Close::TakenOver));
+        assert!(hub.attach(INBOX, one).is_none());
+        assert_eq!(device.link().closed(), None);
+        assert_eq!(hub.send(INBOX, frame(1)), Delivery::Queued);
+        assert_eq!(device.link().take(), Some(frame(1)));
+    }
+
+    #[test]
+    fn an_enrolling_client_gets_no_mailbox() {
+        let hub = Arc::new(Hub::default());
+        let start = origin();
+        hub.collect(INBOX, QUEUE, start);
+        hub.send(INBOX, frame(1));
+        let enrolling = Class::Enrolling(KeyId::from_random([1; 8]));
+        let attachment = hub.attach(INBOX, enrolling).unwrap();
+        hub.send(INBOX, frame(2));
+        assert_eq!(attachment.link().take(), None);
+        assert_eq!(hub.collect(INBOX, QUEUE, start), [frame(1), frame(2)]);
+    }
+
+    #[test]
     fn a_panicking_task_leaves_nothing_behind() {
         let hub = Arc::new(Hub::default());
         let key = KeyId::from_random([1; 8]);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _attachment = hub.attach(INBOX);
+            let _attachment = hub.attach(INBOX, Class::Device).unwrap();
             let _place = hub.enrol(key).unwrap();
             panic!("as a decoder might");
         }));
@@ -347,7 +422,7 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts() {
         let hub = Arc::new(Hub::default());
-        let attachment = hub.attach(INBOX);
+        let attachment = hub.attach(INBOX, Class::Device).unwrap();
         for byte in 0..QUEUE as u8 {
             assert_eq!(hub.send(INBOX, frame(byte)), Delivery::Queued);
         }
@@ -381,7 +456,7 @@ mod tests {
         assert!(!hub.reachable(INBOX, start + MAILBOX));
         assert_eq!(hub.collect(INBOX, QUEUE, start), [frame(2)]);
         hub.send(INBOX, frame(3));
-        let attachment = hub.attach(INBOX);
+        let attachment = hub.attach(INBOX, Class::Device).unwrap();
         assert_eq!(attachment.link().take(), Some(frame(3)));
         assert!(hub.collect(INBOX, QUEUE, start).is_empty());
     }

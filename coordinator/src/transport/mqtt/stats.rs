@@ -25,12 +25,14 @@ pub enum Early {
     EnrolmentFull,
     /// Too many clients in all.
     Full,
+    /// An enrolling client that chose another's inbox.
+    InboxTaken,
 }
 
 impl Early {
     /// How many reasons there are.
     pub const COUNT: usize = Self::REFUSED + Refusal::COUNT;
-    const REFUSED: usize = 8;
+    const REFUSED: usize = 9;
 
     const fn index(self) -> usize {
         match self {
@@ -42,6 +44,7 @@ impl Early {
             Self::Malformed => 5,
             Self::EnrolmentFull => 6,
             Self::Full => 7,
+            Self::InboxTaken => 8,
             Self::Refused(refusal) => Self::REFUSED + refusal as usize,
         }
     }
@@ -58,7 +61,7 @@ pub struct Stats {
     pub up: Counter,
     /// Frames to clients.
     pub down: Counter,
-    /// Frames that the client had not subscribed to or that were too long for it.
+    /// Frames that were too long for the client.
     pub undeliverable: Counter,
     /// Connections whose task panicked.
     pub panics: Counter,
