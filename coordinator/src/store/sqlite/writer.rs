@@ -2,6 +2,7 @@
 
 use core::future::Future;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -186,6 +187,7 @@ impl Writer {
         let jobs = self.jobs.clone();
         async move {
             let closed = || E::from(StoreError::Unavailable("the store is closed".to_owned()));
+            let lost = || E::from(StoreError::Unavailable("the store gave no answer".to_owned()));
             let (answer, answered) = oneshot::channel();
             let job: Job = Box::new(move |unit| {
                 let result = unit.map_err(E::from).and_then(|unit| unit.attempt(work));
@@ -197,7 +199,7 @@ impl Writer {
                 })
             });
             jobs.ok_or_else(closed)?.send(job).await.map_err(|_| closed())?;
-            answered.await.map_err(|_| closed())?
+            answered.await.map_err(|_| lost())?
         }
     }
 }
@@ -222,7 +224,17 @@ struct Thread {
 impl Thread {
     fn run(self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.blocking_recv() {
-            self.batch(first, &mut queue);
+            let batch = AssertUnwindSafe(|| self.batch(first, &mut queue));
+            // Whoever asked in this batch hears that there is no answer; the
+            // next ones are served.
+            if catch_unwind(batch).is_err() {
+                tracing::error!("store.panicked");
+                if !self.conn.is_autocommit()
+                    && let Err(error) = self.conn.execute_batch("ROLLBACK")
+                {
+                    tracing::error!(%error, "store.rollback");
+                }
+            }
         }
         if let Err(error) =
             self.conn.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)")
@@ -337,5 +349,31 @@ fn touches_tags(policy: &Compiled, tags: &TagSet, touch: &Touch) -> bool {
         // rule that speaks of it differs is known now.
         Touch::Policy { before, .. } => !before.is_same_for(policy, tags),
         Touch::Network(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_costs_its_batch_and_no_more() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch("CREATE TABLE kept (value INTEGER)").unwrap();
+        let (changes, applied) = (broadcast::channel(1).0, broadcast::channel(1).0);
+        let writer = Writer::start(conn, Arc::default(), changes, applied).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let write = |value: i64| {
+            writer.submit(move |unit: &mut Unit<'_>| {
+                unit.conn.execute("INSERT INTO kept VALUES (?1)", [value])?;
+                assert_ne!(value, 1, "as a broken row might");
+                let count =
+                    unit.conn.query_row("SELECT count(*) FROM kept", [], |row| row.get(0))?;
+                Ok::<u32, StoreError>(count)
+            })
+        };
+        assert_eq!(runtime.block_on(write(0)), Ok(1));
+        assert!(matches!(runtime.block_on(write(1)), Err(StoreError::Unavailable(_))));
+        assert_eq!(runtime.block_on(write(2)), Ok(2), "what panicked was rolled back");
     }
 }
