@@ -49,11 +49,13 @@ pub enum KeyState {
 }
 
 impl EnrolmentKey {
-    /// How it stands; the strongest reason first.
+    /// How it stands; the strongest reason first. While the clock is not set
+    /// (`now` is 0) a key that ends one day counts as ended: nobody knows
+    /// whether it has.
     pub fn state(&self, now: UnixMs) -> KeyState {
         if self.revoked.is_some() {
             KeyState::Revoked
-        } else if self.expires.is_some_and(|at| at <= now) {
+        } else if self.expires.is_some_and(|at| at <= now || now.0 == 0) {
             KeyState::Expired
         } else if self.max_uses.is_some_and(|most| self.uses >= most) {
             KeyState::UsedUp
@@ -134,9 +136,11 @@ mod tests {
         assert_eq!(key().admits(UnixMs(99)), Ok(()));
         let at = UnixMs(100);
         assert_eq!(key().admits(at), Err(Refused::KeyExpired { key: name(), at }));
+        let unset = Err(Refused::KeyExpired { key: name(), at });
+        assert_eq!(key().admits(UnixMs(0)), unset, "the clock is not set");
         let used = EnrolmentKey { uses: 1, ..key() };
         let refused = Refused::KeyUsedUp { key: name(), uses: 1, max_uses: 1 };
-        assert_eq!(used.admits(UnixMs(0)), Err(refused));
+        assert_eq!(used.admits(UnixMs(1)), Err(refused));
         let revoked = EnrolmentKey { revoked: Some(UnixMs(5)), ..used };
         let refused = Refused::KeyRevoked { key: name(), at: UnixMs(5) };
         assert_eq!(revoked.admits(UnixMs(0)), Err(refused));

@@ -58,6 +58,12 @@ impl Operator {
             .map_err(|error| Failure::new(Code::KeyBadTags, error.to_string()))?;
         check(&request)?;
         let by = self.by(actor);
+        if by.at.0 == 0 && request.expires_after.is_some() {
+            let message = "this machine's clock is not set, so a key cannot end after a time";
+            return Err(Failure::new(Code::KeyBadExpiry, message)
+                .attempt("timedatectl set-ntp true")
+                .attempt("weft-coordinator key create --expires never"));
+        }
         let new = NewKey {
             id: KeyId::from_random(self.random.bytes()),
             network: network.id,
