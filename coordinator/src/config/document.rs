@@ -74,13 +74,34 @@ impl Document {
 
     fn duplicate(&self, span: Range<usize>) -> Failure {
         let key = self.text.get(span.clone()).unwrap_or_default();
-        let is_same = |line: &&str| {
-            line.split('=').next().is_some_and(|name| name.trim() == key)
-                || line.trim() == format!("[{key}]")
-        };
-        let first = self.text.lines().position(|line| is_same(&line)).unwrap_or(0) + 1;
+        let first = self.first_of(key, span.start);
         let message = format!("\"{key}\" is set twice, first in line {first}");
         self.complain(Code::ConfigDuplicate, message, &span)
+    }
+
+    /// The line of the first of two equal keys: in the section that the second
+    /// stands in, or of the section itself.
+    fn first_of(&self, key: &str, second: usize) -> usize {
+        let before = self.text.get(..second).unwrap_or_default();
+        let is_head = |line: &str| line.trim_start().starts_with('[');
+        let lines: Vec<&str> = before.split('\n').collect();
+        let second_line = self.text[before.rfind('\n').map_or(0, |at| at + 1)..].lines().next();
+        let is_section = second_line.is_some_and(is_head);
+        // The last one is the second's own, cut off.
+        let earlier = lines.len().saturating_sub(1);
+        let start = if is_section {
+            0
+        } else {
+            lines[..earlier].iter().rposition(|line| is_head(line)).map_or(0, |at| at + 1)
+        };
+        let is_same = |line: &&str| {
+            if is_section {
+                line.trim() == format!("[{key}]")
+            } else {
+                line.split('=').next().is_some_and(|name| name.trim() == key)
+            }
+        };
+        lines[start..earlier].iter().position(is_same).map_or(1, |at| start + at + 1)
     }
 
     /// A complaint about a place.
@@ -156,6 +177,16 @@ mod tests {
         assert_eq!(failures.len(), 1);
         assert_eq!(failures[0].message, "\"mtu\" is set twice, first in line 1");
         assert_eq!(failures[0].place.as_ref().unwrap().line, 3);
+    }
+
+    #[test]
+    fn doubles_are_sought_in_their_own_section() {
+        let rules = "[[rule]]\nname = \"a\"\n[[rule]]\nname = \"b\"\nfrom = 1\nname = \"c\"\n";
+        let (document, other) = (document(rules), document("[a]\nx = 1\n[b]\n[a]\n"));
+        let (_, failures) = document.parse();
+        assert_eq!(failures[0].message, "\"name\" is set twice, first in line 4");
+        let (_, failures) = other.parse();
+        assert_eq!(failures[0].message, "\"a\" is set twice, first in line 1");
     }
 
     #[test]
