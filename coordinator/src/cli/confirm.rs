@@ -33,7 +33,7 @@ pub(crate) fn confirm(effect: &Effect<'_>, yes: bool) -> Result<(), Failure> {
     if let Some(undo) = effect.undo {
         ui::note(format!("undo:  {undo}"));
     }
-    let typed = ui::ask(&format!("type the name to go on: {}\n> ", effect.name));
+    let typed = ui::ask("type the name to go on: ");
     if typed.as_deref() == Some(effect.name) {
         return Ok(());
     }

@@ -43,13 +43,18 @@ pub(crate) fn millis(text: &str) -> Option<u64> {
 
 /// A moment in local time with its offset, `2026-11-20 18:00 +01:00`.
 pub(crate) fn moment(text: &str) -> String {
-    moment_in(text, TimeZone::system())
+    moment_in(text, TimeZone::system(), "%Y-%m-%d %H:%M %:z")
 }
 
-fn moment_in(text: &str, zone: TimeZone) -> String {
+/// [`moment`] with its second, `2026-11-20 18:00:00 +01:00`.
+pub(crate) fn moment_exact(text: &str) -> String {
+    moment_in(text, TimeZone::system(), "%Y-%m-%d %H:%M:%S %:z")
+}
+
+fn moment_in(text: &str, zone: TimeZone, form: &str) -> String {
     text.parse::<Timestamp>().map_or_else(
         |_| text.to_owned(),
-        |timestamp| timestamp.to_zoned_datetime(zone).strftime("%Y-%m-%d %H:%M %:z").to_string(),
+        |timestamp| timestamp.to_zoned_datetime(zone).strftime(form).to_string(),
     )
 }
 
@@ -60,6 +65,39 @@ pub(crate) fn count(count: usize, one: &str) -> String {
         1 => format!("1 {one}"),
         many => format!("{many} {one}s"),
     }
+}
+
+/// Bytes in powers of 1000, as plans for SIM cards count: `512 B`, `310 kB`,
+/// `1.2 MB`.
+pub(crate) fn traffic(bytes: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB"];
+    if bytes < 1_000 {
+        return format!("{bytes} B");
+    }
+    let (mut tenths, mut unit) = (u128::from(bytes) / 100, 0);
+    while tenths >= 10_000 && unit + 1 < units.len() {
+        tenths /= 1_000;
+        unit += 1;
+    }
+    let unit = units[unit];
+    if tenths < 100 {
+        format!("{}.{} {unit}", tenths / 10, tenths % 10)
+    } else {
+        format!("{} {unit}", tenths / 10)
+    }
+}
+
+/// `10,000`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// Reads `90s`, `30min`, `24h`, `7d`.
@@ -139,6 +177,25 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_at_a_glance() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_024, "1,024"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (9_999, "9.9 kB"),
+            (310_224, "310 kB"),
+            (999_999, "999 kB"),
+            (1_204_551, "1.2 MB"),
+            (52_000_000_000, "52 GB"),
+        ] {
+            assert_eq!(traffic(bytes), text);
+        }
+    }
+
+    #[test]
     fn spans_are_read_with_a_unit() {
         assert_eq!(parse_span("7d"), Ok(Duration::from_secs(604_800)));
         assert_eq!(parse_span("5 min"), Ok(Duration::from_secs(300)));
@@ -150,7 +207,10 @@ mod tests {
     #[test]
     fn moments_have_an_offset() {
         let zone = TimeZone::fixed(jiff::tz::offset(1));
-        assert_eq!(moment_in("2026-11-20T17:00:00.000Z", zone), "2026-11-20 18:00 +01:00");
+        let text = "2026-11-20T17:00:00.000Z";
+        let (form, exact) = ("%Y-%m-%d %H:%M %:z", "%Y-%m-%d %H:%M:%S %:z");
+        assert_eq!(moment_in(text, zone.clone(), form), "2026-11-20 18:00 +01:00");
+        assert_eq!(moment_in(text, zone, exact), "2026-11-20 18:00:00 +01:00");
         assert_eq!(millis("2026-11-23T15:04:05.123Z"), Some(1_795_446_245_123));
     }
 

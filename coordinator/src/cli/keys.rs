@@ -106,47 +106,83 @@ async fn create(context: &Context<'_>, create: &Create) -> Result<u8, Failure> {
         tags: create.tags.clone(),
         needs_approval: create.needs_approval,
     };
+    let svg = create.qr_svg.as_deref().map(SvgFile::new).transpose()?;
     let mut created: api::CreatedKey = context.client.post(PATH, &new).await?;
-    if let Some(path) = &create.qr_svg {
-        write_svg(path, &created.join_string)?;
-    }
     if context.json {
-        ui::json("weft.key/1", &created);
-        return Ok(0);
+        ui::json_once("weft.key/1", &created).map_err(|error| unseen(&created.key, &error))?;
     }
     let join = Zeroizing::new(core::mem::take(&mut created.join_string));
-    if context.quiet {
-        ui::out(&*join);
-        return Ok(0);
+    if !context.json {
+        show(context, &created.key, &join)?;
     }
-    ui::out(describe(&created.key));
-    ui::note("treat the next line like a password: it is shown once and stored nowhere");
-    ui::out("");
-    ui::out(&*join);
-    ui::out("");
-    let picture =
-        ui::terminal().filter(|_| ui::has_colour()).and_then(|size| qr::terminal(&join, size));
-    if let Some(picture) = picture {
-        ui::out_raw(&picture);
-    }
-    ui::note("on a device:   sudo weft join WEFT1…");
-    ui::note("in firmware:   WEFT_JOIN=WEFT1… cargo run --release");
+    // Last: whatever becomes of the file, the string was shown.
+    svg.map_or(Ok(()), |file| file.fill(&join))?;
     Ok(0)
 }
 
-fn write_svg(path: &Path, join: &str) -> Result<(), Failure> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let shown = path.display();
-    let too_long = || Failure::new(Code::InternalFault, "the join string does not fit a QR code");
-    let picture = Zeroizing::new(qr::svg(join).ok_or_else(too_long)?);
-    let mut options = std::fs::OpenOptions::new();
-    // It holds the key's secret.
-    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(path);
-    opened.and_then(|mut file| file.write_all(picture.as_bytes())).map_err(|error| {
-        let message = format!("cannot write {shown}; the key was made, revoke it");
-        Failure::new(Code::InitWrite, message).with(Label::Cause, error.to_string())
-    })
+fn show(context: &Context<'_>, key: &api::EnrolmentKey, join: &str) -> Result<(), Failure> {
+    if context.quiet {
+        return ui::out_once(join).map_err(|error| unseen(key, &error));
+    }
+    ui::out(describe(key));
+    ui::note("treat the next line like a password: it is shown once and stored nowhere");
+    ui::out("");
+    ui::out_once(join).map_err(|error| unseen(key, &error))?;
+    ui::out("");
+    let picture =
+        ui::terminal().filter(|_| ui::has_colour()).and_then(|size| qr::terminal(join, size));
+    match picture {
+        Some(picture) => ui::out_raw(&picture),
+        None if ui::terminal().is_some() => {
+            ui::note("as a QR code:  weft-coordinator key create --qr-svg FILE");
+        }
+        None => {}
+    }
+    ui::note("on a device:   sudo weft join WEFT1…");
+    Ok(())
+}
+
+/// The join string reached nobody.
+fn unseen(key: &api::EnrolmentKey, error: &std::io::Error) -> Failure {
+    let message = format!(
+        "standard output takes no join string; key \"{}\" was made and nobody can use it",
+        key.name
+    );
+    Failure::new(Code::OutputLost, message)
+        .with(Label::Cause, error.to_string())
+        .attempt(format!("weft-coordinator key revoke {} --yes", key.id))
+}
+
+/// The file for the QR code, made before the key is: it holds the key's secret,
+/// so it is a new one, its owner's alone.
+struct SvgFile<'a> {
+    path: &'a Path,
+    file: std::fs::File,
+}
+
+impl<'a> SvgFile<'a> {
+    fn new(path: &'a Path) -> Result<Self, Failure> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let opened =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let file = opened.map_err(|error| {
+            let message = format!("cannot make {}; no key was made", path.display());
+            Failure::new(Code::OutputFile, message).with(Label::Cause, error.to_string())
+        })?;
+        Ok(Self { path, file })
+    }
+
+    fn fill(mut self, join: &str) -> Result<(), Failure> {
+        use std::io::Write as _;
+        let too_long =
+            || Failure::new(Code::InternalFault, "the join string does not fit a QR code");
+        let picture = Zeroizing::new(qr::svg(join).ok_or_else(too_long)?);
+        self.file.write_all(picture.as_bytes()).map_err(|error| {
+            let path = self.path.display();
+            let message = format!("cannot write {path}; the join string above is good");
+            Failure::new(Code::OutputFile, message).with(Label::Cause, error.to_string())
+        })
+    }
 }
 
 /// `key "lab"  key_mfrggzdf2kqw  10 uses, until 2026-11-30 16:00 +00:00, site=bench`
