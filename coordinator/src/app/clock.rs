@@ -2,6 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use crate::domain::time::UnixMs;
 use crate::service::clock::Clock;
 use crate::service::random::Random;
 
@@ -17,6 +18,16 @@ impl Clock for SystemClock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         if ms < SET_SINCE_MS { 0 } else { ms }
+    }
+}
+
+impl SystemClock {
+    /// The day that the system believes it is, whether it was set or not.
+    #[expect(clippy::disallowed_methods, reason = "here the clock is read")]
+    pub(crate) fn date(&self) -> String {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)).to_string();
+        at.split(['T', ' ']).next().unwrap_or_default().to_owned()
     }
 }
 

@@ -14,11 +14,13 @@ use crate::failure::{Code, Failure, Label};
 use crate::service::clock::Clock as _;
 
 mod clock;
+mod files;
 mod holder;
 mod init;
 mod log;
 mod place;
 mod serve;
+mod stun;
 
 use clock::{RANDOM, SystemClock};
 use init::{InitRequest, Initialised};

@@ -6,15 +6,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Router;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+use weft_wire::id::PublicKey;
 
 use crate::cli::format::{count, span};
 use crate::cli::ui;
 use crate::config::Config;
 use crate::config::public::Public;
-use crate::domain::audit::Actor;
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
 use crate::service::bus::{Bus, Inbound};
@@ -24,7 +25,7 @@ use crate::service::operator::Operator;
 use crate::service::seams::Refusals;
 use crate::service::secrets::Secrets;
 use crate::store::sqlite::{SCHEMA, SqliteStore};
-use crate::store::{By, SharedStore, StoreError};
+use crate::store::{SharedStore, StoreError};
 use crate::transport::http::unix::Socket;
 use crate::transport::listen::{Behind, Front, Limits, Listener, Places, Stats};
 use crate::transport::mqtt::hub::Hub;
@@ -32,8 +33,8 @@ use crate::transport::mqtt::{Broker, Embedded};
 use crate::transport::{http, post};
 
 use super::clock::{RANDOM, SystemClock, monotonic};
-use super::holder;
-use super::place::{Place, VERSION, fingerprint};
+use super::place::{Place, VERSION, by_whom, fingerprint};
+use super::{files, holder, stun};
 
 /// Threads that may block: readers of the database, and name look-ups.
 const BLOCKING_THREADS: usize = 6;
@@ -41,8 +42,6 @@ const BLOCKING_THREADS: usize = 6;
 const STACK: usize = 1 << 20;
 /// How long open requests and connections have at the end.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long the own name may take to resolve.
-const RESOLVE: Duration = Duration::from_secs(5);
 
 /// Runs the coordinator until it is told to stop; gives the exit status.
 ///
@@ -53,8 +52,13 @@ pub(crate) fn serve(config: &Config) -> Result<u8, Failure> {
     let started = monotonic();
     let now = UnixMs(SystemClock.unix_ms());
     if now.0 == 0 {
-        tracing::warn!(fix = "timedatectl set-ntp true", "serve.clock");
+        let sentence = format!(
+            "this machine's clock says {}; devices are not given time until it is set",
+            SystemClock.date()
+        );
+        ui::warning("serve.clock", &sentence, "timedatectl set-ntp true");
     }
+    let files = files::raise();
     let place = Place::new(&config.data);
     let secrets = Arc::new(place.secrets()?);
     let public = config.public.as_ref().ok_or_else(|| {
@@ -78,25 +82,52 @@ pub(crate) fn serve(config: &Config) -> Result<u8, Failure> {
                 .with(Label::Cause, error.to_string())
         })?;
     let shared: SharedStore = Arc::clone(&store) as _;
-    let ended = runtime.block_on(run(config, public, &place, shared, &secrets, started));
+    let site = Site { config, public, place: &place, secrets: &secrets, files, started };
+    let ended = runtime.block_on(run(&site, shared));
     runtime.shutdown_timeout(GRACE);
     // The last one: the writer ends what waits and closes the database.
-    drop(store);
-    ended
+    let last = Arc::into_inner(store);
+    let closed = if last.is_some() { "closed" } else { "still in use, left as it is" };
+    drop(last);
+    let Ended { status, told } = ended?;
+    ui::note(format!("stopped: {} told to come back, database {closed}", count(told, "device")));
+    Ok(status)
+}
+
+/// Where and as what the coordinator runs.
+struct Site<'a> {
+    config: &'a Config,
+    public: &'a Public,
+    place: &'a Place,
+    secrets: &'a Arc<Secrets>,
+    /// Files that may be open; `None` = any number.
+    files: Option<u64>,
+    started: Instant,
+}
+
+/// How it ended.
+struct Ended {
+    status: u8,
+    /// Devices that were connected.
+    told: usize,
 }
 
 fn open(place: &Place, secrets: &Secrets, now: UnixMs) -> Result<Arc<SqliteStore>, Failure> {
     if let Some((owner, _)) = place.key_of_database()
         && owner != secrets.public()
     {
-        let (own, owner) = (fingerprint(secrets), weft_noise::mac::fingerprint(&owner));
-        let message = format!(
-            "the key file is {own}, the database belongs to {owner}: one of them is from another installation"
-        );
-        return Err(Failure::new(Code::ServeKeyMismatch, message));
+        return Err(mismatch(secrets, &owner));
     }
     let store = SqliteStore::open(&place.database, now);
     store.map(Arc::new).map_err(|error| place.database_failure(&error))
+}
+
+fn mismatch(secrets: &Secrets, owner: &PublicKey) -> Failure {
+    let (own, owner) = (fingerprint(secrets), weft_noise::mac::fingerprint(owner));
+    let message = format!(
+        "the key file is {own}, the database belongs to {owner}: one of them is from another installation"
+    );
+    Failure::new(Code::ServeKeyMismatch, message)
 }
 
 /// Everything that faces the network, bound but not served yet.
@@ -123,12 +154,12 @@ fn bind(config: &Config) -> Result<Doors, Failure> {
     }
     let socket = Socket::bind(&config.socket).map_err(|error| {
         let path = config.socket.display();
-        let code = if error.kind() == io::ErrorKind::AddrInUse {
-            Code::ServePortInUse
-        } else {
-            Code::ServeSocket
+        let (code, whom) = match error.kind() {
+            io::ErrorKind::AddrInUse => (Code::ServePortInUse, String::new()),
+            io::ErrorKind::PermissionDenied => (Code::ServeSocketDenied, by_whom()),
+            _ => (Code::ServeSocket, String::new()),
         };
-        let message = format!("the socket {path} cannot be made");
+        let message = format!("the socket {path} cannot be made{whom}");
         Failure::new(code, message)
             .with(Label::Cause, error.to_string())
             .attempt("weft-coordinator serve --socket PATH")
@@ -165,7 +196,8 @@ fn port_failure(protocol: &str, address: SocketAddr, error: &io::Error) -> Failu
                 .attempt("weft-coordinator serve --listen ADDR:PORT")
         }
         io::ErrorKind::PermissionDenied => {
-            Failure::new(Code::ServePortDenied, format!("port {port} needs CAP_NET_BIND_SERVICE"))
+            let message = format!("port {port} needs CAP_NET_BIND_SERVICE{}", by_whom());
+            Failure::new(Code::ServePortDenied, message)
                 .attempt("use the packaged weft-coordinator.service")
         }
         _ => Failure::new(Code::ServeListen, format!("{protocol} {address} cannot be listened on"))
@@ -173,23 +205,82 @@ fn port_failure(protocol: &str, address: SocketAddr, error: &io::Error) -> Failu
     }
 }
 
-async fn run(
-    config: &Config,
-    public: &Public,
-    place: &Place,
-    store: SharedStore,
-    secrets: &Arc<Secrets>,
-    started: Instant,
-) -> Result<u8, Failure> {
+async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
+    let Site { config, public, place, secrets, .. } = *site;
     let mut signals = Signals::new()?;
+    // Read anew: before it was opened the database may not have been readable.
+    let owner = store.installation().await.map_err(|error| unreadable(place, &error))?.coordinator;
+    if owner != secrets.public() {
+        return Err(mismatch(secrets, &owner));
+    }
     let Doors { listeners, stun, socket } = bind(config)?;
-    announce_stun(&store, public).await;
+    let limits = site.files.map_or_else(Limits::default, Limits::within);
+    let Works { channel, routes, behind } = works(site, &store, limits).await?;
+
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let changes = store.changes();
+    tasks.spawn(async move { match channel.run(changes).await {} });
+    let announced = stun::run(Arc::clone(&store), public.clone());
+    tasks.spawn(async move { match announced.await {} });
+    say_where(config, place, secrets, &listeners);
+    for (listener, _) in listeners {
+        let behind = Arc::clone(&behind);
+        tasks.spawn(async move { match listener.run(behind).await {} });
+    }
+    let mut commands = tokio::spawn(socket.serve(routes, stopped(stopping)));
+    say_ready(&store, site, &limits).await?;
+
+    let status = tokio::select! {
+        status = signals.next() => status,
+        Some(ended) = tasks.join_next() => return Err(ended_by_itself(ended)),
+        ended = &mut commands => return Err(ended_by_itself(ended)),
+    };
+    // Nobody new comes, and whoever is here is told and may end.
+    tasks.abort_all();
+    let told = behind.broker.hub().len();
+    // Nobody who listens any more is no error here.
+    let _ = stop.send(true);
+    behind.broker.stop();
+    drop(stun);
+    let over = async { tokio::join!(behind.broker.hub().emptied(), &mut commands) };
+    match tokio::time::timeout(GRACE, over).await {
+        Ok(((), Ok(Ok(())))) => {}
+        Ok(((), Ok(Err(error)))) => tracing::warn!(%error, "serve.socket"),
+        Ok(((), Err(error))) => tracing::warn!(%error, "serve.socket"),
+        Err(_) => {
+            let left = behind.broker.hub().len();
+            tracing::warn!(left, seconds = GRACE.as_secs(), "serve.cut-off");
+            commands.abort();
+        }
+    }
+    Ok(Ended { status, told })
+}
+
+fn ended_by_itself(ended: Result<io::Result<()>, JoinError>) -> Failure {
+    let cause = match ended {
+        Ok(Ok(())) => "a part ended".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Failure::new(Code::ServeStopped, "the coordinator stopped by itself").with(Label::Cause, cause)
+}
+
+/// The parts that serve, joined.
+struct Works {
+    channel: Arc<Channel>,
+    routes: Router,
+    behind: Arc<Behind>,
+}
+
+async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<Works, Failure> {
+    let Site { config, public, place, secrets, .. } = *site;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let hub = Arc::new(Hub::default());
     let bus: Arc<dyn Bus> = Arc::new(Embedded::new(Arc::clone(&hub)));
     let refusals = Arc::new(Refusals::default());
     let parts = Parts {
-        store: Arc::clone(&store),
+        store: Arc::clone(store),
         secrets: Arc::clone(secrets),
         bus,
         clock: Arc::clone(&clock),
@@ -201,7 +292,7 @@ async fn run(
         Channel::new(parts, monotonic()).await.map_err(|error| unreadable(place, &error))?;
     let channel = Arc::new(channel);
     let operator = Arc::new(Operator {
-        store: Arc::clone(&store),
+        store: Arc::clone(store),
         secrets: Arc::clone(secrets),
         presence: Arc::clone(channel.presence()) as _,
         commands: Arc::new(channel.commands().clone()),
@@ -215,41 +306,12 @@ async fn run(
     let routes = http::router(operator, post::declare(), posts);
     let broker = Arc::new(Broker::new(hub, inbound, Arc::clone(secrets) as _, clock));
     let behind = Arc::new(Behind {
-        broker: Arc::clone(&broker),
+        broker,
         front: Front::new(routes.clone()),
-        places: Places::new(Limits::default()),
+        places: Places::new(limits),
         stats: Stats::default(),
     });
-
-    let (stop, stopping) = watch::channel(false);
-    let mut tasks = JoinSet::new();
-    let changes = store.changes();
-    tasks.spawn(async move { match channel.run(changes).await {} });
-    say_where(config, place, secrets, &listeners);
-    for (listener, _) in listeners {
-        let behind = Arc::clone(&behind);
-        tasks.spawn(async move { match listener.run(behind).await {} });
-    }
-    tasks.spawn(socket.serve(routes, stopped(stopping)));
-    say_ready(&store, place, started).await?;
-
-    let status = tokio::select! {
-        status = signals.next() => status,
-        Some(ended) = tasks.join_next() => {
-            let cause = match ended {
-                Ok(Ok(())) => "a part ended".to_owned(),
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
-            };
-            return Err(Failure::new(Code::ServeStopped, "the coordinator stopped by itself").with(Label::Cause, cause));
-        }
-    };
-    // Nobody listens any more is no error here.
-    let _ = stop.send(true);
-    broker.stop();
-    drop(stun);
-    ui::note("stopping: connections closed, database closed");
-    Ok(status)
+    Ok(Works { channel, routes, behind })
 }
 
 fn unreadable(place: &Place, error: &StoreError) -> Failure {
@@ -260,29 +322,6 @@ fn unreadable(place: &Place, error: &StoreError) -> Failure {
 async fn stopped(mut stopping: watch::Receiver<bool>) {
     // A sender that is gone says the same.
     let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-/// Tells every map where STUN is. A name that does not resolve now leaves what
-/// was told before.
-async fn announce_stun(store: &SharedStore, public: &Public) {
-    let look_up = tokio::net::lookup_host((public.host.clone(), public.port));
-    let found: io::Result<Vec<SocketAddr>> = match tokio::time::timeout(RESOLVE, look_up).await {
-        Ok(found) => found.map(|addresses| addresses.take(weft_wire::map::SERVERS).collect()),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    };
-    let mut servers = match found {
-        Ok(servers) => servers,
-        Err(error) => {
-            tracing::warn!(name = public.host, %error, "serve.own-name");
-            return;
-        }
-    };
-    servers.sort();
-    servers.dedup();
-    let by = By { actor: Actor::coordinator(), at: UnixMs(SystemClock.unix_ms()) };
-    if let Err(error) = store.set_servers(servers, by).await {
-        tracing::warn!(%error, "serve.servers");
-    }
 }
 
 fn say_where(
@@ -302,11 +341,12 @@ fn say_where(
     ui::note(format!("  commands  {}", config.socket.display()));
 }
 
-async fn say_ready(store: &SharedStore, place: &Place, started: Instant) -> Result<(), Failure> {
-    let unreadable = |error: StoreError| unreadable(place, &error);
+async fn say_ready(store: &SharedStore, site: &Site<'_>, limits: &Limits) -> Result<(), Failure> {
+    let unreadable = |error: StoreError| unreadable(site.place, &error);
     let networks = store.networks().await.map_err(unreadable)?;
     let devices = store.devices().await.map_err(unreadable)?.len();
-    let took = span(monotonic().saturating_duration_since(started));
+    files::warn(site.files, limits, devices);
+    let took = span(monotonic().saturating_duration_since(site.started));
     let networks = count(networks.len(), "network");
     ui::note(format!("ready in {took}: {}, {networks}", count(devices, "device")));
     Ok(())

@@ -1,0 +1,339 @@
+//! The program as people run it: command lines, outputs, exit statuses, signals.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+mod common;
+
+use common::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_weft-coordinator");
+const PUBLIC: &str = "mesh.example.net";
+
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(TempDir::new())
+    }
+
+    /// A home with a coordinator in it.
+    fn initialised() -> Self {
+        let home = Self::new();
+        home.done(&["init", "--public", PUBLIC]);
+        home
+    }
+
+    fn data(&self) -> PathBuf {
+        self.0.path().join("data")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        self.command_of(PROGRAM, arguments)
+    }
+
+    fn command_of(&self, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().stdin(Stdio::null()).args(arguments);
+        command.arg("--data").arg(self.data()).arg("--socket").arg(self.0.path().join("socket"));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What a command says that must succeed.
+    fn done(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(status(&output), 0, "{arguments:?}: {}", errors(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a command says that must end with this status and code.
+    fn refused(&self, arguments: &[&str], exit: i32, code: &str) -> String {
+        let output = self.run(arguments);
+        let text = errors(&output);
+        assert_eq!(status(&output), exit, "{arguments:?}: {text}");
+        assert!(text.starts_with(&format!("error[{code}]: ")), "{arguments:?}: {text}");
+        text
+    }
+
+    fn serve(&self) -> Server {
+        Server::start(self.command(&["serve", "--listen", "127.0.0.1:0"]))
+    }
+
+    /// Names in the data folder that say of an installation.
+    fn left(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.data()) else { return Vec::new() };
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != "weft.lock")
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A running coordinator, ended with the value.
+struct Server {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    said: String,
+}
+
+impl Server {
+    /// Starts it and waits until it says that it is ready.
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.lines().any(|line| line.starts_with("ready in ")) {
+            assert!(stderr.read_line(&mut said).unwrap() > 0, "it ended: {said}");
+        }
+        Self { child, stderr, said }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends a signal; gives the exit status and what was said after it.
+    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
+        kill_process(self.pid(), signal).unwrap();
+        let status = self.child.wait().unwrap();
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).unwrap();
+        (status.code(), rest)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn init_makes_an_installation_once() {
+    let home = Home::new();
+    home.refused(&["init"], 2, "init.no-public");
+    home.refused(&["init", "--public", "10.0.0.4"], 2, "init.private-public");
+    home.refused(&["init", "--public", PUBLIC, "--ipv4", "100.64.0.0/16"], 2, "init.network");
+    home.refused(&["serve"], 2, "serve.not-initialised");
+    assert_eq!(home.left(), [""; 0]);
+    let said = home.done(&["init", "--public", PUBLIC]);
+    assert!(said.contains("\nrecovery key      WREC1-"), "{said}");
+    assert_eq!(home.left(), ["coordinator.key", "coordinator.toml", "weft.db"]);
+    for (name, mode) in [("coordinator.key", 0o600), ("weft.db", 0o600)] {
+        let found = home.data().join(name).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(found, mode, "{name}");
+    }
+    let before = fs::read(home.data().join("weft.db")).unwrap();
+    let text = home.refused(&["init", "--public", PUBLIC], 6, "init.exists");
+    assert!(text.contains("no devices") || text.contains("0 devices"), "{text}");
+    assert_eq!(fs::read(home.data().join("weft.db")).unwrap(), before);
+}
+
+#[test]
+fn init_leaves_nothing_when_nobody_sees_the_recovery_key() {
+    let home = Home::new();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for flag in [&["init", "--public", PUBLIC][..], &["init", "--public", PUBLIC, "--json"]] {
+        let output = home.command(flag).stdout(full.try_clone().unwrap()).output().unwrap();
+        assert_eq!(status(&output), 1);
+        assert!(errors(&output).starts_with("error[output.lost]: "), "{}", errors(&output));
+        assert_eq!(home.left(), [""; 0]);
+    }
+    home.done(&["init", "--public", PUBLIC]);
+}
+
+#[test]
+fn init_leaves_nothing_when_the_settings_cannot_be_written() {
+    let home = Home::new();
+    let file = "/dev/null/coordinator.toml";
+    let output = home.run(&["init", "--public", PUBLIC, "--config", file]);
+    assert_ne!(status(&output), 0);
+    assert_eq!(home.left(), [""; 0]);
+    let said = home.done(&["init", "--public", PUBLIC]);
+    assert!(said.contains("WREC1-"));
+}
+
+#[test]
+fn init_begins_anew_where_one_was_cut_short() {
+    let home = Home::new();
+    fs::create_dir(home.data()).unwrap();
+    for name in ["coordinator.key", "weft.db.new", "weft.db.new-wal"] {
+        fs::write(home.data().join(name), b"cut").unwrap();
+        fs::set_permissions(home.data().join(name), Permissions::from_mode(0o600)).unwrap();
+    }
+    home.done(&["init", "--public", PUBLIC]);
+    assert_eq!(home.left(), ["coordinator.key", "coordinator.toml", "weft.db"]);
+    drop(home.serve());
+    // A key file alone may be all that is left of an installation.
+    fs::remove_file(home.data().join("weft.db")).unwrap();
+    home.refused(&["init", "--public", PUBLIC], 6, "init.exists");
+    assert!(home.data().join("coordinator.key").exists());
+}
+
+#[test]
+fn init_refuses_a_flag_that_the_kept_settings_contradict() {
+    let home = Home::new();
+    fs::create_dir(home.data()).unwrap();
+    let file = home.data().join("coordinator.toml");
+    fs::write(&file, "[server]\nthreads = 2\n").unwrap();
+    let text = home.refused(&["init", "--public", PUBLIC], 6, "init.config");
+    assert!(text.contains("write  public = \"mesh.example.net\""), "{text}");
+    fs::write(&file, format!("[server]\npublic = \"{PUBLIC}\"\n")).unwrap();
+    home.done(&["init", "--public", PUBLIC]);
+    drop(home.serve());
+}
+
+#[test]
+fn a_lost_key_file_comes_back() {
+    let home = Home::new();
+    let recovery = home.done(&["init", "--public", PUBLIC, "--quiet"]);
+    let key = home.data().join("coordinator.key");
+    let before = fs::read(&key).unwrap();
+    fs::remove_file(&key).unwrap();
+    home.refused(&["serve"], 2, "serve.key-missing");
+    home.refused(&["recover", "--recovery-key", "WREC1-AAAA"], 2, "recover.form");
+    home.done(&["recover", "--recovery-key", recovery.trim()]);
+    assert_eq!(fs::read(&key).unwrap(), before);
+    home.refused(&["recover", "--recovery-key", recovery.trim()], 6, "recover.exists");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    home.refused(&["serve"], 4, "serve.key-open");
+}
+
+#[test]
+fn settings_are_complained_about_by_line() {
+    let home = Home::initialised();
+    let file = home.data().join("coordinator.toml");
+    fs::write(&file, "[server]\npublc = \"a\"\nthreads = \"2\"\n").unwrap();
+    let text = home.refused(&["config", "check"], 2, "config.unknown-key");
+    let shown = file.display();
+    assert!(text.contains(&format!("--> {shown}:2:1")), "{text}");
+    assert!(text.contains(&format!("--> {shown}:3:11")), "{text}");
+}
+
+#[test]
+fn rights_that_are_missing_are_status_4() {
+    let home = Home::new();
+    let is_root = rustix::process::geteuid().is_root();
+    let mut program = PathBuf::from(PROGRAM);
+    if is_root {
+        // Nobody reaches the folder that this test was built in.
+        fs::set_permissions(home.0.path(), Permissions::from_mode(0o755)).unwrap();
+        program = home.0.path().join("weft-coordinator");
+        fs::copy(PROGRAM, &program).unwrap();
+    }
+    let locked = home.data();
+    fs::create_dir(&locked).unwrap();
+    fs::set_permissions(&locked, Permissions::from_mode(0o555)).unwrap();
+    let mut command = home.command_of(&program, &["init", "--public", PUBLIC]);
+    if is_root {
+        command.uid(65_534).gid(65_534);
+    }
+    let output = command.output().unwrap();
+    let text = errors(&output);
+    assert_eq!(status(&output), 4, "{text}");
+    assert!(text.starts_with("error[data.denied]: ") && text.contains("(uid is "), "{text}");
+}
+
+#[test]
+fn serves_commands_and_ends_cleanly() {
+    let home = Home::initialised();
+    home.refused(&["key", "list"], 3, "socket.unreachable");
+    let server = home.serve();
+    assert!(server.said.contains("weft-coordinator 0."), "{}", server.said);
+    let other = home.run(&["serve", "--listen", "127.0.0.1:0"]);
+    assert_eq!(status(&other), 6, "{}", errors(&other));
+
+    let join = home.done(&["key", "create", "--name", "lab", "--uses", "10", "--quiet"]);
+    assert!(join.starts_with("WEFT1") && join.lines().count() == 1, "{join}");
+    home.refused(&["key", "create", "--name", "lab"], 6, "key.name-taken");
+    let list = home.done(&["key", "list"]);
+    assert!(list.contains("lab") && list.contains("0 of 10"), "{list}");
+    home.refused(&["key", "revoke", "lab"], 2, "confirm.needed");
+    home.done(&["key", "revoke", "lab", "--yes"]);
+    assert!(home.done(&["key", "list"]).contains("revoked"));
+    assert!(home.done(&["device", "list", "--json"]).contains("\"total\":0"));
+    home.refused(&["device", "show", "nobody"], 5, "device.not-found");
+
+    let (status, rest) = server.end(Signal::TERM);
+    assert_eq!(status, Some(0), "{rest}");
+    assert!(rest.ends_with("database closed\n"), "{rest}");
+    assert!(!home.0.path().join("socket").exists());
+    assert!(!home.data().join("weft.db-wal").exists(), "one file holds everything");
+    let (status, _) = home.serve().end(Signal::INT);
+    assert_eq!(status, Some(130));
+}
+
+#[test]
+fn a_killed_server_starts_again_with_everything() {
+    let home = Home::initialised();
+    let server = home.serve();
+    home.done(&["key", "create", "--name", "lab", "--quiet"]);
+    let (status, _) = server.end(Signal::KILL);
+    assert_eq!(status, None);
+    let server = home.serve();
+    assert!(home.done(&["key", "list"]).contains("lab"));
+    drop(server);
+}
+
+#[test]
+fn a_join_string_that_nobody_sees_is_an_error() {
+    let home = Home::initialised();
+    let _server = home.serve();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for flag in ["--quiet", "--json", "--needs-approval"] {
+        let mut command = home.command(&["key", "create", "--name", "lab", flag]);
+        let output = command.stdout(full.try_clone().unwrap()).output().unwrap();
+        assert_eq!(status(&output), 1, "{flag}");
+        let text = errors(&output);
+        assert!(text.contains("error[output.lost]: "), "{flag}: {text}");
+        home.done(&["key", "revoke", "lab", "--yes"]);
+    }
+    let picture = home.0.path().join("join.svg");
+    let path = picture.to_str().unwrap();
+    home.done(&["key", "create", "--qr-svg", path]);
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&picture), 0o600);
+    let before = fs::read(&picture).unwrap();
+    let keys = home.done(&["key", "list"]).lines().count();
+    home.refused(&["key", "create", "--qr-svg", path], 1, "output.file");
+    assert_eq!(fs::read(&picture).unwrap(), before);
+    assert_eq!(home.done(&["key", "list"]).lines().count(), keys, "no key was made");
+}
+
+#[test]
+fn open_files_are_raised_as_far_as_may_be() {
+    let home = Home::initialised();
+    let mut command =
+        home.command_of("sh", &["-c", "ulimit -S -n 64 && exec \"$0\" \"$@\"", PROGRAM]);
+    command.args(["serve", "--listen", "127.0.0.1:0"]).env("PATH", "/usr/bin:/bin");
+    let server = Server::start(command);
+    let limits = format!("/proc/{}/limits", server.child.id());
+    let limits = fs::read_to_string(limits).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<_> = files.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1], "{files}");
+}
