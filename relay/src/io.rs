@@ -30,6 +30,23 @@ struct Shared {
     errors: AtomicU64,
 }
 
+/// Tells of a thread that ends by itself.
+struct Watch<F: FnOnce(SocketAddr)> {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    failed: Option<F>,
+}
+
+impl<F: FnOnce(SocketAddr)> Drop for Watch<F> {
+    fn drop(&mut self) {
+        if let Some(failed) = self.failed.take()
+            && !self.shared.stop.load(Ordering::Acquire)
+        {
+            failed(self.address);
+        }
+    }
+}
+
 impl Server {
     /// Binds `address` and answers until the server is dropped. An IPv6
     /// wildcard address serves IPv4 too.
@@ -38,13 +55,29 @@ impl Server {
     ///
     /// What the operating system says about the socket or the thread.
     pub fn start(address: SocketAddr) -> io::Result<Self> {
+        Self::start_watched(address, |_| {})
+    }
+
+    /// [`Server::start`]; `failed` is called with the address when the thread
+    /// ends although nobody dropped the server.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says about the socket or the thread.
+    pub fn start_watched(
+        address: SocketAddr,
+        failed: impl FnOnce(SocketAddr) + Send + 'static,
+    ) -> io::Result<Self> {
         let socket = Socket::bind(address)?;
         let address = socket.address()?;
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("weft-stun".to_owned())
-            .spawn(move || serve(&socket, &for_thread))?;
+        let watch = Watch { address, shared: Arc::clone(&shared), failed: Some(failed) };
+        let thread = std::thread::Builder::new().name("weft-stun".to_owned()).spawn(move || {
+            // Dropped at the end, and also when `serve` panics.
+            let _watch = watch;
+            serve(&socket, &for_thread);
+        })?;
         Ok(Self { address, shared, thread: Some(thread) })
     }
 
@@ -67,11 +100,6 @@ impl Server {
     /// Datagrams that could not be received or sent, by the system's word.
     pub fn errors(&self) -> u64 {
         self.shared.errors.load(Ordering::Relaxed)
-    }
-
-    /// Waits for the thread, which ends only by a fault.
-    pub fn join(mut self) {
-        self.end_thread();
     }
 
     fn end_thread(&mut self) {
@@ -158,5 +186,28 @@ fn publish(shared: &Shared, counters: Counters) {
         (&shared.ignored, counters.ignored),
     ] {
         place.store(value, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_thread_that_ends_by_itself_is_told_of() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        let (told, heard) = mpsc::channel();
+        let watch = |told: mpsc::Sender<SocketAddr>, shared: &Arc<Shared>| Watch {
+            address,
+            shared: Arc::clone(shared),
+            failed: Some(move |address| told.send(address).unwrap()),
+        };
+        let shared = Arc::new(Shared::default());
+        drop(watch(told.clone(), &shared));
+        assert_eq!(heard.try_recv(), Ok(address));
+        shared.stop.store(true, Ordering::Release);
+        drop(watch(told, &shared));
+        assert!(heard.try_recv().is_err(), "it was told to end");
     }
 }

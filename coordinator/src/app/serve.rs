@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use axum::Router;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use weft_wire::id::PublicKey;
 
@@ -90,7 +90,7 @@ pub(crate) fn serve(config: &Config) -> Result<u8, Failure> {
     let closed = if last.is_some() { "closed" } else { "still in use, left as it is" };
     drop(last);
     let Ended { status, told } = ended?;
-    ui::note(format!("stopped: {} told to come back, database {closed}", count(told, "device")));
+    ui::note(format!("stopping: {} told to come back, database {closed}", count(told, "device")));
     Ok(status)
 }
 
@@ -137,7 +137,10 @@ struct Doors {
     socket: Socket,
 }
 
-fn bind(config: &Config) -> Result<Doors, Failure> {
+/// Which STUN threads ended by themselves.
+type Failed = mpsc::UnboundedSender<SocketAddr>;
+
+fn bind(config: &Config, failed: &Failed) -> Result<Doors, Failure> {
     let mut listeners = Vec::new();
     let mut stun = Vec::new();
     for wanted in &config.listen {
@@ -145,10 +148,14 @@ fn bind(config: &Config) -> Result<Doors, Failure> {
             .map_err(|error| port_failure("TCP", *wanted, &error))?;
         let address = listener.local_addr().unwrap_or(*wanted);
         // The same number, also where the system chose it.
-        let server = bind_either(
-            SocketAddr::new(wanted.ip(), address.port()),
-            weft_relay::io::Server::start,
-        );
+        let server = bind_either(SocketAddr::new(wanted.ip(), address.port()), |address| {
+            let failed = failed.clone();
+            // At the end nobody listens any more.
+            let tell = move |address: SocketAddr| {
+                let _ = failed.send(address);
+            };
+            weft_relay::io::Server::start_watched(address, tell)
+        });
         stun.push(server.map_err(|error| port_failure("UDP", address, &error))?);
         listeners.push((listener, address));
     }
@@ -213,7 +220,8 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
     if owner != secrets.public() {
         return Err(mismatch(secrets, &owner));
     }
-    let Doors { listeners, stun, socket } = bind(config)?;
+    let (failed, mut failures) = mpsc::unbounded_channel();
+    let Doors { listeners, stun, socket } = bind(config, &failed)?;
     let limits = site.files.map_or_else(Limits::default, Limits::within);
     let Works { channel, routes, behind } = works(site, &store, limits).await?;
 
@@ -235,6 +243,10 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
         status = signals.next() => status,
         Some(ended) = tasks.join_next() => return Err(ended_by_itself(ended)),
         ended = &mut commands => return Err(ended_by_itself(ended)),
+        Some(address) = failures.recv() => {
+            let cause = format!("the STUN socket of UDP {address} failed");
+            return Err(ended_by_itself(Ok(Err(io::Error::other(cause)))));
+        }
     };
     // Nobody new comes, and whoever is here is told and may end.
     tasks.abort_all();
