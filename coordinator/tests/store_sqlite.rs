@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use weft_coordinator::store::SharedStore;
-use weft_coordinator::store::sqlite::{self, NewInstallation, SqliteStore};
+use weft_coordinator::store::sqlite::{self, NewInstallation, OpenError, SqliteStore};
 use weft_wire::id::{Epoch, PublicKey};
 
 mod common;
 mod conformance;
 
 use common::TempDir;
-use common::fleet::{NOW, first_network};
+use common::fleet::{NOW, enrol, first_network, key, new_key};
 
 struct Home {
     store: SharedStore,
@@ -105,4 +105,21 @@ async fn the_database_is_its_owners_and_knows_whose_it_is() {
     let installation = home.store.installation().await.unwrap();
     assert_eq!((installation.epoch, installation.coordinator), (Epoch(7), PublicKey([9; 32])));
     assert_eq!(sqlite::peek_schema(&home.path).unwrap(), sqlite::SCHEMA);
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_seen_at_the_start() {
+    let Home { store, path, _dir } = home();
+    let key = key(&*store, new_key()).await;
+    for n in 0..40 {
+        enrol(&*store, key.id, &format!("gw-{n}")).await;
+    }
+    drop(store);
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The last page came last: it holds rows, nothing of the schema.
+    let last = bytes.len() - 4_096;
+    bytes[last..last + 8].fill(0xEE);
+    std::fs::write(&path, bytes).unwrap();
+    let error = SqliteStore::open(&path, NOW).err().unwrap();
+    assert!(matches!(error, OpenError::Corrupt(_)), "{error}");
 }

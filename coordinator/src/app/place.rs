@@ -171,6 +171,12 @@ impl Place {
                 let message = format!("{} cannot be written", self.data.display());
                 Failure::new(Code::ServeDiskReadonly, message).with(Label::Cause, cause.to_string())
             }
+            OpenError::Corrupt(found) => {
+                // SQLite says it in lines.
+                let found = found.split_whitespace().collect::<Vec<_>>().join(" ");
+                let message = format!("{path} fails its check: {found}");
+                Failure::new(Code::ServeDbCorrupt, message)
+            }
             other => Failure::new(Code::ServeDbCorrupt, format!("{path} cannot be read"))
                 .with(Label::Cause, other.to_string()),
         }

@@ -53,6 +53,14 @@ impl Quiet {
     /// Says that the store did not do `what`.
     pub fn store_failed(&self, what: &'static str, error: &StoreError) {
         let now = tokio::time::Instant::now().into_std();
+        if error.is_disk_full() {
+            // Once, and not for each thing that it keeps from being done.
+            if let Some(repeated) = self.may_say("serve.disk-full", &(), now) {
+                let fix = "free 100 MB; it continues by itself";
+                tracing::warn!(%error, fix, repeated, "serve.disk-full");
+            }
+            return;
+        }
         if let Some(repeated) = self.may_say("store.failed", &what, now) {
             tracing::warn!(what, %error, repeated, "store.failed");
         }

@@ -90,6 +90,21 @@ pub enum StoreError {
     Fault(String),
 }
 
+/// What is said of a full disk.
+const DISK_FULL: &str = "no space left on the disk: nothing new is accepted, tunnels go on";
+
+impl StoreError {
+    /// Nothing can be written because the disk is full.
+    pub fn disk_full() -> Self {
+        Self::Unavailable(DISK_FULL.to_owned())
+    }
+
+    /// Whether nothing can be written because the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Unavailable(cause) if cause == DISK_FULL)
+    }
+}
+
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -150,7 +165,7 @@ pub struct Decided {
 pub struct KeyRevoked {
     /// The key.
     pub key: EnrolmentKey,
-    /// Its devices; blocked if that was asked for.
+    /// Its devices; if that was asked for, those that were blocked by it.
     pub devices: Vec<DeviceId>,
 }
 

@@ -43,6 +43,9 @@ use writer::{Unit, Writer};
 const CHANGE_BACKLOG: usize = 256;
 /// Applied revisions that a slow subscriber may fall behind.
 const APPLIED_BACKLOG: usize = 1_024;
+/// A database below this many bytes is looked at page by page at each start,
+/// which takes less than a second; a longer one after a stop that was not clean.
+const CHECKED_ALWAYS: u64 = 64 << 20;
 /// Threads that read.
 const READERS: usize = 2;
 
@@ -60,6 +63,8 @@ pub enum OpenError {
     File(std::io::Error),
     /// The writer's thread cannot be started.
     Thread(std::io::Error),
+    /// Its pages are not what they must be; holds what SQLite found.
+    Corrupt(String),
 }
 
 impl From<rusqlite::Error> for OpenError {
@@ -86,6 +91,7 @@ impl fmt::Display for OpenError {
                 write!(f, "{error}")
             }
             Self::File(error) => write!(f, "{error}"),
+            Self::Corrupt(found) => f.write_str(found),
             Self::Thread(error) => write!(f, "cannot start the writer's thread: {error}"),
         }
     }
@@ -96,9 +102,9 @@ impl core::error::Error for OpenError {}
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::disk_full(),
             Some(
-                ErrorCode::DiskFull
-                | ErrorCode::ReadOnly
+                ErrorCode::ReadOnly
                 | ErrorCode::SystemIoFailure
                 | ErrorCode::DatabaseBusy
                 | ErrorCode::DatabaseLocked
@@ -171,12 +177,17 @@ impl SqliteStore {
     ///
     /// [`OpenError`]; a database from a newer version is not touched.
     pub fn open(path: &Path, now: UnixMs) -> Result<Self, OpenError> {
+        let clean = is_clean(path);
         let found = peek_schema(path)?;
         if found > SCHEMA {
             return Err(OpenError::Migrate(MigrateError::Newer(found)));
         }
         let mut conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         configure(&conn)?;
+        let len = path.metadata().map_err(OpenError::File)?.len();
+        if !clean || len < CHECKED_ALWAYS {
+            check(&conn)?;
+        }
         migrate::migrate(&mut conn, now).map_err(OpenError::Migrate)?;
         let readers = (0..READERS)
             .map(|_| {
@@ -223,6 +234,26 @@ impl Changes for SqliteStore {
     }
 }
 
+/// Whether the last one who had the database open closed it: its log is gone.
+fn is_clean(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    Path::new(&log).metadata().map_or(true, |log| log.len() == 0)
+}
+
+/// Looks at every page.
+fn check(conn: &Connection) -> Result<(), OpenError> {
+    let found = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    match found {
+        Ok(found) if found == "ok" => Ok(()),
+        Ok(found) => Err(OpenError::Corrupt(found)),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+            Err(OpenError::Corrupt(error.to_string()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn configure(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(core::time::Duration::from_secs(5))?;
     // Answers with the mode in force: `memory` for tests in memory.
@@ -249,4 +280,19 @@ pub fn peek_owner(path: &Path) -> Result<(PublicKey, u32), OpenError> {
     let key = conn.query_row("SELECT coordinator FROM installation", [], |row| row.get(0))?;
     let devices = conn.query_row("SELECT count(*) FROM device", [], |row| row.get(0))?;
     Ok((PublicKey(key), devices))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_faults() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch("CREATE TABLE kept (value BLOB); PRAGMA max_page_count = 2").unwrap();
+        let full = conn.execute("INSERT INTO kept VALUES (zeroblob(100000))", []).unwrap_err();
+        assert!(StoreError::from(full).is_disk_full());
+        let other = conn.execute("INSERT INTO missing VALUES (1)", []).unwrap_err();
+        assert!(!StoreError::from(other).is_disk_full());
+    }
 }
