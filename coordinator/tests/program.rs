@@ -232,6 +232,15 @@ fn settings_are_complained_about_by_line() {
     let shown = file.display();
     assert!(text.contains(&format!("--> {shown}:2:1")), "{text}");
     assert!(text.contains(&format!("--> {shown}:3:11")), "{text}");
+    fs::write(&file, format!("[server]\npublic = \"{PUBLIC}\"\n")).unwrap();
+    let mut command = home.command(&["config", "check"]);
+    command.env("WEFT_COORDINATOR_LISTN", "[::]:1").env("WEFT_COORDINATOR_THREADS", "3");
+    let output = command.output().unwrap();
+    let text = errors(&output);
+    assert_eq!(status(&output), 0, "{text}");
+    assert!(text.contains("WEFT_COORDINATOR_LISTN is no setting"), "{text}");
+    assert!(text.contains("there is WEFT_COORDINATOR_LISTEN"), "{text}");
+    assert_eq!(text.matches("warning[").count(), 1, "{text}");
 }
 
 #[test]

@@ -45,6 +45,9 @@ pub fn main() -> ExitCode {
 fn run(args: &Args) -> Result<u8, Vec<Failure>> {
     let overrides = args.overrides();
     let now = SystemClock.unix_ms();
+    if matches!(args.command, Command::Init(_) | Command::Serve(_) | Command::Config(_)) {
+        warn_of_variables(&overrides);
+    }
     match &args.command {
         Command::Init(wanted) => {
             let request = InitRequest {
@@ -90,6 +93,14 @@ fn run(args: &Args) -> Result<u8, Vec<Failure>> {
             })?;
             runtime.block_on(remote::run(args, &config, now))
         }
+    }
+}
+
+fn warn_of_variables(overrides: &Overrides) {
+    for (name, near) in overrides.unknown() {
+        let near = near.map_or_else(String::new, |near| format!("; there is {near}"));
+        let sentence = format!("{name} is no setting and is ignored (environment){near}");
+        ui::warning("config.env", &sentence, "weft-coordinator config check");
     }
 }
 

@@ -24,6 +24,9 @@ pub const DEFAULT_DATA: &str = "/var/lib/weft";
 /// Where commands reach the server, if nobody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weft-coordinator.sock";
 
+/// The variable that names the file.
+const CONFIG_VARIABLE: &str = "WEFT_COORDINATOR_CONFIG";
+
 /// What a setting holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
@@ -186,14 +189,24 @@ impl Overrides {
         self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
+    /// Variables that look like a setting's and are none, each with the one that
+    /// was probably meant. They are no error: whoever starts containers sets
+    /// variables of his own by a service's name.
+    pub fn unknown(&self) -> Vec<(&str, Option<&'static str>)> {
+        let known = || SETTINGS.iter().map(|setting| setting.env).chain([CONFIG_VARIABLE]);
+        let names = self.environment.iter().map(|(name, _)| name.as_str());
+        let unknown = names.filter(|name| !known().any(|known| known == *name));
+        unknown.map(|name| (name, nearest(name, known()))).collect()
+    }
+
     /// The configuration file to read, and who named it; `None` in the second
     /// place = it need not exist.
     pub fn file(&self) -> (PathBuf, Option<&'static str>) {
         if let Some(path) = &self.file {
             return (path.clone(), Some("--config"));
         }
-        if let Some(path) = self.variable("WEFT_COORDINATOR_CONFIG") {
-            return (path.into(), Some("WEFT_COORDINATOR_CONFIG"));
+        if let Some(path) = self.variable(CONFIG_VARIABLE) {
+            return (path.into(), Some(CONFIG_VARIABLE));
         }
         // Whoever keeps the state elsewhere keeps its configuration there too.
         let data = self.flag("data").map(|(_, value)| value);
