@@ -126,7 +126,11 @@ pub(crate) async fn a_key_goes_with_its_devices(store: &dyn Store) {
     let asks = crate::common::fleet::key(store, NewKey { needs_approval: true, ..new_key() }).await;
     let member = enrol(store, key.id, "gw-a").await;
     let pending = enrol(store, asks.id, "gw-b").await;
-    store.revoke_key(key.id, true, by(NOW)).await.unwrap();
+    let out = enrol(store, key.id, "gw-c").await;
+    let block = Decision::Block { reason: "lost".to_owned() };
+    store.decide(out.id, block, None, by(NOW)).await.unwrap();
+    let revoked = store.revoke_key(key.id, true, by(NOW)).await.unwrap();
+    assert_eq!(revoked.devices, [member.id], "the other one was out already");
     store.revoke_key(asks.id, true, by(NOW)).await.unwrap();
     let standing = async |id| store.device(id).await.unwrap().unwrap().standing;
     assert_eq!(standing(member.id).await, Standing::Blocked);

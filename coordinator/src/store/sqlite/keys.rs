@@ -98,18 +98,21 @@ fn revoke(
         let action = Action { action: "key.revoke", subject: id.to_string(), detail };
         audit::append(unit.conn, key.organisation, &action, by)?;
     }
-    let devices = devices_of(unit.conn, id)?;
+    let mut devices = devices_of(unit.conn, id)?;
     if and_devices {
-        for device in &devices {
-            let standing = devices::load(unit.conn, *device)?.standing;
+        let mut blocked = Vec::with_capacity(devices.len());
+        for device in devices {
+            let standing = devices::load(unit.conn, device)?.standing;
             let reason = format!("key {} was revoked", key.name);
             let decision = match standing {
                 Standing::Active | Standing::Quarantined => Decision::Block { reason },
                 Standing::Pending => Decision::Reject { reason },
                 Standing::Blocked | Standing::Rejected => continue,
             };
-            devices::decide(unit, *device, decision, None, by)?;
+            devices::decide(unit, device, decision, None, by)?;
+            blocked.push(device);
         }
+        devices = blocked;
     }
     Ok(KeyRevoked { key: load(unit.conn, id)?, devices })
 }
