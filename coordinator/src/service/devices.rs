@@ -397,6 +397,13 @@ pub(super) fn refused(device: &Device, word: &str, error: StoreError) -> Failure
             let message = format!("no free address for {name}: {used} of {all} used or resting");
             Failure::new(Code::NetworkFull, message).param("used", used).param("capacity", all)
         }
+        StoreError::TooManyRules { device, holds, needs } => {
+            let message = format!("{device} holds {holds} rules, the policy gives it {needs}");
+            Failure::new(Code::PolicyTooManyRules, message)
+                .param("device", device)
+                .param("holds", holds)
+                .param("needs", needs)
+        }
         other => fault(other),
     }
 }
