@@ -469,6 +469,14 @@ async fn add_wireguard(context: &Context<'_>, add: &AddWireGuard) -> Result<u8, 
         ui::note(format!("added {} {address}; its file for wg-quick, shown once:", device.name));
     }
     ui::out_once(config.trim_end_matches('\n')).map_err(|error| unseen(&device.name, &error))?;
+    // It is the one that has to open the tunnel then, and has nowhere to send.
+    if add.endpoint.is_none() && config.contains("\n[Peer]") && !config.contains("\nEndpoint = ") {
+        ui::warning(
+            "device.no-endpoint",
+            &format!("no peer has named an endpoint, so {} reaches none of them", device.name),
+            "set Endpoint of a peer in the file by hand, or add it with --endpoint",
+        );
+    }
     if !context.quiet {
         ui::note("put its private key into the file; peers that come later are not in it");
     }
