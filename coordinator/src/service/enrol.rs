@@ -49,16 +49,24 @@ impl Enrol {
     }
 
     /// Whether this registration may be tried now: one that only repeats what
-    /// is known always may.
-    async fn may_renew(&self, enrolment: &Enrolment) -> Result<bool, StoreError> {
+    /// is known always may. Other abilities that come too soon are left for the
+    /// next time.
+    async fn may_renew(&self, enrolment: &mut Enrolment) -> Result<bool, StoreError> {
         let known = self.store.device_by_identity(enrolment.identity).await?;
+        let Some(device) = known.filter(|device| enrolment.differs(device)) else {
+            return Ok(true);
+        };
+        // These are told so, and nothing is written.
+        let is_out = matches!(device.standing, Standing::Blocked | Standing::Rejected);
         let now = tokio::time::Instant::now().into_std();
-        Ok(known.is_none_or(|device| {
-            !enrolment.differs(&device)
-                // These are told so, and nothing is written.
-                || matches!(device.standing, Standing::Blocked | Standing::Rejected)
-                || self.renewals.try_take(&enrolment.identity, now)
-        }))
+        if is_out || self.renewals.try_take(&enrolment.identity, now) {
+            return Ok(true);
+        }
+        let same_key = device.wg_key == enrolment.wg_key;
+        if let (true, Some(agent)) = (same_key, device.agent()) {
+            enrolment.abilities = agent.abilities.clone();
+        }
+        Ok(same_key)
     }
 
     /// Takes a device in whose identity and knowledge of the key's secret the
@@ -77,7 +85,7 @@ impl Enrol {
         now: UnixMs,
     ) -> Result<Box<Registered>, WireRefused> {
         let request = register.request;
-        let enrolment = Enrolment {
+        let mut enrolment = Enrolment {
             key,
             identity,
             wg_key: register.wg_key,
@@ -89,7 +97,7 @@ impl Enrol {
             master: self.secrets.master_version(),
             from,
         };
-        match self.may_renew(&enrolment).await {
+        match self.may_renew(&mut enrolment).await {
             Ok(true) => {}
             Ok(false) => return Err(unavailable(request)),
             Err(error) => {

@@ -165,8 +165,11 @@ pub(crate) async fn abilities_are_renewed(store: &dyn Store) {
     assert!(after.device.version > device.version);
     let told = store.networks().await.unwrap()[0].revision;
     assert!(told > before, "its peers are told the MTU");
-    try_enrol(store, newer).await.unwrap();
+    try_enrol(store, newer.clone()).await.unwrap();
     assert_eq!(store.networks().await.unwrap()[0].revision, told, "nothing differs");
+    store.revoke_key(key.id, false, by(NOW)).await.unwrap();
+    let kept = try_enrol(store, first).await.unwrap().device;
+    assert_eq!(kept.agent().unwrap().abilities, newer.abilities, "the key has ended");
 }
 
 /// A device that holds fewer rules than it would be given is no member, and

@@ -92,8 +92,8 @@ pub(super) fn enrol(
 }
 
 /// The same device again: the same answer, no use counted. A new WireGuard key
-/// and what its machine can do now are taken over, since its identity was
-/// proved.
+/// and what its machine can do now are taken over, since its identity was proved;
+/// with an enrolment key that ended the one is refused and the other left.
 fn again(
     unit: &mut Unit<'_>,
     enrolment: &Enrolment,
@@ -117,8 +117,18 @@ fn again(
         key.admits(now)?;
         return Err(Refused::KeyInUse.into());
     }
-    if enrolment.differs(&device) {
-        renew(unit, &device, enrolment, &key, now)?;
+    let admitted = match key.admits(now) {
+        // Its own use is one of them.
+        Err(Refused::KeyUsedUp { .. }) if device.agent().is_some_and(|a| a.key.0 == key.id) => {
+            Ok(())
+        }
+        admitted => admitted,
+    };
+    if device.wg_key != enrolment.wg_key {
+        admitted?;
+        renew(unit, &device, enrolment, now)?;
+    } else if enrolment.differs(&device) && admitted.is_ok() {
+        renew(unit, &device, enrolment, now)?;
     }
     answer(unit, device.id, network, false)
 }
@@ -127,14 +137,8 @@ fn renew(
     unit: &mut Unit<'_>,
     device: &Device,
     enrolment: &Enrolment,
-    key: &EnrolmentKey,
     now: UnixMs,
 ) -> Result<(), NotEnrolled> {
-    match key.admits(now) {
-        // Its own use is one of them.
-        Err(Refused::KeyUsedUp { .. }) if device.agent().is_some_and(|a| a.key.0 == key.id) => {}
-        admitted => admitted?,
-    }
     if device.is_active() {
         check_rules(unit, device.network, &device.tags, &enrolment.abilities)?;
     }
