@@ -32,11 +32,11 @@ mod common;
 use common::TempDir;
 use common::fleet::{NOW, by, enrolment, first_network, new_key};
 
-struct Still;
+struct Still(UnixMs);
 
 impl Clock for Still {
     fn unix_ms(&self) -> u64 {
-        NOW.0
+        self.0.0
     }
 }
 
@@ -88,6 +88,10 @@ struct Api {
 }
 
 fn api() -> Api {
+    api_at(NOW)
+}
+
+fn api_at(now: UnixMs) -> Api {
     let dir = TempDir::new();
     let path = dir.path().join("weft.db");
     let secrets = Arc::new(Secrets::from_seed(&Secret([5; 32])));
@@ -104,7 +108,7 @@ fn api() -> Api {
         presence: Arc::new(Even),
         commands: Arc::new(Even),
         refusals: Arc::new(Refusals::default()),
-        clock: Arc::new(Still),
+        clock: Arc::new(Still(now)),
         authorities: vec!["mesh.example.net:7420".to_owned()],
         random: Random(counting),
     };
@@ -242,6 +246,19 @@ async fn what_is_not_there_is_a_problem() {
     let huge = json!({"name": "x".repeat(300 * 1_024)});
     let (status, _) = api.post("/api/v1/enrollment-keys", huge).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn no_key_ends_while_the_clock_is_not_set() {
+    let api = api_at(UnixMs(0));
+    let (status, refused) = api.post("/api/v1/enrollment-keys", json!({})).await;
+    assert_eq!(
+        (status, &refused["code"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("key.bad-expiry"))
+    );
+    let (status, created) =
+        api.post("/api/v1/enrollment-keys", json!({"expires_after_s": null})).await;
+    assert_eq!((status, &created["expires_at"]), (StatusCode::CREATED, &json!(null)));
 }
 
 #[tokio::test]
