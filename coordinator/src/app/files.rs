@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::format::{count, grouped};
+use crate::cli::format::grouped;
 use crate::cli::ui;
 use crate::transport::listen::Limits;
 
@@ -19,17 +19,41 @@ pub(crate) fn raise() -> Option<u64> {
 
 /// Warns if the devices that are enrolled hardly fit.
 pub(crate) fn warn(files: Option<u64>, limits: &Limits, enrolled: usize) {
-    let Some(files) = files.filter(|_| enrolled.saturating_mul(2) > limits.mqtt) else { return };
-    let fit = count(limits.mqtt, "device");
-    let verb = if limits.mqtt == 1 { "fits" } else { "fit" };
+    if let Some(sentence) = files.and_then(|files| sentence(files, limits, enrolled)) {
+        let attempt = "LimitNOFILE=65536 in the unit (the packaged unit has it)";
+        ui::warning("serve.files-limit", &sentence, attempt);
+    }
+}
+
+fn sentence(files: u64, limits: &Limits, enrolled: usize) -> Option<String> {
+    let (fit, word) = match limits.mqtt {
+        1 => ("fits", "device"),
+        _ => ("fit", "devices"),
+    };
     let are = if enrolled == 1 { "is" } else { "are" };
-    ui::warning(
-        "serve.files-limit",
-        &format!(
-            "open files are limited to {}; about {fit} {verb}, {} {are} enrolled",
+    let number = |number: usize| grouped(number as u64);
+    (enrolled.saturating_mul(2) > limits.mqtt).then(|| {
+        format!(
+            "open files are limited to {}; about {} {word} {fit}, {} {are} enrolled",
             grouped(files),
-            grouped(enrolled as u64)
-        ),
-        "LimitNOFILE=65536 in the unit (the packaged unit has it)",
-    );
+            number(limits.mqtt),
+            number(enrolled)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_files_are_told_of_in_time() {
+        let limits = Limits { mqtt: 900, ..Limits::within(1_024) };
+        assert_eq!(
+            sentence(1_024, &limits, 10_000).unwrap(),
+            "open files are limited to 1,024; about 900 devices fit, 10,000 are enrolled"
+        );
+        assert!(sentence(1_024, &limits, 451).is_some(), "before the last one is refused");
+        assert_eq!(sentence(1_024, &limits, 450), None);
+    }
 }

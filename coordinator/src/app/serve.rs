@@ -356,11 +356,13 @@ fn say_where(
 async fn say_ready(store: &SharedStore, site: &Site<'_>, limits: &Limits) -> Result<(), Failure> {
     let unreadable = |error: StoreError| unreadable(site.place, &error);
     let networks = store.networks().await.map_err(unreadable)?;
-    let devices = store.devices().await.map_err(unreadable)?.len();
-    files::warn(site.files, limits, devices);
+    let devices = store.devices().await.map_err(unreadable)?;
+    // A plain WireGuard peer holds no connection here.
+    let agents = devices.iter().filter(|device| device.agent().is_some()).count();
+    files::warn(site.files, limits, agents);
     let took = span(monotonic().saturating_duration_since(site.started));
     let networks = count(networks.len(), "network");
-    ui::note(format!("ready in {took}: {}, {networks}", count(devices, "device")));
+    ui::note(format!("ready in {took}: {}, {networks}", count(devices.len(), "device")));
     Ok(())
 }
 
