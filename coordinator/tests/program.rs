@@ -37,12 +37,15 @@ impl Home {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        self.command_of(PROGRAM, arguments)
+        let mut command = self.command_of(PROGRAM, &[]);
+        command.args(arguments);
+        command
     }
 
-    fn command_of(&self, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
+    /// What begins with these words and goes on with where everything is.
+    fn command_of(&self, program: impl AsRef<std::ffi::OsStr>, words: &[&str]) -> Command {
         let mut command = Command::new(program);
-        command.env_clear().stdin(Stdio::null()).args(arguments);
+        command.env_clear().stdin(Stdio::null()).args(words);
         command.arg("--data").arg(self.data()).arg("--socket").arg(self.0.path().join("socket"));
         command
     }
@@ -284,6 +287,7 @@ fn serves_commands_and_ends_cleanly() {
     home.refused(&["key", "revoke", "lab"], 2, "confirm.needed");
     home.done(&["key", "revoke", "lab", "--yes"]);
     assert!(home.done(&["key", "list"]).contains("revoked"));
+    assert_eq!(home.done(&["complete", "--", "key", "revoke", "l"]), "lab\n");
     assert!(home.done(&["device", "list", "--json"]).contains("\"total\":0"));
     home.refused(&["device", "show", "nobody"], 5, "device.not-found");
 
@@ -345,4 +349,19 @@ fn open_files_are_raised_as_far_as_may_be() {
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let numbers: Vec<_> = files.split_whitespace().skip(3).take(2).collect();
     assert_eq!(numbers[0], numbers[1], "{files}");
+}
+
+#[test]
+fn says_its_version_and_completes_without_a_server() {
+    let home = Home::new();
+    let output = Command::new(PROGRAM).arg("--version").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let start = format!("weft-coordinator {} (", env!("CARGO_PKG_VERSION"));
+    assert!(text.starts_with(&start) && text.contains("protocol 1, map format 1)"), "{text}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = home.done(&["completions", shell]);
+        assert!(script.contains("weft-coordinator complete --"), "{script}");
+    }
+    assert_eq!(home.done(&["complete", "--", "key", "rev"]), "revoke\n");
+    assert_eq!(home.done(&["complete", "--", "device", "show", ""]), "");
 }

@@ -7,7 +7,7 @@ use clap::Parser as _;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::cli::{Args, Color, Command, Config as ConfigCommand, remote, ui};
+use crate::cli::{Args, Color, Command, Config as ConfigCommand, completions, remote, ui};
 use crate::config::{self, Config, Overrides};
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
@@ -72,6 +72,10 @@ fn run(args: &Args) -> Result<u8, Vec<Failure>> {
             say_config(&config, &overrides, args);
             Ok(0)
         }
+        Command::Completions(wanted) => {
+            completions::script(wanted);
+            Ok(0)
+        }
         Command::Serve(_) => {
             let config = config::load(&overrides)?;
             log::start(&config.log);
@@ -82,7 +86,8 @@ fn run(args: &Args) -> Result<u8, Vec<Failure>> {
         | Command::Policy(_)
         | Command::Network(_)
         | Command::WhyNot(_)
-        | Command::Audit(_) => {
+        | Command::Audit(_)
+        | Command::Complete(_) => {
             let config = config::load(&overrides)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| {

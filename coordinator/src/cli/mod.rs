@@ -9,6 +9,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use crate::config::Overrides;
 
 pub(crate) mod client;
+pub(crate) mod completions;
 mod confirm;
 mod devices;
 pub(crate) mod format;
@@ -22,10 +23,15 @@ pub(crate) mod ui;
 /// Variables that the configuration reads.
 const ENVIRONMENT: &str = "WEFT_COORDINATOR_";
 
+/// `0.1.0 (b1946ac 2026-11-23, linux-aarch64-musl, protocol 1, map format 1)`.
+const LONG_VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("WEFT_BUILD"), ", protocol 1, map format 1)");
+const _: () = assert!(weft_wire::PROTOCOL == 1 && weft_wire::MAP_FORMAT == 1);
+
 /// The coordinator of a Weft mesh: enrols devices, hands out addresses, decides
 /// who may talk.
 #[derive(Debug, Parser)]
-#[command(name = "weft-coordinator", version, max_term_width = 100)]
+#[command(name = "weft-coordinator", version = LONG_VERSION, max_term_width = 100)]
 #[command(after_help = "\
 Examples:
   weft-coordinator init --public mesh.example.net
@@ -99,6 +105,11 @@ pub(crate) enum Command {
     /// Settings
     #[command(subcommand)]
     Config(Config),
+    /// Print a script that completes commands and names
+    Completions(completions::Completions),
+    /// What may stand where the last word stands
+    #[command(hide = true)]
+    Complete(completions::Words),
 }
 
 /// Flags of `init`.

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 
 use super::client::Client;
-use super::{Args, Command, devices, keys, network, policy};
+use super::{Args, Command, completions, devices, keys, network, policy};
 
 /// What commands know beside their own flags.
 pub(crate) struct Context<'a> {
@@ -30,7 +30,15 @@ pub(crate) async fn run(args: &Args, config: &Config, now: u64) -> Result<u8, Ve
         Command::Network(command) => network::run(&context, command).await,
         Command::WhyNot(command) => network::why_not(&context, command).await,
         Command::Audit(command) => network::audit(&context, command).await,
-        Command::Init(_) | Command::Serve(_) | Command::Recover(_) | Command::Config(_) => Ok(0),
+        Command::Complete(words) => {
+            completions::complete(&context, words).await;
+            Ok(0)
+        }
+        Command::Init(_)
+        | Command::Serve(_)
+        | Command::Recover(_)
+        | Command::Config(_)
+        | Command::Completions(_) => Ok(0),
     };
     done.map_err(|failure| vec![failure])
 }
