@@ -6,9 +6,11 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 
+use weft_agent_core::ip::icmp::{Problem, answer_bytes};
 use weft_wire::id::{KeyId, PublicKey, Secret};
 use weft_wire::join::{Address, Carrier, EnrolToken, JoinString, MAX_TEXT};
 
@@ -22,14 +24,16 @@ mod net;
 mod os;
 
 use net::host::HostView;
+use net::icmp::{EchoSocket, Heard, Told};
 use net::link::{self, HostNetwork, Network};
 use net::netlink::Netlink;
 use net::tun::Tun;
 
-const TESTS: [(&str, fn()); 6] = [
+const TESTS: [(&str, fn()); 7] = [
     ("addresses_and_routes_come_and_go", addresses_and_routes_come_and_go),
     ("a_route_of_another_is_left_alone", a_route_of_another_is_left_alone),
     ("the_interface_goes_with_its_descriptor", the_interface_goes_with_its_descriptor),
+    ("icmp_errors_are_told_apart", icmp_errors_are_told_apart),
     ("a_refused_join_leaves_nothing", a_refused_join_leaves_nothing),
     ("a_stopped_daemon_leaves_nothing", a_stopped_daemon_leaves_nothing),
     ("a_killed_daemon_does_not_hinder_the_next", a_killed_daemon_does_not_hinder_the_next),
@@ -137,6 +141,52 @@ fn the_interface_goes_with_its_descriptor() {
     assert_eq!(taken.kind(), std::io::ErrorKind::ResourceBusy);
     drop(tun);
     assert_eq!(link::index_of("weftt3"), None);
+}
+
+/// Sends an echo into the interface and answers it as the data path does.
+fn told(tun: &mut Tun, to: &str, problem: Problem) -> Heard {
+    let socket = EchoSocket::open(to.parse().unwrap(), 7, "weftt4").unwrap();
+    assert_eq!(socket.receive().unwrap(), Heard::Nothing);
+    socket.send(1, 1_100).unwrap();
+    let mut packet = [0; 2_048];
+    let request = loop {
+        assert!(
+            os::poll::wait_one(tun.as_fd(), os::poll::Interest::READ, Some(5_000_000)).unwrap()
+        );
+        let len = tun.read(&mut packet).unwrap().unwrap();
+        // The kernel says hello on a new IPv6 link too.
+        if len > 1_100 {
+            break &packet[..len];
+        }
+    };
+    let mut answer = [0; 1_280];
+    let len = answer_bytes(request, problem, &mut answer).unwrap();
+    tun.write(&answer[..len]).unwrap();
+    assert!(os::poll::wait_one(socket.as_fd(), os::poll::Interest::READ, Some(5_000_000)).unwrap());
+    socket.receive().unwrap()
+}
+
+fn icmp_errors_are_told_apart() {
+    let mut tun = Tun::create("weftt4").unwrap();
+    let index = link::index_of("weftt4").unwrap();
+    let mut host = HostNetwork::open().unwrap();
+    host.bring_up(index, 1_280).unwrap();
+    for (own, range) in [("100.93.0.2", "100.93.0.0/16"), ("fd5c::2", "fd5c::/48")] {
+        let own = own.parse().unwrap();
+        host.add_address(index, own).unwrap();
+        host.add_route(index, network(range), Some(own)).unwrap();
+    }
+    for (to, again) in [("100.93.0.3", "100.93.0.4"), ("fd5c::3", "fd5c::4")] {
+        assert_eq!(told(&mut tun, to, Problem::Prohibited), Heard::Told(Told::Prohibited));
+        // IPv6 knows no MTU below 1,280, so there the figure is the link's.
+        let mtu = if again.contains(':') { 1_280 } else { 1_000 };
+        let told = told(&mut tun, again, Problem::TooBig { mtu });
+        if mtu == 1_000 {
+            assert_eq!(told, Heard::Told(Told::TooBig(Some(mtu))));
+        } else {
+            assert!(matches!(told, Heard::Told(Told::TooBig(_)) | Heard::Nothing), "{told:?}");
+        }
+    }
 }
 
 /// A folder that is gone afterwards.

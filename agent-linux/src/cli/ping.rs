@@ -11,10 +11,11 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::{Context, peer};
+use crate::daemon::texts;
 use crate::failure::{Code, Failure, Result};
-use crate::ipc::client::{Client, unexpected};
+use crate::ipc::client::{Client, Received, unexpected};
 use crate::ipc::protocol::{Answer, Path, Peer, Request, Status};
-use crate::net::icmp::EchoSocket;
+use crate::net::icmp::{EchoSocket, HEADERS_V4, HEADERS_V6, Heard, Told};
 use crate::os::poll::{Interest, PollSet};
 use crate::os::signal::Signals;
 use crate::os::{clock, entropy};
@@ -22,9 +23,6 @@ use crate::output::{paint, style, units};
 
 /// How long one answer may take: two tries of a handshake.
 const WAIT_US: u64 = 10_000_000;
-/// Headers of an echo: IPv4 20, IPv6 40, ICMP 8.
-const HEADERS_V4: u16 = 28;
-const HEADERS_V6: u16 = 48;
 /// A tunnel whose handshake is no older than this stands.
 const STANDS_MS: u64 = 180_000;
 
@@ -76,16 +74,19 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     check_size(&status, &found, to, arguments.size)?;
     let signals = Signals::block().map_err(Failure::internal)?;
     let mut way = Way::choose(&status, to, arguments.size, &context.config.socket)?;
+    let pair = Pair { from: own_name(&status), to: &found.name };
     if !context.ui.json {
         let network = status.device.as_ref().map_or("", |device| &device.network);
         let state = state(&found);
         context.ui.answer(&format!("{}.{network} {to}: {state}{}", found.name, way.remark()));
     }
     let mut replies = Vec::new();
+    let mut stopped = false;
     for sequence in 1.. {
         let began = clock::boot_micros();
-        let outcome = way.ask(sequence as u16, &signals)?;
+        let outcome = way.ask(sequence as u16, &signals, pair)?;
         let Outcome::Done(rtt_us) = outcome else {
+            stopped = true;
             break;
         };
         let peer = current(&mut client, &found)?;
@@ -101,8 +102,15 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
         }
         let next = began + (arguments.interval * 1e6) as u64;
         if interrupted_before(next, &signals)? {
+            stopped = true;
             break;
         }
+    }
+    if stopped && replies.iter().all(|reply| reply.rtt_us.is_none()) {
+        // Ctrl-C says nothing about the peer.
+        let asked = units::count(replies.len(), "request");
+        let message = format!("stopped; {} had not answered ({asked} given up)", found.name);
+        return Err(Failure::new(Code::CliInterrupted, message));
     }
     conclude(context, &current(&mut client, &found)?, &replies)
 }
@@ -130,12 +138,11 @@ fn check_size(status: &Status, peer: &Peer, to: IpAddr, size: u16) -> Result<()>
     if size <= fits {
         return Ok(());
     }
-    let (size, mtu) = (units::thousands(size.into()), units::thousands(mtu.into()));
-    let name = &peer.name;
-    let message = format!(
-        "{size} B and {headers} B of headers do not fit: the tunnel to {name} carries {mtu} B"
-    );
-    Err(Failure::new(Code::PingTooBig, message).try_command(format!("weft ping -s {fits} {name}")))
+    Err(texts::ping_too_big(size, headers, &peer.name, mtu))
+}
+
+fn own_name(status: &Status) -> &str {
+    status.device.as_ref().map_or("", |device| &device.name)
 }
 
 fn state(peer: &Peer) -> String {
@@ -214,9 +221,11 @@ impl Way {
         }
     }
 
-    fn ask(&mut self, sequence: u16, signals: &Signals) -> Result<Outcome> {
+    fn ask(&mut self, sequence: u16, signals: &Signals, pair: Pair<'_>) -> Result<Outcome> {
         match self {
-            Self::Socket(socket, size) => by_socket(socket, sequence, *size, signals),
+            Self::Socket(socket, size) => {
+                by_socket(socket, (sequence, *size), signals).map_err(|stop| stop.failure(pair))
+            }
             Self::Daemon(client, to, bytes) => {
                 let answer = {
                     client.send(Request::Echo {
@@ -225,34 +234,103 @@ impl Way {
                         bytes: *bytes,
                         wait_ms: (WAIT_US / 1_000) as u32,
                     })?;
-                    client.receive(Some(Duration::from_micros(2 * WAIT_US)))?
+                    let patience = Duration::from_micros(2 * WAIT_US);
+                    client.receive_unless_signalled(patience, Some(signals))?
                 };
                 match answer {
-                    Some(Answer::Echo(_, rtt_us)) => Ok(Outcome::Done(rtt_us)),
-                    _ => Err(unexpected()),
+                    Received::Answer(Answer::Echo(_, rtt_us)) => Ok(Outcome::Done(rtt_us)),
+                    Received::Signal => Ok(Outcome::Interrupted),
+                    Received::Answer(_) | Received::Nothing => Err(unexpected()),
                 }
             }
         }
     }
 }
 
-fn by_socket(socket: &EchoSocket, sequence: u16, size: u16, signals: &Signals) -> Result<Outcome> {
+/// Who asks whom.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    from: &'a str,
+    to: &'a str,
+}
+
+/// Why asking on is useless.
+#[derive(Debug, PartialEq, Eq)]
+enum Stop {
+    /// The data path answered "prohibited": no rule lets it pass.
+    Denied,
+    /// Bytes of data and of headers that do not fit, and what the path carries.
+    TooBig(u16, u16, u16),
+    /// This machine does not send.
+    Unsent(String),
+    /// Ours.
+    Internal(String),
+}
+
+impl Stop {
+    fn failure(self, pair: Pair<'_>) -> Failure {
+        match self {
+            Self::Denied => texts::ping_denied(pair.from, pair.to),
+            Self::TooBig(size, headers, mtu) => texts::ping_too_big(size, headers, pair.to, mtu),
+            Self::Unsent(cause) => {
+                Failure::new(Code::PingSilent, "this machine does not send the packet").cause(cause)
+            }
+            Self::Internal(cause) => Failure::internal(cause),
+        }
+    }
+}
+
+/// What ICMP said: why asking on is useless. `None`: the request is lost, as any
+/// network may lose one.
+fn judged(told: Told, size: u16, socket: &EchoSocket) -> Option<Stop> {
+    match told {
+        Told::Prohibited => Some(Stop::Denied),
+        Told::TooBig(mtu) => {
+            let headers = if socket.is_v6() { HEADERS_V6 } else { HEADERS_V4 };
+            // Less than this packet, whatever the kernel remembers.
+            let most = size.saturating_add(headers).saturating_sub(1);
+            Some(Stop::TooBig(size, headers, mtu.unwrap_or(most).min(most)))
+        }
+        Told::Lost => None,
+    }
+}
+
+fn by_socket(
+    socket: &EchoSocket,
+    (sequence, size): (u16, u16),
+    signals: &Signals,
+) -> core::result::Result<Outcome, Stop> {
+    let internal = |error: io::Error| Stop::Internal(error.to_string());
     let began = clock::boot_micros();
+    // What came since the last request would else be taken for this one's fate.
+    let earlier = socket.take_error().map_err(internal)?;
+    if let Some(stop) = earlier.and_then(|told| judged(told, size, socket)) {
+        return Err(stop);
+    }
     if let Err(error) = socket.send(sequence, usize::from(size)) {
-        // A full queue loses a packet, as any network may; the rest is final.
-        if error.raw_os_error() != Some(libc::ENOBUFS) {
-            return Err(send_failure(&error));
+        match error.raw_os_error() {
+            // A full queue loses a packet, as any network may; the rest is final.
+            Some(libc::ENOBUFS) => {}
+            Some(libc::EMSGSIZE) => {
+                let told = Told::TooBig(socket.path_mtu());
+                return judged(told, size, socket).map_or(Ok(Outcome::Done(None)), Err);
+            }
+            _ => return Err(Stop::Unsent(error.to_string())),
         }
     }
     let mut set = PollSet::default();
     loop {
         let now = clock::boot_micros();
-        if let Some(answered) = socket.receive().map_err(Failure::internal)? {
-            if answered == sequence {
+        match socket.receive().map_err(internal)? {
+            Heard::Reply(answered) if answered == sequence => {
                 return Ok(Outcome::Done(Some(now.saturating_sub(began))));
             }
             // A late answer to an earlier one, which was called lost.
-            continue;
+            Heard::Reply(_) => continue,
+            Heard::Told(told) => {
+                return judged(told, size, socket).map_or(Ok(Outcome::Done(None)), Err);
+            }
+            Heard::Nothing => {}
         }
         let Some(left) = (began + WAIT_US).checked_sub(now).filter(|&left| left > 0) else {
             return Ok(Outcome::Done(None));
@@ -260,20 +338,11 @@ fn by_socket(socket: &EchoSocket, sequence: u16, size: u16, signals: &Signals) -
         set.clear();
         set.add(socket.as_fd(), Interest::READ);
         set.add(signals.as_fd(), Interest::READ);
-        set.wait(Some(left)).map_err(Failure::internal)?;
+        set.wait(Some(left)).map_err(internal)?;
         if signals.next().is_some() {
             return Ok(Outcome::Interrupted);
         }
     }
-}
-
-fn send_failure(error: &io::Error) -> Failure {
-    let code = if error.raw_os_error() == Some(libc::EMSGSIZE) {
-        Code::PingTooBig
-    } else {
-        Code::PingSilent
-    };
-    Failure::new(code, "this machine does not send the packet").cause(error)
 }
 
 #[derive(Serialize)]

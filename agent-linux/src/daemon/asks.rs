@@ -2,10 +2,13 @@
 
 use std::net::IpAddr;
 
-use crate::daemon::{Daemon, End, LEAVE_US, now};
+use weft_agent_core::ip::icmp::Problem;
+
+use crate::daemon::{Daemon, End, LEAVE_US, now, texts};
 use crate::failure::{Code, Failure};
 use crate::ipc::protocol::{Answer, Request, Stopped};
 use crate::ipc::server::ClientId;
+use crate::net::icmp::{HEADERS_V4, HEADERS_V6};
 use crate::os::clock;
 
 /// Lines of one answer.
@@ -74,8 +77,33 @@ impl Daemon {
             self.echoes.begin(client, (from, to), usize::from(bytes), times)
         });
         match packet {
-            Some(packet) => self.inject(&packet),
+            Some(packet) => {
+                if let Some(problem) = self.inject(&packet) {
+                    self.refuse_echo(client, to, bytes, problem);
+                }
+            }
             None => self.server.answer(client, Answer::Echo(to, None)),
+        }
+    }
+
+    /// The data path does not take the echo: nothing will come back.
+    fn refuse_echo(&mut self, client: ClientId, to: IpAddr, bytes: u16, problem: Problem) {
+        self.echoes.forget_last();
+        let peer = self
+            .agent
+            .peers()
+            .find(|peer| peer.addresses.is_some_and(|(v4, v6)| to == v4 || to == v6));
+        let peer = peer.map_or_else(|| to.to_string(), |peer| peer.name.to_string());
+        match problem {
+            Problem::Prohibited => {
+                let own = self.status().device.map_or_else(String::new, |device| device.name);
+                self.server.refuse(client, texts::ping_denied(&own, &peer));
+            }
+            Problem::TooBig { mtu } => {
+                let headers = if to.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
+                self.server.refuse(client, texts::ping_too_big(bytes, headers, &peer, mtu));
+            }
+            Problem::Unreachable => self.server.answer(client, Answer::Echo(to, None)),
         }
     }
 

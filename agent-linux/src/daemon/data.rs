@@ -6,7 +6,7 @@ use weft_agent_core::agent::{Input, Output};
 use weft_agent_core::buffer::PacketBuf;
 use weft_agent_core::config::implementation::{HEADROOM, TAILROOM};
 use weft_agent_core::event::{SocketId, Source};
-use weft_agent_core::ip::icmp;
+use weft_agent_core::ip::icmp::{self, Problem};
 
 use crate::daemon::{Daemon, now};
 use crate::ipc::protocol::Answer;
@@ -125,19 +125,17 @@ impl Daemon {
         Ok(true)
     }
 
-    /// Seals the packet of `len` bytes that lies in the next buffer.
-    fn seal(&mut self, len: usize) {
-        let Some(buffer) = self.buffers.sending.buffer() else {
-            return;
-        };
-        let Some(mut packet) = PacketBuf::new(buffer, len) else {
-            return;
-        };
+    /// Seals the packet of `len` bytes that lies in the next buffer. What is
+    /// wrong with it is also told to its sender by ICMP.
+    fn seal(&mut self, len: usize) -> Option<Problem> {
+        let buffer = self.buffers.sending.buffer()?;
+        let mut packet = PacketBuf::new(buffer, len)?;
         match self.agent.handle_packet(&mut packet, now()) {
             Ok(Output::Transmit(transmit)) => {
                 self.buffers.sending.commit(0, transmit.len, transmit.to);
+                None
             }
-            Ok(Output::Staged) => {}
+            Ok(Output::Staged) => None,
             Err(error) => {
                 let mut answer = [0; ANSWER_LEN];
                 let problem = error.problem();
@@ -148,22 +146,20 @@ impl Daemon {
                 {
                     self.buffers.undelivered += 1;
                 }
+                problem
             }
         }
     }
 
-    /// Puts a packet of our own into the data path.
-    pub(super) fn inject(&mut self, packet: &[u8]) {
+    /// Puts a packet of our own into the data path; says why it was not taken.
+    pub(super) fn inject(&mut self, packet: &[u8]) -> Option<Problem> {
         if self.buffers.sending.is_full() {
             self.send();
         }
-        let Some(buffer) = self.buffers.sending.buffer() else {
-            return;
-        };
-        if let Some(place) = buffer.get_mut(HEADROOM..HEADROOM + packet.len()) {
-            place.copy_from_slice(packet);
-            self.seal(packet.len());
-        }
+        let buffer = self.buffers.sending.buffer()?;
+        let place = buffer.get_mut(HEADROOM..HEADROOM + packet.len())?;
+        place.copy_from_slice(packet);
+        self.seal(packet.len())
     }
 
     /// Sends what the batch holds.

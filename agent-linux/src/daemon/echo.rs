@@ -49,6 +49,11 @@ impl Echoes {
         Some(packet)
     }
 
+    /// Forgets the one that was begun last: nobody will answer it.
+    pub(super) fn forget_last(&mut self) {
+        self.pending.pop();
+    }
+
     /// Whether a packet from a peer is an answer to one of ours: who waits for
     /// it, from where it came, and after how many microseconds.
     pub(super) fn take(&mut self, packet: &[u8], now_us: u64) -> Option<(ClientId, IpAddr, u64)> {

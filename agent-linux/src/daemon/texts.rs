@@ -133,6 +133,25 @@ pub(crate) fn no_answer(host: &str) -> Failure {
     .try_command("weft-coordinator key list        (on the coordinator)")
 }
 
+/// No rule lets the echo pass.
+pub(crate) fn ping_denied(from: &str, to: &str) -> Failure {
+    Failure::new(Code::PingDenied, format!("no rule lets {from} reach {to} with icmp"))
+        .param("peer", to)
+        .param("protocol", "icmp")
+}
+
+/// The echo is larger than what the way to the peer carries.
+pub(crate) fn ping_too_big(size: u16, headers: u16, to: &str, mtu: u16) -> Failure {
+    let fits = mtu.saturating_sub(headers);
+    let (size, mtu) = (units::thousands(size.into()), units::thousands(mtu.into()));
+    let message = format!(
+        "{size} B and {headers} B of headers do not fit: the tunnel to {to} carries {mtu} B"
+    );
+    Failure::new(Code::PingTooBig, message)
+        .param("peer", to)
+        .try_command(format!("weft ping -s {fits} {to}"))
+}
+
 /// `8883`, `8883 and 443`, `8883, 8443 and 443`.
 fn listed(ports: &[&str], last: &str) -> String {
     match ports {

@@ -19,6 +19,10 @@ const PROTOCOL_ICMP: u8 = 1;
 const NEXT_HEADER_ICMPV6: u8 = 58;
 const HOP_LIMIT: u8 = 64;
 
+/// Headers of an echo, in bytes: IPv4 20, IPv6 40, ICMP 8.
+pub(crate) const HEADERS_V4: u16 = (IPV4_HEADER_LEN + ICMP_HEADER_LEN) as u16;
+pub(crate) const HEADERS_V6: u16 = (IPV6_HEADER_LEN + ICMP_HEADER_LEN) as u16;
+
 /// Which echo: the sender's number and the count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Echo {
@@ -132,6 +136,27 @@ fn read_message(body: &[u8], v6: bool) -> Option<Echo> {
     })
 }
 
+/// What an ICMP error said about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// A rule forbids it.
+    Prohibited,
+    /// It does not fit; what does, in bytes, if the kernel knows.
+    TooBig(Option<u16>),
+    /// It did not arrive.
+    Lost,
+}
+
+/// What arrived on an [`EchoSocket`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Nothing,
+    /// The reply to the request with this sequence.
+    Reply(u16),
+    /// An ICMP error.
+    Told(Told),
+}
+
 /// A socket that sends echo requests and hears the replies.
 pub(crate) struct EchoSocket {
     fd: OwnedFd,
@@ -162,6 +187,52 @@ impl EchoSocket {
         Ok(Self { fd, to: address, identifier, raw })
     }
 
+    pub(crate) const fn is_v6(&self) -> bool {
+        self.to.is_ipv6()
+    }
+
+    /// Reads and clears what ICMP said about earlier requests.
+    ///
+    /// # Errors
+    ///
+    /// What `getsockopt(2)` reports.
+    pub(crate) fn take_error(&self) -> io::Result<Option<Told>> {
+        match socket::take_error(self.fd.as_fd()) {
+            Ok(()) => Ok(None),
+            Err(error) => self.told(error).map(Some),
+        }
+    }
+
+    /// What an ICMP error was about. The kernel hands those to a connected
+    /// socket that it calls final: "prohibited" is `EHOSTUNREACH` in IPv4 and
+    /// `EACCES` in IPv6, "too big" is `EMSGSIZE`.
+    fn told(&self, error: io::Error) -> io::Result<Told> {
+        match error.raw_os_error() {
+            Some(libc::EHOSTUNREACH | libc::EACCES) => Ok(Told::Prohibited),
+            Some(libc::EMSGSIZE) => Ok(Told::TooBig(self.path_mtu())),
+            Some(
+                libc::ECONNREFUSED
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EPROTO,
+            ) => Ok(Told::Lost),
+            _ => Err(error),
+        }
+    }
+
+    /// The largest packet that the kernel knows to pass, in bytes.
+    pub(crate) fn path_mtu(&self) -> Option<u16> {
+        let (level, name) = if self.is_v6() {
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU)
+        } else {
+            (libc::IPPROTO_IP, libc::IP_MTU)
+        };
+        socket::get_option(self.fd.as_fd(), level, name).ok()?.try_into().ok()
+    }
+
     /// Sends request number `sequence` with `payload` bytes of data.
     ///
     /// # Errors
@@ -190,12 +261,12 @@ impl EchoSocket {
         check_len(result).map(drop)
     }
 
-    /// The sequence of the next reply that arrived to this socket's requests.
+    /// What arrived next for this socket's requests.
     ///
     /// # Errors
     ///
-    /// What `recv(2)` reports.
-    pub(crate) fn receive(&self) -> io::Result<Option<u16>> {
+    /// What `recv(2)` reports, if it is no ICMP error.
+    pub(crate) fn receive(&self) -> io::Result<Heard> {
         let mut buffer = [0u8; 2048];
         loop {
             // SAFETY: the pointer and length describe the buffer.
@@ -209,8 +280,8 @@ impl EchoSocket {
             };
             let len = match check_len(result) {
                 Ok(len) => len,
-                Err(error) if would_block(&error) => return Ok(None),
-                Err(error) => return Err(error),
+                Err(error) if would_block(&error) => return Ok(Heard::Nothing),
+                Err(error) => return self.told(error).map(Heard::Told),
             };
             let bytes = &buffer[..len];
             let echo = if self.raw && !self.to.is_ipv6() {
@@ -220,7 +291,7 @@ impl EchoSocket {
             };
             match echo {
                 Some(echo) if echo.identifier == self.identifier => {
-                    return Ok(Some(echo.sequence));
+                    return Ok(Heard::Reply(echo.sequence));
                 }
                 _ => {}
             }

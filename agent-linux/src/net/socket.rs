@@ -128,25 +128,32 @@ pub(crate) fn set_option(
     check(result).map(drop)
 }
 
+/// Reads an option whose value is a number.
+///
+/// # Errors
+///
+/// What `getsockopt(2)` reports.
+pub(crate) fn get_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is one int, as its length says.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len)
+    };
+    check(result).map(|_| value)
+}
+
 /// Reads and clears the pending error of a socket.
 ///
 /// # Errors
 ///
 /// The pending error, or what `getsockopt(2)` reports.
 pub(crate) fn take_error(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let mut code: libc::c_int = 0;
-    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the value is one int, as its length says.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ERROR,
-            (&raw mut code).cast(),
-            &raw mut len,
-        )
-    };
-    check(result)?;
+    let code = get_option(socket, libc::SOL_SOCKET, libc::SO_ERROR)?;
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
 }
 
