@@ -83,6 +83,8 @@ pub(super) struct Shared {
     pub(super) outbound: RefCell<VecDeque<Publish>>,
     pub(super) closing: Cell<bool>,
     pub(super) connected: RefCell<Option<String>>,
+    /// The line was open and subscribed once.
+    pub(super) stood: Cell<bool>,
 }
 
 impl Shared {

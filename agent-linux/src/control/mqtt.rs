@@ -47,14 +47,11 @@ pub(super) async fn run(shared: Rc<Shared>, authorities: Vec<String>, login: Log
     for authority in authorities {
         match attempt(&shared, &authority, &login).await {
             Ok(()) => return Ended::Closed,
-            Err(attempt) => {
-                let lost = matches!(attempt.reason, Reason::Lost(_));
-                attempts.push(attempt);
-                // A line that stood and fell is the agent's to open again.
-                if lost {
-                    break;
-                }
-            }
+            Err(attempt) => attempts.push(attempt),
+        }
+        // A line that stood and fell is the agent's to open again.
+        if shared.stood.get() {
+            break;
         }
     }
     Ended::Failed(LineFailure { attempts })
@@ -159,6 +156,7 @@ async fn serve(
         Ok(Err(error)) => return Err(lost(&error)),
         Err(_) => return Err(Reason::Lost("no answer to SUBSCRIBE in 10 s".to_owned())),
     }
+    shared.stood.set(true);
     shared.connected.replace(Some(authority.to_owned()));
     carry(shared, &mut connection, login).await
 }

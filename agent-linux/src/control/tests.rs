@@ -184,6 +184,24 @@ fn the_next_address_is_tried_when_nothing_listens() {
 }
 
 #[test]
+fn the_next_address_is_tried_when_one_hangs_up_before_it_lets_us_in() {
+    let (first, hung_up) = broker(|mut stream| {
+        packet(&mut stream);
+    });
+    let (second, thread) = broker(|mut stream| let_in(&mut stream));
+    let mut line = Line::new(vec![first, second.clone()]);
+    line.open(login());
+    assert_eq!(first_event(&mut line), LineEvent::Connected(second));
+    hung_up.join().unwrap();
+    thread.join().unwrap();
+    // The line stood, so its end is told and no further address is tried.
+    match first_event(&mut line) {
+        LineEvent::Failed(failure) => assert_eq!(failure.attempts.len(), 2),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_name_that_does_not_exist_is_said() {
     // RFC 6761: ".invalid" never resolves, whoever is asked.
     assert!(matches!(reason("weft.invalid:7420".to_owned()), Reason::Name(_)));
