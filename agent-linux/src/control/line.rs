@@ -6,12 +6,13 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use weft_wire::login::PasswordText;
 use weft_wire::topic::{Topic, TopicText};
 
-use crate::control::failure::LineFailure;
+use crate::control::failure::{Attempt, LineFailure, Reason};
 use crate::control::mqtt;
 use crate::control::wait::{FirstBytes, Waiting};
 use crate::os::poll::{Interest, Place, PollSet};
@@ -85,6 +86,10 @@ pub(super) struct Shared {
     pub(super) connected: RefCell<Option<String>>,
     /// The line was open and subscribed once.
     pub(super) stood: Cell<bool>,
+    /// Our end of the connection, while there is one.
+    pub(super) local: Cell<Option<SocketAddr>>,
+    /// The `host:port` in use.
+    pub(super) authority: RefCell<String>,
 }
 
 impl Shared {
@@ -144,6 +149,24 @@ impl Line {
         } else {
             self.events.push_back(LineEvent::Closed);
         }
+    }
+
+    /// Our end of the connection, while there is one.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        self.session.as_ref().and_then(|_| self.shared.local.get())
+    }
+
+    /// Gives the connection up without a goodbye, which would not arrive;
+    /// [`LineEvent::Failed`] follows.
+    pub(crate) fn give_up(&mut self, cause: &str) {
+        if self.session.take().is_none() {
+            return;
+        }
+        *self.shared.waiting.borrow_mut() = Waiting::Nothing;
+        let authority = self.shared.authority.take();
+        let attempt = Attempt { authority, resolved: None, reason: Reason::Lost(cause.to_owned()) };
+        self.events.push_back(LineEvent::Failed(LineFailure { attempts: vec![attempt] }));
+        self.pressed = true;
     }
 
     /// Whether [`Self::publish`] would take a frame.

@@ -69,7 +69,12 @@ async fn attempt(shared: &Rc<Shared>, authority: &str, login: &Login) -> Result<
     let first = addresses.first().copied();
     let (address, stream) =
         connect(shared, addresses).await.map_err(|reason| failed(first.as_ref(), reason))?;
-    serve(shared, authority, stream, login).await.map_err(|reason| failed(Some(&address), reason))
+    // A connection whose own end is not known is only lost later.
+    shared.local.set(stream.local_addr().ok());
+    shared.authority.replace(authority.to_owned());
+    let served = serve(shared, authority, stream, login).await;
+    shared.local.set(None);
+    served.map_err(|reason| failed(Some(&address), reason))
 }
 
 async fn resolve(shared: &Shared, authority: &str) -> Result<Vec<SocketAddr>, Reason> {

@@ -202,6 +202,31 @@ fn the_next_address_is_tried_when_one_hangs_up_before_it_lets_us_in() {
 }
 
 #[test]
+fn a_line_whose_own_end_is_gone_is_given_up() {
+    let (authority, thread) = broker(|mut stream| {
+        let_in(&mut stream);
+        // No goodbye: the stream just ends.
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    });
+    let mut line = Line::new(vec![authority.clone()]);
+    assert_eq!(line.local_address(), None);
+    line.open(login());
+    assert_eq!(first_event(&mut line), LineEvent::Connected(authority.clone()));
+    assert!(line.local_address().unwrap().ip().is_loopback());
+    line.give_up("its own address is gone");
+    match first_event(&mut line) {
+        LineEvent::Failed(failure) => {
+            let attempt = failure.furthest().unwrap();
+            assert_eq!(attempt.authority, authority);
+            assert_eq!(attempt.reason, Reason::Lost("its own address is gone".to_owned()));
+        }
+        other => panic!("{other:?}"),
+    }
+    thread.join().unwrap();
+    assert_eq!(line.local_address(), None);
+}
+
+#[test]
 fn a_name_that_does_not_exist_is_said() {
     // RFC 6761: ".invalid" never resolves, whoever is asked.
     assert!(matches!(reason("weft.invalid:7420".to_owned()), Reason::Name(_)));

@@ -17,6 +17,7 @@ use crate::daemon::{Daemon, End, RETRY_US, now, texts, view};
 use crate::failure::{Code, Failure};
 use crate::ipc::protocol::Enrolled as EnrolledView;
 use crate::log::{Event, Value};
+use crate::net::tcp;
 use crate::os::clock;
 use crate::store::{cache, identity, stamp};
 
@@ -253,6 +254,9 @@ impl Daemon {
                 return self.log.write(Event::InterfaceFailed, &fields);
             }
         };
+        if self.line.local_address().is_some_and(|own| !tcp::is_local(own)) {
+            self.line.give_up("the address it came from is gone");
+        }
         let port = self.udp.port;
         let configured = self
             .configured

@@ -12,6 +12,11 @@ use crate::os::would_block;
 /// (RFC 8305 section 5: 250 ms), in microseconds.
 pub(crate) const STAGGER_US: u64 = 250_000;
 
+/// What was sent and is not acknowledged for this long ends the connection, in
+/// milliseconds (RFC 5482). Without it the kernel repeats for a quarter of an
+/// hour, while an uplink that changed carries the next connection at once.
+const UNACKNOWLEDGED_MS: libc::c_int = 30_000;
+
 /// A race of connection attempts.
 pub(crate) struct Race {
     waiting: std::vec::IntoIter<SocketAddr>,
@@ -47,6 +52,8 @@ impl Race {
             let fd = socket::open(&address, libc::SOCK_STREAM, 0)?;
             socket::mark(fd.as_fd());
             socket::set_option(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+            let (level, name) = (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
+            socket::set_option(fd.as_fd(), level, name, UNACKNOWLEDGED_MS)?;
             let done = socket::connect(fd.as_fd(), address)?;
             io::Result::Ok((fd, done))
         };
@@ -99,6 +106,15 @@ impl Race {
     pub(crate) fn deadline(&self) -> Option<u64> {
         (self.waiting.len() > 0).then_some(self.next_start)
     }
+}
+
+/// Whether this machine still has the address: a connection from one that it
+/// lost can receive nothing more. What cannot be found out counts as "yes".
+pub(crate) fn is_local(address: SocketAddr) -> bool {
+    let mut any_port = address;
+    any_port.set_port(0);
+    let bound = std::net::UdpSocket::bind(any_port);
+    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 /// Whether the connection has another end.
@@ -155,6 +171,23 @@ mod unit {
             let wait = race.deadline().map(|at| at.saturating_sub(now));
             set.wait(wait).unwrap();
         }
+    }
+
+    #[test]
+    fn own_addresses_are_told_from_lost_ones() {
+        assert!(is_local("127.0.0.1:7420".parse().unwrap()));
+        // RFC 5737: nobody's address.
+        assert!(!is_local("203.0.113.77:7420".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_connection_does_not_repeat_for_a_quarter_of_an_hour() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let Standing::Won(_, stream) = run(vec![listener.local_addr().unwrap()]) else {
+            panic!("the listening address did not win");
+        };
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
+        assert_eq!(socket::get_option(stream.as_fd(), level, name).unwrap(), UNACKNOWLEDGED_MS);
     }
 
     #[test]
