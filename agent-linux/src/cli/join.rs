@@ -16,7 +16,7 @@ use crate::control::failure::usable;
 use crate::daemon::{self, Mode, texts};
 use crate::failure::{Code, Failure, Result};
 use crate::ipc::client::Client;
-use crate::ipc::protocol::Request;
+use crate::ipc::protocol::{Request, Status};
 use crate::net::tun;
 use crate::os::signal::Signals;
 use crate::os::{clock, entropy, privilege, process};
@@ -227,14 +227,16 @@ fn check_rights() -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that no other membership is overwritten.
+/// Makes sure that no other membership is overwritten, and no daemon stopped
+/// that runs for another one.
 fn make_room(context: &Context, replace: bool) -> Result<()> {
     let folder = Folder::new(&context.config.state);
     let client = Client::connect(&context.config.socket, "join");
-    if !identity::exists(&folder) && client.is_err() {
+    let exists = identity::exists(&folder);
+    if !exists && client.is_err() {
         return Ok(());
     }
-    let present = if identity::exists(&folder) {
+    let present = if exists {
         match identity::read(&folder) {
             Ok((identity, home)) => identity.member().map(|member| {
                 let since = units::rfc3339(home.since_ms);
@@ -256,9 +258,31 @@ fn make_room(context: &Context, replace: bool) -> Result<()> {
             .try_command("weft join --replace …"));
     }
     if let Ok(mut client) = client {
+        if !replace {
+            check_daemon(&client.status()?, exists, &context.config.socket)?;
+        }
         client.ask(Request::Down)?;
     }
     store::erase(&mut folder.clone()).map_err(|error| texts::state_write(&folder, &error))
+}
+
+/// Whether the daemon at the socket may be stopped: one that still enrols the
+/// identity that lies here (`here`), and no other.
+fn check_daemon(status: &Status, here: bool, socket: &Path) -> Result<()> {
+    let socket = socket.display();
+    if let Some(device) = &status.device {
+        let (name, network) = (&device.name, &device.network);
+        let message = format!("the daemon at {socket} is {name} in network {network}");
+        return Err(Failure::new(Code::JoinAlready, message)
+            .try_command("weft join --state … --socket …")
+            .try_command("weft join --replace …"));
+    }
+    if here {
+        return Ok(());
+    }
+    let (pid, up) = (status.pid, units::span_s(status.up_s));
+    let message = format!("the daemon is running at {socket} (pid {pid}, up {up})");
+    Err(Failure::new(Code::UpRunning, message).try_command("weft status"))
 }
 
 /// Draws the keys and writes them; returns the fingerprint of the identity.
@@ -276,9 +300,24 @@ fn write_identity(context: &Context, join: &JoinString, name: &str) -> Result<Ke
         host: home.host().to_owned(),
     })
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_of_another_network_is_not_stopped() {
+        let socket = Path::new("/run/weft.sock");
+        let mut status = crate::cli::status::tests::sample();
+        for here in [false, true] {
+            let failure = check_daemon(&status, here, socket).unwrap_err();
+            assert_eq!(failure.exit(), 6);
+            assert_eq!(failure.message(), "the daemon at /run/weft.sock is gw-a in network home");
+        }
+        status.device = None;
+        assert!(check_daemon(&status, false, socket).unwrap_err().is(Code::UpRunning));
+        assert!(check_daemon(&status, true, socket).is_ok());
+    }
 
     #[test]
     fn host_names_become_labels() {
