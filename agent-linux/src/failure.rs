@@ -82,6 +82,8 @@ codes! {
     JoinTypo "join.typo" 2,
     JoinUnreachable "join.unreachable" 3,
     JoinWrongCoordinator "join.wrong-coordinator" 4,
+    LeaveDenied "leave.denied" 4,
+    LeaveErase "leave.erase" 1,
     LeaveUnconfirmed "leave.unconfirmed" 3,
     PeerAmbiguous "peer.ambiguous" 5,
     PeerNotMesh "peer.not-mesh" 5,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::{Context, down};
+use crate::daemon::texts;
 use crate::failure::{Code, Failure, Result};
 use crate::ipc::client::{Client, unexpected};
 use crate::ipc::protocol::{Answer, Request, Status};
@@ -97,10 +98,7 @@ fn forget(context: &mut Context, client: Option<Client>, yes: bool) -> Result<u8
     if let Some(mut client) = client {
         client.ask(Request::Down)?;
     }
-    store::erase(&mut folder.clone()).map_err(|error| {
-        let state = context.config.state.display();
-        Failure::new(Code::JoinStateWrite, format!("cannot erase {state}")).cause(error)
-    })?;
+    store::erase(&mut folder.clone()).map_err(|error| texts::state_erase(&folder, &error))?;
     context.ui.answer("forgotten: keys erased here; the coordinator was not told");
     Ok(0)
 }

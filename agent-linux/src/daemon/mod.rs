@@ -310,11 +310,7 @@ impl Daemon {
         }
         self.say_goodbye();
         let stopped = self.mesh.remove();
-        if end == End::Erase
-            && let Err(error) = crate::store::erase(&mut self.folder)
-        {
-            self.log.write(Event::StateFailed, &[("cause", error.to_string().into())]);
-        }
+        let erased = if end == End::Erase { self.erase() } else { Ok(()) };
         self.log.write(Event::AgentStopped, &[("routes", (stopped.routes as u64).into())]);
         self.tell();
         // Whoever hears the answer may start another daemon at once: everything
@@ -323,9 +319,19 @@ impl Daemon {
         drop((udp, mesh, monitor));
         server.unlink();
         if let Some(client) = ender {
-            server.answer(client, Answer::Stopped(stopped));
+            match erased {
+                Ok(()) => server.answer(client, Answer::Stopped(stopped)),
+                Err(failure) => server.refuse(client, failure),
+            }
             flush(&mut server);
         }
+    }
+
+    fn erase(&mut self) -> Result<()> {
+        crate::store::erase(&mut self.folder).map_err(|error| {
+            self.log.write(Event::StateFailed, &[("cause", error.to_string().into())]);
+            texts::state_erase(&self.folder, &error)
+        })
     }
 
     fn say_goodbye(&mut self) {

@@ -45,6 +45,21 @@ pub(crate) fn state_write(folder: &Folder, error: &io::Error) -> Failure {
         .try_command("free 1 MB, then the same line again; nothing was registered")
 }
 
+/// The keys are still there.
+pub(crate) fn state_erase(folder: &Folder, error: &io::Error) -> Failure {
+    let path = folder.path_of(identity::KIND.name);
+    let path = path.display();
+    let denied = error.kind() == io::ErrorKind::PermissionDenied;
+    let code = if denied { Code::LeaveDenied } else { Code::LeaveErase };
+    let failure = Failure::new(code, format!("cannot erase {path}: its keys are still there"))
+        .cause(words(error));
+    if denied {
+        failure.try_command("sudo weft leave --forget")
+    } else {
+        failure.try_command("weft leave --forget")
+    }
+}
+
 /// The identity cannot be used.
 pub(crate) fn identity(folder: &Folder, error: IdentityError) -> Failure {
     let path = folder.path_of(identity::KIND.name);
@@ -388,6 +403,22 @@ mod tests {
             refusal(Refusal::NetworkFull, "home", (65_533, 65_533)),
             (1, "network home has no free address: 65,533 used or in quarantine".to_owned())
         );
+    }
+
+    #[test]
+    fn keys_that_stay_are_said() {
+        let folder = Folder::new(std::path::Path::new("/var/lib/weft"));
+        let failure = state_erase(&folder, &io::Error::from_raw_os_error(libc::EROFS));
+        assert_eq!(
+            failure.message(),
+            "cannot erase /var/lib/weft/identity: its keys are still there"
+        );
+        assert_eq!(
+            (failure.exit(), failure.lines()[0].text.as_str()),
+            (1, "read-only file system")
+        );
+        let denied = state_erase(&folder, &io::Error::from_raw_os_error(libc::EACCES));
+        assert_eq!(denied.exit(), 4);
     }
 
     #[test]
