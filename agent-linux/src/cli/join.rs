@@ -101,18 +101,31 @@ fn about(failure: Failure, join: &JoinString) -> Failure {
 }
 
 /// A failed join leaves nothing: neither a daemon nor keys that nobody knows.
+/// What has become a member meanwhile stays one, and that is said.
 fn undo_on_failure(context: &Context, result: Result<bool>) -> Result<u8> {
-    match result {
-        Ok(_) => Ok(0),
-        Err(failure) => {
-            let abandoned = Client::connect(&context.config.socket, "join")
-                .and_then(|mut client| client.ask(Request::Abandon));
-            if abandoned.is_err() {
-                erase_unless_member(&Folder::new(&context.config.state));
-            }
-            Err(failure)
-        }
+    let failure = match result {
+        Ok(_) => return Ok(0),
+        Err(failure) => failure,
+    };
+    let socket = &context.config.socket;
+    let abandoned =
+        Client::connect(socket, "join").and_then(|mut client| client.ask(Request::Abandon));
+    if abandoned.is_err() {
+        erase_unless_member(&Folder::new(&context.config.state));
+        return Err(failure);
     }
+    // A daemon that is still there has not ended: it is a member's.
+    let status = Client::connect(socket, "join").and_then(|mut client| client.status());
+    match status.ok().and_then(|status| status.device) {
+        Some(device) if failure.is(Code::CliInterrupted) => Err(interrupted_as(&device.name)),
+        _ => Err(failure),
+    }
+}
+
+/// Ctrl-C, once this machine was taken in.
+fn interrupted_as(name: &str) -> Failure {
+    let message = format!("stopped; this machine is {name}, undo: weft leave");
+    Failure::new(Code::CliInterrupted, message)
 }
 
 fn erase_unless_member(folder: &Folder) {

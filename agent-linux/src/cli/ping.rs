@@ -106,6 +106,9 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
             break;
         }
     }
+    if stopped {
+        signals.let_interrupt();
+    }
     if stopped && replies.iter().all(|reply| reply.rtt_us.is_none()) {
         // Ctrl-C says nothing about the peer.
         let asked = units::count(replies.len(), "request");

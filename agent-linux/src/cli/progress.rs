@@ -14,6 +14,8 @@ use crate::os::signal::Signals;
 const NO_ANSWER_US: u64 = 35_000_000;
 /// A coordinator that proved itself has this long to take the device in.
 const NO_WORD_US: u64 = 60_000_000;
+/// A device that was taken in waits this long for its map and its interface.
+pub(super) const NO_MAP: Duration = Duration::from_secs(60);
 /// Lines that were lost right away, or brokers too busy, before it is an error.
 const TRIES: u32 = 5;
 /// When a wait says that it is one, in seconds since it began.
@@ -67,17 +69,27 @@ impl Follower {
             }
             Received::Answer(_) => Err(unexpected()),
             Received::Nothing => Ok(false),
-            Received::Signal => Err(interrupted()),
+            Received::Signal => {
+                // Whoever presses Ctrl-C again does not want the undoing either.
+                if let Some(signals) = &self.signals {
+                    signals.let_interrupt();
+                }
+                Err(interrupted())
+            }
         }
     }
 
-    /// Waits for a change; a remark is due when that takes long.
-    pub(super) fn wait_remarking(&mut self, remark: impl FnOnce(&Progress, u64)) -> Result<()> {
+    /// Waits for a change, at most `limit`; a remark is due when that takes long.
+    pub(super) fn wait_remarking(
+        &mut self,
+        limit: Duration,
+        remark: impl FnOnce(&Progress, u64),
+    ) -> Result<()> {
         let waited_s = self.elapsed_us() / 1_000_000;
         let next = REMARKS_S.get(self.remarked).copied();
         let next = next.unwrap_or_else(|| (waited_s / 60 + 1) * 60);
         let left = Duration::from_secs(next.saturating_sub(waited_s).max(1));
-        let left = left.min(self.until_no_answer());
+        let left = left.min(limit);
         if !self.wait(left)? && self.elapsed_us() / 1_000_000 >= next {
             self.remarked += 1;
             remark(&self.now, self.elapsed_us());
@@ -85,35 +97,49 @@ impl Follower {
         Ok(())
     }
 
-    fn until_no_answer(&self) -> Duration {
-        let left = |since: u64, patience_us: u64| {
-            let waited = clock::boot_micros().saturating_sub(since);
-            Duration::from_micros(patience_us.saturating_sub(waited))
-        };
-        match (&self.now.connected, self.now.online_at) {
-            (_, Some(since)) => left(since, NO_WORD_US),
-            (Some((_, since)), None) => left(*since, NO_ANSWER_US),
-            (None, None) => Duration::MAX,
-        }
+    /// How long the coordinator still has to take the device in.
+    pub(super) fn until_no_answer(&self) -> Duration {
+        until_no_answer(&self.now, clock::boot_micros())
+    }
+
+    /// The signals that end the command.
+    pub(super) const fn signals(&self) -> Option<&Signals> {
+        self.signals.as_ref()
     }
 
     /// What makes going on useless for somebody who joins.
     pub(super) fn fatal(&self, no_answer: impl FnOnce() -> Failure) -> Option<Failure> {
-        if let Some(failed) = &self.now.failed {
-            return Some(failed.clone());
-        }
-        if self.now.enrolled.is_some() {
-            return None;
-        }
-        if let Some((tries, failure)) = &self.now.line {
-            let passing = failure.is(Code::JoinBusy) || failure.is(Code::JoinInterrupted);
-            // A coordinator that proved itself once is not given up for a line.
-            if !passing && self.now.online_at.is_none() || *tries >= TRIES {
-                return Some(failure.clone());
-            }
-        }
-        self.until_no_answer().is_zero().then(no_answer)
+        fatal(&self.now, clock::boot_micros(), no_answer)
     }
+}
+
+fn left(since_us: u64, patience_us: u64, now_us: u64) -> Duration {
+    Duration::from_micros(patience_us.saturating_sub(now_us.saturating_sub(since_us)))
+}
+
+fn until_no_answer(progress: &Progress, now_us: u64) -> Duration {
+    match (progress.asked_at, progress.online_at) {
+        (_, Some(since)) => left(since, NO_WORD_US, now_us),
+        (Some(since), None) => left(since, NO_ANSWER_US, now_us),
+        (None, None) => Duration::MAX,
+    }
+}
+
+fn fatal(progress: &Progress, now_us: u64, no_answer: impl FnOnce() -> Failure) -> Option<Failure> {
+    if let Some(failed) = &progress.failed {
+        return Some(failed.clone());
+    }
+    if progress.enrolled.is_some() {
+        return None;
+    }
+    if let Some((tries, failure)) = &progress.line {
+        let passing = failure.is(Code::JoinBusy) || failure.is(Code::JoinInterrupted);
+        // A coordinator that proved itself once is not given up for a line.
+        if !passing && progress.online_at.is_none() || *tries >= TRIES {
+            return Some(failure.clone());
+        }
+    }
+    until_no_answer(progress, now_us).is_zero().then(no_answer)
 }
 
 /// Waits until the mesh interface is up: its name and address.
@@ -135,5 +161,41 @@ pub(super) fn until_interface(
             return Ok(None);
         };
         follower.wait(left)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_000_000_000;
+
+    fn judged(progress: &Progress) -> Option<Failure> {
+        fatal(progress, NOW, || Failure::new(Code::JoinNoAnswer, "no answer"))
+    }
+
+    #[test]
+    fn a_line_that_is_cut_again_and_again_ends_the_wait() {
+        let cut = Failure::new(Code::JoinInterrupted, "the connection to h ended");
+        let mut progress = Progress { line: Some((TRIES - 1, cut.clone())), ..Progress::default() };
+        assert_eq!(judged(&progress), None);
+        progress.line = Some((TRIES, cut));
+        assert!(judged(&progress).unwrap().is(Code::JoinInterrupted));
+        // A broker that lets us in each time hides no coordinator that is silent.
+        progress.line = None;
+        progress.connected = Some(("mqtt://h:1".to_owned(), NOW - 1));
+        progress.asked_at = Some(NOW - NO_ANSWER_US + 1);
+        assert_eq!(judged(&progress), None);
+        progress.asked_at = Some(NOW - NO_ANSWER_US);
+        assert!(judged(&progress).unwrap().is(Code::JoinNoAnswer));
+    }
+
+    #[test]
+    fn a_coordinator_that_proved_itself_has_longer() {
+        let online_at = Some(NOW - NO_ANSWER_US);
+        let mut progress = Progress { asked_at: online_at, online_at, ..Progress::default() };
+        assert_eq!(judged(&progress), None);
+        progress.online_at = Some(NOW - NO_WORD_US);
+        assert!(judged(&progress).unwrap().is(Code::JoinNoAnswer));
     }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cli::peer;
-use crate::cli::progress::Follower;
+use crate::cli::progress::{self, Follower};
 use crate::cli::start::Keeper;
 use crate::daemon::texts;
 use crate::failure::{Code, Failure, Result};
-use crate::ipc::client::Client;
+use crate::ipc::client::{Client, Received};
 use crate::ipc::protocol::{Answer, Enrolled, Peer, Progress, Request};
+use crate::os::clock;
 use crate::os::signal::Signals;
 use crate::output::{Ui, paint, style, units};
 
@@ -62,9 +63,9 @@ impl Story {
             }
             return Ok(false);
         }
-        self.until_map(ui, &mut follower)?;
+        self.until_map(ui, &mut follower, &enrolled)?;
         let peers =
-            if self.no_wait { follower.now.peers.clone() } else { self.first_peer(&follower.now)? };
+            if self.no_wait { follower.now.peers.clone() } else { self.first_peer(&follower)? };
         if ui.json {
             self.document(ui, &follower, &enrolled);
         } else {
@@ -87,7 +88,7 @@ impl Story {
                 return Err(failure);
             }
             let host = &self.fingerprint.host;
-            follower.wait_remarking(|now, elapsed| {
+            follower.wait_remarking(follower.until_no_answer(), |now, elapsed| {
                 let state = match (&now.connected, &now.line) {
                     (Some(_), _) => "it has not answered yet".to_owned(),
                     (None, Some((tries, failure))) => {
@@ -160,7 +161,8 @@ impl Story {
         }
     }
 
-    fn until_map(&self, ui: &mut Ui, follower: &mut Follower) -> Result<()> {
+    fn until_map(&self, ui: &mut Ui, follower: &mut Follower, enrolled: &Enrolled) -> Result<()> {
+        let began = clock::boot_micros();
         let mut told = false;
         loop {
             if let Some((name, v4, v6, mtu, at)) = &follower.now.interface
@@ -178,14 +180,21 @@ impl Story {
             if let Some(failed) = &follower.now.failed {
                 return Err(failed.clone());
             }
-            follower.wait_remarking(|_, elapsed| {
+            let waited = clock::boot_micros().saturating_sub(began);
+            let left = progress::NO_MAP.saturating_sub(Duration::from_micros(waited));
+            if left.is_zero() {
+                let device = &enrolled.device;
+                return Err(texts::no_map(&self.fingerprint.host, &device.name, &device.network));
+            }
+            follower.wait_remarking(left, |_, elapsed| {
                 ui.note(&format!("  waiting for the map since {}", units::span_us(elapsed)));
             })?;
         }
     }
 
     /// Asks the first peers whether they answer; the peer that did comes first.
-    fn first_peer(&self, progress: &Progress) -> Result<Vec<Peer>> {
+    fn first_peer(&self, follower: &Follower) -> Result<Vec<Peer>> {
+        let progress = &follower.now;
         if progress.peers.is_empty() {
             return Ok(Vec::new());
         }
@@ -203,13 +212,15 @@ impl Story {
         }
         let mut first = None;
         while open > 0 && first.is_none() {
-            match client.receive(Some(FIRST_PEER + Duration::from_secs(1))) {
-                Ok(Some(Answer::Echo(from, Some(_)))) => first = Some(from),
-                Ok(Some(Answer::Echo(_, None))) => open -= 1,
+            let patience = FIRST_PEER + Duration::from_secs(1);
+            match client.receive_unless_signalled(patience, follower.signals()) {
+                Ok(Received::Answer(Answer::Echo(from, Some(_)))) => first = Some(from),
+                Ok(Received::Answer(Answer::Echo(_, None))) => open -= 1,
+                Ok(Received::Signal) => return Err(progress::interrupted()),
                 // A rule that forbids asking is no fault of the join.
                 Err(failure) if failure.is(Code::PingDenied) => open -= 1,
                 Err(failure) => return Err(failure),
-                _ => break,
+                Ok(_) => break,
             }
         }
         // The first answer waited for a handshake; the second is the path's own.

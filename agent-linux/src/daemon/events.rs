@@ -201,6 +201,8 @@ impl Daemon {
         let fields = [("host", self.home.host().into()), ("rtt_ms", rtt.into())];
         self.log.write(Event::Online, &fields);
         self.line_cause = None;
+        // Only now: a broker that lets us in and cuts the line is no success.
+        self.progress.line = None;
         self.progress.online_at.get_or_insert_with(clock::boot_micros);
         self.progress_changed = true;
     }
@@ -276,6 +278,13 @@ impl Daemon {
     }
 
     fn report_applied(&mut self, applied: Applied) {
+        if let Some((what, error)) = applied.failed.first()
+            && self.mesh.config().is_none()
+        {
+            let failure = texts::interface(self.mesh.name(), what, error);
+            self.progress.failed = Some(failure);
+            self.progress_changed = true;
+        }
         for (what, error) in applied.failed {
             let fields = [("what", what.into()), ("cause", error.to_string().into())];
             self.log.write(Event::InterfaceFailed, &fields);
@@ -300,7 +309,7 @@ impl Daemon {
             ];
             self.log.write(Event::InterfaceUp, &fields);
             self.progress.interface = Some((name, v4, v6, mtu, clock::boot_micros()));
-            if self.progress.failed.as_ref().is_some_and(view::is_overlap) {
+            if self.progress.failed.as_ref().is_some_and(view::is_passing) {
                 self.progress.failed = None;
             }
             self.progress_changed = true;
@@ -373,8 +382,9 @@ impl Daemon {
     fn handle_line_connected(&mut self, authority: &str) {
         let address = format!("mqtt://{authority}");
         self.log.write(Event::LineConnected, &[("address", address.as_str().into())]);
-        self.progress.connected = Some((address, clock::boot_micros()));
-        self.progress.line = None;
+        let at = clock::boot_micros();
+        self.progress.connected = Some((address, at));
+        self.progress.asked_at.get_or_insert(at);
         self.progress_changed = true;
         self.agent.handle_connected(now());
     }

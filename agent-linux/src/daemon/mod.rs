@@ -305,6 +305,9 @@ impl Daemon {
     /// Takes back what was changed on this machine, says goodbye, and tells
     /// whoever asked for the end.
     fn close(mut self, end: End) {
+        if end == End::Interrupt {
+            self.signals.let_interrupt();
+        }
         if end != End::Erase {
             self.write_cache_now();
         }

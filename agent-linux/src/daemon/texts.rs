@@ -113,6 +113,14 @@ pub(crate) fn interface_taken(name: &str, kind: &str) -> Failure {
     .try_command("set interface = \"weft1\" in [network]")
 }
 
+/// The kernel does not take the interface's settings.
+pub(crate) fn interface(name: &str, what: &str, error: &io::Error) -> Failure {
+    let subject = if what == name { name.to_owned() } else { format!("{what} on {name}") };
+    Failure::new(Code::UpInterface, format!("cannot set {subject}; the daemon tries again"))
+        .cause(words(error))
+        .try_command("weft logs")
+}
+
 /// A port that was asked for is taken.
 pub(crate) fn port_in_use(port: u16, source: &str) -> Failure {
     Failure::new(
@@ -165,6 +173,18 @@ pub(crate) fn ping_too_big(size: u16, headers: u16, to: &str, mtu: u16) -> Failu
     Failure::new(Code::PingTooBig, message)
         .param("peer", to)
         .try_command(format!("weft ping -s {fits} {to}"))
+}
+
+/// The device is a member, and its map does not come.
+pub(crate) fn no_map(host: &str, name: &str, network: &str) -> Failure {
+    Failure::new(
+        Code::JoinNoMap,
+        format!(
+            "this machine is {name} in network {network}, but {host} has not sent its map \
+             in 60 s; the daemon goes on asking"
+        ),
+    )
+    .try_command("weft status")
 }
 
 /// `8883`, `8883 and 443`, `8883, 8443 and 443`.

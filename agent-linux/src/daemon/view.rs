@@ -26,9 +26,11 @@ pub(super) const fn standing(standing: Standing) -> &'static str {
     }
 }
 
-/// Whether a failure ends by itself when the other network goes.
-pub(super) fn is_overlap(failure: &Failure) -> bool {
-    failure.is(Code::JoinRangeOverlap) || failure.is(Code::UpRangeOverlap)
+/// Whether a failure is over once the interface is up.
+pub(super) fn is_passing(failure: &Failure) -> bool {
+    [Code::JoinRangeOverlap, Code::UpRangeOverlap, Code::UpInterface]
+        .into_iter()
+        .any(|code| failure.is(code))
 }
 
 fn addresses(overlay: Overlay, host: u32) -> Option<(std::net::Ipv4Addr, std::net::Ipv6Addr)> {

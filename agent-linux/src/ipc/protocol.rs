@@ -191,6 +191,8 @@ pub(crate) struct Progress {
     pub(crate) pid: u32,
     /// The line stands: its address and since when.
     pub(crate) connected: Option<(String, u64)>,
+    /// The line stood for the first time: the coordinator was asked.
+    pub(crate) asked_at: Option<u64>,
     /// The coordinator proved itself.
     pub(crate) online_at: Option<u64>,
     /// What enrolment said, and when.

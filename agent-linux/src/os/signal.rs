@@ -40,6 +40,19 @@ impl Signals {
         }
     }
 
+    /// From now on Ctrl-C ends this process at once, also in the middle of what
+    /// the first one began.
+    pub(crate) fn let_interrupt(&self) {
+        // SAFETY: a zeroed sigset is initialised by sigemptyset. With a known
+        // signal and operation the calls cannot fail.
+        unsafe {
+            let mut set: libc::sigset_t = core::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGINT);
+            libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, core::ptr::null_mut());
+        }
+    }
+
     /// The next signal that arrived, if any.
     pub(crate) fn next(&self) -> Option<Signal> {
         let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
