@@ -108,6 +108,7 @@ codes! {
     UpRunning "up.running" 6,
     UpSocket "up.socket" 1,
     UpStart "up.start" 1,
+    UpStateDenied "up.state-denied" 4,
     UpStateNewer "up.state-newer" 2,
     UpStateRead "up.state-read" 1,
 }

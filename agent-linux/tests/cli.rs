@@ -169,6 +169,20 @@ fn up_without_an_identity_says_how_to_get_one() {
     );
 }
 
+/// As root there is nothing that may not be read; a folder below a file is the
+/// nearest thing that cannot be looked into.
+#[test]
+fn a_folder_that_cannot_be_looked_into_is_not_called_empty() {
+    let scratch = Scratch::new("denied");
+    std::fs::write(scratch.0.join("file"), "").unwrap();
+    for command in [&["up"][..], &["leave", "--forget", "--yes"]] {
+        let mut weft = scratch.weft(command);
+        let output = weft.env("WEFT_STATE", scratch.0.join("file/state")).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).starts_with("error[up.state-read]: "), "{output:?}");
+    }
+}
+
 #[test]
 fn a_mistyped_join_string_names_the_place_and_writes_nothing() {
     let scratch = Scratch::new("typo");

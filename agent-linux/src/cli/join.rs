@@ -11,7 +11,7 @@ use weft_wire::join::{JoinString, MAX_TEXT, shortened};
 use zeroize::Zeroizing;
 
 use crate::cli::story::{Keys, Story};
-use crate::cli::{Context, start, typo};
+use crate::cli::{Context, peer, start, typo};
 use crate::control::failure::usable;
 use crate::daemon::{self, Mode, texts};
 use crate::failure::{Code, Failure, Result};
@@ -245,7 +245,7 @@ fn check_rights() -> Result<()> {
 fn make_room(context: &Context, replace: bool) -> Result<()> {
     let folder = Folder::new(&context.config.state);
     let client = Client::connect(&context.config.socket, "join");
-    let exists = identity::exists(&folder);
+    let exists = peer::has_identity(&folder, "join …")?;
     if !exists && client.is_err() {
         return Ok(());
     }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::{Context, down};
+use crate::cli::{Context, down, peer};
 use crate::daemon::texts;
 use crate::failure::{Code, Failure, Result};
 use crate::ipc::client::{Client, unexpected};
 use crate::ipc::protocol::{Answer, Request, Status};
+use crate::store;
 use crate::store::folder::Folder;
-use crate::store::{self, identity};
 
 /// How long the daemon may take to tell the coordinator; it gives up itself.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,11 +32,15 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
         return forget(context, connected.ok(), arguments.yes);
     }
     let mut client = match connected {
-        Err(_) if !identity::exists(&Folder::new(&context.config.state)) => {
-            return Err(crate::cli::peer::not_joined());
-        }
-        Err(failure) => return Err(failure.try_command("weft leave --forget")),
         Ok(client) => client,
+        Err(failure) if failure.is(Code::CliSocketDenied) => return Err(failure),
+        Err(failure) => {
+            let joined = peer::has_identity(&Folder::new(&context.config.state), "leave")?;
+            return Err(match joined {
+                true => failure.try_command("weft leave --forget"),
+                false => peer::not_joined(),
+            });
+        }
     };
     let status = client.status()?;
     if !confirm(context, &status, arguments.yes)? {
@@ -87,8 +91,8 @@ fn ask(context: &mut Context, name: &str, effect: &str, yes: bool) -> Result<boo
 
 fn forget(context: &mut Context, client: Option<Client>, yes: bool) -> Result<u8> {
     let folder = Folder::new(&context.config.state);
-    if !identity::exists(&folder) {
-        return Err(crate::cli::peer::not_joined());
+    if !peer::has_identity(&folder, "leave --forget")? {
+        return Err(peer::not_joined());
     }
     let effect = "erases this device's keys here; the coordinator is not told and keeps its row";
     if !ask(context, "forget", effect, yes)? {

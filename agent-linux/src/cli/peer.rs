@@ -5,9 +5,12 @@ use std::net::IpAddr;
 use anstyle::Style;
 
 use crate::config::reader::nearest;
+use crate::daemon::texts;
 use crate::failure::{Code, Failure, Result};
 use crate::ipc::protocol::{Device, Path, Peer, Status};
 use crate::output::style;
+use crate::store::folder::Folder;
+use crate::store::identity;
 
 /// Characters of an id's beginning that are enough, after the underscore.
 const PREFIX: usize = 4;
@@ -49,6 +52,16 @@ pub(super) fn find<'s>(status: &'s Status, wanted: &str) -> Result<&'s Peer> {
 /// Before this machine is a member there are no peers to find.
 pub(super) fn not_joined() -> Failure {
     Failure::new(Code::UpNotJoined, "this machine is in no network").try_command("weft join …")
+}
+
+/// Whether there is an identity in the state folder.
+///
+/// # Errors
+///
+/// `up.state-denied` where this user may not know, with `command` as root.
+pub(super) fn has_identity(folder: &Folder, command: &str) -> Result<bool> {
+    identity::exists(folder)
+        .map_err(|error| texts::state_read(folder, identity::KIND.name, command, &error))
 }
 
 fn is_device(device: &Device, wanted: &str) -> bool {

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::{Context, progress, start};
+use crate::cli::{Context, peer, progress, start};
 use crate::daemon::{self, Ended, Mode};
 use crate::failure::{Code, Failure, Result};
 use crate::ipc::client::Client;
 use crate::os::{clock, process};
 use crate::output::units;
 use crate::store::folder::Folder;
-use crate::store::identity;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -33,12 +32,12 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     if arguments.detached {
         return detached(context);
     }
-    let folder = Folder::new(&context.config.state);
-    if !identity::exists(&folder) {
-        return Err(not_joined(context));
-    }
+    // The socket first: whoever may ask the daemon need not read its folder.
     if let Ok(mut client) = Client::connect(&context.config.socket, "up") {
         return Err(running(&client.status()?));
+    }
+    if !peer::has_identity(&Folder::new(&context.config.state), "up")? {
+        return Err(not_joined(context));
     }
     if arguments.foreground {
         return daemon::run(&context.config, Mode::Foreground).map(Ended::exit);

@@ -65,7 +65,8 @@ pub(super) fn open(config: &Config, in_background: bool) -> Result<Daemon> {
         identity::read(&folder).map_err(|error| texts::identity(&folder, error))?;
     let server = listen(config)?;
     sweep(&mut folder, &mut log);
-    let stamp = stamp::read(&folder).map_err(|error| state_read(&folder, stamp::NAME, &error))?;
+    let stamp = stamp::read(&folder)
+        .map_err(|error| texts::state_read(&folder, stamp::NAME, "up", &error))?;
     let mesh = Mesh::create(&config.interface)?;
     let udp = bind(config)?;
     let monitor = Monitor::open().map_err(Failure::internal)?;
@@ -158,11 +159,6 @@ fn sweep(folder: &mut Folder, log: &mut Log) {
     if swept > 0 {
         log.write(Event::AgentSwept, &[("files", (swept as u64).into())]);
     }
-}
-
-fn state_read(folder: &Folder, name: &str, error: &io::Error) -> Failure {
-    let path = folder.path_of(name);
-    Failure::new(Code::UpStateRead, format!("{} cannot be read", path.display())).cause(error)
 }
 
 fn bind(config: &Config) -> Result<UdpPair> {

@@ -45,6 +45,18 @@ pub(crate) fn state_write(folder: &Folder, error: &io::Error) -> Failure {
         .try_command("free 1 MB, then the same line again; nothing was registered")
 }
 
+/// This user may not look into the state folder.
+pub(crate) fn state_read(folder: &Folder, name: &str, command: &str, error: &io::Error) -> Failure {
+    let path = folder.path_of(name);
+    let failure =
+        |code| Failure::new(code, format!("{} cannot be read", path.display())).cause(words(error));
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        failure(Code::UpStateDenied).try_command(format!("sudo weft {command}"))
+    } else {
+        failure(Code::UpStateRead)
+    }
+}
+
 /// The keys are still there.
 pub(crate) fn state_erase(folder: &Folder, error: &io::Error) -> Failure {
     let path = folder.path_of(identity::KIND.name);
@@ -98,7 +110,7 @@ pub(crate) fn identity(folder: &Folder, error: IdentityError) -> Failure {
         )
         .try_command("weft join --replace …"),
         IdentityError::Read(ReadError::Io(error)) => {
-            Failure::new(Code::UpStateRead, format!("{path} cannot be read")).cause(error)
+            state_read(folder, identity::KIND.name, "up", &error)
         }
     }
 }
@@ -423,6 +435,15 @@ mod tests {
             refusal(Refusal::NetworkFull, "home", (65_533, 65_533)),
             (1, "network home has no free address: 65,533 used or in quarantine".to_owned())
         );
+    }
+
+    #[test]
+    fn another_users_state_is_not_called_missing() {
+        let folder = Folder::new(std::path::Path::new("/var/lib/weft"));
+        let error = io::Error::from_raw_os_error(libc::EACCES);
+        let failure = state_read(&folder, "identity", "up", &error);
+        assert_eq!(failure.message(), "/var/lib/weft/identity cannot be read");
+        assert_eq!((failure.exit(), failure.lines()[1].text.as_str()), (4, "sudo weft up"));
     }
 
     #[test]

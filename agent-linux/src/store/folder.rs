@@ -35,9 +35,16 @@ impl Folder {
     }
 
     /// The permission bits of a file, `None` when there is none.
-    pub(crate) fn mode_of(&self, name: &str) -> Option<u32> {
-        let data = fs::metadata(self.path_of(name)).ok()?;
-        Some(data.permissions().mode() & 0o7777)
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` where the folder is another's.
+    pub(crate) fn mode_of(&self, name: &str) -> io::Result<Option<u32>> {
+        match fs::metadata(self.path_of(name)) {
+            Ok(data) => Ok(Some(data.permissions().mode() & 0o7777)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Bytes free where the folder is.

@@ -96,8 +96,12 @@ pub(crate) enum IdentityError {
 }
 
 /// Whether there is an identity at all.
-pub(crate) fn exists(folder: &Folder) -> bool {
-    folder.mode_of(KIND.name).is_some()
+///
+/// # Errors
+///
+/// `PermissionDenied` where this user may not know.
+pub(crate) fn exists(folder: &Folder) -> io::Result<bool> {
+    Ok(folder.mode_of(KIND.name)?.is_some())
 }
 
 /// Writes the file.
@@ -118,7 +122,9 @@ pub(crate) fn write(disk: &mut impl Disk, identity: &Identity, home: &Home) -> i
 ///
 /// [`IdentityError`].
 pub(crate) fn read(folder: &Folder) -> Result<(Identity, Home), IdentityError> {
-    if let Some(mode) = folder.mode_of(KIND.name).filter(|mode| mode & 0o077 != 0) {
+    let mode = folder.mode_of(KIND.name);
+    let mode = mode.map_err(|error| IdentityError::Read(ReadError::Io(error)))?;
+    if let Some(mode) = mode.filter(|mode| mode & 0o077 != 0) {
         return Err(IdentityError::Open(mode));
     }
     parse(folder).map_err(IdentityError::Read)
@@ -181,11 +187,11 @@ mod tests {
         let path = std::env::temp_dir().join(format!("weft-identity-{}", std::process::id()));
         let mut folder = Folder::new(&path);
         folder.create().unwrap();
-        assert!(!exists(&folder));
+        assert!(!exists(&folder).unwrap());
         assert!(matches!(read(&folder), Err(IdentityError::Read(ReadError::Missing))));
         let identity = Identity::generate(&join(), &mut Counting(0));
         write(&mut folder, &identity, &Home::new(&join(), "gw-a", 77)).unwrap();
-        assert!(exists(&folder));
+        assert!(exists(&folder).unwrap());
         let (back, home) = read(&folder).ok().unwrap();
         assert_eq!(back.identity_key.0, identity.identity_key.0);
         assert_eq!(back.wireguard_key.0, identity.wireguard_key.0);

@@ -288,13 +288,13 @@ fn a_real_folder_keeps_files_to_its_owner_and_sweeps_left_overs() {
     std::fs::write(folder.path_of(&temporary_name("identity")), b"half").unwrap();
     assert_eq!(folder.sweep(&["identity", "cache"]), 1);
     replace(&mut folder, "identity", b"whole").unwrap();
-    assert_eq!(folder.mode_of("identity"), Some(0o600));
+    assert_eq!(folder.mode_of("identity").unwrap(), Some(0o600));
     assert_eq!(folder.read("identity").unwrap(), b"whole");
     stamp::write(&mut folder, 3, 1).unwrap();
     stamp::write(&mut folder, 4, 1).unwrap();
     assert_eq!(stamp::read(&folder).unwrap().floor, Some(4));
     folder.remove("identity").unwrap();
     folder.remove("identity").unwrap();
-    assert_eq!(folder.mode_of("identity"), None);
+    assert_eq!(folder.mode_of("identity").unwrap(), None);
     std::fs::remove_dir_all(&path).unwrap();
 }
