@@ -158,7 +158,7 @@ fn foreground(context: &mut Context, story: Story) -> Result<u8> {
         told
     });
     let teller = teller.map_err(Failure::internal)?;
-    let ran = daemon::run(&context.config, Mode::Joining(ready));
+    let ran = daemon::run(&context.config, Mode::Joining(ready), None);
     let told = teller.join().map_err(|_| Failure::internal("the story ended early"))?;
     erase_unless_member(&Folder::new(&context.config.state));
     match (ran, told) {

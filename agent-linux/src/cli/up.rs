@@ -1,5 +1,6 @@
 //! `weft up`: start the daemon; with `--foreground`, be the daemon.
 
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use clap::Args;
@@ -20,6 +21,9 @@ pub(super) struct Arguments {
     /// Say on standard output how the start went, then nothing more
     #[arg(long, hide = true, requires = "foreground")]
     detached: bool,
+    /// Number of the open socket of the daemon before this one
+    #[arg(long, hide = true, requires = "foreground", value_parser = clap::value_parser!(i32).range(3..))]
+    listener: Option<i32>,
     /// Name of the mesh interface [default: weft0]
     #[arg(long, value_name = "NAME")]
     pub(super) interface: Option<String>,
@@ -29,8 +33,13 @@ pub(super) struct Arguments {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
+    let listener = arguments.listener.map(process::inherited).transpose();
+    let listener = listener.map_err(Failure::internal)?;
     if arguments.detached {
-        return detached(context);
+        return detached(context, listener);
+    }
+    if listener.is_some() {
+        return daemon::run(&context.config, Mode::Foreground, listener).map(Ended::exit);
     }
     // The socket first: whoever may ask the daemon need not read its folder.
     if let Ok(mut client) = Client::connect(&context.config.socket, "up") {
@@ -40,7 +49,7 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
         return Err(not_joined(context));
     }
     if arguments.foreground {
-        return daemon::run(&context.config, Mode::Foreground).map(Ended::exit);
+        return daemon::run(&context.config, Mode::Foreground, None).map(Ended::exit);
     }
     let started = clock::boot_micros();
     start::start(context, false)?;
@@ -56,8 +65,8 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
 
 /// The daemon that `weft join` or `weft up` started: its parent reads one word
 /// or one failure.
-fn detached(context: &Context) -> Result<u8> {
-    let result = daemon::run(&context.config, Mode::Background);
+fn detached(context: &Context, listener: Option<UnixListener>) -> Result<u8> {
+    let result = daemon::run(&context.config, Mode::Background, listener);
     if let Err(failure) = &result
         && let Ok(text) = serde_json::to_string(failure)
     {

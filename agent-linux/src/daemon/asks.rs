@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use weft_agent_core::ip::icmp::Problem;
 
-use crate::daemon::{Daemon, End, LEAVE_US, now, texts};
+use crate::daemon::end::End;
+use crate::daemon::{Daemon, LEAVE_US, now, texts};
 use crate::failure::{Code, Failure};
 use crate::ipc::protocol::{Answer, Request, Stopped};
 use crate::ipc::server::ClientId;

@@ -12,8 +12,9 @@ use weft_wire::verdict::Refusal;
 
 use crate::control::failure::LineFailure;
 use crate::control::line::{LineEvent, Login, Password};
+use crate::daemon::end::End;
 use crate::daemon::overlay::{Applied, network, ranges};
-use crate::daemon::{Daemon, End, RETRY_US, now, texts, view};
+use crate::daemon::{Daemon, RETRY_US, now, texts, view};
 use crate::failure::{Code, Failure};
 use crate::ipc::protocol::Enrolled as EnrolledView;
 use crate::log::{Event, Value};

@@ -5,6 +5,7 @@
 mod asks;
 mod data;
 mod echo;
+mod end;
 mod events;
 mod overlay;
 mod setup;
@@ -15,8 +16,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::unix::net::UnixListener;
 use std::sync::mpsc::SyncSender;
 
 use weft_agent_core::agent::{GatewayAgent, Persist};
@@ -28,7 +28,7 @@ use crate::control::line::Line;
 use crate::failure::{Failure, Result};
 use crate::ipc::protocol::{Answer, Progress};
 use crate::ipc::server::{ClientId, Server};
-use crate::log::{Event, Log};
+use crate::log::Log;
 use crate::net::monitor::Monitor;
 use crate::net::udp::UdpPair;
 use crate::os::entropy::Kernel;
@@ -41,12 +41,9 @@ use crate::store::identity::Home;
 
 use data::Buffers;
 use echo::Echoes;
+use end::{End, Keeper};
 use overlay::Mesh;
 
-/// What a service manager takes as "start me again".
-const RESTART_STATUS: i32 = 75;
-/// A goodbye to the broker may take this long, in microseconds.
-const GOODBYE_US: u64 = 1_000_000;
 /// The coordinator may take this long to let this device go, in microseconds.
 const LEAVE_US: u64 = 15_000_000;
 /// What could not be written is tried again after this, in microseconds.
@@ -60,19 +57,6 @@ pub(crate) enum Mode {
     Background,
     /// Inside `weft join --foreground`: tells when the socket can be used.
     Joining(SyncSender<()>),
-}
-
-/// Why the loop ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// `weft down`, or a service manager's signal.
-    Stop,
-    /// Ctrl-C.
-    Interrupt,
-    /// An operator asked for a restart.
-    Restart,
-    /// The device has left, or was never taken in: everything is erased.
-    Erase,
 }
 
 /// How the daemon ended, for its exit status.
@@ -160,43 +144,38 @@ pub(crate) fn say_to_parent(text: &str) {
     drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
 }
 
-/// Runs the daemon until it is told to end.
+/// Runs the daemon until it is told to end. `listener` is the socket of the
+/// daemon that this one takes the place of.
 ///
 /// # Errors
 ///
 /// Why it could not start. What goes wrong later is logged, not returned.
-pub(crate) fn run(config: &Config, mode: Mode) -> Result<Ended> {
-    let mut daemon = setup::open(config, matches!(mode, Mode::Background))?;
+pub(crate) fn run(config: &Config, mode: Mode, listener: Option<UnixListener>) -> Result<Ended> {
+    let in_background = matches!(mode, Mode::Background);
+    let mut daemon = setup::open(config, in_background, listener)?;
+    let mut keeper = Keeper::Nobody;
     match mode {
-        Mode::Foreground => drop(process::notify_ready()),
+        // Who asked to be told and cannot be reached starts nothing again.
+        Mode::Foreground => {
+            if process::notify_ready().unwrap_or(false) {
+                keeper = Keeper::ServiceManager;
+            }
+        }
         Mode::Background => {
             say_to_parent(crate::cli::READY);
             process::close_stdout().map_err(Failure::internal)?;
+            keeper = Keeper::Background;
         }
         // The story's thread may be gone already; the daemon stays.
         Mode::Joining(ready) => drop(ready.send(())),
     }
     let end = daemon.run()?;
-    daemon.close(end);
+    let listener = daemon.close(end)?;
     match end {
-        End::Restart => restart(config),
+        End::Restart => end::restart(config, keeper, listener),
         End::Interrupt => Ok(Ended::Interrupted),
         End::Stop | End::Erase => Ok(Ended::Asked),
     }
-}
-
-/// Starts this program again: by its service manager, or in its place.
-fn restart(config: &Config) -> Result<Ended> {
-    if std::env::var_os("INVOCATION_ID").is_some() {
-        std::process::exit(RESTART_STATUS);
-    }
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("weft").args(["up", "--foreground", "--state"]).arg(&config.state);
-    command.arg("--socket").arg(&config.socket).arg("--interface").arg(&config.interface);
-    if let Some(file) = &config.file {
-        command.arg("--config").arg(file);
-    }
-    Err(Failure::internal(format_args!("cannot start again: {}", command.exec())))
 }
 
 impl Daemon {
@@ -300,77 +279,5 @@ impl Daemon {
         if self.retry_at.is_some_and(|at| at <= now_us) {
             self.retry_writes();
         }
-    }
-
-    /// Takes back what was changed on this machine, says goodbye, and tells
-    /// whoever asked for the end.
-    fn close(mut self, end: End) {
-        if end == End::Interrupt {
-            self.signals.let_interrupt();
-        }
-        if end != End::Erase {
-            self.write_cache_now();
-        }
-        self.say_goodbye();
-        let stopped = self.mesh.remove();
-        let erased = if end == End::Erase { self.erase() } else { Ok(()) };
-        self.log.write(Event::AgentStopped, &[("routes", (stopped.routes as u64).into())]);
-        self.tell();
-        // Whoever hears the answer may start another daemon at once: everything
-        // that it needs is free by then.
-        let Self { mut server, ender, udp, mesh, monitor, .. } = self;
-        drop((udp, mesh, monitor));
-        server.unlink();
-        if let Some(client) = ender {
-            match erased {
-                Ok(()) => server.answer(client, Answer::Stopped(stopped)),
-                Err(failure) => server.refuse(client, failure),
-            }
-            flush(&mut server);
-        }
-    }
-
-    fn erase(&mut self) -> Result<()> {
-        crate::store::erase(&mut self.folder).map_err(|error| {
-            self.log.write(Event::StateFailed, &[("cause", error.to_string().into())]);
-            texts::state_erase(&self.folder, &error)
-        })
-    }
-
-    fn say_goodbye(&mut self) {
-        if self.progress.connected.is_none() {
-            // Nobody is at the other end.
-            return;
-        }
-        self.line.close();
-        let until = clock::boot_micros() + GOODBYE_US;
-        let mut set = PollSet::default();
-        loop {
-            self.line.poll();
-            if self.line.next_event().is_some() || clock::boot_micros() >= until {
-                return;
-            }
-            set.clear();
-            self.line.register(&mut set);
-            let wait = until.saturating_sub(clock::boot_micros());
-            if set.wait(Some(wait)).is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// The last answer has to reach its reader before the process ends.
-fn flush(server: &mut Server) {
-    let until = clock::boot_micros() + GOODBYE_US;
-    let mut set = PollSet::default();
-    while !server.is_drained() && clock::boot_micros() < until {
-        set.clear();
-        server.register(&mut set);
-        if set.wait(Some(until.saturating_sub(clock::boot_micros()))).is_err() {
-            return;
-        }
-        // Requests that come now find nobody.
-        drop(server.poll(&set));
     }
 }

@@ -1,6 +1,7 @@
 //! Opening everything, in an order in which a failure leaves nothing behind.
 
 use std::io;
+use std::os::unix::net::UnixListener;
 
 use weft_agent_core::agent::{AgentConfig, GatewayAgent};
 use weft_agent_core::config::TunnelConfig;
@@ -53,7 +54,11 @@ const CARRIERS: u8 = 1 << (weft_wire::join::Carrier::Mqtt as u8 - 1);
 /// # Errors
 ///
 /// What is missing, in one sentence.
-pub(super) fn open(config: &Config, in_background: bool) -> Result<Daemon> {
+pub(super) fn open(
+    config: &Config,
+    in_background: bool,
+    listener: Option<UnixListener>,
+) -> Result<Daemon> {
     let started_us = clock::boot_micros();
     let signals = Signals::block().map_err(Failure::internal)?;
     let mut log = Log::new(config.log_level, config.log_format, !in_background);
@@ -63,7 +68,7 @@ pub(super) fn open(config: &Config, in_background: bool) -> Result<Daemon> {
     let mut folder = Folder::new(&config.state);
     let (identity, home) =
         identity::read(&folder).map_err(|error| texts::identity(&folder, error))?;
-    let server = listen(config)?;
+    let server = listen(config, listener)?;
     sweep(&mut folder, &mut log);
     let stamp = stamp::read(&folder)
         .map_err(|error| texts::state_read(&folder, stamp::NAME, "up", &error))?;
@@ -122,7 +127,13 @@ pub(super) fn open(config: &Config, in_background: bool) -> Result<Daemon> {
     Ok(daemon)
 }
 
-fn listen(config: &Config) -> Result<Server> {
+fn listen(config: &Config, listener: Option<UnixListener>) -> Result<Server> {
+    if let Some(listener) = listener {
+        return Server::adopt(listener, &config.socket).map_err(|error| {
+            let path = config.socket.display();
+            Failure::new(Code::UpSocket, format!("cannot go on listening at {path}")).cause(error)
+        });
+    }
     let group = process::group_id(&config.socket_group);
     if group.is_none() && config.socket_group_wanted {
         let name = &config.socket_group;

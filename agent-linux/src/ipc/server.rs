@@ -77,14 +77,32 @@ impl Server {
             None => 0o600,
         };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-            unlinked: false,
-            place: None,
-            clients: Vec::new(),
-            next: 0,
-        })
+        Ok(Self::new(listener, path))
+    }
+
+    fn new(listener: UnixListener, path: &Path) -> Self {
+        let path = path.to_owned();
+        Self { listener, path, unlinked: false, place: None, clients: Vec::new(), next: 0 }
+    }
+
+    /// Goes on listening where the run before this one did.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a socket of another place.
+    pub(crate) fn adopt(listener: UnixListener, path: &Path) -> io::Result<Self> {
+        if listener.local_addr()?.as_pathname() != Some(path) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        listener.set_nonblocking(true)?;
+        Ok(Self::new(listener, path))
+    }
+
+    /// The listener for the next run, under its name; whoever connects meanwhile
+    /// waits. The connections end.
+    pub(crate) fn into_listener(mut self) -> io::Result<UnixListener> {
+        self.unlinked = true;
+        self.listener.try_clone()
     }
 
     /// Adds listener and connections to a wait.

@@ -9,6 +9,7 @@ use super::protocol::{Answer, Request};
 use super::server::{Access, Server};
 use crate::failure::{Code, Failure};
 use crate::os::poll::PollSet;
+use crate::os::process;
 
 const OWNER: Access = Access { group: None };
 
@@ -117,6 +118,23 @@ fn a_left_over_socket_is_replaced_and_a_live_one_is_not() {
     let error = Server::bind(&path, &OWNER).err().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
     assert_eq!(std::fs::read(&path).unwrap(), b"not a socket");
+}
+
+#[test]
+fn a_restart_keeps_the_socket_and_who_waits_at_it() {
+    let scratch = Scratch::new("restart");
+    let server = Server::bind(&scratch.socket(), &OWNER).unwrap();
+    let number = process::inheritable(server.into_listener().unwrap()).unwrap();
+    assert!(scratch.socket().exists());
+    // Between the two runs nobody accepts.
+    let client = asked(&scratch.socket(), Request::Logs { follow: false });
+    let listener = process::inherited(number).unwrap();
+    let elsewhere = Server::adopt(listener.try_clone().unwrap(), &scratch.0.join("other"));
+    assert_eq!(elsewhere.err().unwrap().kind(), std::io::ErrorKind::InvalidInput);
+    let mut server = Server::adopt(listener, &scratch.socket()).unwrap();
+    serve_one(&mut server, |server, id, _| server.answer(id, Answer::Lines(Vec::new())));
+    assert_eq!(client.join().unwrap().unwrap(), Answer::Lines(Vec::new()));
+    assert!(process::inherited(1_000_000).is_err());
 }
 
 #[test]

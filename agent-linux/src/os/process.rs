@@ -4,7 +4,8 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -83,6 +84,10 @@ pub(crate) fn spawn_background(arguments: &[OsString], errors: &Path) -> io::Res
         .arg0("weft")
         .args(arguments)
         .current_dir("/")
+        // A unit above this process is not the daemon's.
+        .env_remove("INVOCATION_ID")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("JOURNAL_STREAM")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(File::create(errors)?);
@@ -105,23 +110,49 @@ pub(crate) fn close_stdout() -> io::Result<()> {
     check(unsafe { libc::dup2(null.as_raw_fd(), libc::STDOUT_FILENO) }).map(drop)
 }
 
+/// The number under which the program that takes this one's place finds the
+/// listener: it stays open across `exec`.
+///
+/// # Errors
+///
+/// What `fcntl(2)` reports.
+pub(crate) fn inheritable(listener: UnixListener) -> io::Result<RawFd> {
+    let number = listener.into_raw_fd();
+    // SAFETY: the descriptor is open, and now nobody's but the next program's.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }).map(|_| number)
+}
+
+/// The listener of this number that the program before this one left open.
+///
+/// # Errors
+///
+/// What `fcntl(2)` reports for a number that names nothing.
+pub(crate) fn inherited(number: RawFd) -> io::Result<UnixListener> {
+    // SAFETY: a number alone changes nothing but its own flag; if it is open, it
+    // was left to this program by [`inheritable`], and nobody else knows of it.
+    unsafe {
+        check(libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC))?;
+        Ok(UnixListener::from_raw_fd(number))
+    }
+}
+
 /// Tells systemd that the service is ready, where it asked to be told
-/// (sd_notify(3): one datagram to `NOTIFY_SOCKET`).
+/// (sd_notify(3): one datagram to `NOTIFY_SOCKET`); says whether it did.
 ///
 /// # Errors
 ///
 /// What sending reports.
-pub(crate) fn notify_ready() -> io::Result<()> {
+pub(crate) fn notify_ready() -> io::Result<bool> {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
     let Ok(path) = std::env::var("NOTIFY_SOCKET") else {
-        return Ok(());
+        return Ok(false);
     };
     let address = match path.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(&path)?,
     };
-    UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(drop)
+    UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(|_| true)
 }
 
 /// Moves this process into a network namespace of its own, empty but for a
