@@ -34,7 +34,9 @@ impl Daemon {
                 self.server.answer(client, Answer::Status(status));
             }
             Request::Progress => {
-                self.watchers.push(client);
+                if !self.watchers.contains(&client) {
+                    self.watchers.push(client);
+                }
                 self.tell_progress(client);
             }
             Request::Echo { to, bytes, wait_ms, .. } => self.begin_echo(client, to, bytes, wait_ms),
@@ -111,7 +113,8 @@ impl Daemon {
     fn answer_logs(&mut self, client: ClientId, follow: bool) {
         let (lines, next) = self.log.since(0);
         let lines: Vec<String> = lines.map(str::to_owned).collect();
-        if follow {
+        let follows = self.log_readers.iter().any(|(reader, _)| *reader == client);
+        if follow && !follows {
             self.log_readers.push((client, next));
         }
         let last = lines.len().saturating_sub(LINES);

@@ -223,6 +223,7 @@ impl Daemon {
             self.echoes.deadline(),
             self.leaving.map(|(until, _)| until),
             self.retry_at,
+            self.server.is_pressed().then_some(0),
         ]
         .into_iter()
         .flatten()

@@ -15,6 +15,9 @@ use crate::os::{privilege, process, would_block};
 
 /// Connections at once.
 const CLIENTS: usize = 16;
+/// Places that only who may stop the daemon gets: idle readers cannot lock the
+/// operator out.
+const RESERVED: usize = 4;
 /// Bytes that wait for one client.
 const PENDING: usize = 512 * 1024;
 
@@ -114,15 +117,23 @@ impl Server {
         }
     }
 
-    /// Accepts, reads and writes what is ready; returns whole requests.
+    /// Whether requests have come that the last [`Self::poll`] left for the next
+    /// turn.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.clients.iter().any(Client::has_line)
+    }
+
+    /// Accepts, reads and writes what is ready; returns at most one whole request
+    /// of each connection, so that data has its turn between two.
     pub(crate) fn poll(&mut self, set: &PollSet) -> Vec<(ClientId, Request)> {
         let ready = |place: Option<Place>| place.is_some_and(|place| set.is_ready(place));
         let mut requests = Vec::new();
         for client in &mut self.clients {
             if ready(client.place.take()) {
                 client.write();
-                client.read(&mut requests);
+                client.read();
             }
+            client.handle_line(&mut requests);
         }
         if ready(self.place.take()) {
             self.accept();
@@ -132,12 +143,16 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        // What cannot be accepted now (no descriptor left) is tried again when
-        // the listener is ready the next time.
-        while let Ok((stream, _)) = self.listener.accept() {
+        // What cannot be accepted now (no descriptor left, too many at once) is
+        // tried again when the listener is ready the next time.
+        for _ in 0..CLIENTS {
+            let Ok((stream, _)) = self.listener.accept() else {
+                return;
+            };
             let trusted = process::peer_credentials(stream.as_fd())
                 .is_ok_and(|peer| peer.uid == 0 || peer.uid == privilege::uid());
-            if self.clients.len() == CLIENTS || stream.set_nonblocking(true).is_err() {
+            let place = has_place(trusted, self.clients.iter().map(|client| client.trusted));
+            if !place || stream.set_nonblocking(true).is_err() {
                 continue;
             }
             let id = ClientId(self.next);
@@ -200,6 +215,16 @@ impl Drop for Server {
     }
 }
 
+/// Whether one more connection fits beside those that are there.
+fn has_place(trusted: bool, there: impl Iterator<Item = bool>) -> bool {
+    let (mut all, mut others) = (0, 0);
+    for trusted in there {
+        all += 1;
+        others += usize::from(!trusted);
+    }
+    all < CLIENTS && (trusted || others < CLIENTS - RESERVED)
+}
+
 fn remove_stale(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::FileTypeExt;
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
@@ -215,34 +240,34 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 impl Client {
-    fn read(&mut self, requests: &mut Vec<(ClientId, Request)>) {
-        let mut buffer = [0; REQUEST_LEN];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => {
-                    self.gone = true;
-                    break;
-                }
-                Ok(len) => self.received.extend_from_slice(&buffer[..len]),
-                Err(error) if would_block(&error) => break,
-                Err(_) => {
-                    self.gone = true;
-                    break;
-                }
-            }
-            while let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = self.received.drain(..=end).collect();
-                self.handle_line(&line, requests);
-            }
-            if self.received.len() > REQUEST_LEN {
-                self.gone = true;
-                break;
-            }
-        }
+    fn line_end(&self) -> Option<usize> {
+        self.received.iter().position(|&byte| byte == b'\n')
     }
 
-    fn handle_line(&mut self, line: &[u8], requests: &mut Vec<(ClientId, Request)>) {
-        match serde_json::from_slice::<Envelope>(line) {
+    fn has_line(&self) -> bool {
+        !self.gone && !self.closing && self.line_end().is_some()
+    }
+
+    /// Reads once, and not beyond requests that still wait here.
+    fn read(&mut self) {
+        if self.has_line() {
+            return;
+        }
+        let mut buffer = [0; REQUEST_LEN];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => self.gone = true,
+            Ok(len) => self.received.extend_from_slice(&buffer[..len]),
+            Err(error) => self.gone |= !would_block(&error),
+        }
+        self.gone |= self.line_end().is_none() && self.received.len() > REQUEST_LEN;
+    }
+
+    fn handle_line(&mut self, requests: &mut Vec<(ClientId, Request)>) {
+        let Some(end) = self.line_end().filter(|_| self.has_line()) else {
+            return;
+        };
+        let line: Vec<u8> = self.received.drain(..=end).collect();
+        match serde_json::from_slice::<Envelope>(&line) {
             Ok(envelope) if envelope.request.changes() && !self.trusted => {
                 let message = "only root may stop or change the daemon";
                 let failure = Failure::new(Code::CliNotPermitted, message);
@@ -286,5 +311,23 @@ impl Client {
             }
         }
         self.gone |= self.closing;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_places_are_for_who_may_stop_the_daemon() {
+        let fits = |trusted: bool, roots: usize, others: usize| {
+            let there = std::iter::repeat_n(true, roots).chain(std::iter::repeat_n(false, others));
+            has_place(trusted, there)
+        };
+        assert!(fits(false, 0, CLIENTS - RESERVED - 1));
+        assert!(!fits(false, 0, CLIENTS - RESERVED));
+        assert!(fits(true, 0, CLIENTS - RESERVED));
+        assert!(fits(true, RESERVED - 1, CLIENTS - RESERVED));
+        assert!(!fits(true, RESERVED, CLIENTS - RESERVED));
     }
 }

@@ -138,6 +138,27 @@ fn a_restart_keeps_the_socket_and_who_waits_at_it() {
 }
 
 #[test]
+fn a_burst_is_served_one_request_a_turn() {
+    let scratch = Scratch::new("burst");
+    let mut server = Server::bind(&scratch.socket(), &OWNER).unwrap();
+    let mut stream = UnixStream::connect(scratch.socket()).unwrap();
+    let line = b"{\"version\":\"0.1.0\",\"request\":\"status\"}\n";
+    let burst: Vec<u8> = line.iter().copied().cycle().take(line.len() * 200).collect();
+    stream.write_all(&burst).unwrap();
+    let mut set = PollSet::default();
+    let mut served = 0;
+    while served < 200 {
+        set.clear();
+        server.register(&mut set);
+        set.wait(Some(if server.is_pressed() { 0 } else { 5_000_000 })).unwrap();
+        let requests = server.poll(&set);
+        assert!(requests.len() <= 1);
+        served += requests.len();
+    }
+    assert!(!server.is_pressed());
+}
+
+#[test]
 fn noise_is_refused_and_a_flood_is_cut() {
     let scratch = Scratch::new("noise");
     let mut server = Server::bind(&scratch.socket(), &OWNER).unwrap();
