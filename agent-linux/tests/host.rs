@@ -29,13 +29,14 @@ use net::link::{self, HostNetwork, Network};
 use net::netlink::Netlink;
 use net::tun::Tun;
 
-const TESTS: [(&str, fn()); 7] = [
+const TESTS: [(&str, fn()); 8] = [
     ("addresses_and_routes_come_and_go", addresses_and_routes_come_and_go),
     ("a_route_of_another_is_left_alone", a_route_of_another_is_left_alone),
     ("the_interface_goes_with_its_descriptor", the_interface_goes_with_its_descriptor),
     ("icmp_errors_are_told_apart", icmp_errors_are_told_apart),
     ("a_refused_join_leaves_nothing", a_refused_join_leaves_nothing),
     ("a_stopped_daemon_leaves_nothing", a_stopped_daemon_leaves_nothing),
+    ("one_identity_runs_once", one_identity_runs_once),
     ("a_killed_daemon_does_not_hinder_the_next", a_killed_daemon_does_not_hinder_the_next),
 ];
 
@@ -319,6 +320,28 @@ fn a_stopped_daemon_leaves_nothing() {
     // Keys that no coordinator knows are of no use to anybody.
     assert!(!scratch.identity().exists());
     assert_eq!(link::index_of("weft0"), None);
+}
+
+fn one_identity_runs_once() {
+    let scratch = Scratch::new("once");
+    let (_listener, port) = silent_listener();
+    let mut child = scratch.joining(port);
+    let other = scratch.0.join("other.sock");
+    let other = other.to_str().unwrap();
+    for arguments in [
+        &["up", "--foreground", "--interface", "weft9", "--socket", other][..],
+        &["join", "--interface", "weft9", "--socket", other, &join_string(port)],
+        &["leave", "--forget", "--yes", "--socket", other],
+    ] {
+        let output = scratch.run(arguments);
+        assert_eq!(output.status.code(), Some(6), "{arguments:?} {output:?}");
+        let stderr = text(&output.stderr);
+        assert!(stderr.starts_with("error[up.running]: another weft "), "{stderr}");
+        assert!(scratch.identity().exists());
+        assert!(link::index_of("weft9").is_none());
+    }
+    assert_eq!(scratch.run(&["down"]).status.code(), Some(0));
+    child.wait().unwrap();
 }
 
 fn a_killed_daemon_does_not_hinder_the_next() {

@@ -21,7 +21,7 @@ use crate::net::tun;
 use crate::os::signal::Signals;
 use crate::os::{clock, entropy, privilege, process};
 use crate::output::{Settings, Ui, units};
-use crate::store::folder::Folder;
+use crate::store::folder::{Folder, Lock};
 use crate::store::identity::{self, Home};
 use crate::store::{self, stamp};
 
@@ -66,8 +66,11 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     let name = wanted_name(arguments.name.as_deref())?;
     check_carriers(context, &join)?;
     check_rights()?;
-    make_room(context, arguments.replace)?;
-    let fingerprint = write_identity(context, &join, &name)?;
+    let joining = lock_joining(&Folder::new(&context.config.state))?;
+    let fingerprint = {
+        let _lock = make_room(context, arguments.replace)?;
+        write_identity(context, &join, &name)?
+    };
     let keys_us = clock::boot_micros().saturating_sub(started_us);
     let story = Story {
         socket: context.config.socket.clone(),
@@ -77,7 +80,7 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
         no_wait: arguments.no_wait,
     };
     if arguments.foreground {
-        return foreground(context, story).map_err(|failure| about(failure, &join));
+        return foreground(context, story, joining).map_err(|failure| about(failure, &join));
     }
     let kept = match start::start(context, true) {
         Ok(keeper) => story.tell(&mut context.ui, Some(keeper)),
@@ -129,6 +132,10 @@ fn interrupted_as(name: &str) -> Failure {
 }
 
 fn erase_unless_member(folder: &Folder) {
+    let Ok(Some(_lock)) = folder.lock() else {
+        // Somebody's daemon still works there.
+        return;
+    };
     let member = identity::read(folder).is_ok_and(|(identity, _)| identity.member().is_some());
     if !member {
         // What could not be erased is found by the next join, which says so.
@@ -137,7 +144,7 @@ fn erase_unless_member(folder: &Folder) {
 }
 
 /// The daemon on this thread, the story on another.
-fn foreground(context: &mut Context, story: Story) -> Result<u8> {
+fn foreground(context: &mut Context, story: Story, joining: Lock) -> Result<u8> {
     let json = context.ui.json;
     // Before any thread: none may take a signal that is meant for the loop.
     drop(Signals::block().map_err(Failure::internal)?);
@@ -149,6 +156,8 @@ fn foreground(context: &mut Context, story: Story) -> Result<u8> {
             return Ok(true);
         }
         let told = story.tell(&mut ui, None);
+        // The join is over; the daemon that goes on has a lock of its own.
+        drop(joining);
         if told.is_err()
             && let Ok(mut client) = Client::connect(&story.socket, "join")
         {
@@ -240,14 +249,21 @@ fn check_rights() -> Result<()> {
     Ok(())
 }
 
+/// One join at a time: two would write their keys over each other's.
+fn lock_joining(folder: &Folder) -> Result<Lock> {
+    let locked = folder.create().and_then(|()| folder.lock_joining());
+    let locked = locked.map_err(|error| texts::state_write(folder, &error))?;
+    locked.ok_or_else(|| texts::state_busy(folder, "another weft join"))
+}
+
 /// Makes sure that no other membership is overwritten, and no daemon stopped
-/// that runs for another one.
-fn make_room(context: &Context, replace: bool) -> Result<()> {
+/// that runs for another one. Then the folder is ours until the lock goes.
+fn make_room(context: &Context, replace: bool) -> Result<Lock> {
     let folder = Folder::new(&context.config.state);
     let client = Client::connect(&context.config.socket, "join");
     let exists = peer::has_identity(&folder, "join …")?;
     if !exists && client.is_err() {
-        return Ok(());
+        return texts::lock_state(&folder, "join …");
     }
     let present = if exists {
         match identity::read(&folder) {
@@ -276,7 +292,9 @@ fn make_room(context: &Context, replace: bool) -> Result<()> {
         }
         client.ask(Request::Down)?;
     }
-    store::erase(&mut folder.clone()).map_err(|error| texts::state_write(&folder, &error))
+    let lock = texts::lock_state(&folder, "join …")?;
+    store::erase(&mut folder.clone()).map_err(|error| texts::state_write(&folder, &error))?;
+    Ok(lock)
 }
 
 /// Whether the daemon at the socket may be stopped: one that still enrols the

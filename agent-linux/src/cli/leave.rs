@@ -102,6 +102,7 @@ fn forget(context: &mut Context, client: Option<Client>, yes: bool) -> Result<u8
     if let Some(mut client) = client {
         client.ask(Request::Down)?;
     }
+    let _lock = texts::lock_state(&folder, "leave --forget")?;
     store::erase(&mut folder.clone()).map_err(|error| texts::state_erase(&folder, &error))?;
     context.ui.answer("forgotten: keys erased here; the coordinator was not told");
     Ok(0)

@@ -92,8 +92,8 @@ impl Daemon {
         self.tell();
         // Whoever hears the answer may start another daemon at once: everything
         // that it needs is free by then.
-        let Self { mut server, ender, udp, mesh, monitor, .. } = self;
-        drop((udp, mesh, monitor));
+        let Self { mut server, ender, lock, udp, mesh, monitor, .. } = self;
+        drop((udp, mesh, monitor, lock));
         if end == End::Restart {
             return server.into_listener().map(Some).map_err(Failure::internal);
         }

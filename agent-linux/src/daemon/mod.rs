@@ -36,7 +36,7 @@ use crate::os::poll::{Interest, Place, PollSet};
 use crate::os::signal::{Signal, Signals};
 use crate::os::timer::Alarm;
 use crate::os::{clock, process};
-use crate::store::folder::Folder;
+use crate::store::folder::{Folder, Lock};
 use crate::store::identity::Home;
 
 use data::Buffers;
@@ -83,6 +83,8 @@ struct Daemon {
     agent: Box<GatewayAgent<Kernel>>,
     home: Home,
     folder: Folder,
+    /// No other daemon uses the folder meanwhile.
+    lock: Lock,
     /// Starts of the agent, this one counted.
     starts: u32,
     line: Line,

@@ -68,6 +68,7 @@ pub(super) fn open(
     let mut folder = Folder::new(&config.state);
     let (identity, home) =
         identity::read(&folder).map_err(|error| texts::identity(&folder, error))?;
+    let lock = texts::lock_state(&folder, "up")?;
     let server = listen(config, listener)?;
     sweep(&mut folder, &mut log);
     let stamp = stamp::read(&folder)
@@ -89,6 +90,7 @@ pub(super) fn open(
         agent,
         home,
         folder,
+        lock,
         starts,
         line,
         mesh,

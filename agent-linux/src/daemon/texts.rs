@@ -7,14 +7,14 @@ use weft_wire::item::Refused;
 use weft_wire::verdict::Refusal;
 
 use crate::control::failure::{Attempt, LineFailure, Reason, words};
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, Result};
 use crate::net::host::Overlap;
 use crate::net::link::Network;
 use crate::net::resolver;
 use crate::os::clock;
 use crate::output::units;
 use crate::store::envelope::{self, ReadError};
-use crate::store::folder::Folder;
+use crate::store::folder::{Folder, Lock};
 use crate::store::identity::{self, IdentityError};
 
 /// The daemon may not make interfaces.
@@ -54,6 +54,26 @@ pub(crate) fn state_read(folder: &Folder, name: &str, command: &str, error: &io:
         failure(Code::UpStateDenied).try_command(format!("sudo weft {command}"))
     } else {
         failure(Code::UpStateRead)
+    }
+}
+
+/// Another process works in the state folder; `who` is what it is.
+pub(crate) fn state_busy(folder: &Folder, who: &str) -> Failure {
+    let path = folder.path().display();
+    Failure::new(Code::UpRunning, format!("{who} already works in {path}"))
+        .try_command("weft status")
+}
+
+/// Takes the state folder for as long as the lock lives.
+///
+/// # Errors
+///
+/// `up.running` when another daemon has it.
+pub(crate) fn lock_state(folder: &Folder, command: &str) -> Result<Lock> {
+    match folder.lock() {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(state_busy(folder, "another weft daemon")),
+        Err(error) => Err(state_read(folder, "lock", command, &error)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The state folder on a real file system.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,11 @@ impl Folder {
     /// As the file system says.
     pub(crate) fn create(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Where a file is.
@@ -58,6 +63,41 @@ impl Folder {
         let left: Vec<_> = names.iter().filter(left).copied().collect();
         let removed = left.iter().filter(|name| self.remove(&temporary_name(name)).is_ok());
         removed.count()
+    }
+}
+
+/// Keeps others away for as long as it lives; the kernel takes it from a process
+/// that ends, however it does.
+pub(crate) struct Lock(#[expect(dead_code, reason = "closing the file is its use")] File);
+
+/// `None` when another process holds it.
+fn lock(file: File) -> io::Result<Option<Lock>> {
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Lock(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+impl Folder {
+    /// The right to use what lies here: a daemon's, or whoever erases it.
+    ///
+    /// # Errors
+    ///
+    /// As the file system says.
+    pub(crate) fn lock(&self) -> io::Result<Option<Lock>> {
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(false).mode(0o600);
+        lock(options.open(self.path_of("lock"))?)
+    }
+
+    /// The right to join here, beside the daemon that does it.
+    ///
+    /// # Errors
+    ///
+    /// As the file system says.
+    pub(crate) fn lock_joining(&self) -> io::Result<Option<Lock>> {
+        lock(File::open(&self.path)?)
     }
 }
 
