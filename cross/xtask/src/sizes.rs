@@ -16,18 +16,28 @@ const INLINE_TESTS: usize = 200;
 /// Files that may only wire and forward, with their budgets.
 const WIRING: &[(&str, usize)] = &[
     ("agent-core/src/agent.rs", 380),
-    ("agent-linux/src/daemon.rs", 280),
-    ("coordinator/src/app.rs", 220),
+    ("agent-linux/src/daemon/mod.rs", 280),
+    ("coordinator/src/app/mod.rs", 220),
 ];
 
 /// Checks every Rust file of the workspace.
 pub(crate) fn check(root: &Path) -> Report {
     let mut report = Report::default();
     match files_below(root, "") {
-        Ok(files) => files.iter().for_each(|file| report.merge(check_file(file))),
+        Ok(files) => {
+            files.iter().for_each(|file| report.merge(check_file(file)));
+            let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+            report.errors.extend(missing_wiring(&paths));
+        }
         Err(error) => report.errors.push(error),
     }
     report
+}
+
+/// A budget for a file that moved away would hold nothing back.
+fn missing_wiring(paths: &[&str]) -> Vec<String> {
+    let missing = WIRING.iter().filter(|(wiring, _)| !paths.contains(wiring));
+    missing.map(|(wiring, _)| format!("{wiring}: this wiring file does not exist")).collect()
 }
 
 fn check_file(file: &SourceFile) -> Report {
@@ -111,8 +121,16 @@ mod tests {
         assert!(found[0].contains("inline tests"), "{found:?}");
         let found = errors("a.rs", &"const A: u8 = 0;\n".repeat(FILE_STOP + 1));
         assert!(found[0].contains("801 lines of code"), "{found:?}");
-        let found = errors("coordinator/src/app.rs", &"const A: u8 = 0;\n".repeat(221));
+        let found = errors("coordinator/src/app/mod.rs", &"const A: u8 = 0;\n".repeat(221));
         assert!(found[0].contains("budget"), "{found:?}");
+    }
+
+    #[test]
+    fn a_budget_of_a_file_that_moved_is_an_error() {
+        let all: Vec<&str> = WIRING.iter().map(|(path, _)| *path).collect();
+        assert_eq!(missing_wiring(&all), Vec::<String>::new());
+        let found = missing_wiring(&all[1..]);
+        assert_eq!(found, [format!("{}: this wiring file does not exist", all[0])]);
     }
 
     #[test]
