@@ -76,7 +76,19 @@ pub(crate) fn run(json: bool) -> ExitCode {
     } else {
         print(&figures);
     }
-    ExitCode::SUCCESS
+    let below = below_goal(&figures);
+    below.iter().for_each(|sentence| out::error(sentence));
+    if below.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A sentence for each figure that misses the goal.
+fn below_goal(figures: &[Figure]) -> Vec<String> {
+    let below = figures.iter().filter(|figure| figure.ratio < GOAL);
+    below
+        .map(|f| {
+            format!("{}: {:.3} of boringtun's work per second, the goal is {GOAL}", f.name, f.ratio)
+        })
+        .collect()
 }
 
 fn print(figures: &[Figure]) {
@@ -428,5 +440,20 @@ impl Work for TheirOpen {
         let time = start.elapsed();
         assert_eq!(buffer[..self.packet.len()], self.packet);
         time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_goal_is_named() {
+        let figure = |name, ratio| Figure { name, ours_ns: 1.0, theirs_ns: 1.0, ratio };
+        assert_eq!(below_goal(&[figure("seal_64", GOAL)]), Vec::<String>::new());
+        assert_eq!(
+            below_goal(&[figure("seal_64", 1.2), figure("handshake", 0.9)]),
+            ["handshake: 0.900 of boringtun's work per second, the goal is 0.95"]
+        );
     }
 }

@@ -1,5 +1,5 @@
 //! The only module that prints: the findings are the answer.
-#![allow(clippy::print_stdout, reason = "a tool's output")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool's output")]
 
 use std::process::ExitCode;
 
@@ -8,6 +8,11 @@ use crate::report::Report;
 /// Prints a line of the answer.
 pub(crate) fn line(text: &str) {
     println!("{text}");
+}
+
+/// Prints a line beside the answer: why it is a bad one.
+pub(crate) fn error(text: &str) {
+    eprintln!("error: {text}");
 }
 
 /// Prints a check's findings; fails if there are errors or nothing was examined.
