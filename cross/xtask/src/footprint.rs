@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use serde_json::{Value, json};
 
 use crate::out;
+use crate::source::target;
 
 /// MB are powers of 1,000, as data plans and file sizes count.
 const DISK_GOAL: u64 = 4_000_000;
@@ -68,13 +69,13 @@ fn build(root: &Path) -> Result<(), String> {
 }
 
 fn stripped_bytes(root: &Path) -> Result<u64, String> {
-    let folder = root.join("target/footprint");
+    let folder = target(root).join("footprint");
     let copy = folder.join("weft");
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let status = Command::new("strip")
         .arg("-o")
         .arg(&copy)
-        .arg(root.join("target/release/weft"))
+        .arg(target(root).join("release/weft"))
         .status()
         .map_err(|error| format!("strip: {error}"))?;
     if !status.success() {
@@ -85,7 +86,7 @@ fn stripped_bytes(root: &Path) -> Result<u64, String> {
 }
 
 fn rss_kib(root: &Path) -> Result<u64, String> {
-    let output = Command::new(root.join("target/release/weft-lab"))
+    let output = Command::new(target(root).join("release/weft-lab"))
         .args(["run", "footprint", "--json"])
         .current_dir(root)
         .stderr(Stdio::inherit())

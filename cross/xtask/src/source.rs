@@ -15,6 +15,12 @@ pub(crate) fn workspace_root() -> PathBuf {
     package.ancestors().nth(2).unwrap_or(package).to_path_buf()
 }
 
+/// Where Cargo puts what it builds.
+pub(crate) fn target(root: &Path) -> PathBuf {
+    let wanted = std::env::var_os("CARGO_TARGET_DIR").filter(|folder| !folder.is_empty());
+    wanted.map_or_else(|| root.join("target"), |folder| root.join(folder))
+}
+
 /// One parsed file.
 pub(crate) struct SourceFile {
     /// Relative to the workspace, with `/`.

@@ -73,8 +73,8 @@ pub(crate) fn run(root: &Path, full: bool, only: Option<&str>) -> ExitCode {
         ("layers, sizes", Box::new(|| checks(root))),
         ("format, lints", Box::new(|| cargo::lints(root))),
         ("unit and property", Box::new(|| cargo::unit(root, full))),
-        ("simulator", Box::new(|| cargo::tests(root, "simulator", &["-p", "weft-sim"], full))),
-        ("oracles", Box::new(|| cargo::tests(root, "oracles", &["-p", "weft-oracles"], full))),
+        ("simulator", Box::new(|| cargo::measured(root, "simulator", &["-p", "weft-sim"], full))),
+        ("oracles", Box::new(|| cargo::measured(root, "oracles", &["-p", "weft-oracles"], full))),
         ("riscv32imc", Box::new(|| cargo::riscv(root))),
         ("licences", Box::new(|| cargo::licences(root, full))),
         ("release build", Box::new(|| cargo::release(root))),
@@ -108,7 +108,7 @@ fn conclude(root: &Path, total: &Outcome, took: Duration) -> ExitCode {
     out::line(&closing);
     let kept = cargo::keep(root, "total", &format!("{closing}\n"));
     if let Err(error) = &kept {
-        out::line(&format!("target/test-logs/total.log: {error}"));
+        out::line(&format!("{}: {error}", cargo::path(root, "total").display()));
     }
     if kept.is_ok() && total.failed == 0 && total.passed > 0 {
         ExitCode::SUCCESS

@@ -112,8 +112,14 @@ impl Coordinator {
 
     /// Makes an enrolment key and returns its join string.
     pub(crate) fn join_string(&self, name: &str, uses: u32) -> Result<String> {
+        self.join_string_for(name, uses, "7d")
+    }
+
+    /// One that lives for a time of the command line's form, `1h`.
+    pub(crate) fn join_string_for(&self, name: &str, uses: u32, expires: &str) -> Result<String> {
         let uses = uses.to_string();
-        let arguments = ["key", "create", "--name", name, "--uses", &uses, "-q"];
+        let arguments =
+            ["key", "create", "--name", name, "--uses", &uses, "--expires", expires, "-q"];
         let finished = self.command("key", &arguments)?;
         // A secret has no place among the logs.
         fs::remove_file(self.logs.join("coordinator-key.out")).during("remove a key")?;
@@ -263,17 +269,29 @@ impl Gateway {
         })
     }
 
+    /// Runs a command that must end well.
+    pub(crate) fn succeed(&self, arguments: &[&str]) -> Result<()> {
+        let finished = self.run(arguments)?;
+        if finished.success() {
+            return Ok(());
+        }
+        Err(Failure::expectation(format!(
+            "{}: weft {} ended with {}: {}",
+            self.name,
+            arguments.join(" "),
+            finished.status,
+            finished.stderr.trim()
+        )))
+    }
+
+    /// Whether there is a file of that name in its folder.
+    pub(crate) fn has_file(&self, name: &str) -> bool {
+        self.folder.join(name).exists()
+    }
+
     /// `weft leave --yes`, and waits for the daemon's end.
     pub(crate) fn leave(mut self) -> Result<()> {
-        let finished = self.run(&["leave", "--yes"])?;
-        if !finished.success() {
-            return Err(Failure::expectation(format!(
-                "{}: weft leave ended with {}: {}",
-                self.name,
-                finished.status,
-                finished.stderr.trim()
-            )));
-        }
+        self.succeed(&["leave", "--yes"])?;
         self.process.wait_for_end(LIMIT)?;
         fs::remove_dir_all(&self.folder).during("remove a gateway's folder")
     }

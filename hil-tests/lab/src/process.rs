@@ -15,8 +15,6 @@ use crate::failure::{During, Failure, Result};
 use crate::net::namespace::Namespace;
 use crate::net::signal;
 
-/// Lines kept in memory, and printed when a story fails.
-pub(crate) const LAST_LINES: usize = 15;
 /// How often a wait looks whether somebody pressed Ctrl-C.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -153,18 +151,6 @@ impl Process {
     /// Whether a line with that text is among those kept.
     pub(crate) fn has_said(&self, text: &str) -> bool {
         self.said.lock().kept.iter().any(|line| line.contains(text))
-    }
-
-    /// Its last lines.
-    pub(crate) fn last_lines(&self) -> Vec<String> {
-        let lines = self.said.lock();
-        let skip = lines.kept.len().saturating_sub(LAST_LINES);
-        lines.kept.iter().skip(skip).cloned().collect()
-    }
-
-    /// Its name in messages.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
     }
 
     /// Its process id.

@@ -6,6 +6,7 @@
 //! to a dead run: its processes and namespaces are removed before the next run
 //! starts. Only namespaces named `weft-<id>-*` are ever touched.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ use crate::ui;
 
 const RUNS: &str = "/run/weft-lab";
 const LOGS: &str = "/var/log/weft-lab";
+/// Lines of each program that are printed when a story fails.
+const LAST_LINES: usize = 15;
 /// How long a process gets to end by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -89,6 +92,23 @@ impl Run {
         &self.logs
     }
 
+    /// The last lines of every program that ran for long, also of those that the
+    /// scenario let go when it failed.
+    pub(crate) fn last_lines(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let what = format!("read {}", self.logs.display());
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.logs).during(&what)? {
+            let path = entry.during(&what)?.path();
+            if path.extension().is_some_and(|end| end == "log") {
+                let text = fs::read(&path).during(&format!("read {}", path.display()))?;
+                let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                found.push((name, tail(&String::from_utf8_lossy(&text))));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     /// From now on the logs stay.
     pub(crate) fn keep_logs(&mut self) {
         self.keep_logs = true;
@@ -110,7 +130,13 @@ impl Run {
 
     /// Ends the run's processes and removes its namespaces and folders.
     pub(crate) fn end(&mut self) -> Result<Removed> {
-        let mut removed = remove_namespaces(&std::mem::take(&mut self.namespaces))?;
+        let mut removed = Removed::default();
+        // One by one: what could not be removed stays on the list, and its folder
+        // stays with it, so that the next run finds both.
+        while let Some(name) = self.namespaces.last() {
+            remove_namespace(name, &mut removed)?;
+            self.namespaces.pop();
+        }
         removed.links = std::mem::take(&mut self.links);
         remove_folder(&self.folder)?;
         if !self.keep_logs {
@@ -150,6 +176,8 @@ fn take_turn() -> Result<File> {
 
 fn sweep_dead() -> Result<Vec<String>> {
     let mut said = Vec::new();
+    // Runs with a folder: those that live, and those that are swept by it.
+    let mut known = Vec::new();
     for entry in fs::read_dir(RUNS).during(&format!("read {RUNS}"))? {
         let folder = entry.during(&format!("read {RUNS}"))?.path();
         if !folder.is_dir() {
@@ -157,11 +185,13 @@ fn sweep_dead() -> Result<Vec<String>> {
         }
         let id = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Ok(_owner) = lock_owner(&folder) else {
+            known.push(id);
             continue;
         };
         let age = last_change(&folder);
         let removed = remove_namespaces(&namespaces_of(&id)?)?;
         remove_folder(&folder)?;
+        known.push(id.clone());
         let age = age.map_or_else(String::new, |age| format!(", killed {}", ui::age(age)));
         said.push(format!(
             "cleaned up after run {id}{age}: {}, {}",
@@ -169,7 +199,25 @@ fn sweep_dead() -> Result<Vec<String>> {
             ui::count(removed.processes, "process"),
         ));
     }
+    for id in orphans(&names()?, &known) {
+        let removed = remove_namespaces(&namespaces_of(&id)?)?;
+        said.push(format!(
+            "cleaned up after run {id}, whose folder is gone: {}, {}",
+            ui::count(removed.namespaces, "namespace"),
+            ui::count(removed.processes, "process"),
+        ));
+    }
     Ok(said)
+}
+
+/// Numbers of runs that have namespaces `weft-<id>-<name>` and no folder.
+fn orphans(names: &[String], known: &[String]) -> BTreeSet<String> {
+    let number = |name: &String| -> Option<String> {
+        let (id, _) = name.strip_prefix("weft-")?.split_once('-')?;
+        let ours = id.len() == 4 && id.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+        (ours && !known.iter().any(|known| known == id)).then(|| id.to_owned())
+    };
+    names.iter().filter_map(number).collect()
 }
 
 /// Removes the logs of runs that are over; how many there were.
@@ -190,9 +238,20 @@ pub(crate) fn remove_logs() -> Result<usize> {
 
 /// Runs `ip`, and gives its words if it fails.
 pub(crate) fn ip(arguments: &[&str]) -> io::Result<()> {
+    said_by_ip(arguments).map(drop)
+}
+
+/// What `ip` says about a namespace.
+pub(crate) fn ip_output(namespace: &Namespace, arguments: &[&str]) -> io::Result<String> {
+    let mut all = vec!["-n", namespace.name()];
+    all.extend(arguments);
+    said_by_ip(&all)
+}
+
+fn said_by_ip(arguments: &[&str]) -> io::Result<String> {
     let output = Command::new("ip").args(arguments).output()?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(io::Error::other(format!("ip {}: {words}", arguments.join(" "))))
@@ -283,31 +342,42 @@ fn last_change(folder: &Path) -> Option<Duration> {
 
 fn namespaces_of(id: &str) -> Result<Vec<String>> {
     let prefix = format!("weft-{id}-");
+    Ok(names()?.into_iter().filter(|name| name.starts_with(&prefix)).collect())
+}
+
+fn tail(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let skip = lines.len().saturating_sub(LAST_LINES);
+    lines[skip..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// All named namespaces of this machine.
+fn names() -> Result<Vec<String>> {
     let entries = match fs::read_dir(NAMES) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).during(&format!("read {NAMES}")),
     };
-    let names = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with(&prefix));
-    Ok(names.collect())
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
 }
 
 fn remove_namespaces(names: &[String]) -> Result<Removed> {
     let mut removed = Removed::default();
-    for name in names {
-        if !Path::new(NAMES).join(name).exists() {
-            continue;
-        }
-        // A name whose mount is gone holds no processes.
-        if let Ok(namespace) = Namespace::open(name) {
-            removed.processes += end_processes(&namespace)?;
-        }
-        ip(&["netns", "del", name]).during(&format!("remove the namespace {name}"))?;
-        removed.namespaces += 1;
-    }
+    names.iter().try_for_each(|name| remove_namespace(name, &mut removed))?;
     Ok(removed)
+}
+
+fn remove_namespace(name: &str, removed: &mut Removed) -> Result<()> {
+    if !Path::new(NAMES).join(name).exists() {
+        return Ok(());
+    }
+    // A name whose mount is gone holds no processes.
+    if let Ok(namespace) = Namespace::open(name) {
+        removed.processes += end_processes(&namespace)?;
+    }
+    ip(&["netns", "del", name]).during(&format!("remove the namespace {name}"))?;
+    removed.namespaces += 1;
+    Ok(())
 }
 
 /// Ends every process in a namespace: asks first, insists after a while.
@@ -356,4 +426,33 @@ fn random_id() -> Result<String> {
         File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes));
     read.during("read random numbers")?;
     Ok(format!("{:04x}", u16::from_be_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_the_last() {
+        let text: String = (1..=20).map(|number| format!("{number}\n")).collect();
+        let lines = tail(&text);
+        assert_eq!((lines.len(), lines[0].as_str(), lines[14].as_str()), (15, "6", "20"));
+        assert_eq!(tail("one"), ["one"]);
+    }
+
+    #[test]
+    fn namespaces_without_a_run_are_found_and_foreign_ones_are_not() {
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let names = own(&[
+            "weft-51c0-gw-a",
+            "weft-51c0-core",
+            "weft-7f3a-core",
+            "weft-office-a",
+            "weft-51C0-x",
+            "weft-51c0",
+            "docker-51c0-x",
+        ]);
+        let orphans: Vec<String> = orphans(&names, &own(&["7f3a"])).into_iter().collect();
+        assert_eq!(orphans, ["51c0"]);
+    }
 }

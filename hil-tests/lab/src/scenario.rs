@@ -5,6 +5,7 @@ mod footprint;
 mod interop;
 mod pair;
 mod reference;
+mod remove;
 mod wire;
 
 use clap::Args;
@@ -64,6 +65,11 @@ pub(crate) const ALL: &[Scenario] = &[
         play: reference::play,
     },
     Scenario {
+        name: "remove",
+        about: "a member that is stopped, killed or leaves: nothing stays on its host",
+        play: remove::play,
+    },
+    Scenario {
         name: "wire",
         about: "the simulated internet alone: round trip, loss, throughput",
         play: wire::play,
@@ -75,7 +81,7 @@ pub(crate) struct Stage<'a> {
     pub(crate) run: &'a mut Run,
     pub(crate) story: &'a mut Story,
     pub(crate) options: &'a Options,
-    /// Programs whose last lines are shown when the story fails.
+    /// Programs that run until the end.
     pub(crate) processes: Vec<Process>,
     /// Lines behind the summary of what was removed.
     pub(crate) closing: Vec<String>,
@@ -124,8 +130,9 @@ fn end_badly(
     if ![status::STOPPED, status::SKIPPED].contains(&status) {
         run.keep_logs();
         story.failed("stopped here", failure.message());
-        for process in &processes {
-            ui::log_lines(process.name(), &process.last_lines());
+        match run.last_lines() {
+            Ok(all) => all.iter().for_each(|(name, lines)| ui::log_lines(name, lines)),
+            Err(error) => ui::error(&error),
         }
         failure = failure.line("logs", run.logs().display().to_string());
     }

@@ -13,6 +13,17 @@ use crate::net::namespace::Namespace;
 use crate::process::{Process, finish};
 use crate::run::ip_batch;
 
+/// The first program of a namespace's WireGuard that is not installed.
+pub(crate) fn missing_program() -> Option<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Debian keeps programs of root where other users do not look.
+    let folders: Vec<_> =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
+    ["wireguard-go", "wg"]
+        .into_iter()
+        .find(|name| !folders.iter().any(|folder| folder.join(name).is_file()))
+}
+
 /// A key pair in base64, made by `wg`.
 pub(crate) struct KeyPair {
     pub(crate) private: String,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::Outcome;
+use crate::source::target;
 
 /// How many lines of a failing log are shown.
 const SHOWN: usize = 40;
@@ -16,11 +17,23 @@ const CHIP_CRATES: &[&str] = &["weft-wire", "weft-noise", "weft-agent-core"];
 /// Formatting and Clippy over everything, warnings are errors.
 pub(super) fn lints(root: &Path) -> Outcome {
     let mut outcome = Outcome::default();
-    let format = ["fmt", "--all", "--check"];
-    outcome.merge(step(root, "format", "format", &format));
-    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    outcome.merge(shown(root, &clippy));
+    for (tool, name) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        outcome.merge(match (has_tool(root, tool), tool) {
+            (false, _) => Outcome::skip(name, &format!("rustup component {name} is missing")),
+            (true, "fmt") => step(root, "format", "format", &["fmt", "--all", "--check"]),
+            (true, _) => {
+                shown(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+            }
+        });
+    }
     outcome
+}
+
+/// Whether Cargo has this subcommand: a minimal toolchain has few.
+fn has_tool(root: &Path, tool: &str) -> bool {
+    let mut command = cargo(root, &[tool, "--version"]);
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }
 
 /// Everything but the simulator and the oracles. The ciphers' crate runs alone,
@@ -49,6 +62,15 @@ pub(super) fn unit(root: &Path, full: bool) -> Outcome {
 
 /// One `cargo test`: built with Cargo's progress on screen, run into the log.
 pub(super) fn tests(root: &Path, log: &str, selection: &[&str], full: bool) -> Outcome {
+    run_tests(root, log, selection, full, false)
+}
+
+/// The same, with the figures that tests print kept in the log.
+pub(super) fn measured(root: &Path, log: &str, selection: &[&str], full: bool) -> Outcome {
+    run_tests(root, log, selection, full, true)
+}
+
+fn run_tests(root: &Path, log: &str, selection: &[&str], full: bool, figures: bool) -> Outcome {
     let build: Vec<&str> = ["test", "--no-run"].iter().chain(selection).copied().collect();
     let built = shown(root, &build);
     if built.failed > 0 {
@@ -56,8 +78,12 @@ pub(super) fn tests(root: &Path, log: &str, selection: &[&str], full: bool) -> O
     }
     let mut arguments: Vec<&str> = vec!["test", "--no-fail-fast"];
     arguments.extend(selection);
+    arguments.push("--");
     if full {
-        arguments.extend(["--", "--include-ignored"]);
+        arguments.push("--include-ignored");
+    }
+    if figures {
+        arguments.push("--show-output");
     }
     let (text, success) = match logged(root, log, &mut cargo(root, &arguments)) {
         Ok(done) => done,
@@ -165,19 +191,19 @@ fn cargo(root: &Path, arguments: &[&str]) -> Command {
 
 /// Where a group's output goes.
 pub(super) fn path(root: &Path, log: &str) -> PathBuf {
-    root.join("target/test-logs").join(format!("{log}.log"))
+    target(root).join("test-logs").join(format!("{log}.log"))
 }
 
 /// Writes a log of its own.
 pub(super) fn keep(root: &Path, log: &str, text: &str) -> io::Result<()> {
-    fs::create_dir_all(root.join("target/test-logs"))?;
+    fs::create_dir_all(target(root).join("test-logs"))?;
     fs::write(path(root, log), text)
 }
 
 /// Runs a command into its log; returns what it said and whether it succeeded.
 pub(super) fn logged(root: &Path, log: &str, command: &mut Command) -> io::Result<(String, bool)> {
     let path = path(root, log);
-    fs::create_dir_all(root.join("target/test-logs"))?;
+    fs::create_dir_all(target(root).join("test-logs"))?;
     let file = File::create(&path)?;
     let status = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).status()?;
     let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
@@ -198,18 +224,20 @@ fn read_results(text: &str) -> Outcome {
         if let Some(result) = line.strip_prefix("test result: ") {
             outcome.passed += number_before(result, " passed");
             outcome.failed += number_before(result, " failed");
-        } else if let Some(name) = ignored(line) {
-            let reason = "long; make test-full runs it".to_owned();
-            outcome.skipped.push((name, reason));
+        } else if let Some(skip) = ignored(line) {
+            outcome.skipped.push(skip);
         }
     }
     outcome
 }
 
-fn ignored(line: &str) -> Option<String> {
+/// Name and reason of an ignored test. One that gives no reason is long.
+fn ignored(line: &str) -> Option<(String, String)> {
     let (name, verdict) = line.strip_prefix("test ")?.split_once(" ... ")?;
     // Doc tests marked `ignore` are illustrations, not tests.
-    (verdict.starts_with("ignored") && !name.contains(" - ")).then(|| name.to_owned())
+    let rest = verdict.strip_prefix("ignored").filter(|_| !name.contains(" - "))?;
+    let reason = rest.strip_prefix(", ").unwrap_or("long; make test-full runs it");
+    Some((name.to_owned(), reason.to_owned()))
 }
 
 fn number_before(text: &str, word: &str) -> usize {
@@ -226,13 +254,18 @@ fn number_before(text: &str, word: &str) -> usize {
 /// Names and messages of failing tests.
 fn failures(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
-    let begins = |line: &&str| {
-        line.starts_with("---- ") || line.starts_with("error") || line.ends_with(" FAILED")
-    };
     let mut shown: Vec<String> = Vec::new();
-    for (index, _) in lines.iter().enumerate().filter(|(_, line)| begins(line)) {
+    // What tests that passed have printed stands between these two words.
+    let mut passed = false;
+    for (index, line) in lines.iter().enumerate() {
+        passed = *line == "successes:" || (passed && *line != "failures:");
+        let headed = line.starts_with("---- ") || line.starts_with("error");
+        if !line.ends_with(" FAILED") && (passed || !headed) {
+            continue;
+        }
         let end = (index + 8).min(lines.len());
-        shown.extend(lines[index..end].iter().map(|line| format!("| {line}")));
+        let about = lines[index..end].iter().take_while(|line| **line != "successes:");
+        shown.extend(about.map(|line| format!("| {line}")));
         if shown.len() > SHOWN {
             break;
         }
@@ -254,12 +287,21 @@ mod tests {
         let outcome = read_results(LOG);
         assert_eq!((outcome.passed, outcome.failed), (14, 1));
         assert_eq!(outcome.skipped.len(), 1);
-        assert_eq!(outcome.skipped[0].0, "c");
+        assert_eq!(outcome.skipped[0], ("c".to_owned(), "2 minutes".to_owned()));
+        let long = read_results("test d ... ignored\n");
+        assert_eq!(long.skipped[0].1, "long; make test-full runs it");
     }
 
     #[test]
     fn failures_show_their_message() {
         let shown = failures(LOG).join("\n");
+        assert!(shown.contains("left: 1"), "{shown}");
+        let figures = LOG.replace(
+            "---- b",
+            "successes:\n\n---- a stdout ----\n30 days: 4 s\n\nfailures:\n\n---- b",
+        );
+        let shown = failures(&figures).join("\n");
+        assert!(!shown.contains("---- a stdout"), "{shown}");
         assert!(shown.contains("left: 1"), "{shown}");
         assert_eq!(failures("no marker\nat all"), ["| no marker", "| at all"]);
     }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::{Outcome, cargo};
+use crate::source::target;
 
 /// Exit status of a scenario that cannot run here.
 const SKIPPED: i32 = 77;
@@ -21,7 +22,12 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     for name in ground {
         outcome.merge(scenario(root, &[name]));
     }
+    outcome.merge(scenario(root, &["demo", "--once"]));
     outcome.merge(scenario(root, &["pair"]));
+    outcome.merge(scenario(root, &["remove"]));
+    if full {
+        outcome.merge(scenario(root, &["footprint"]));
+    }
     outcome.merge(scenario(root, interop));
     outcome
 }
@@ -30,7 +36,7 @@ fn scenario(root: &Path, arguments: &[&str]) -> Outcome {
     let name = arguments[0];
     let log = format!("lab-{name}");
     let path = cargo::path(root, &log);
-    let output = Command::new(root.join("target/release/weft-lab"))
+    let output = Command::new(target(root).join("release/weft-lab"))
         .arg("run")
         .args(arguments)
         .arg("--json")

@@ -82,6 +82,18 @@ impl Wire {
         Ok(Self { counters, stop, thread: Some(thread) })
     }
 
+    fn end(&mut self) -> io::Result<()> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        // To a thread that has ended this goes nowhere.
+        let told = self.stop.send(&[0]);
+        if thread.is_finished() || told.is_ok() {
+            return thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        told.map(drop)
+    }
+
     /// Frames delivered and frames lost for want of room.
     pub(crate) fn counters(&self) -> (u64, u64) {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -91,11 +103,8 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        if self.stop.send(&[0]).is_ok()
-            && let Some(thread) = self.thread.take()
-        {
-            // Its error, if any, was seen as lost traffic by the scenario.
-            let _ended = thread.join();
+        if let Err(error) = self.end() {
+            crate::ui::note(&format!("the wire broke: {error}"));
         }
     }
 }

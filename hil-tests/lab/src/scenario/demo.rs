@@ -43,8 +43,8 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
 }
 
 fn tell(stage: &mut Stage<'_>, internet: &Internet, coordinator: &Coordinator) -> Result<Value> {
-    let key = coordinator.join_string("demo", 2)?;
-    stage.story.done("key \"demo\"", &format!("{}, 2 uses", shortened(&key)), None);
+    let key = coordinator.join_string_for("demo", 2, "1h")?;
+    stage.story.done("key \"demo\"", &format!("{}, 2 uses, 1 hour", shortened(&key)), None);
     let began = clock::now();
     let mut gateways = Vec::new();
     for name in ["gw-a", "gw-b"] {
@@ -84,6 +84,10 @@ fn talk(
     let mut pinger = Pinger::open(a.namespace(), target).during("open a socket")?;
     let first = pinger.ping(5 * LIMIT).unwrap_or(None).ok_or_else(|| silent(b.name()))?;
     let join_to_first_ping = began.elapsed();
+    if a.peer(b.name())?["last_handshake"].is_null() {
+        return Err(Failure::expectation("an answer came, and gw-a knows of no handshake"));
+    }
+    stage.story.done("handshake", "gw-a → gw-b, WireGuard", None);
     stage.story.done("first ping", "gw-a → gw-b", Some(first));
     if join_to_first_ping > GOAL {
         let took = ui::span(join_to_first_ping);
@@ -183,7 +187,18 @@ fn live(stage: &mut Stage<'_>, a: &Gateway, pinger: &mut Pinger, path: &str) -> 
     }
     signal::forget();
     stage.story.line("");
+    judge(&pings)?;
     Ok(pings)
+}
+
+/// Answers may be lost on the way once in a while; a tunnel that works loses
+/// fewer than one in twenty.
+fn judge(pings: &Pings) -> Result<()> {
+    let (sent, received) = (pings.sent, pings.received());
+    if pings.lost() * 20 > sent {
+        return Err(Failure::expectation(format!("{received} of {sent} answered")));
+    }
+    Ok(())
 }
 
 fn summarise(
@@ -230,4 +245,18 @@ fn summarise(
         "coordinator_rss_kib": memory,
         "weft_rss_kib": largest,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_that_loses_much_does_not_work() {
+        let pings = |sent: u32, received: usize| {
+            judge(&Pings { sent, times: vec![LIMIT; received] }).is_ok()
+        };
+        assert!(pings(0, 0) && pings(100, 100) && pings(100, 95));
+        assert!(!pings(100, 94) && !pings(100, 1) && !pings(5, 4));
+    }
 }

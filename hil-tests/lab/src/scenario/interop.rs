@@ -20,7 +20,7 @@ use crate::guest::{Guest, Parts};
 use crate::internet::{Attached, Families, Host, Internet};
 use crate::mesh::{Coordinator, Gateway};
 use crate::net::signal;
-use crate::ui;
+use crate::{ui, wireguard};
 
 use cell::{Cell, Found, Kind};
 use partner::Partner;
@@ -35,13 +35,14 @@ const TOLD: Duration = Duration::from_secs(20);
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     let short = stage.options.short;
     let parts = Parts::find();
-    let go = std::path::Path::new("/usr/bin/wireguard-go").exists();
+    let missing = wireguard::missing_program();
+    let go = missing.is_none();
     let mut skipped = Vec::new();
     if let Err(reason) = &parts {
         skipped.push(json!({"name": "kernel-wireguard", "reason": reason.message()}));
     }
-    if !go {
-        let reason = "the package wireguard-go is missing";
+    if let Some(program) = missing {
+        let reason = format!("the program {program} is missing");
         skipped.push(json!({"name": "wireguard-go", "reason": reason}));
     }
     for skip in &skipped {
@@ -140,7 +141,7 @@ impl World<'_> {
 
     /// Makes the peer at the coordinator; its wg-quick file.
     fn add_device(&self, cell: &Cell, host: Option<&Host>) -> Result<partner::File> {
-        let keys = crate::wireguard::KeyPair::generate()?;
+        let keys = wireguard::KeyPair::generate()?;
         let name = cell.name();
         let endpoint = cell.endpoint(host).to_string();
         let mut arguments = vec!["device", "add-wireguard", &name, "--public-key", &keys.public];

@@ -13,13 +13,18 @@ use crate::guest::{Guest, Parts};
 use crate::internet::{Attached, Families, Internet, ipv4, ipv6};
 use crate::measure::pings;
 use crate::ui;
-use crate::wireguard::{KeyPair, Peer, Tunnel, add_to_guest, preshared_key, start_wireguard_go};
+use crate::wireguard::{
+    KeyPair, Peer, Tunnel, add_to_guest, missing_program, preshared_key, start_wireguard_go,
+};
 
 const KERNEL: Attached = Attached { name: "kernel", number: 60 };
 const PORT: u16 = 51_820;
 
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     let parts = Parts::find()?;
+    if let Some(program) = missing_program() {
+        return Err(Failure::skipped(format!("the program {program} is missing")));
+    }
     let internet = Internet::build(stage.run, "core", &[("go", 40)], &[KERNEL], Families::Both)?;
     stage.story.done("internet", "core, go, kernel", None);
     let began = clock::now();

@@ -274,8 +274,13 @@ fn summary(text: &str) -> Pings {
         })
         .collect();
     let sent = number(" packets transmitted");
-    let answered = times.len() as u32;
-    let under_way = u32::from(sent == answered + 1);
+    // Only the last one may still be on its way: an answer that is missing
+    // before it was lost.
+    let last_answered = text.lines().rev().find_map(|line| {
+        let (_, number) = line.split_once("seq=")?;
+        number.split_whitespace().next()?.parse::<u32>().ok()
+    });
+    let under_way = u32::from(last_answered.is_some_and(|last| last + 2 == sent));
     Pings { sent: sent - under_way, times }
 }
 
@@ -321,6 +326,9 @@ mod tests {
         assert_eq!((pings.sent, pings.received(), pings.lost()), (2, 2, 0));
         let lost = text.replace("3 packets", "4 packets");
         assert_eq!(summary(&lost).lost(), 2);
+        // One in the middle is missing, and the last one came.
+        let hole = text.replace("seq=1", "seq=2");
+        assert_eq!(summary(&hole).lost(), 1);
         assert_eq!(summary("nothing").sent, 0);
     }
 }

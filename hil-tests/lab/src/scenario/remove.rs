@@ -1,0 +1,141 @@
+//! A member's host after its daemon ended, in each way that it can: nothing
+//! that Weft made may stay there.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Stage;
+use crate::clock;
+use crate::failure::{During, Failure, Result};
+use crate::internet::{Families, Host, Internet};
+use crate::mesh::{Coordinator, Gateway};
+use crate::net::signal;
+use crate::run::ip_output;
+
+/// How long a daemon may take to end.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// How a member's daemon ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Down,
+    Terminate,
+    Kill,
+    Leave,
+}
+
+impl Way {
+    /// Leaving comes last: the others go on as the same member.
+    const ALL: [Self; 4] = [Self::Down, Self::Terminate, Self::Kill, Self::Leave];
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Down => "weft down",
+            Self::Terminate => "SIGTERM",
+            Self::Kill => "SIGKILL",
+            Self::Leave => "weft leave",
+        }
+    }
+}
+
+pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
+    let hosts = [("coord", 10), ("gw-a", 21), ("gw-b", 22)];
+    let internet = Internet::build(stage.run, "core", &hosts, &[], Families::Both)?;
+    stage.story.done("internet", "core, coord, gw-a, gw-b", None);
+    let host = internet.host("coord")?;
+    let coordinator = Coordinator::start(stage.run, host, host.ipv4())?;
+    let key = coordinator.join_string("remove", 2)?;
+    let other = Gateway::join(stage.run, internet.host("gw-b")?, &key, "")?;
+    let host = internet.host("gw-a")?;
+    let before = look(host)?;
+    let mut gateway = Gateway::join(stage.run, host, &key, "")?;
+    for way in Way::ALL {
+        // So that there is a tunnel, with everything that belongs to it.
+        gateway.ping(other.name())?;
+        if look(host)? == before {
+            return Err(Failure::expectation("a member's host looks as one without Weft"));
+        }
+        end(&mut gateway, host, way)?;
+        check(&gateway, host, &before, way)?;
+        stage.story.done(way.words(), "link, routes, rules and files are gone", None);
+        if way != Way::Leave {
+            gateway.succeed(&["up"])?;
+        }
+    }
+    stage.processes.extend([coordinator.process, other.process, gateway.process]);
+    Ok(json!({"ways": Way::ALL.map(Way::words)}))
+}
+
+fn end(gateway: &mut Gateway, host: &Host, way: Way) -> Result<()> {
+    // Nothing else runs on a host once its command is done.
+    let processes = || host.namespace().processes().during("look for the daemon");
+    let [pid] = processes()?[..] else {
+        return Err(Failure::expectation("there is not one daemon on the host"));
+    };
+    match way {
+        Way::Down => gateway.succeed(&["down"])?,
+        Way::Leave => gateway.succeed(&["leave", "--yes"])?,
+        Way::Terminate | Way::Kill => {
+            signal::end(pid, way == Way::Kill).during("end the daemon")?;
+        }
+    }
+    if pid == gateway.process.pid() {
+        return gateway.process.wait_for_end(LIMIT).map(drop);
+    }
+    let until = clock::now() + LIMIT;
+    while processes()?.contains(&pid) {
+        if signal::asked_to_stop() {
+            return Err(Failure::stopped());
+        }
+        if clock::now() > until {
+            let words = way.words();
+            return Err(Failure::expectation(format!("{words}: the daemon still runs")));
+        }
+        signal::rest(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// What the kernel of a host knows: links, addresses, routes, rules.
+fn look(host: &Host) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for what in [
+        &["-o", "link", "show"][..],
+        &["-o", "address", "show"],
+        &["route", "show", "table", "all"],
+        &["-6", "route", "show", "table", "all"],
+        &["rule", "show"],
+        &["-6", "rule", "show"],
+    ] {
+        let text = ip_output(host.namespace(), what).during("look at a host")?;
+        // A multicast route of the kernel's comes and goes with traffic.
+        let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        found.extend(lines.filter(|line| !line.starts_with("multicast ")));
+    }
+    Ok(found)
+}
+
+fn check(gateway: &Gateway, host: &Host, before: &BTreeSet<String>, way: Way) -> Result<()> {
+    let words = way.words();
+    let now = look(host)?;
+    if let Some(line) = now.difference(before).next() {
+        return Err(Failure::expectation(format!("{words} leaves: {line}")));
+    }
+    if let Some(line) = before.difference(&now).next() {
+        return Err(Failure::expectation(format!("{words} takes away: {line}")));
+    }
+    // A killed daemon leaves its socket's name, which the next one takes over.
+    let mut files = vec!["socket", "err"];
+    if way == Way::Kill {
+        files.remove(0);
+    }
+    if way == Way::Leave {
+        files.extend(["state/identity", "state/cache", "state/stamp"]);
+    }
+    match files.iter().find(|name| gateway.has_file(name)) {
+        Some(name) => Err(Failure::expectation(format!("{words} leaves the file {name}"))),
+        None => Ok(()),
+    }
+}
