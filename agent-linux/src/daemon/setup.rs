@@ -1,6 +1,7 @@
 //! Opening everything, in an order in which a failure leaves nothing behind.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 
 use weft_agent_core::agent::{AgentConfig, GatewayAgent};
@@ -26,6 +27,7 @@ use crate::ipc::client::Client;
 use crate::ipc::protocol::Progress;
 use crate::ipc::server::{Access, Server};
 use crate::log::{Event, Log};
+use crate::net::host::HostView;
 use crate::net::monitor::Monitor;
 use crate::net::udp::UdpPair;
 use crate::os::entropy::Kernel;
@@ -43,6 +45,11 @@ use crate::store::stamp::{self, Stamp};
 const PAGE_WINDOW: u8 = 4;
 /// Packets of one peer that wait for a session.
 const STAGED_PER_PEER: usize = 16;
+/// Initiations of others that are answered per second. The core's own limit is
+/// for a chip; a gateway whose peers all come back at once needs more.
+const HANDSHAKES_PER_SECOND: u32 = 1_000;
+/// Addresses that the registration carries.
+type Endpoints = heapless::Vec<SocketAddr, 4>;
 /// Bytes of stack to build the agent on; only what is used becomes memory.
 const BUILD_STACK: usize = 64 * 1024 * 1024;
 /// Bit of the carrier that this build speaks: MQTT over TCP.
@@ -73,8 +80,9 @@ pub(super) fn open(
     sweep(&mut folder, &mut log);
     let stamp = stamp::read(&folder)
         .map_err(|error| texts::state_read(&folder, stamp::NAME, "up", &error))?;
-    let mesh = Mesh::create(&config.interface)?;
+    let mut mesh = Mesh::create(&config.interface)?;
     let udp = bind(config)?;
+    let endpoints = endpoints(config, &mut mesh, &udp, &mut log);
     let monitor = Monitor::open().map_err(Failure::internal)?;
     if let Err(error) = privilege::drop_to_net_admin() {
         log.write(Event::RightsKept, &[("cause", error.to_string().into())]);
@@ -85,7 +93,7 @@ pub(super) fn open(
     }
     let joining = identity.member().is_none();
     let starts = stamp.starts.saturating_add(1);
-    let agent = agent(config, identity, &home, &udp, stamp)?;
+    let agent = agent(config, identity, &home, abilities(&udp, endpoints), stamp)?;
     let mut daemon = Daemon {
         agent,
         home,
@@ -197,7 +205,34 @@ fn fingerprint(identity: &Identity) -> [u8; 32] {
     mac::keyed_hash(&identity.coordinator.0, &[b"weft machine v1", machine])
 }
 
-fn abilities(udp: &UdpPair) -> Abilities {
+/// Where a peer without an agent may be told to send to: what an operator
+/// announces, then the addresses of this host.
+fn endpoints(config: &Config, mesh: &mut Mesh, udp: &UdpPair, log: &mut Log) -> Endpoints {
+    let view = mesh.view().unwrap_or_else(|error| {
+        log.write(Event::InterfaceFailed, &[("cause", error.to_string().into())]);
+        HostView::default()
+    });
+    let v6 = udp.v6.is_some();
+    let own = view.candidates(mesh.name()).into_iter();
+    let own = own.filter(|address| v6 || address.is_ipv4());
+    let own = own.map(|address| SocketAddr::new(address, udp.port));
+    told(&config.endpoints, own)
+}
+
+fn told(configured: &[SocketAddr], own: impl Iterator<Item = SocketAddr>) -> Endpoints {
+    let mut endpoints = Endpoints::new();
+    for endpoint in configured.iter().copied().chain(own) {
+        if endpoints.contains(&endpoint) {
+            continue;
+        }
+        if endpoints.push(endpoint).is_err() {
+            break;
+        }
+    }
+    endpoints
+}
+
+fn abilities(udp: &UdpPair, endpoints: Endpoints) -> Abilities {
     let text = |text: &str| text.chars().take(16).collect::<heapless::String<16>>();
     let mut platform = heapless::String::new();
     // Cannot fail for any target of this crate; an empty platform is honest.
@@ -213,7 +248,7 @@ fn abilities(udp: &UdpPair) -> Abilities {
         rules: RULES as u8,
         agent: text(env!("CARGO_PKG_VERSION")),
         platform,
-        endpoints: heapless::Vec::new(),
+        endpoints,
     }
 }
 
@@ -221,10 +256,10 @@ fn agent(
     config: &Config,
     identity: Identity,
     home: &Home,
-    udp: &UdpPair,
+    abilities: Abilities,
     stamp: Stamp,
 ) -> Result<Box<GatewayAgent<Kernel>>> {
-    let tunnel = TunnelConfig::new();
+    let tunnel = TunnelConfig::new().with_handshakes_per_second(HANDSHAKES_PER_SECOND);
     let tunnel = match config.rekey_after_s {
         Some(seconds) => tunnel.with_rekey_after(Duration::from_secs(seconds.into())),
         None => tunnel,
@@ -237,8 +272,11 @@ fn agent(
         staged_per_peer: STAGED_PER_PEER,
         fingerprint: fingerprint(&identity),
         name: name.map_err(|_| Failure::internal("the stored name is too long"))?,
-        abilities: abilities(udp),
-        sockets: Sockets { v4: Some(SOCKET_V4), v6: udp.v6.as_ref().map(|_| SOCKET_V6) },
+        sockets: Sockets {
+            v4: Some(SOCKET_V4),
+            v6: (abilities.families & family::IPV6 != 0).then_some(SOCKET_V6),
+        },
+        abilities,
         tunnel,
         stamp_floor: stamp.floor,
     };
@@ -278,5 +316,28 @@ impl Daemon {
     fn report_cache(&mut self, error: &ReadError) {
         let cause = texts::cache_words(error);
         self.log.write(Event::StateFailed, &[("file", "cache".into()), ("cause", cause.into())]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_operator_announces_is_told_first() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let own = ["192.168.7.2:51871", "203.0.113.22:51871", "10.0.0.2:51871", "10.0.0.3:51871"];
+        let own = || own.iter().map(|text| at(text));
+        assert_eq!(
+            told(&[at("203.0.113.22:51871")], own()).as_slice(),
+            [
+                at("203.0.113.22:51871"),
+                at("192.168.7.2:51871"),
+                at("10.0.0.2:51871"),
+                at("10.0.0.3:51871")
+            ]
+        );
+        let many: Vec<SocketAddr> = (1..=4).map(|n| at(&format!("198.51.100.{n}:1"))).collect();
+        assert_eq!(told(&many, own()).as_slice(), many);
     }
 }
