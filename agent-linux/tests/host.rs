@@ -296,6 +296,7 @@ fn a_refused_join_leaves_nothing() {
         assert!(stderr.contains(&expected), "{stderr}");
         assert!(!scratch.identity().exists());
         assert!(!scratch.socket().exists());
+        assert!(!scratch.0.join("weft.err").exists());
         assert_eq!(link::index_of("weft0"), None);
     }
 }

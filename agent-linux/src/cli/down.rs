@@ -1,14 +1,19 @@
 //! `weft down`: the daemon takes everything back and ends.
 
+use std::time::Duration;
+
 use crate::cli::Context;
 use crate::failure::Result;
 use crate::ipc::client::{Client, unexpected};
 use crate::ipc::protocol::{Answer, Request, Stopped};
 use crate::output::units;
 
+/// How long the daemon may take to take everything back.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
 pub(super) fn run(context: &mut Context) -> Result<u8> {
     let mut client = Client::connect(&context.config.socket, "down")?;
-    let Answer::Stopped(stopped) = client.ask(Request::Down)? else {
+    let Some(Answer::Stopped(stopped)) = client.end(Request::Down, PATIENCE)? else {
         return Err(unexpected());
     };
     context.ui.answer(&format!("down: {}; still enrolled", removed(stopped)));

@@ -11,7 +11,7 @@ use weft_wire::join::{JoinString, MAX_TEXT, shortened};
 use zeroize::Zeroizing;
 
 use crate::cli::story::{Keys, Story};
-use crate::cli::{Context, peer, start, typo};
+use crate::cli::{Context, down, peer, start, typo};
 use crate::control::failure::usable;
 use crate::daemon::{self, Mode, texts};
 use crate::failure::{Code, Failure, Result};
@@ -105,23 +105,25 @@ fn about(failure: Failure, join: &JoinString) -> Failure {
 
 /// A failed join leaves nothing: neither a daemon nor keys that nobody knows.
 /// What has become a member meanwhile stays one, and that is said.
-fn undo_on_failure(context: &Context, result: Result<bool>) -> Result<u8> {
-    let failure = match result {
-        Ok(_) => return Ok(0),
-        Err(failure) => failure,
+fn undo_on_failure(context: &mut Context, result: Result<bool>) -> Result<u8> {
+    let Err(failure) = result else {
+        return Ok(0);
     };
     let socket = &context.config.socket;
     let abandoned =
         Client::connect(socket, "join").and_then(|mut client| client.ask(Request::Abandon));
     if abandoned.is_err() {
         erase_unless_member(&Folder::new(&context.config.state));
-        return Err(failure);
     }
     // A daemon that is still there has not ended: it is a member's.
     let status = Client::connect(socket, "join").and_then(|mut client| client.status());
     match status.ok().and_then(|status| status.device) {
         Some(device) if failure.is(Code::CliInterrupted) => Err(interrupted_as(&device.name)),
-        _ => Err(failure),
+        Some(_) => Err(failure),
+        None => {
+            start::disable(context);
+            Err(failure)
+        }
     }
 }
 
@@ -290,7 +292,7 @@ fn make_room(context: &Context, replace: bool) -> Result<Lock> {
         if !replace {
             check_daemon(&client.status()?, exists, &context.config.socket)?;
         }
-        client.ask(Request::Down)?;
+        client.end(Request::Down, down::PATIENCE)?;
     }
     let lock = texts::lock_state(&folder, "join …")?;
     store::erase(&mut folder.clone()).map_err(|error| texts::state_write(&folder, &error))?;

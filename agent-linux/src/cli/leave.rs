@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::{Context, down, peer};
+use crate::cli::{Context, down, peer, start};
 use crate::daemon::texts;
 use crate::failure::{Code, Failure, Result};
 use crate::ipc::client::{Client, unexpected};
@@ -47,9 +47,9 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
         context.ui.note("nothing was changed");
         return Ok(1);
     }
-    client.send(Request::Leave)?;
-    match client.receive(Some(PATIENCE))? {
+    match client.end(Request::Leave, PATIENCE)? {
         Some(Answer::Stopped(stopped)) => {
+            start::disable(context);
             let network = status.device.map_or_else(String::new, |device| device.network);
             let removed = down::removed(stopped);
             context.ui.answer(&format!("left {network}: {removed}, keys erased"));
@@ -100,10 +100,11 @@ fn forget(context: &mut Context, client: Option<Client>, yes: bool) -> Result<u8
         return Ok(1);
     }
     if let Some(mut client) = client {
-        client.ask(Request::Down)?;
+        client.end(Request::Down, down::PATIENCE)?;
     }
     let _lock = texts::lock_state(&folder, "leave --forget")?;
     store::erase(&mut folder.clone()).map_err(|error| texts::state_erase(&folder, &error))?;
+    start::disable(context);
     context.ui.answer("forgotten: keys erased here; the coordinator was not told");
     Ok(0)
 }

@@ -20,6 +20,8 @@ const UNIT_FOLDERS: [&str; 4] = [
     "/lib/systemd/system",
 ];
 
+const UNIT: &str = "weft.service";
+
 /// How long the daemon may take to open its sockets, in microseconds.
 const PATIENCE_US: u64 = 10_000_000;
 
@@ -39,7 +41,7 @@ pub(crate) const READY: &str = "ready";
 /// Who would keep the daemon of this configuration.
 pub(super) fn keeper(context: &Context) -> Keeper {
     let systemd = Path::new("/run/systemd/system").is_dir();
-    let unit = || UNIT_FOLDERS.iter().any(|folder| Path::new(folder).join("weft.service").exists());
+    let unit = || UNIT_FOLDERS.iter().any(|folder| Path::new(folder).join(UNIT).exists());
     let usual = context.config.is_system() && context.flags.config.is_none();
     if usual && context.flags.interface.is_none() && systemd && unit() {
         Keeper::Unit
@@ -63,20 +65,37 @@ pub(super) fn start(context: &Context, at_boot: bool) -> Result<Keeper> {
 }
 
 fn unit(at_boot: bool) -> Result<()> {
-    let arguments: &[&str] =
-        if at_boot { &["enable", "--now", "weft.service"] } else { &["start", "weft.service"] };
     let failed = |cause: String| {
         Failure::new(Code::UpStart, "systemd could not start weft.service")
             .cause(cause)
             .try_command("journalctl -u weft -n 20")
     };
+    if at_boot {
+        systemctl(&["enable", UNIT]).map_err(failed)?;
+    }
+    // Not "start": a daemon that has just ended may still count as running.
+    systemctl(&["restart", UNIT]).map_err(failed)
+}
+
+/// The first line of what went wrong.
+fn systemctl(arguments: &[&str]) -> core::result::Result<(), String> {
     let output = Command::new("systemctl").args(arguments).output();
-    let output = output.map_err(|error| failed(error.to_string()))?;
+    let output = output.map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    Err(failed(text.lines().next().unwrap_or("no reason given").to_owned()))
+    Err(text.lines().next().unwrap_or("no reason given").to_owned())
+}
+
+/// A machine that is in no network starts nothing at boot.
+pub(super) fn disable(context: &mut Context) {
+    if keeper(context) == Keeper::Background {
+        return;
+    }
+    if let Err(cause) = systemctl(&["disable", UNIT]) {
+        context.ui.note(&format!("note: {UNIT} stays enabled: {cause}"));
+    }
 }
 
 /// Where a panic of the background daemon is written.
@@ -105,25 +124,35 @@ fn background(context: &Context) -> Result<()> {
     if let Some(folder) = errors.parent() {
         std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
     }
-    let mut child =
-        process::spawn_background(&arguments, &errors).map_err(|error| failed(&error))?;
-    let mut said = Vec::new();
-    if let Some(mut pipe) = child.stdout.take() {
-        let ready = wait_one(pipe.as_fd(), Interest::READ, Some(PATIENCE_US));
-        if !ready.map_err(|error| failed(&error))? {
-            return Err(failed(&"it said nothing for 10 s"));
-        }
-        pipe.read_to_end(&mut said).map_err(|error| failed(&error))?;
-    }
-    let said = String::from_utf8_lossy(&said);
+    let said = first_words(&arguments, &errors);
+    // A panic, if the daemon ended by one; afterwards nobody needs the file.
+    let panic = std::fs::read_to_string(&errors).unwrap_or_default();
+    let removed = std::fs::remove_file(&errors);
+    let said = said.map_err(|cause| failed(&cause))?;
+    removed.map_err(|error| failed(&error))?;
     if said.trim() == READY {
         return Ok(());
     }
     if let Ok(failure) = serde_json::from_str::<Failure>(&said) {
         return Err(failure);
     }
-    let panic = std::fs::read_to_string(&errors).unwrap_or_default();
     Err(failed(&panic.lines().next().unwrap_or("it ended without a word")))
+}
+
+/// Starts the daemon and returns what it says about its start. One that says
+/// nothing is ended.
+fn first_words(arguments: &[OsString], errors: &Path) -> core::result::Result<String, String> {
+    let told = |error: std::io::Error| error.to_string();
+    let mut child = process::spawn_background(arguments, errors).map_err(told)?;
+    let mut said = Vec::new();
+    if let Some(mut pipe) = child.stdout.take() {
+        if !wait_one(pipe.as_fd(), Interest::READ, Some(PATIENCE_US)).map_err(told)? {
+            child.kill().and_then(|()| child.wait()).map_err(told)?;
+            return Err("it said nothing for 10 s".to_owned());
+        }
+        pipe.read_to_end(&mut said).map_err(told)?;
+    }
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 /// The daemon runs in the root folder.

@@ -162,6 +162,27 @@ impl Client {
 
     /// The daemon's status.
     ///
+    /// Asks the daemon to end, and waits until its process has: a service
+    /// manager calls it running until then.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask`].
+    pub(crate) fn end(&mut self, request: Request, patience: Duration) -> Result<Option<Answer>> {
+        let peer = process::peer_credentials(self.stream.get_ref().as_fd());
+        // Without the daemon's number (another container) or a kernel that can
+        // wait for it, its answer has to do.
+        let running = peer.ok().filter(|peer| peer.pid > 0);
+        let running = running.and_then(|peer| process::Running::open(peer.pid).ok().flatten());
+        self.send(request)?;
+        let answer = self.receive(Some(patience))?;
+        if let (Some(Answer::Stopped(_)), Some(running)) = (&answer, running) {
+            let ended = running.wait(PATIENCE.as_micros() as u64);
+            ended.map_err(|error| self.lost(&error))?;
+        }
+        Ok(answer)
+    }
+
     /// # Errors
     ///
     /// As [`Self::ask`].

@@ -4,18 +4,21 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::os::check;
+use crate::os::poll::{Interest, wait_one};
 
 /// Who connected to a Unix socket, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) uid: u32,
+    /// 0 for a process that this one cannot see (another container).
+    pub(crate) pid: i32,
 }
 
 /// # Errors
@@ -35,7 +38,37 @@ pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials
         )
     };
     check(result)?;
-    Ok(Credentials { uid: found.uid })
+    Ok(Credentials { uid: found.uid, pid: found.pid })
+}
+
+/// A process that runs, to wait for its end.
+pub(crate) struct Running(OwnedFd);
+
+impl Running {
+    /// `None` for one that has ended already.
+    ///
+    /// # Errors
+    ///
+    /// What `pidfd_open(2)` reports (Linux 5.3).
+    pub(crate) fn open(pid: i32) -> io::Result<Option<Self>> {
+        // SAFETY: takes two numbers; the descriptor is new and nobody else's.
+        unsafe {
+            match check(libc::syscall(libc::SYS_pidfd_open, pid, 0) as libc::c_int) {
+                Ok(fd) => Ok(Some(Self(OwnedFd::from_raw_fd(fd)))),
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    /// Waits for its end; `false` when the time passed first.
+    ///
+    /// # Errors
+    ///
+    /// What `ppoll(2)` reports.
+    pub(crate) fn wait(&self, timeout_us: u64) -> io::Result<bool> {
+        wait_one(self.0.as_fd(), Interest::READ, Some(timeout_us))
+    }
 }
 
 /// A line of a table like `/etc/group`: its fields, if its first is `name`.
@@ -170,6 +203,18 @@ pub(crate) fn enter_network_namespace() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_process_is_seen() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id() as i32;
+        let running = Running::open(pid).unwrap().unwrap();
+        assert!(!running.wait(1_000).unwrap());
+        drop(child.stdin.take());
+        assert!(running.wait(5_000_000).unwrap());
+        child.wait().unwrap();
+        assert!(Running::open(pid).unwrap().is_none());
+    }
 
     #[test]
     fn names_and_numbers_are_read_from_the_local_tables() {
