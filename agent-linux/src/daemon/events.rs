@@ -250,9 +250,11 @@ impl Daemon {
 
     /// Looks at the host's network: own addresses, overlaps, what is missing.
     pub(super) fn handle_network_change(&mut self) {
+        self.mesh_retry_at = None;
         let view = match self.mesh.view() {
             Ok(view) => view,
             Err(error) => {
+                self.mesh_retry_at = Some(clock::boot_micros() + RETRY_US);
                 let fields = [("cause", error.to_string().into())];
                 return self.log.write(Event::InterfaceFailed, &fields);
             }
@@ -283,6 +285,8 @@ impl Daemon {
             && self.mesh.config().is_none()
         {
             let failure = texts::interface(self.mesh.name(), what, error);
+            // No announcement of the kernel's may follow.
+            self.mesh_retry_at = Some(clock::boot_micros() + RETRY_US);
             self.progress.failed = Some(failure);
             self.progress_changed = true;
         }

@@ -111,6 +111,8 @@ struct Daemon {
     /// Writes that failed, and when they are tried again.
     unwritten: Vec<Persist>,
     retry_at: Option<u64>,
+    /// When the interface is tried again that could not be set.
+    mesh_retry_at: Option<u64>,
     lease_ended: bool,
     /// Revision of the map that was last written.
     committed: u64,
@@ -225,6 +227,7 @@ impl Daemon {
             self.echoes.deadline(),
             self.leaving.map(|(until, _)| until),
             self.retry_at,
+            self.mesh_retry_at,
             self.server.is_pressed().then_some(0),
         ]
         .into_iter()
@@ -281,6 +284,9 @@ impl Daemon {
         }
         if self.retry_at.is_some_and(|at| at <= now_us) {
             self.retry_writes();
+        }
+        if self.mesh_retry_at.is_some_and(|at| at <= now_us) {
+            self.handle_network_change();
         }
     }
 }

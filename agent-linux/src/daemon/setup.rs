@@ -119,6 +119,7 @@ pub(super) fn open(
         leaving: None,
         unwritten: Vec::new(),
         retry_at: None,
+        mesh_retry_at: None,
         lease_ended: false,
         committed: 0,
         line_cause: None,
