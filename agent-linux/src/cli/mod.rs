@@ -95,7 +95,6 @@ enum Command {
 struct Context {
     ui: Ui,
     config: Config,
-    flags: Flags,
 }
 
 /// Runs the program and returns its exit status.
@@ -132,7 +131,6 @@ pub(crate) fn run() -> u8 {
                 colour: cli.global.color,
             }),
             config,
-            flags,
         };
         command.run(context)
     });

@@ -42,12 +42,7 @@ pub(crate) const READY: &str = "ready";
 pub(super) fn keeper(context: &Context) -> Keeper {
     let systemd = Path::new("/run/systemd/system").is_dir();
     let unit = || UNIT_FOLDERS.iter().any(|folder| Path::new(folder).join(UNIT).exists());
-    let usual = context.config.is_system() && context.flags.config.is_none();
-    if usual && context.flags.interface.is_none() && systemd && unit() {
-        Keeper::Unit
-    } else {
-        Keeper::Background
-    }
+    if context.config.is_system() && systemd && unit() { Keeper::Unit } else { Keeper::Background }
 }
 
 /// Starts the daemon and waits until it can be talked to.

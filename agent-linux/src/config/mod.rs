@@ -87,6 +87,9 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     /// Whether endpoint addresses appear in lines of level info.
     pub(crate) log_addresses: bool,
+    /// Flags or the environment say something that the system's unit does not
+    /// know of.
+    pub(crate) is_overridden: bool,
 }
 
 /// Reads an environment variable; an empty one counts as unset.
@@ -115,6 +118,10 @@ impl Config {
         let wanted = path(&flags.config, "WEFT_CONFIG");
         let from = if flags.config.is_some() { "--config" } else { "WEFT_CONFIG" };
         let mut config = Self::read(wanted.as_deref(), from)?;
+        let mut known = ["WEFT_INTERFACE", "WEFT_LISTEN_PORT"].into_iter();
+        config.is_overridden = wanted.is_some()
+            || flags.interface.is_some()
+            || known.any(|name| environment(name).is_some());
         if let Some(state) = path(&flags.state, "WEFT_STATE") {
             config.state = state;
         }
@@ -153,6 +160,7 @@ impl Config {
             log_level: LogLevel::default(),
             log_format: LogFormat::default(),
             log_addresses: false,
+            is_overridden: false,
         }
     }
 
@@ -259,7 +267,9 @@ impl Config {
 
     /// Whether this is the one installation that the system's unit runs.
     pub(crate) fn is_system(&self) -> bool {
-        self.state == Path::new(DEFAULT_STATE) && self.socket == Path::new(DEFAULT_SOCKET)
+        self.state == Path::new(DEFAULT_STATE)
+            && self.socket == Path::new(DEFAULT_SOCKET)
+            && !self.is_overridden
     }
 }
 
