@@ -75,13 +75,29 @@ fn candidates(
     let cli = Cli::command();
     let typed = before.iter().find_map(|word| cli.find_subcommand(word));
     let command = typed.unwrap_or(&cli);
+    let options = || command.get_arguments().chain(cli.get_arguments());
+    let shown = |command: &&clap::Command| !command.is_hide_set();
     let mut found: Vec<String> = Vec::new();
-    if current.starts_with('-') {
-        let options = command.get_arguments().chain(cli.get_arguments());
+    let valued = before.last().and_then(|word| {
+        let mut options = options();
+        options.find(|option| is_called(option, word) && option.get_action().takes_values())
+    });
+    if let Some(option) = valued {
+        let values = option.get_possible_values();
+        found.extend(values.iter().map(|value| value.get_name().to_owned()));
+        if names_a_file(option) {
+            found.extend(files(current));
+        }
+    } else if current.starts_with('-') {
+        let options = options().filter(|option| !option.is_hide_set());
         found.extend(options.filter_map(|option| Some(format!("--{}", option.get_long()?))));
-    } else if typed.is_none() {
-        let commands = cli.get_subcommands().filter(|command| !command.is_hide_set());
+        found.push("--help".to_owned());
+    } else if typed.is_none() || typed.is_some_and(|typed| typed.get_name() == "help") {
+        let commands = cli.get_subcommands().filter(shown);
         found.extend(commands.map(|command| command.get_name().to_owned()));
+        if typed.is_none() {
+            found.push("help".to_owned());
+        }
     } else if command.get_name() == "ping" {
         found.extend(names());
     } else {
@@ -93,6 +109,37 @@ fn candidates(
     found.sort_unstable();
     found.dedup();
     found
+}
+
+/// Whether the word is this option, long or short.
+fn is_called(option: &clap::Arg, word: &str) -> bool {
+    match word.strip_prefix("--") {
+        Some(long) => option.get_long() == Some(long),
+        None => word
+            .strip_prefix('-')
+            .is_some_and(|short| option.get_short().is_some_and(|own| short == own.to_string())),
+    }
+}
+
+fn names_a_file(option: &clap::Arg) -> bool {
+    matches!(option.get_id().as_str(), "file" | "state" | "config" | "socket")
+}
+
+/// Names below the folder that was typed so far; a folder ends with a slash.
+fn files(current: &str) -> Vec<String> {
+    let typed = current.rfind('/').map_or("", |end| &current[..=end]);
+    let folder = if typed.is_empty() { "." } else { typed };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        // A folder that cannot be read has nothing to offer.
+        return Vec::new();
+    };
+    let names = entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let name = entry.file_name().into_string().ok()?;
+        let end = if entry.path().is_dir() { "/" } else { "" };
+        Some(format!("{typed}{name}{end}"))
+    });
+    names.collect()
 }
 
 /// No daemon, no names, and no error text either.
@@ -122,6 +169,13 @@ mod tests {
         assert_eq!(complete(&["completions", ""]), ["bash", "fish", "zsh"]);
         assert_eq!(complete(&["status", "--js"]), ["--json"]);
         assert!(complete(&["join", "--"]).contains(&"--state".to_owned()));
+        assert!(complete(&["join", "--"]).contains(&"--help".to_owned()));
+        assert!(!complete(&["up", "--d"]).contains(&"--detached".to_owned()));
+        assert_eq!(complete(&["status", "--color", ""]), ["always", "auto", "never"]);
+        assert_eq!(complete(&["help", "pi"]), ["ping"]);
+        assert!(complete(&["he"]).contains(&"help".to_owned()));
+        assert_eq!(complete(&["join", "--file", "src/ma"]), ["src/main.rs"]);
+        assert_eq!(complete(&["up", "--state", "sr"]), ["src/"]);
         assert!(!complete(&[""]).contains(&"complete".to_owned()));
     }
 }
