@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use weft_agent_core::control::Identity;
+use weft_noise::key::StaticSecret;
 use weft_noise::mac;
 use weft_wire::id::is_name;
 use weft_wire::join::{JoinString, MAX_TEXT, shortened};
@@ -328,8 +329,10 @@ fn write_identity(context: &Context, join: &JoinString, name: &str) -> Result<Ke
         .and_then(|()| stamp::write(&mut folder, 0, 0))
         .and_then(|()| identity::write(&mut folder, &drawn, &home))
         .map_err(|error| texts::state_write(&folder, &error))?;
+    let own = StaticSecret::from_bytes(drawn.identity_key.0).public();
     Ok(Keys {
         coordinator: mac::fingerprint(&join.coordinator).to_string(),
+        device: mac::fingerprint(&own).to_string(),
         host: home.host().to_owned(),
     })
 }

@@ -97,7 +97,12 @@ fn by_address<'s>(status: &'s Status, device: &Device, address: IpAddr) -> Resul
         return Err(unknown(status, device, &address.to_string()));
     }
     let range = device.range.map_or_else(String::new, |(first, len)| format!(" ({first}/{len})"));
-    let message = format!("{address} is not an address of {}{range}", device.network);
+    let behind = status.peers.iter().find(|peer| !peer.routes.is_empty());
+    let behind = behind.map_or_else(String::new, |peer| {
+        let (are, routes) = (if peer.routes.len() == 1 { "is" } else { "are" }, &peer.routes);
+        format!("; behind {} there {are} {}", peer.name, routes.join(", "))
+    });
+    let message = format!("{address} is not an address of {}{range}{behind}", device.network);
     Err(Failure::new(Code::PeerNotMesh, message))
 }
 
@@ -179,6 +184,12 @@ mod tests {
             assert_eq!((failure.exit(), failure.message()), (exit, text));
         }
         let mut twins = status;
+        twins.peers[0].routes = vec!["192.168.7.0/24".to_owned()];
+        assert_eq!(
+            find(&twins, "192.168.1.20").unwrap_err().message(),
+            "192.168.1.20 is not an address of home (100.93.0.0/16); \
+             behind plc-7 there is 192.168.7.0/24"
+        );
         let mut twin = twins.peers[0].clone();
         twin.name = "gw-d".to_owned();
         twin.id = "dev_uvcdaaaaaaaa".to_owned();

@@ -25,6 +25,7 @@ const ASKED: usize = 8;
 /// What the story says about keys.
 pub(super) struct Keys {
     pub(super) coordinator: String,
+    pub(super) device: String,
     pub(super) host: String,
 }
 
@@ -76,7 +77,7 @@ impl Story {
     }
 
     fn no_answer(&self) -> Failure {
-        texts::no_answer(&self.fingerprint.host)
+        texts::no_answer(&self.fingerprint.host, &self.fingerprint.device)
     }
 
     fn until_enrolled(&self, ui: &mut Ui, follower: &mut Follower) -> Result<Enrolled> {

@@ -177,7 +177,8 @@ pub(crate) fn overlap(network: &str, range: Network, overlap: &Overlap, joining:
 }
 
 /// The broker lets us in and the coordinator says nothing.
-pub(crate) fn no_answer(host: &str) -> Failure {
+/// `device` is the fingerprint under which it knows, or not, this device.
+pub(crate) fn no_answer(host: &str, device: &str) -> Failure {
     Failure::new(
         Code::JoinNoAnswer,
         format!(
@@ -185,7 +186,8 @@ pub(crate) fn no_answer(host: &str) -> Failure {
              the key was deleted, or this device was blocked or deleted"
         ),
     )
-    .try_command("weft-coordinator key list        (on the coordinator)")
+    .param("fingerprint", device)
+    .try_command(format!("weft-coordinator why-not {device}        (on the coordinator)"))
 }
 
 /// No rule lets the echo pass.
@@ -255,7 +257,9 @@ pub(crate) fn line(failure: &LineFailure, fingerprint: &str) -> Failure {
             let place = attempt.resolved.as_ref().filter(|address| *address != host);
             let place = place.map_or_else(String::new, |address| format!(" ({address})"));
             let ports = listed(&ports, "or");
-            let message = format!("{host}{place} does not answer on TCP {ports} (20 s each)");
+            // An error came at once; only silence takes its time.
+            let waited = if cause.is_none() { " (20 s each)" } else { "" };
+            let message = format!("{host}{place} does not answer on TCP {ports}{waited}");
             let failure = Failure::new(Code::JoinUnreachable, message);
             match cause {
                 Some(cause) => failure.cause(cause),
@@ -402,6 +406,10 @@ mod tests {
             (3, format!("{h} (203.0.113.10) does not answer on TCP 7420 or 443 (20 s each)"))
         );
         assert_eq!(
+            all(vec![at(7420, Reason::Silent(Some("network is unreachable".to_owned())))]),
+            (3, format!("{h} (203.0.113.10) does not answer on TCP 7420"))
+        );
+        assert_eq!(
             all(vec![
                 at(8883, Reason::Refused),
                 at(8443, Reason::Refused),
@@ -464,6 +472,13 @@ mod tests {
         let failure = state_read(&folder, "identity", "up", &error);
         assert_eq!(failure.message(), "/var/lib/weft/identity cannot be read");
         assert_eq!((failure.exit(), failure.lines()[1].text.as_str()), (4, "sudo weft up"));
+    }
+
+    #[test]
+    fn silence_names_the_place_where_the_answer_is() {
+        let failure = no_answer("mesh.example.net", "XMUG-3JSC-LGSF-7XZL");
+        let hint = "weft-coordinator why-not XMUG-3JSC-LGSF-7XZL        (on the coordinator)";
+        assert_eq!((failure.exit(), failure.lines()[0].text.as_str()), (4, hint));
     }
 
     #[test]

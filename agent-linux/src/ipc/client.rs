@@ -32,14 +32,14 @@ pub(crate) struct Client {
     path: PathBuf,
 }
 
+fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
 /// Why a socket cannot be used, with the command that helps.
 fn refused(path: &Path, command: &str, error: &io::Error) -> Failure {
     let shown = path.display();
-    let start = if Path::new("/run/systemd/system").exists() {
-        "sudo systemctl start weft"
-    } else {
-        "sudo weft up"
-    };
+    let start = if has_systemd() { "sudo systemctl start weft" } else { "sudo weft up" };
     match error.kind() {
         io::ErrorKind::NotFound => Failure::new(
             Code::CliNoDaemon,
@@ -212,11 +212,17 @@ fn understand(line: &[u8]) -> Result<Answer> {
     let other = serde_json::from_slice::<Head>(line).ok();
     if let Some(head) = other.filter(|head| head.version != VERSION) {
         let daemon = head.version;
+        // The running daemon does not understand this program's "down".
+        let again = if has_systemd() {
+            "sudo systemctl restart weft"
+        } else {
+            "sudo pkill -x weft; sudo weft up"
+        };
         return Err(Failure::new(
             Code::CliVersion,
             format!("this weft is {VERSION}, the running daemon is {daemon}"),
         )
-        .try_command("sudo systemctl restart weft"));
+        .try_command(again));
     }
     match serde_json::from_slice::<Reply>(line).map_err(Failure::internal)?.outcome {
         Outcome::Answer(answer) => Ok(answer),
