@@ -1,15 +1,19 @@
 # The commands of the README. What they do is in cross/: this file only names them.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full
+.PHONY: help demo install test test-full
 
 help:
 	@echo "make demo [ARGS=--once]   two gateways on a simulated internet, with a live ping"
+	@echo "make install              programs, units, completions, group weft (DESTDIR, PREFIX)"
 	@echo "make test                 everything a change must pass"
 	@echo "make test-full            and what takes long: every interop cell, ignored tests"
 
 demo:
 	@cross/demo $(ARGS)
+
+install:
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" cross/install
 
 test:
 	@cross/setup test

@@ -13,9 +13,10 @@ use crate::os::poll::{Interest, wait_one};
 use crate::os::process;
 
 /// Where systemd looks for units.
-const UNIT_FOLDERS: [&str; 4] = [
+const UNIT_FOLDERS: [&str; 5] = [
     "/etc/systemd/system",
     "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
