@@ -227,6 +227,8 @@ fn addresses(status: &Value) -> Result<Addresses> {
 
 fn environment(command: &mut Command, folder: &Path) {
     command
+        // As below any unit of systemd; it must mean nothing to the daemon.
+        .env("INVOCATION_ID", "f00d")
         .env("WEFT_STATE", folder.join("state"))
         .env("WEFT_SOCKET", folder.join("socket"))
         .env("WEFT_CONFIG", folder.join("weft.toml"));

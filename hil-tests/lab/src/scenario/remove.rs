@@ -17,6 +17,10 @@ use crate::run::ip_output;
 /// How long a daemon may take to end.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// A group that every Debian has: giving it the socket needs a right that the
+/// daemon gives away at its start.
+const SETTINGS: &str = "[socket]\ngroup = \"daemon\"\n";
+
 /// How a member's daemon ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -50,7 +54,9 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     let other = Gateway::join(stage.run, internet.host("gw-b")?, &key, "")?;
     let host = internet.host("gw-a")?;
     let before = look(host)?;
-    let mut gateway = Gateway::join(stage.run, host, &key, "")?;
+    let mut gateway = Gateway::join(stage.run, host, &key, SETTINGS)?;
+    restart(&coordinator, &gateway, host)?;
+    stage.story.done("restart", "asked for by the operator: the same process", None);
     for way in Way::ALL {
         // So that there is a tunnel, with everything that belongs to it.
         gateway.ping(other.name())?;
@@ -66,6 +72,22 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     }
     stage.processes.extend([coordinator.process, other.process, gateway.process]);
     Ok(json!({"ways": Way::ALL.map(Way::words)}))
+}
+
+/// An operator's restart: the daemon takes its own place, with the rights that
+/// it has left, and keeps its socket.
+fn restart(coordinator: &Coordinator, gateway: &Gateway, host: &Host) -> Result<()> {
+    let processes = || host.namespace().processes().during("look for the daemon");
+    let before = processes()?;
+    let from = gateway.process.lines_so_far();
+    coordinator.command("restart", &["device", "command", gateway.name(), "restart"])?;
+    let started = |line: &str| line.contains("agent.started").then_some(());
+    gateway.process.wait_for(from, LIMIT, "that it started again", started)?;
+    gateway.succeed(&["status"])?;
+    if processes()? == before {
+        return Ok(());
+    }
+    Err(Failure::expectation("the daemon is another process after its restart"))
 }
 
 fn end(gateway: &mut Gateway, host: &Host, way: Way) -> Result<()> {
