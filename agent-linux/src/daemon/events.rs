@@ -22,6 +22,9 @@ use crate::net::tcp;
 use crate::os::clock;
 use crate::store::{cache, identity, stamp};
 
+/// Caches are written at least this far apart, in microseconds: each is two
+/// `fsync` on the thread that carries the data.
+const CACHE_US: u64 = 1_000_000;
 /// Room for one piece of the cache, in bytes.
 const PIECE: usize = 2_048;
 
@@ -54,6 +57,14 @@ impl Daemon {
 
     /// Writes what the agent wants to be durable, and tells it.
     fn persist(&mut self, what: Persist) {
+        if let Persist::Cache(held, _) = what {
+            self.handle_committed(held.revision.0);
+            let next = self.cache_at.map_or(0, |at| at + CACHE_US);
+            if next > clock::boot_micros() {
+                return self.put_off(what, next);
+            }
+            self.cache_at = Some(clock::boot_micros());
+        }
         let written = match what {
             Persist::Identity => {
                 identity::write(&mut self.folder, self.agent.identity(), &self.home)
@@ -62,12 +73,7 @@ impl Daemon {
             Persist::Cache(..) => self.write_cache(),
         };
         match written {
-            Ok(()) => {
-                self.agent.handle_persisted(what, now());
-                if let Persist::Cache(held, _) = what {
-                    self.handle_committed(held.revision.0);
-                }
-            }
+            Ok(()) => self.agent.handle_persisted(what, now()),
             Err(error) => {
                 let file = match what {
                     Persist::Identity => "identity",
@@ -76,13 +82,17 @@ impl Daemon {
                 };
                 let fields = [("file", file.into()), ("cause", error.to_string().into())];
                 self.log.write(Event::StateFailed, &fields);
-                self.unwritten.retain(|other| {
-                    core::mem::discriminant(other) != core::mem::discriminant(&what)
-                });
-                self.unwritten.push(what);
-                self.retry_at = Some(clock::boot_micros() + RETRY_US);
+                self.put_off(what, clock::boot_micros() + RETRY_US);
             }
         }
+    }
+
+    /// Writes later; of two caches only the newer.
+    fn put_off(&mut self, what: Persist, at: u64) {
+        let kind = core::mem::discriminant::<Persist>;
+        self.unwritten.retain(|other| kind(other) != kind(&what));
+        self.unwritten.push(what);
+        self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     pub(super) fn retry_writes(&mut self) {

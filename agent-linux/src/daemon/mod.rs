@@ -108,13 +108,15 @@ struct Daemon {
     end: Option<End>,
     /// Until when the coordinator may answer to a leave, and who waits.
     leaving: Option<(u64, ClientId)>,
-    /// Writes that failed, and when they are tried again.
+    /// When the cache was written last.
+    cache_at: Option<u64>,
+    /// Writes that failed or were put off, and when they are tried again.
     unwritten: Vec<Persist>,
     retry_at: Option<u64>,
     /// When the interface is tried again that could not be set.
     mesh_retry_at: Option<u64>,
     lease_ended: bool,
-    /// Revision of the map that was last written.
+    /// Revision of the map in force.
     committed: u64,
     line_cause: Option<String>,
     /// Addresses that an operator announces.

@@ -117,6 +117,7 @@ pub(super) fn open(
         ender: None,
         end: None,
         leaving: None,
+        cache_at: None,
         unwritten: Vec::new(),
         retry_at: None,
         mesh_retry_at: None,

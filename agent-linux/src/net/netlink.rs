@@ -238,18 +238,42 @@ impl Netlink {
         }
     }
 
-    /// Reads what a subscribed socket heard, without waiting, and says whether
-    /// there was anything (an overrun counts: something changed then).
-    pub(crate) fn drain(&mut self) -> bool {
-        let mut heard = false;
+    /// Reads what a subscribed socket heard, without waiting (an overrun counts
+    /// as everything: something changed then).
+    pub(crate) fn drain(&mut self) -> Heard {
+        let mut heard = Heard::Nothing;
         loop {
             match self.receive(libc::MSG_DONTWAIT) {
-                Ok(_) => heard = true,
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => heard = true,
+                Ok(len) => heard = Replies(&self.buffer[..len]).map(judge).fold(heard, Heard::max),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => heard = Heard::Links,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return heard,
             }
         }
+    }
+}
+
+/// What a subscribed socket heard of; the later includes the earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Heard {
+    /// Nothing that matters here.
+    Nothing,
+    /// Routes of the main table: a routing daemon may change many, and often.
+    Routes,
+    /// Links or addresses.
+    Links,
+}
+
+/// Of routes only those count that [`crate::net::host::HostView`] reads.
+fn judge(reply: Reply<'_>) -> Heard {
+    match reply.kind {
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => match reply.payload.first_chunk::<8>() {
+            Some(head) if head[4] == libc::RT_TABLE_MAIN && head[7] == libc::RTN_UNICAST => {
+                Heard::Routes
+            }
+            _ => Heard::Nothing,
+        },
+        _ => Heard::Links,
     }
 }
 
@@ -277,6 +301,20 @@ mod tests {
         assert_eq!(Attributes::nested(all[1].1).next(), Some((10, &[1][..])));
         assert_eq!(Attributes::nested(&[9, 0, 1, 0, 5]).next(), None);
         assert_eq!(Replies(&bytes[..20]).count(), 0);
+    }
+
+    #[test]
+    fn only_routes_of_the_main_table_matter() {
+        let heard = |kind, payload: &[u8]| judge(Reply { kind, payload, sequence: 0 });
+        let route = |table, kind| [0, 24, 0, 0, table, 0, 0, kind, 0, 0, 0, 0];
+        let main = route(libc::RT_TABLE_MAIN, libc::RTN_UNICAST);
+        assert_eq!(heard(libc::RTM_NEWROUTE, &main), Heard::Routes);
+        assert_eq!(heard(libc::RTM_DELROUTE, &main), Heard::Routes);
+        let local = route(libc::RT_TABLE_LOCAL, libc::RTN_LOCAL);
+        assert_eq!(heard(libc::RTM_NEWROUTE, &local), Heard::Nothing);
+        assert_eq!(heard(libc::RTM_NEWROUTE, &route(42, libc::RTN_UNICAST)), Heard::Nothing);
+        assert_eq!(heard(libc::RTM_NEWADDR, &[0; 8]), Heard::Links);
+        assert!(Heard::Nothing < Heard::Routes && Heard::Routes < Heard::Links);
     }
 
     #[test]
