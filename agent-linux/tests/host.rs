@@ -6,7 +6,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 
@@ -28,6 +28,7 @@ use net::icmp::{EchoSocket, Heard, Told};
 use net::link::{self, HostNetwork, Network};
 use net::netlink::Netlink;
 use net::tun::Tun;
+use os::poll::{Interest, wait_one};
 
 const TESTS: [(&str, fn()); 8] = [
     ("addresses_and_routes_come_and_go", addresses_and_routes_come_and_go),
@@ -144,27 +145,32 @@ fn the_interface_goes_with_its_descriptor() {
     assert_eq!(link::index_of("weftt3"), None);
 }
 
-/// Sends an echo into the interface and answers it as the data path does.
+/// Sends an echo into the interface and answers it as the data path does. The
+/// kernel takes packets for a new IPv6 address a moment after it took the
+/// address, so the first answers may find nobody.
 fn told(tun: &mut Tun, to: &str, problem: Problem) -> Heard {
     let socket = EchoSocket::open(to.parse().unwrap(), 7, "weftt4").unwrap();
     assert_eq!(socket.receive().unwrap(), Heard::Nothing);
-    socket.send(1, 1_100).unwrap();
-    let mut packet = [0; 2_048];
-    let request = loop {
-        assert!(
-            os::poll::wait_one(tun.as_fd(), os::poll::Interest::READ, Some(5_000_000)).unwrap()
-        );
-        let len = tun.read(&mut packet).unwrap().unwrap();
-        // The kernel says hello on a new IPv6 link too.
-        if len > 1_100 {
-            break &packet[..len];
+    let ready = |fd: BorrowedFd<'_>, us| wait_one(fd, Interest::READ, Some(us)).unwrap();
+    for sequence in 0..50 {
+        socket.send(sequence, 1_100).unwrap();
+        let mut packet = [0; 2_048];
+        let request = loop {
+            assert!(ready(tun.as_fd(), 5_000_000), "the echo to {to} does not come out");
+            let len = tun.read(&mut packet).unwrap().unwrap();
+            // The kernel says hello on a new IPv6 link too.
+            if len > 1_100 {
+                break &packet[..len];
+            }
+        };
+        let mut answer = [0; 1_280];
+        let len = answer_bytes(request, problem, &mut answer).unwrap();
+        tun.write(&answer[..len]).unwrap();
+        if ready(socket.as_fd(), 100_000) {
+            return socket.receive().unwrap();
         }
-    };
-    let mut answer = [0; 1_280];
-    let len = answer_bytes(request, problem, &mut answer).unwrap();
-    tun.write(&answer[..len]).unwrap();
-    assert!(os::poll::wait_one(socket.as_fd(), os::poll::Interest::READ, Some(5_000_000)).unwrap());
-    socket.receive().unwrap()
+    }
+    panic!("{to}: nothing after {problem:?}");
 }
 
 fn icmp_errors_are_told_apart() {
@@ -177,17 +183,12 @@ fn icmp_errors_are_told_apart() {
         host.add_address(index, own).unwrap();
         host.add_route(index, network(range), Some(own)).unwrap();
     }
-    for (to, again) in [("100.93.0.3", "100.93.0.4"), ("fd5c::3", "fd5c::4")] {
+    for to in ["100.93.0.3", "fd5c::3"] {
         assert_eq!(told(&mut tun, to, Problem::Prohibited), Heard::Told(Told::Prohibited));
-        // IPv6 knows no MTU below 1,280, so there the figure is the link's.
-        let mtu = if again.contains(':') { 1_280 } else { 1_000 };
-        let told = told(&mut tun, again, Problem::TooBig { mtu });
-        if mtu == 1_000 {
-            assert_eq!(told, Heard::Told(Told::TooBig(Some(mtu))));
-        } else {
-            assert!(matches!(told, Heard::Told(Told::TooBig(_)) | Heard::Nothing), "{told:?}");
-        }
     }
+    // Of IPv4 alone: "too big" is final there, and IPv6 knows no smaller MTU.
+    let told = told(&mut tun, "100.93.0.4", Problem::TooBig { mtu: 1_000 });
+    assert_eq!(told, Heard::Told(Told::TooBig(Some(1_000))));
 }
 
 /// A folder that is gone afterwards.
