@@ -135,10 +135,18 @@ pub(crate) struct Log {
     journal: bool,
     /// Endpoint addresses appear at level info.
     addresses: bool,
-    kept: VecDeque<(u64, String)>,
+    kept: VecDeque<Kept>,
     kept_bytes: usize,
     next: u64,
     recent: BTreeMap<(Event, String), Recent>,
+}
+
+/// A line that `weft logs` can still show.
+struct Kept {
+    number: u64,
+    /// Microseconds since boot.
+    at_us: u64,
+    line: String,
 }
 
 struct Recent {
@@ -227,7 +235,7 @@ impl Log {
             self.remember(key, moment.boot_us);
         }
         let line = self.line(event, fields, repeated, moment);
-        self.emit(event.level(), line);
+        self.emit(event.level(), moment.boot_us, line);
     }
 
     fn remember(&mut self, key: (Event, String), at_us: u64) {
@@ -278,7 +286,7 @@ impl Log {
         line
     }
 
-    fn emit(&mut self, level: LogLevel, line: String) {
+    fn emit(&mut self, level: LogLevel, at_us: u64, line: String) {
         if self.to_stderr {
             let priority = match (self.journal, level) {
                 (false, _) => "",
@@ -291,20 +299,26 @@ impl Log {
             drop(writeln!(std::io::stderr(), "{priority}{line}"));
         }
         self.kept_bytes += line.len();
-        self.kept.push_back((self.next, line));
+        self.kept.push_back(Kept { number: self.next, at_us, line });
         self.next += 1;
         while self.kept_bytes > KEPT {
-            let Some((_, oldest)) = self.kept.pop_front() else {
+            let Some(oldest) = self.kept.pop_front() else {
                 break;
             };
-            self.kept_bytes -= oldest.len();
+            self.kept_bytes -= oldest.line.len();
         }
     }
 
     /// Kept lines from number `from` on, and the number that comes next.
     pub(crate) fn since(&self, from: u64) -> (impl Iterator<Item = &str>, u64) {
-        let lines = self.kept.iter().filter(move |(number, _)| *number >= from);
-        (lines.map(|(_, line)| line.as_str()), self.next)
+        let lines = self.kept.iter().filter(move |kept| kept.number >= from);
+        (lines.map(|kept| kept.line.as_str()), self.next)
+    }
+
+    /// The number of the first line written at this moment or later.
+    pub(crate) fn first_after(&self, boot_us: u64) -> u64 {
+        let mut kept = self.kept.iter();
+        kept.find(|kept| kept.at_us >= boot_us).map_or(self.next, |kept| kept.number)
     }
 }
 
@@ -445,6 +459,19 @@ mod tests {
         let lines = lines(&log);
         assert_eq!(lines.len(), 4);
         assert!(lines[2].ends_with("peer=a repeated=59"), "{}", lines[2]);
+    }
+
+    #[test]
+    fn lines_are_found_by_their_age() {
+        let mut log = log(LogFormat::Text);
+        for second in 1..=3 {
+            let moment = Moment { boot_us: second * 1_000_000, ..KNOWN };
+            log.write_at(Event::PeerUp, &[("peer", second.to_string().into())], moment);
+        }
+        assert_eq!(
+            [0, 2_000_000, 2_000_001, 9_000_000].map(|at| log.first_after(at)),
+            [0, 1, 2, 3]
+        );
     }
 
     #[test]

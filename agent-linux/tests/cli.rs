@@ -109,6 +109,18 @@ fn a_wrong_command_line_is_status_two_and_names_the_help() {
 }
 
 #[test]
+fn examples_stand_before_the_options() {
+    let scratch = Scratch::new("examples");
+    for command in ["join", "ping"] {
+        let output = scratch.run(&[command, "--help"]);
+        assert_eq!(output.status.code(), Some(0));
+        let help = text(&output.stdout);
+        let at = |what: &str| help.find(what).unwrap_or_else(|| panic!("no {what} in {help}"));
+        assert!(at("Usage:") < at("Examples:") && at("Examples:") < at("Options:"), "{help}");
+    }
+}
+
+#[test]
 fn version_names_target_and_protocol() {
     let output = Scratch::new("version").run(&["--version"]);
     let line = text(&output.stdout);

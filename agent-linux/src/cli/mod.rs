@@ -19,7 +19,7 @@ mod up;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 pub(crate) use start::READY;
 
@@ -31,6 +31,10 @@ use crate::output::{Colour, Settings, Ui};
 const LONG_VERSION: &str =
     concat!(env!("CARGO_PKG_VERSION"), " (", env!("WEFT_BUILD"), ", protocol 1, map format 1)");
 const _: () = assert!(weft_wire::PROTOCOL == 1 && weft_wire::MAP_FORMAT == 1);
+
+/// People look at examples first, so they stand before the options.
+const EXAMPLES_FIRST: &str =
+    "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}";
 
 /// A WireGuard mesh for microcontrollers and Linux gateways.
 #[derive(Parser)]
@@ -62,12 +66,18 @@ struct Global {
     /// Only errors on the error stream
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Debug lines of the daemon that this command starts or is; -vv for all
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Make this machine a member of a network
-    #[command(after_help = "Examples:\n  sudo weft join WEFT1…\n  sudo weft join - < key.txt")]
+    #[command(
+        before_help = "Examples:\n  sudo weft join WEFT1…\n  sudo weft join - < key.txt",
+        help_template = EXAMPLES_FIRST
+    )]
     Join(join::Arguments),
     /// Start the daemon
     Up(up::Arguments),
@@ -80,7 +90,10 @@ enum Command {
     /// The peers, all columns
     Peers(peers::Arguments),
     /// Ask a peer through the tunnel, and say which path was used
-    #[command(after_help = "Examples:\n  weft ping gw-b\n  weft ping -c 0 100.93.0.3")]
+    #[command(
+        before_help = "Examples:\n  weft ping gw-b\n  weft ping -c 0 100.93.0.3",
+        help_template = EXAMPLES_FIRST
+    )]
     Ping(ping::Arguments),
     /// What the daemon wrote
     Logs(logs::Arguments),
@@ -120,6 +133,7 @@ pub(crate) fn run() -> u8 {
         socket: cli.global.socket,
         config: cli.global.config,
         interface: command.interface(),
+        verbose: cli.global.verbose,
     };
     let loaded = config::load(&flags, |failure| ui.failure_line(failure));
     let done = loaded.and_then(|config| {
@@ -169,7 +183,7 @@ impl Command {
             Self::Down => down::run(&mut context),
             Self::Leave(arguments) => leave::run(&mut context, &arguments),
             Self::Status(arguments) => status::run(&mut context, &arguments),
-            Self::Peers(_) => peers::run(&mut context),
+            Self::Peers(arguments) => peers::run(&mut context, &arguments),
             Self::Ping(arguments) => ping::run(&mut context, &arguments),
             Self::Logs(arguments) => logs::run(&mut context, &arguments),
             Self::Completions(arguments) => completions::run(&mut context, &arguments),

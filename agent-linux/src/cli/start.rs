@@ -108,6 +108,7 @@ fn background(context: &Context) -> Result<()> {
     arguments.push(absolute(&config.socket).into());
     arguments.push("--interface".into());
     arguments.push(config.interface.clone().into());
+    arguments.extend((0..config.verbose).map(|_| "-v".into()));
     if let Some(file) = &config.file {
         arguments.push("--config".into());
         arguments.push(absolute(file).into());

@@ -52,6 +52,8 @@ pub(crate) struct Flags {
     pub(crate) socket: Option<PathBuf>,
     pub(crate) config: Option<PathBuf>,
     pub(crate) interface: Option<String>,
+    /// 1: debug lines, more: all.
+    pub(crate) verbose: u8,
 }
 
 /// A port that somebody asked for, and where.
@@ -87,6 +89,8 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     /// Whether endpoint addresses appear in lines of level info.
     pub(crate) log_addresses: bool,
+    /// How often `-v` was given.
+    pub(crate) verbose: u8,
     /// Flags or the environment say something that the system's unit does not
     /// know of.
     pub(crate) is_overridden: bool,
@@ -121,7 +125,14 @@ impl Config {
         let mut known = ["WEFT_INTERFACE", "WEFT_LISTEN_PORT"].into_iter();
         config.is_overridden = wanted.is_some()
             || flags.interface.is_some()
+            || flags.verbose > 0
             || known.any(|name| environment(name).is_some());
+        config.verbose = flags.verbose;
+        config.log_level = config.log_level.max(match flags.verbose {
+            0 => LogLevel::Error,
+            1 => LogLevel::Debug,
+            _ => LogLevel::Trace,
+        });
         if let Some(state) = path(&flags.state, "WEFT_STATE") {
             config.state = state;
         }
@@ -160,6 +171,7 @@ impl Config {
             log_level: LogLevel::default(),
             log_format: LogFormat::default(),
             log_addresses: false,
+            verbose: 0,
             is_overridden: false,
         }
     }

@@ -40,7 +40,7 @@ impl Daemon {
                 self.tell_progress(client);
             }
             Request::Echo { to, bytes, wait_ms, .. } => self.begin_echo(client, to, bytes, wait_ms),
-            Request::Logs { follow } => self.answer_logs(client, follow),
+            Request::Logs { follow, since_s } => self.answer_logs(client, follow, since_s),
             Request::Down => {
                 self.ender = Some(client);
                 self.end = Some(End::Stop);
@@ -110,8 +110,11 @@ impl Daemon {
         }
     }
 
-    fn answer_logs(&mut self, client: ClientId, follow: bool) {
-        let (lines, next) = self.log.since(0);
+    fn answer_logs(&mut self, client: ClientId, follow: bool, since_s: Option<u64>) {
+        let age_us = since_s.map(|seconds| seconds.saturating_mul(1_000_000));
+        let from =
+            age_us.map_or(0, |age| self.log.first_after(clock::boot_micros().saturating_sub(age)));
+        let (lines, next) = self.log.since(from);
         let lines: Vec<String> = lines.map(str::to_owned).collect();
         let follows = self.log_readers.iter().any(|(reader, _)| *reader == client);
         if follow && !follows {

@@ -30,8 +30,9 @@ pub(crate) enum Request {
     Progress,
     /// One [`Answer::Echo`], when the reply came or did not.
     Echo { to: IpAddr, sequence: u16, bytes: u16, wait_ms: u32 },
-    /// [`Answer::Lines`] from the first kept line; with `follow` also what comes.
-    Logs { follow: bool },
+    /// [`Answer::Lines`] from the first kept line that is no older than `since_s`
+    /// seconds; with `follow` also what comes.
+    Logs { follow: bool, since_s: Option<u64> },
     /// Take everything back and end. [`Answer::Stopped`].
     Down,
     /// Tell the coordinator, erase the identity, end. [`Answer::Stopped`].

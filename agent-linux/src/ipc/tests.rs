@@ -62,9 +62,9 @@ fn a_request_gets_its_answer_and_the_socket_is_the_owners() {
     let mut server = Server::bind(&scratch.socket(), &OWNER).unwrap();
     let mode = std::fs::metadata(scratch.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let client = asked(&scratch.socket(), Request::Logs { follow: false });
+    let client = asked(&scratch.socket(), Request::Logs { follow: false, since_s: None });
     serve_one(&mut server, |server, id, request| {
-        assert_eq!(request, Request::Logs { follow: false });
+        assert_eq!(request, Request::Logs { follow: false, since_s: None });
         server.answer(id, Answer::Lines(vec!["one".to_owned()]));
     });
     let answer = client.join().unwrap().unwrap();
@@ -88,7 +88,7 @@ fn a_refusal_arrives_whole() {
 fn a_long_answer_crosses_in_parts() {
     let scratch = Scratch::new("long");
     let mut server = Server::bind(&scratch.socket(), &OWNER).unwrap();
-    let client = asked(&scratch.socket(), Request::Logs { follow: false });
+    let client = asked(&scratch.socket(), Request::Logs { follow: false, since_s: None });
     let lines = vec!["x".repeat(1_000); 400];
     let sent = lines.clone();
     serve_one(&mut server, |server, id, _| server.answer(id, Answer::Lines(sent)));
@@ -127,7 +127,7 @@ fn a_restart_keeps_the_socket_and_who_waits_at_it() {
     let number = process::inheritable(server.into_listener().unwrap()).unwrap();
     assert!(scratch.socket().exists());
     // Between the two runs nobody accepts.
-    let client = asked(&scratch.socket(), Request::Logs { follow: false });
+    let client = asked(&scratch.socket(), Request::Logs { follow: false, since_s: None });
     let listener = process::inherited(number).unwrap();
     let elsewhere = Server::adopt(listener.try_clone().unwrap(), &scratch.0.join("other"));
     assert_eq!(elsewhere.err().unwrap().kind(), std::io::ErrorKind::InvalidInput);

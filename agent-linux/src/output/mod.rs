@@ -123,6 +123,15 @@ impl Ui {
         self.stdout_width
     }
 
+    /// Empties the terminal before an answer that is drawn anew; a pipe gets one
+    /// answer after the other.
+    pub(crate) fn clear(&mut self) {
+        if self.stdout_width.is_some() {
+            // A terminal that has gone is found by the next line.
+            drop(self.stdout.write_all(b"\x1b[H\x1b[J"));
+        }
+    }
+
     /// Prints one line of the answer.
     pub(crate) fn answer(&mut self, line: &str) {
         write_line(&mut self.stdout, line);
