@@ -73,6 +73,17 @@ pub(crate) fn end(pid: u32, at_once: bool) -> io::Result<()> {
     }
 }
 
+/// Whether a process is over: gone, or waiting for its parent to hear of it.
+/// Its files are closed then, which is not so when it has left its namespaces.
+pub(crate) fn has_ended(pid: u32) -> bool {
+    // The name in brackets may hold anything; the state stands behind it.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |stat| {
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        matches!(state, Some('Z' | 'X') | None)
+    })
+}
+
 /// The caller's effective user.
 pub(crate) fn uid() -> u32 {
     // SAFETY: geteuid has no arguments and cannot fail.
