@@ -290,10 +290,17 @@ fn make_room(context: &Context, replace: bool) -> Result<Lock> {
             .try_command("weft join --replace …"));
     }
     if let Ok(mut client) = client {
-        if !replace {
-            check_daemon(&client.status()?, exists, &context.config.socket)?;
+        let stopped = client.status().and_then(|status| {
+            if !replace {
+                check_daemon(&status, exists, &context.config.socket)?;
+            }
+            client.end(Request::Down, down::PATIENCE)
+        });
+        match stopped {
+            // One that was just ending; one that hangs still has its lock.
+            Err(failure) if !failure.is(Code::CliNoDaemon) => return Err(failure),
+            _ => {}
         }
-        client.end(Request::Down, down::PATIENCE)?;
     }
     let lock = texts::lock_state(&folder, "join …")?;
     store::erase(&mut folder.clone()).map_err(|error| texts::state_write(&folder, &error))?;

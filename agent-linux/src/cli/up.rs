@@ -43,7 +43,12 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     }
     // The socket first: whoever may ask the daemon need not read its folder.
     if let Ok(mut client) = Client::connect(&context.config.socket, "up") {
-        return Err(running(&client.status()?));
+        match client.status() {
+            Ok(status) => return Err(running(&status)),
+            // A daemon that was just ending; one that hangs still has its lock.
+            Err(failure) if failure.is(Code::CliNoDaemon) => {}
+            Err(failure) => return Err(failure),
+        }
     }
     if !peer::has_identity(&Folder::new(&context.config.state), "up")? {
         return Err(not_joined(context));
