@@ -156,7 +156,7 @@ fn check(gateway: &Gateway, host: &Host, before: &BTreeSet<String>, way: Way) ->
         return Err(Failure::expectation(format!("{words} takes away: {line}")));
     }
     // A killed daemon leaves its socket's name, which the next one takes over.
-    let mut files = vec!["socket", "err"];
+    let mut files = vec!["socket", "socket.err"];
     if way == Way::Kill {
         files.remove(0);
     }
