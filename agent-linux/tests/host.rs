@@ -342,6 +342,13 @@ fn one_identity_runs_once() {
         assert!(scratch.identity().exists());
         assert!(link::index_of("weft9").is_none());
     }
+    // The socket of that daemon with the folder of another: it is left alone.
+    let elsewhere = scratch.0.join("elsewhere");
+    let mut join = scratch.weft(&["join", &join_string(port)]);
+    let output = join.env("WEFT_STATE", &elsewhere).output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert!(text(&output.stderr).starts_with("error[up.running]: the daemon is running at "));
+    assert!(!elsewhere.exists());
     assert_eq!(scratch.run(&["down"]).status.code(), Some(0));
     child.wait().unwrap();
 }

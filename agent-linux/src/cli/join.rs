@@ -67,11 +67,15 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     let name = wanted_name(arguments.name.as_deref())?;
     check_carriers(context, &join)?;
     check_rights()?;
+    let was_there = context.config.state.exists();
     let joining = lock_joining(&Folder::new(&context.config.state))?;
-    let fingerprint = {
-        let _lock = make_room(context, arguments.replace)?;
-        write_identity(context, &join, &name)?
-    };
+    let drawn = make_room(context, arguments.replace)
+        .and_then(|_lock| write_identity(context, &join, &name));
+    if drawn.is_err() && !was_there {
+        // Only an empty folder goes; one with files is found by the next join.
+        drop(std::fs::remove_dir(&context.config.state));
+    }
+    let fingerprint = drawn?;
     let keys_us = clock::boot_micros().saturating_sub(started_us);
     let story = Story {
         socket: context.config.socket.clone(),

@@ -111,8 +111,7 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     }
     if stopped && replies.iter().all(|reply| reply.rtt_us.is_none()) {
         // Ctrl-C says nothing about the peer.
-        let asked = units::count(replies.len(), "request");
-        let message = format!("stopped; {} had not answered ({asked} given up)", found.name);
+        let message = format!("stopped; {} had not answered yet", found.name);
         return Err(Failure::new(Code::CliInterrupted, message));
     }
     conclude(context, &current(&mut client, &found)?, &replies)
