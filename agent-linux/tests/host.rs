@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends where it cannot go on")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -30,12 +30,13 @@ use net::netlink::Netlink;
 use net::tun::Tun;
 use os::poll::{Interest, wait_one};
 
-const TESTS: [(&str, fn()); 8] = [
+const TESTS: [(&str, fn()); 9] = [
     ("addresses_and_routes_come_and_go", addresses_and_routes_come_and_go),
     ("a_route_of_another_is_left_alone", a_route_of_another_is_left_alone),
     ("the_interface_goes_with_its_descriptor", the_interface_goes_with_its_descriptor),
     ("icmp_errors_are_told_apart", icmp_errors_are_told_apart),
     ("a_refused_join_leaves_nothing", a_refused_join_leaves_nothing),
+    ("a_join_that_is_cut_again_and_again_ends", a_join_that_is_cut_again_and_again_ends),
     ("a_stopped_daemon_leaves_nothing", a_stopped_daemon_leaves_nothing),
     ("one_identity_runs_once", one_identity_runs_once),
     ("a_killed_daemon_does_not_hinder_the_next", a_killed_daemon_does_not_hinder_the_next),
@@ -300,6 +301,32 @@ fn a_refused_join_leaves_nothing() {
         assert!(!scratch.0.join("weft.err").exists());
         assert_eq!(link::index_of("weft0"), None);
     }
+}
+
+/// A broker that lets everybody in and hangs up at once.
+fn cutting_broker(listener: TcpListener) {
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let mut packet = [0; 512];
+        // CONNECT, then SUBSCRIBE; a peer that went away is the test's end.
+        if matches!(stream.read(&mut packet), Ok(1..)) {
+            stream.write_all(&[0x20, 3, 0, 0, 0]).unwrap();
+            if matches!(stream.read(&mut packet), Ok(4..)) {
+                stream.write_all(&[0x90, 4, packet[2], packet[3], 0, 0]).unwrap();
+            }
+        }
+    }
+}
+
+fn a_join_that_is_cut_again_and_again_ends() {
+    let scratch = Scratch::new("cut");
+    let (listener, port) = silent_listener();
+    std::thread::spawn(move || cutting_broker(listener));
+    let output = scratch.run(&["join", "--name", "gw-a", &join_string(port)]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("error[join.interrupted]: the connection to 127.0.0.1 "), "{stderr}");
+    assert!(!scratch.identity().exists() && !scratch.socket().exists());
 }
 
 fn a_stopped_daemon_leaves_nothing() {
