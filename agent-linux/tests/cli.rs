@@ -54,7 +54,7 @@ fn join_string(carrier: Carrier, authority: &str) -> String {
         coordinator: PublicKey([0x5A; 32]),
         key: KeyId::from_random([0x31; 8]),
         psk: Secret([0x77; 32]),
-        token: EnrolToken { expiry: 1_900_000_000, mac: [0xC4; 16] },
+        token: EnrolToken { expiry: 1_900_000_000, mac: weft_wire::id::ShortSecret([0xC4; 16]) },
         addresses: heapless::Vec::from_slice(&[address]).unwrap(),
         spki: None,
         account: None,

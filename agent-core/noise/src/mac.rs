@@ -9,7 +9,7 @@ use core::fmt;
 use subtle::ConstantTimeEq;
 use weft_wire::base32::{self, Case};
 use weft_wire::frame::PskKind;
-use weft_wire::id::{Inbox, KeyId, NetworkId, PublicKey, Secret};
+use weft_wire::id::{Inbox, KeyId, NetworkId, PublicKey, Secret, ShortSecret};
 
 use crate::hash;
 
@@ -66,14 +66,16 @@ pub fn pair_psk(
 
 /// The MQTT password of an enrolled device: `MAC(broker secret, inbox, expiry)`.
 /// `expiry` is Unix time in seconds.
-pub fn broker_password(secret: &Secret, inbox: &Inbox, expiry: u32) -> [u8; 16] {
-    hash::mac16(&secret.0, &[b"weft broker v1", &inbox.0, &expiry.to_le_bytes()])
+pub fn broker_password(secret: &Secret, inbox: &Inbox, expiry: u32) -> ShortSecret {
+    let label = b"weft broker v1";
+    ShortSecret(hash::mac16(&secret.0, &[label, &inbox.0, &expiry.to_le_bytes()]))
 }
 
 /// The MQTT password of an enrolling device, as in its join string:
 /// `MAC(broker secret, "enrol", key id, expiry)`.
-pub fn enrol_password(secret: &Secret, key: KeyId, expiry: u32) -> [u8; 16] {
-    hash::mac16(&secret.0, &[b"weft enrol v1", &key.to_bytes(), &expiry.to_le_bytes()])
+pub fn enrol_password(secret: &Secret, key: KeyId, expiry: u32) -> ShortSecret {
+    let label = b"weft enrol v1";
+    ShortSecret(hash::mac16(&secret.0, &[label, &key.to_bytes(), &expiry.to_le_bytes()]))
 }
 
 /// The first 80 bits of a public key's BLAKE2s: what people compare, as

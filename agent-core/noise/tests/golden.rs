@@ -164,8 +164,8 @@ fn derivations(golden: &mut Golden) {
     let pair = mac::pair_psk(&master, NetworkId(5), &a, &b, 6);
     golden.put("psk_pair", &pair.0);
     assert!(pair.0 == mac::pair_psk(&master, NetworkId(5), &b, &a, 6).0);
-    golden.put("broker_password", &mac::broker_password(&master, &Inbox([7; 16]), 8));
-    golden.put("enrol_password", &mac::enrol_password(&master, key, 8));
+    golden.put("broker_password", &mac::broker_password(&master, &Inbox([7; 16]), 8).0);
+    golden.put("enrol_password", &mac::enrol_password(&master, key, 8).0);
     golden.put("hash", &mac::hash(&[b"a", b"b"]));
     golden.put("keyed_hash", &mac::keyed_hash(&master.0, &[b"a", b"b"]));
     golden.put("fingerprint", mac::fingerprint(&a).to_string().as_bytes());

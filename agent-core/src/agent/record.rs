@@ -3,7 +3,7 @@
 
 use weft_noise::wg::{self, Kind};
 use weft_wire::frame::{RECORD_HEADER_LEN, TAG_LEN};
-use weft_wire::id::PublicKey;
+use weft_wire::id::{PublicKey, Secret};
 use weft_wire::item::RawItem;
 
 use super::redact::Redactor;
@@ -117,7 +117,7 @@ impl<E: Entropy, T: Trace> Recorder<E, T> {
         if T::ENABLED {
             inner.fill(&mut salt);
         }
-        Self { inner, trace, redactor: Redactor { salt, own }, last: now }
+        Self { inner, trace, redactor: Redactor { salt: Secret::take(&mut salt), own }, last: now }
     }
 
     pub(super) const fn redactor(&self) -> &Redactor {

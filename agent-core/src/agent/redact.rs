@@ -12,7 +12,7 @@
 use core::fmt::Write as _;
 
 use weft_noise::mac::keyed_hash;
-use weft_wire::id::{DeviceId, Inbox, Name, PublicKey, Secret};
+use weft_wire::id::{DeviceId, Inbox, Name, PublicKey, Secret, ShortSecret};
 use weft_wire::item::{
     Command, Done, Item, ItemError, ItemWriter, Items, Ping, RawItem, Refused, Registered, State,
     Unsupported, WelcomeInfo,
@@ -47,7 +47,7 @@ const HARMLESS: &[u32] = &[
 /// What makes handles.
 pub(super) struct Redactor {
     /// Keeps handles of one trace from meaning anything elsewhere.
-    pub(super) salt: [u8; 32],
+    pub(super) salt: Secret,
     /// The agent's own WireGuard key.
     pub(super) own: PublicKey,
 }
@@ -55,7 +55,7 @@ pub(super) struct Redactor {
 impl Redactor {
     fn handle(&self, bytes: &[u8]) -> [u8; 8] {
         let mut handle = [0; 8];
-        handle.copy_from_slice(&keyed_hash(&self.salt, &[bytes])[..8]);
+        handle.copy_from_slice(&keyed_hash(&self.salt.0, &[bytes])[..8]);
         handle
     }
 
@@ -149,7 +149,7 @@ impl Redactor {
                     name: number(answer.device),
                     network_name: Name::new(),
                     inbox: Inbox(self.short(&answer.inbox.0)),
-                    password: self.short(&answer.password),
+                    password: ShortSecret(self.short(&answer.password.0)),
                     psk: self.psk(&answer.psk),
                     key_name: Name::new(),
                     ..answer
@@ -159,7 +159,7 @@ impl Redactor {
                 let info: WelcomeInfo = raw.decode()?;
                 writer.put(&WelcomeInfo {
                     inbox: Inbox(self.short(&info.inbox.0)),
-                    password: self.short(&info.password),
+                    password: ShortSecret(self.short(&info.password.0)),
                     ..info
                 })
             }

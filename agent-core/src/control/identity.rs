@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use weft_noise::key::StaticSecret;
-use weft_wire::id::{DeviceId, Inbox, KeyId, Name, NetworkId, OrganisationId, PublicKey, Secret};
+use weft_wire::id::{
+    DeviceId, Inbox, KeyId, Name, NetworkId, OrganisationId, PublicKey, Secret, ShortSecret,
+};
 use weft_wire::join::JoinString;
 use weft_wire::login::{self, PasswordText};
 use weft_wire::topic::{self, USER_LEN};
@@ -47,7 +49,7 @@ pub struct Enrolment {
     /// Unix time in seconds after which the broker refuses the token.
     pub token_expiry: u32,
     /// The broker's token.
-    pub token: [u8; 16],
+    pub token: ShortSecret,
     /// Host number that the device held before, or 0.
     pub host: u32,
 }
@@ -68,7 +70,7 @@ pub struct Member {
     /// Where it receives.
     pub inbox: Inbox,
     /// MQTT password for that inbox.
-    pub password: [u8; 16],
+    pub password: ShortSecret,
     /// Unix time in seconds after which the broker refuses the password.
     pub password_expiry: u32,
     /// PSK of HELLO with kind "device".
@@ -90,7 +92,7 @@ impl Identity {
                 key: join.key,
                 psk: join.psk.duplicate(),
                 token_expiry: join.token.expiry,
-                token: join.token.mac,
+                token: join.token.mac.duplicate(),
                 host: 0,
             }),
         }
@@ -107,7 +109,6 @@ impl Identity {
 
 /// What the MQTT line is opened with. A shell that uses a foreign broker puts
 /// that broker's account in place of user and password; the client id stays.
-#[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// Client id, and the inbox to subscribe to (`weft/v1/d/<inbox>`).
     pub inbox: Inbox,

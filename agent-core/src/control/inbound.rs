@@ -472,7 +472,7 @@ impl<const FRAME: usize> Control<FRAME> {
             name: answer.name.clone(),
             network_name: answer.network_name.clone(),
             inbox: answer.inbox,
-            password: answer.password,
+            password: answer.password.duplicate(),
             password_expiry: answer.password_expiry,
             psk: answer.psk.duplicate(),
             master: answer.master,
@@ -524,7 +524,7 @@ impl<const FRAME: usize> Control<FRAME> {
         let same = member.inbox == info.inbox && member.password_expiry == info.password_expiry;
         if !same {
             member.inbox = info.inbox;
-            member.password = info.password;
+            member.password = info.password.duplicate();
             member.password_expiry = info.password_expiry;
             self.notify(Notice::IdentityChanged);
         }

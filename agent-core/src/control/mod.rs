@@ -70,7 +70,6 @@ pub struct ControlConfig {
 }
 
 /// What the shell has to do about its line to the coordinator.
-#[derive(Clone, PartialEq, Eq)]
 pub enum LineRequest {
     /// Open it with these credentials and subscribe to the inbox; then call
     /// `handle_connected`, or `handle_disconnected` if that fails.

@@ -256,6 +256,25 @@ impl Drop for Secret {
     }
 }
 
+/// 16 secret bytes that let a client into a broker: a password, or the token of
+/// a join string. As [`Secret`]: erased when dropped, no `Debug`, no `Clone`, no
+/// comparison.
+#[derive(Serialize, Deserialize)]
+pub struct ShortSecret(pub [u8; 16]);
+
+impl ShortSecret {
+    /// A second copy, named so that every place that makes one is found.
+    pub const fn duplicate(&self) -> Self {
+        Self(self.0)
+    }
+}
+
+impl Drop for ShortSecret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
 /// The life of a database. A restored backup draws a new one, so that map
 /// revisions of two lives are never compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use serde::{Deserialize as De, Serialize as Ser};
 use crate::frame::PADDING;
 use crate::id::{
     CommandId, DeviceId, Epoch, Inbox, Instance, Name, NetworkId, OrganisationId, PublicKey,
-    ReplicaId, Revision, Secret,
+    ReplicaId, Revision, Secret, ShortSecret,
 };
 
 /// A type that is the body of an item.
@@ -303,7 +303,7 @@ item!(
         /// Where the device receives from the next connection on.
         inbox: Inbox,
         /// MQTT password for that inbox.
-        password: [u8; 16],
+        password: ShortSecret,
         /// Unix time in seconds after which the broker refuses the password.
         password_expiry: u32,
         /// Earliest reconnection after a loss, in seconds.
@@ -417,7 +417,7 @@ item!(
         /// Where the device receives from the next connection on.
         inbox: Inbox,
         /// MQTT password for that inbox.
-        password: [u8; 16],
+        password: ShortSecret,
         /// Unix time in seconds after which the broker refuses the password.
         password_expiry: u32,
         /// The device's own PSK for HELLO with kind "device".

@@ -13,7 +13,7 @@ use zeroize::Zeroize;
 
 use crate::base32::{self, Base32Error, Case};
 use crate::crc::crc32;
-use crate::id::{KeyId, PublicKey, Secret};
+use crate::id::{KeyId, PublicKey, Secret, ShortSecret};
 
 /// What every join string starts with; the digit is the format.
 pub const PREFIX: &str = "WEFT1";
@@ -99,12 +99,11 @@ impl Drop for BrokerAccount {
 }
 
 /// The token that lets an MQTT client in to enrol, and nothing else.
-#[derive(Clone, Copy)]
 pub struct EnrolToken {
     /// Unix time in seconds after which the broker refuses it.
     pub expiry: u32,
     /// `MAC(broker secret, "enrol", key id, expiry)`: the MQTT password.
-    pub mac: [u8; 16],
+    pub mac: ShortSecret,
 }
 
 /// The decoded join string. No `Debug`: it holds a secret.
@@ -228,8 +227,10 @@ impl JoinString {
         let coordinator = PublicKey(reader.array()?);
         let key = KeyId::from_bytes(reader.array()?).map_err(|_| JoinError::Field)?;
         let psk = Secret::take(&mut reader.array()?);
-        let token =
-            EnrolToken { expiry: u32::from_le_bytes(reader.array()?), mac: reader.array()? };
+        let token = EnrolToken {
+            expiry: u32::from_le_bytes(reader.array()?),
+            mac: ShortSecret(reader.array()?),
+        };
         let mut addresses = heapless::Vec::new();
         for _ in 0..reader.byte()? {
             let carrier = Carrier::from_byte(reader.byte()?).ok_or(JoinError::Field)?;
@@ -267,7 +268,7 @@ impl JoinString {
         put(&self.key.to_bytes());
         put(&self.psk.0);
         put(&self.token.expiry.to_le_bytes());
-        put(&self.token.mac);
+        put(&self.token.mac.0);
         put(&[self.addresses.len() as u8]);
         for address in &self.addresses {
             put(&[address.carrier as u8, address.authority.len() as u8]);
@@ -323,7 +324,7 @@ mod tests {
             coordinator: PublicKey([0x11; 32]),
             key: KeyId::from_random([0x22; 8]),
             psk: Secret([0x33; 32]),
-            token: EnrolToken { expiry: 0x4444_4444, mac: [0x55; 16] },
+            token: EnrolToken { expiry: 0x4444_4444, mac: ShortSecret([0x55; 16]) },
             addresses,
             spki: Some([0x66; 32]),
             account: Some(BrokerAccount {

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use weft_wire::frame::{Hello, PROLOGUE_LEN, PskKind, PskSelector, RecordHeader, Reset, Retry};
 use weft_wire::id::{
     CommandId, DeviceId, Epoch, Inbox, Instance, KeyId, NetworkId, OrganisationId, PublicKey,
-    ReplicaId, Revision, Secret,
+    ReplicaId, Revision, Secret, ShortSecret,
 };
 use weft_wire::item::*;
 use weft_wire::join::{Address, BrokerAccount, Carrier, EnrolToken, JoinString, MAX_TEXT};
@@ -95,7 +95,7 @@ fn session(golden: &mut Golden) {
             epoch: Epoch(0x5f1c_09aa),
             revision: Revision(43),
             inbox: Inbox([0xA5; 16]),
-            password: [0x5A; 16],
+            password: ShortSecret([0x5A; 16]),
             password_expiry: 1_800_000_000,
             reconnect_min_s: 1,
             reconnect_max_s: 60,
@@ -152,7 +152,7 @@ fn enrolment(golden: &mut Golden) {
             host: 0x0102,
             overlay: overlay(),
             inbox: Inbox([0xA5; 16]),
-            password: [0x5A; 16],
+            password: ShortSecret([0x5A; 16]),
             password_expiry: 1_800_000_000,
             psk: Secret([0x33; 32]),
             master: 1,
@@ -293,7 +293,7 @@ fn frames_and_texts(golden: &mut Golden) {
         coordinator: PublicKey([0x11; 32]),
         key,
         psk: Secret([0x33; 32]),
-        token: EnrolToken { expiry: 1_800_000_000, mac: [0x55; 16] },
+        token: EnrolToken { expiry: 1_800_000_000, mac: ShortSecret([0x55; 16]) },
         addresses: list(&[
             address(Carrier::Mqtt, "mesh.example.net:7420"),
             address(Carrier::Https, "[2001:db8::1]:7420"),

@@ -52,7 +52,7 @@ impl Password {
 
 impl From<&PasswordText> for Password {
     fn from(text: &PasswordText) -> Self {
-        Self::new(text)
+        Self::new(text.as_str())
     }
 }
 

@@ -357,9 +357,10 @@ impl Daemon {
             LineRequest::Connect(credentials) => {
                 let (user, password) = match self.home.account() {
                     Some((user, password)) => (user.to_owned(), Password::new(password)),
-                    None => {
-                        (credentials.user.as_str().to_owned(), Password::new(&credentials.password))
-                    }
+                    None => (
+                        credentials.user.as_str().to_owned(),
+                        Password::new(credentials.password.as_str()),
+                    ),
                 };
                 self.line.open(Login {
                     client: credentials.inbox.text(),

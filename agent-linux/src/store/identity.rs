@@ -171,7 +171,7 @@ mod tests {
             coordinator: PublicKey([9; 32]),
             key: KeyId::from_random([1; 8]),
             psk: Secret([2; 32]),
-            token: EnrolToken { expiry: 3, mac: [4; 16] },
+            token: EnrolToken { expiry: 3, mac: weft_wire::id::ShortSecret([4; 16]) },
             addresses: heapless::Vec::from_slice(&[
                 address(Carrier::Https, "mesh.example.net:443"),
                 address(Carrier::Mqtt, "[2001:db8::1]:7420"),

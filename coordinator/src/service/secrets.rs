@@ -4,7 +4,7 @@
 use weft_noise::key::StaticSecret;
 use weft_noise::{mac, seed};
 use weft_wire::frame::PskKind;
-use weft_wire::id::{Inbox, KeyId, NetworkId, PublicKey, Secret};
+use weft_wire::id::{Inbox, KeyId, NetworkId, PublicKey, Secret, ShortSecret};
 use zeroize::Zeroizing;
 
 /// Versions of the PSK master that fit the high half of HELLO's kind byte.
@@ -78,12 +78,12 @@ impl Secrets {
     }
 
     /// The MQTT password of an enrolled device; `expiry` in Unix seconds.
-    pub fn broker_password(&self, inbox: &Inbox, expiry: u32) -> [u8; 16] {
+    pub fn broker_password(&self, inbox: &Inbox, expiry: u32) -> ShortSecret {
         mac::broker_password(&self.broker, inbox, expiry)
     }
 
     /// The MQTT password of an enrolling device; `expiry` in Unix seconds.
-    pub fn enrol_password(&self, key: KeyId, expiry: u32) -> [u8; 16] {
+    pub fn enrol_password(&self, key: KeyId, expiry: u32) -> ShortSecret {
         mac::enrol_password(&self.broker, key, expiry)
     }
 
@@ -158,7 +158,7 @@ mod tests {
         assert_ne!(a.public(), b.public());
         assert_ne!(a.public(), a.next.public());
         assert_ne!(a.enrolment_psk(key, 0).unwrap().0, b.enrolment_psk(key, 0).unwrap().0);
-        assert_ne!(a.enrol_password(key, 9), b.enrol_password(key, 9));
+        assert_ne!(a.enrol_password(key, 9).0, b.enrol_password(key, 9).0);
         assert!(a.enrolment_psk(key, 1).is_none(), "no such master");
     }
 }

@@ -170,7 +170,7 @@ pub fn device(inbox: Inbox) -> Credentials {
     Credentials {
         client_id: inbox.to_string(),
         user: inbox.to_string(),
-        password: login::password(EXPIRY, &mac).to_string(),
+        password: login::password(EXPIRY, &mac).as_str().to_owned(),
     }
 }
 
@@ -179,7 +179,7 @@ pub fn enrolling(inbox: Inbox, key: KeyId) -> Credentials {
     Credentials {
         client_id: inbox.to_string(),
         user: enrolment_user(key).to_string(),
-        password: login::password(EXPIRY, &mac).to_string(),
+        password: login::password(EXPIRY, &mac).as_str().to_owned(),
     }
 }
 

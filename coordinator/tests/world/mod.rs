@@ -428,7 +428,9 @@ impl Device {
         Credentials {
             client_id: registered.inbox.to_string(),
             user: registered.inbox.to_string(),
-            password: login::password(registered.password_expiry, &registered.password).to_string(),
+            password: login::password(registered.password_expiry, &registered.password)
+                .as_str()
+                .to_owned(),
         }
     }
 

@@ -235,7 +235,7 @@ fn secrets_of(mesh: &Mesh, node: usize) -> Vec<Vec<u8>> {
         identity.coordinator.0.to_vec(),
         member.psk.0.to_vec(),
         member.inbox.0.to_vec(),
-        mesh.coordinator.password(&member.inbox).to_vec(),
+        mesh.coordinator.password(&member.inbox).0.to_vec(),
         device.wg_key.0.to_vec(),
         device.identity.0.to_vec(),
     ]);

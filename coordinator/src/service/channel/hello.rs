@@ -9,7 +9,7 @@ use weft_noise::sealed::coordinator::{CoordinatorKey, Verified};
 use weft_noise::sealed::retry;
 use weft_wire::PROTOCOL;
 use weft_wire::frame::{Hello, MAX_FRAME, PskKind};
-use weft_wire::id::{Inbox, KeyId, PublicKey, Revision, Secret};
+use weft_wire::id::{Inbox, KeyId, PublicKey, Revision, Secret, ShortSecret};
 use weft_wire::item::{HelloInfo, Item as _, ItemWriter, Items, WelcomeInfo};
 
 use super::gate::Queue;
@@ -198,7 +198,7 @@ impl Channel {
         let password = match caller.who {
             Who::Device { .. } => self.secrets.broker_password(&caller.inbox, expiry),
             // Its password is in its join string.
-            Who::Enrolling { .. } => [0; 16],
+            Who::Enrolling { .. } => ShortSecret([0; 16]),
         };
         let welcome = WelcomeInfo {
             session,

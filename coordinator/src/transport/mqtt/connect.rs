@@ -21,11 +21,11 @@ pub trait Passwords: Send + Sync {
 
 impl Passwords for Secrets {
     fn device(&self, inbox: Inbox, expiry: u32, mac: &[u8; 16]) -> bool {
-        mac::verify(&self.broker_password(&inbox, expiry), mac)
+        mac::verify(&self.broker_password(&inbox, expiry).0, mac)
     }
 
     fn enrolment(&self, key: KeyId, expiry: u32, mac: &[u8; 16]) -> bool {
-        mac::verify(&self.enrol_password(key, expiry), mac)
+        mac::verify(&self.enrol_password(key, expiry).0, mac)
     }
 }
 
@@ -114,11 +114,11 @@ pub fn verdict(
     let inbox: Inbox = connect.client_id.parse().map_err(|_| Refusal::ClientId)?;
     let (expiry, mac) = login::parse_password(&connect.password).ok_or(Refusal::PasswordForm)?;
     let (class, genuine) = if connect.user == connect.client_id {
-        (Class::Device, passwords.device(inbox, expiry, &mac))
+        (Class::Device, passwords.device(inbox, expiry, &mac.0))
     } else {
         let key = connect.user.strip_prefix("e.").and_then(|key| key.parse::<KeyId>().ok());
         let key = key.ok_or(Refusal::User)?;
-        (Class::Enrolling(key), passwords.enrolment(key, expiry, &mac))
+        (Class::Enrolling(key), passwords.enrolment(key, expiry, &mac.0))
     };
     if !genuine {
         return Err(Refusal::Password);
@@ -138,7 +138,13 @@ pub fn verdict(
 
 #[cfg(test)]
 mod tests {
+    use weft_wire::id::ShortSecret;
+
     use super::*;
+
+    fn password(expiry: u32, mac: [u8; 16]) -> String {
+        login::password(expiry, &ShortSecret(mac)).as_str().to_owned()
+    }
 
     const EXPIRY: u32 = 2_000;
 
@@ -164,7 +170,7 @@ mod tests {
         Connect {
             client_id: inbox.clone(),
             user: inbox,
-            password: login::password(EXPIRY, &[7; 16]).to_string(),
+            password: password(EXPIRY, [7; 16]),
             keep_alive_s: 300,
             ..Connect::default()
         }
@@ -173,7 +179,7 @@ mod tests {
     fn enrolling() -> Connect {
         Connect {
             user: weft_wire::topic::enrolment_user(key()).to_string(),
-            password: login::password(EXPIRY, &[9; 16]).to_string(),
+            password: password(EXPIRY, [9; 16]),
             ..device()
         }
     }
@@ -215,16 +221,8 @@ mod tests {
             ("bad key", |c| c.user = "e.key_".to_owned(), Refusal::User),
             ("no password", |c| c.password.clear(), Refusal::PasswordForm),
             ("long password", |c| c.password.push('a'), Refusal::PasswordForm),
-            (
-                "other expiry",
-                |c| c.password = login::password(1, &[7; 16]).to_string(),
-                Refusal::Password,
-            ),
-            (
-                "other mac",
-                |c| c.password = login::password(EXPIRY, &[8; 16]).to_string(),
-                Refusal::Password,
-            ),
+            ("other expiry", |c| c.password = password(1, [7; 16]), Refusal::Password),
+            ("other mac", |c| c.password = password(EXPIRY, [8; 16]), Refusal::Password),
             (
                 "another's client id with the own password",
                 |c| {
@@ -235,7 +233,7 @@ mod tests {
             ),
             (
                 "an enrolment password as device",
-                |c| c.password = login::password(EXPIRY, &[9; 16]).to_string(),
+                |c| c.password = password(EXPIRY, [9; 16]),
                 Refusal::Password,
             ),
         ];

@@ -13,7 +13,7 @@ use weft_noise::sealed::{Session, retry};
 use weft_wire::frame::{FrameKind, Hello, PskKind, RecordHeader, Reset};
 use weft_wire::id::{
     CommandId, DeviceId, Epoch, Inbox, KeyId, Name, NetworkId, OrganisationId, PublicKey,
-    ReplicaId, Revision, Secret,
+    ReplicaId, Revision, Secret, ShortSecret,
 };
 use weft_wire::item::*;
 use weft_wire::join::{Address, Carrier, EnrolToken, JoinString};
@@ -173,7 +173,7 @@ impl Coordinator {
             coordinator: *self.key.public(),
             key: self.enrolment,
             psk: mac::psk(&self.master, 0, PskKind::Enrolment, &reference),
-            token: EnrolToken { expiry: u32::MAX, mac: [7; 16] },
+            token: EnrolToken { expiry: u32::MAX, mac: ShortSecret([7; 16]) },
             addresses: [Address {
                 carrier: Carrier::Mqtt,
                 authority: heapless::String::try_from("203.0.113.10:7420")
@@ -273,9 +273,9 @@ impl Coordinator {
     }
 
     /// The broker's password of whoever receives there.
-    pub fn password(&self, inbox: &Inbox) -> [u8; 16] {
-        let mut password = [0; 16];
-        password.copy_from_slice(&mac::keyed_hash(&self.master.0, &[b"mqtt", &inbox.0])[..16]);
+    pub fn password(&self, inbox: &Inbox) -> ShortSecret {
+        let mut password = ShortSecret([0; 16]);
+        password.0.copy_from_slice(&mac::keyed_hash(&self.master.0, &[b"mqtt", &inbox.0])[..16]);
         password
     }
 

@@ -8,7 +8,9 @@ use weft_noise::key::StaticSecret;
 use weft_noise::sealed::Session;
 use weft_noise::sealed::coordinator::CoordinatorKey;
 use weft_wire::frame::{FrameKind, Hello, MAX_FRAME, PskKind, RecordHeader, Retry, kind};
-use weft_wire::id::{Inbox, KeyId, Name, NetworkId, OrganisationId, PublicKey, Secret};
+use weft_wire::id::{
+    Inbox, KeyId, Name, NetworkId, OrganisationId, PublicKey, Secret, ShortSecret,
+};
 use weft_wire::item::{Item as _, Items, Registered, WelcomeInfo};
 
 use super::padded;
@@ -85,7 +87,7 @@ impl GhostCoordinator {
                 key: KeyId::from_random([1; 8]),
                 psk: Secret(PSK),
                 token_expiry: 0,
-                token: [0; 16],
+                token: ShortSecret([0; 16]),
                 host: 0,
             }),
             Some(member) => Membership::Member(Member {
@@ -95,7 +97,7 @@ impl GhostCoordinator {
                 name: Name::new(),
                 network_name: Name::new(),
                 inbox: Inbox(member.inbox.0),
-                password: [0; 16],
+                password: ShortSecret([0; 16]),
                 password_expiry: member.password_expiry,
                 psk: Secret(PSK),
                 master: 0,
