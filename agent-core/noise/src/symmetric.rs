@@ -2,7 +2,7 @@
 //! IKpsk2 need it: every cipher key seals exactly one message, so the nonce is
 //! always zero.
 
-use weft_wire::id::PublicKey;
+use weft_wire::id::{PublicKey, Secret};
 use zeroize::Zeroize;
 
 use crate::aead::{Key, TAG_LEN};
@@ -85,7 +85,14 @@ impl Symmetric {
 
     /// Split: the key of the initiator's direction first.
     pub(crate) fn split(&self) -> (Key, Key) {
+        let (first, second) = self.split_secrets();
+        (Key::new(&first.0), Key::new(&second.0))
+    }
+
+    /// The same for who makes keys of them later: a backend's key may be many
+    /// times as large.
+    pub(crate) fn split_secrets(&self) -> (Secret, Secret) {
         let [first, second] = kdf(&self.chain, &[]);
-        (Key::new(&first), Key::new(&second))
+        (Secret(*first), Secret(*second))
     }
 }

@@ -142,7 +142,7 @@ impl InitiationSent {
             let mut state = state.fork();
             state.mix_key_and_hash(&psk.0);
             if state.open(&mut [], &message.field(44)) {
-                let (send, receive) = state.split();
+                let (send, receive) = state.split_secrets();
                 self.secrets = None;
                 let keys = SessionKeys::new(send, receive, self.sender, message.sender());
                 return Ok(Answered { keys, psk: index });
@@ -252,7 +252,7 @@ impl AuthenticInitiation {
         let tag = self.state.seal(&mut []);
         out[44..60].copy_from_slice(&tag);
         write_macs(out, &self.mac1_key);
-        let (receive, send) = self.state.split();
+        let (receive, send) = self.state.split_secrets();
         SessionKeys::new(send, receive, sender, self.sender)
     }
 }

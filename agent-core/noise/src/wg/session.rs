@@ -1,19 +1,22 @@
 //! Transport data (section 5.4.6): one object seals, another opens.
 
+use weft_wire::id::Secret;
+
 use super::{HEADER_LEN, KEEPALIVE_LEN, Kind, PADDING, REJECT_AFTER_MESSAGES, TAG_LEN, field};
 use crate::aead::Key;
 use crate::replay::ReplayWindow;
 
-/// The keys of a session, both directions. Erased when dropped.
+/// The keys of a session, both directions. Erased when dropped. Still raw, so
+/// that whoever only hands them on needs 72 bytes, whatever the backend.
 pub struct SessionKeys {
-    send: Key,
-    receive: Key,
+    send: Secret,
+    receive: Secret,
     local: u32,
     remote: u32,
 }
 
 impl SessionKeys {
-    pub(super) const fn new(send: Key, receive: Key, local: u32, remote: u32) -> Self {
+    pub(super) const fn new(send: Secret, receive: Secret, local: u32, remote: u32) -> Self {
         Self { send, receive, local, remote }
     }
 
@@ -31,8 +34,9 @@ impl SessionKeys {
     /// 2 on; the replay window holds `(WORDS - 1) * 64` packets.
     pub fn split<const WORDS: usize>(self) -> (Sealer, Opener<WORDS>) {
         let Self { send, receive, local, remote } = self;
-        let sealer = Sealer { key: send, receiver: remote, counter: 0 };
-        let opener = Opener { key: receive, index: local, window: ReplayWindow::new() };
+        let sealer = Sealer { key: Key::new(&send.0), receiver: remote, counter: 0 };
+        let opener =
+            Opener { key: Key::new(&receive.0), index: local, window: ReplayWindow::new() };
         (sealer, opener)
     }
 }
