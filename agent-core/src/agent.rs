@@ -153,6 +153,8 @@ pub struct Agent<
     fanout: Fanout,
     /// Peers that are to get a keepalive.
     keepalives: [bool; PEERS],
+    /// Peers that were greeted because they went on in a session from before.
+    greeted: [bool; PEERS],
     /// Counted here: what belongs to no part.
     drops: DropCounters,
     /// Traffic of peers that are gone.
@@ -248,6 +250,7 @@ impl<
             outbox: Outbox::default(),
             fanout: Fanout::new(),
             keepalives: [false; PEERS],
+            greeted: [false; PEERS],
             drops: DropCounters::new(),
             retired: Counters::default(),
             handshakes: 0,

@@ -9,6 +9,7 @@ use super::record::{Fate, Head};
 use super::trace::{Entry, Trace};
 use super::{Agent, Input, Output, Transmit};
 use crate::buffer::PacketBuf;
+use crate::config::specification::REJECT_AFTER_TIME;
 use crate::control::{FrameDrop, Held};
 use crate::datapath::PacketError;
 use crate::entropy::Entropy;
@@ -93,6 +94,9 @@ impl<
             };
             self.recorder.put_datagram(source, &head, &fate, now);
         }
+        if kind == Ok(Kind::Transport) && result == Err(DropReason::UnknownIndex) {
+            self.greet(source);
+        }
         self.pump();
         let datagram: &'a [u8] = datagram;
         result.map(|packet| {
@@ -128,11 +132,38 @@ impl<
         result
     }
 
+    /// Data of a session that nobody here knows any more: soon after a start, a
+    /// peer that goes on where we were before. It would notice after 15 s
+    /// without an answer; a handshake of ours is sooner. Once per peer and only
+    /// to where the cache has it, so that who forges sources gains nothing.
+    fn greet(&mut self, source: Source) {
+        if self.now - self.started_at >= REJECT_AFTER_TIME {
+            return;
+        }
+        let Some(slot) = self.paths.slot_at(source.address) else {
+            return;
+        };
+        let place = self.greeted.get_mut(slot.index());
+        let greeted = place.is_none_or(|place| core::mem::replace(place, true));
+        if !greeted && !self.datapath.has_session(slot, self.now) && self.peers.handle_wanted(slot)
+        {
+            self.paths.handle_wanted(slot, &mut self.recorder, self.now);
+        }
+    }
+
     /// Where this device may be reached, best first; told to peers in calls.
+    /// When that changes, every peer with a session hears from us at once:
+    /// authentic data from the new address is what moves its path.
     pub fn set_local_addresses(&mut self, candidates: &[Candidate]) {
+        let before = self.paths.local();
         self.paths.set_local(candidates);
-        let kept = self.paths.local().iter().copied().collect();
-        self.recorder.put(self.now, &Entry::Local(kept));
+        let kept = self.paths.local();
+        if !before.is_empty() && before != kept {
+            for (slot, wanted) in (0..).map(PeerSlot).zip(&mut self.keepalives) {
+                *wanted |= self.datapath.has_session(slot, self.now);
+            }
+        }
+        self.recorder.put(self.now, &Entry::Local(kept.iter().copied().collect()));
     }
 
     /// The socket of each address family, when they change.

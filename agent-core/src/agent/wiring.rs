@@ -306,6 +306,9 @@ impl<
         self.paths.remove_peer(slot);
         self.staging.discard(slot);
         self.set_keepalive(slot, false);
+        if let Some(place) = self.greeted.get_mut(slot.index()) {
+            *place = false;
+        }
     }
 
     fn set_keepalive(&mut self, slot: PeerSlot, wanted: bool) {

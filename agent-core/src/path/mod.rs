@@ -447,6 +447,18 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.peer(slot)?.selected.as_ref()
     }
 
+    /// Whose selected route leads to this address.
+    pub fn slot_at(&self, address: SocketAddr) -> Option<PeerSlot> {
+        let leads = |selected: &Selected| {
+            let Route::Direct { address: to, .. } = selected.route;
+            to == address
+        };
+        let position = self.peers.iter().position(|peer| {
+            peer.as_ref().is_some_and(|peer| peer.selected.as_ref().is_some_and(leads))
+        })?;
+        u16::try_from(position).ok().map(PeerSlot)
+    }
+
     /// Where a handshake initiation goes: the selected route, and what the
     /// peer named if that is in doubt.
     pub fn targets(&self, slot: PeerSlot) -> Targets {

@@ -5,7 +5,7 @@ use weft_agent_core::agent::{ChipAgent, GatewayAgent};
 use weft_agent_core::config::implementation::FLOWS_CHIP;
 use weft_agent_core::control::Control;
 use weft_agent_core::datapath::Datapath;
-use weft_agent_core::event::SocketId;
+use weft_agent_core::event::{SocketId, Source};
 use weft_agent_core::path::{Paths, Route};
 use weft_agent_core::peers::{PeerState, Peers, Staging};
 use weft_agent_core::time::Duration;
@@ -31,6 +31,67 @@ fn from_join_string_to_first_ping() {
     let (id_a, id_b) = (mesh.id(a), mesh.id(b));
     assert_eq!(mesh.state(a, id_b), Some(PeerState::Active));
     assert_eq!(mesh.state(b, id_a), Some(PeerState::Active));
+}
+
+/// Who was restarted is found by peers that go on in the old session.
+#[test]
+fn a_restart_costs_its_peers_a_round_trip_and_not_15_s() {
+    let (mut mesh, a, b) = Mesh::pair(40);
+    let (host_a, host_b) = (mesh.host(a), mesh.host(b));
+    mesh.ping(a, host_b, 1);
+    mesh.run_for(1_000);
+    mesh.ping(b, host_a, 2);
+    mesh.run_for(1_000);
+    mesh.stop(a);
+    mesh.boot(a);
+    mesh.run_for(1_000);
+    let took = ping_until_answered(&mut mesh, b, host_a, 2_000);
+    assert!(took.as_millis() < 500, "{took:?}");
+    // Nobody is greeted twice, whoever forges what: without a session with it,
+    // a peer's address is answered once.
+    let source = Source { socket: SocketId(0), address: mesh.nodes[b].address };
+    mesh.stop(b);
+    mesh.run_for(200_000);
+    mesh.stop(a);
+    mesh.boot(a);
+    mesh.run_for(100);
+    let initiations = |mesh: &Mesh| mesh.nodes[a].sent.get(&1).copied().unwrap_or_default();
+    let before = initiations(&mesh);
+    for number in 0..1_000u32 {
+        let mut forged = [0; 32];
+        forged[0] = 4;
+        forged[4..8].copy_from_slice(&number.to_le_bytes());
+        let refused =
+            mesh.input(a, |agent, now| agent.handle_datagram(source, &mut forged, now).is_err());
+        assert!(refused);
+        mesh.run_for(1);
+    }
+    assert_eq!(initiations(&mesh), before + 1);
+}
+
+/// Who moved says so to those it talks to; they would go on to its old place
+/// until 15 s without an answer.
+#[test]
+fn a_move_costs_its_peers_nothing() {
+    let (mut mesh, a, b) = Mesh::pair(41);
+    let host_b = mesh.host(b);
+    mesh.ping(a, host_b, 1);
+    mesh.run_for(1_000);
+    let address = "10.7.7.7:7".parse().expect("an address");
+    mesh.move_node(b, address);
+    mesh.input(b, |agent, _| {
+        agent.set_local_addresses(&[Candidate { kind: CandidateKind::Host, address }]);
+    });
+    mesh.run_for(100);
+    let took = ping_until_answered(&mut mesh, a, host_b, 2_000);
+    assert!(took.as_millis() < 100, "{took:?}");
+    // The same addresses again are no news.
+    let sent = mesh.input(b, |agent, _| {
+        agent.set_local_addresses(&[Candidate { kind: CandidateKind::Host, address }]);
+        let mut out = [0; 2_048];
+        core::iter::from_fn(|| agent.poll_transmit(&mut out)).count()
+    });
+    assert_eq!(sent, 0);
 }
 
 fn bad() -> Link {
