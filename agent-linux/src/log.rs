@@ -98,6 +98,17 @@ events! {
     Left "agent.left" Info,
 }
 
+/// Events that end what the other began: each makes the other news again, so
+/// that the last word about a thing is true.
+const OPPOSITES: &[(Event, Event)] = &[
+    (Event::LineLost, Event::LineConnected),
+    (Event::LineLost, Event::Online),
+    (Event::InterfaceFailed, Event::InterfaceUp),
+    (Event::PeerUp, Event::PeerDown),
+];
+/// So often within [`QUIET_US`], then even that is noise.
+const TURNS: u8 = 3;
+
 /// A value in a line.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
@@ -152,6 +163,8 @@ struct Kept {
 struct Recent {
     at_us: u64,
     repeated: u64,
+    /// How often it was news again within [`QUIET_US`].
+    turns: u8,
 }
 
 /// Whether the error stream is the journal's socket: `JOURNAL_STREAM` names its
@@ -221,31 +234,49 @@ impl Log {
     }
 
     fn write_at(&mut self, event: Event, fields: &[Field<'_>], moment: Moment) {
-        let mut repeated = 0;
+        let (mut repeated, mut turns) = (0, 0);
         if event.level() < LogLevel::Debug {
             let subject = fields.first().map_or_else(String::new, |(_, value)| text(value));
             let key = (event, subject);
-            if let Some(recent) = self.recent.get_mut(&key) {
-                if moment.boot_us.saturating_sub(recent.at_us) < QUIET_US {
+            if self.recent.contains_key(&key) {
+                let turned = self.is_news_again(&key);
+                let Some(recent) = self.recent.get_mut(&key) else { return };
+                let quiet = moment.boot_us.saturating_sub(recent.at_us) < QUIET_US;
+                if quiet && !(turned && recent.turns < TURNS) {
                     recent.repeated += 1;
                     return;
                 }
                 repeated = recent.repeated;
+                turns = if quiet { recent.turns + 1 } else { 0 };
             }
-            self.remember(key, moment.boot_us);
+            self.remember(key, moment.boot_us, turns);
         }
         let line = self.line(event, fields, repeated, moment);
         self.emit(event.level(), moment.boot_us, line);
     }
 
-    fn remember(&mut self, key: (Event, String), at_us: u64) {
+    /// Whether the opposite of this event was written since: about the same peer,
+    /// or about the one line or interface.
+    fn is_news_again(&self, key: &(Event, String)) -> bool {
+        let (event, subject) = key;
+        let Some(at_us) = self.recent.get(key).map(|recent| recent.at_us) else { return false };
+        let one_of_many = matches!(event, Event::PeerUp | Event::PeerDown);
+        let opposite = |other: Event| {
+            OPPOSITES.iter().any(|pair| *pair == (*event, other) || *pair == (other, *event))
+        };
+        self.recent.iter().any(|((other, about), recent)| {
+            opposite(*other) && recent.at_us >= at_us && (!one_of_many || about == subject)
+        })
+    }
+
+    fn remember(&mut self, key: (Event, String), at_us: u64, turns: u8) {
         if self.recent.len() >= REMEMBERED && !self.recent.contains_key(&key) {
             let oldest = self.recent.iter().min_by_key(|(_, recent)| recent.at_us);
             if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
                 self.recent.remove(&oldest);
             }
         }
-        self.recent.insert(key, Recent { at_us, repeated: 0 });
+        self.recent.insert(key, Recent { at_us, repeated: 0, turns });
     }
 
     fn line(&self, event: Event, fields: &[Field<'_>], repeated: u64, moment: Moment) -> String {
@@ -459,6 +490,36 @@ mod tests {
         let lines = lines(&log);
         assert_eq!(lines.len(), 4);
         assert!(lines[2].ends_with("peer=a repeated=59"), "{}", lines[2]);
+    }
+
+    #[test]
+    fn the_last_word_about_a_line_is_true() {
+        let mut log = log(LogFormat::Text);
+        let mut at = |second: u64, event, subject: &str| {
+            let moment = Moment { boot_us: second * 1_000_000, ..KNOWN };
+            log.write_at(event, &[("subject", subject.into())], moment);
+        };
+        // Two outages within a minute, each with its end.
+        for second in [0, 10, 20] {
+            at(second, Event::LineLost, "mesh.example.net");
+            at(second + 2, Event::LineConnected, "mqtt://203.0.113.10:7420");
+            at(second + 2, Event::Online, "mesh.example.net");
+        }
+        // One that flaps on and on is noise after a while.
+        for second in 30..50 {
+            at(second, Event::LineLost, "mesh.example.net");
+            at(second, Event::Online, "mesh.example.net");
+        }
+        // What happens to another peer says nothing of this one.
+        at(50, Event::PeerUp, "a");
+        at(51, Event::PeerDown, "b");
+        at(52, Event::PeerUp, "a");
+        let lines = lines(&log);
+        assert_eq!(lines.iter().filter(|line| line.contains("control.lost")).count(), 4);
+        assert_eq!(lines.iter().filter(|line| line.contains("control.online")).count(), 4);
+        assert_eq!(lines.iter().filter(|line| line.contains("peer.up")).count(), 1);
+        let of_line: Vec<_> = lines.iter().filter(|line| line.contains("control.")).collect();
+        assert!(of_line.last().is_some_and(|line| line.contains("control.online")));
     }
 
     #[test]
