@@ -304,7 +304,8 @@ pub(crate) fn refused(refused: &Refused, host: &str) -> Failure {
     let text = refused.text.as_str();
     let (first, second) = refused.numbers;
     let at = || units::moment(refused.at_ms);
-    let create = |more: &str| format!("weft-coordinator key create --name {text} {more}");
+    // Without the name: the old key has it.
+    let create = |more: &str| format!("weft-coordinator key create {more}");
     let failure = match Refusal::from_code(refused.code) {
         Some(Refusal::KeyExpired) => {
             let age = units::age_ms(clock::unix_millis().saturating_sub(refused.at_ms));

@@ -245,7 +245,7 @@ async fn revoke(context: &Context<'_>, revoke: &Revoke) -> Result<u8, Failure> {
     let name = found.key.name;
     let devices = count(found.devices, "device");
     let sentence = match (revoke.and_devices, found.devices) {
-        (_, 0) => format!("revokes \"{name}\"; it let no device in"),
+        (_, 0) => format!("revokes \"{name}\"; no device of it is left"),
         (true, _) => format!("revokes \"{name}\" and blocks its {devices}"),
         (false, _) => {
             format!("revokes \"{name}\"; its {devices} stay. To block them too: --and-devices")

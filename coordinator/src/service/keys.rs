@@ -17,6 +17,9 @@ use super::operator::{Operator, fault, not_found, printable};
 /// The longest life of a key.
 const LONGEST: Duration = Duration::from_hours(24 * 3_660);
 
+/// The broker knows a key so much longer than it lasts, in seconds.
+const GRACE_S: u32 = 30 * 86_400;
+
 /// What somebody wants of a new key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyRequest {
@@ -90,7 +93,9 @@ impl Operator {
         let bug = |what: &str| Failure::new(Code::InternalFault, what.to_owned());
         let psk = self.secrets.enrolment_psk(key.id, key.master);
         let psk = psk.ok_or_else(|| bug("the key's master is not in the key file"))?;
-        let expiry = key.expires.map_or(u32::MAX, |at| at.seconds());
+        // The broker lets the key in a little longer than the key lasts, so that
+        // who comes late is told why, in a sealed session.
+        let expiry = key.expires.map_or(u32::MAX, |at| at.seconds().saturating_add(GRACE_S));
         let addresses = self.authorities.iter().take(ADDRESSES).map(|authority| {
             let authority =
                 heapless_text(authority).ok_or_else(|| bug("an address is too long"))?;
