@@ -70,7 +70,7 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     let was_there = context.config.state.exists();
     let joining = lock_joining(&Folder::new(&context.config.state))?;
     let drawn = make_room(context, arguments.replace)
-        .and_then(|_lock| write_identity(context, &join, &name));
+        .and_then(|(_lock, unfinished)| write_identity(context, &join, &name, unfinished));
     if drawn.is_err() && !was_there {
         // Only an empty folder goes; one with files is found by the next join.
         drop(std::fs::remove_dir(&context.config.state));
@@ -87,11 +87,11 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     if arguments.foreground {
         return foreground(context, story, joining).map_err(|failure| about(failure, &join));
     }
-    let kept = match start::start(context, true) {
-        Ok(keeper) => story.tell(&mut context.ui, Some(keeper)),
-        Err(failure) => Err(failure),
+    let (started, kept) = match start::start(context, true) {
+        Ok(keeper) => (true, story.tell(&mut context.ui, Some(keeper))),
+        Err(failure) => (false, Err(failure)),
     };
-    undo_on_failure(context, kept).map_err(|failure| about(failure, &join))
+    undo_on_failure(context, started, kept).map_err(|failure| about(failure, &join))
 }
 
 /// Says which join string a failure is about, where that is the question.
@@ -109,15 +109,17 @@ fn about(failure: Failure, join: &JoinString) -> Failure {
 }
 
 /// A failed join leaves nothing: neither a daemon nor keys that nobody knows.
-/// What has become a member meanwhile stays one, and that is said.
-fn undo_on_failure(context: &mut Context, result: Result<bool>) -> Result<u8> {
+/// What has become a member meanwhile stays one, and that is said. A daemon that
+/// `started` and is gone may have been taken in without having heard of it: its
+/// keys stay, and the next join goes on with them.
+fn undo_on_failure(context: &mut Context, started: bool, result: Result<bool>) -> Result<u8> {
     let Err(failure) = result else {
         return Ok(0);
     };
     let socket = &context.config.socket;
     let abandoned =
         Client::connect(socket, "join").and_then(|mut client| client.ask(Request::Abandon));
-    if abandoned.is_err() {
+    if abandoned.is_err() && !started {
         erase_unless_member(&Folder::new(&context.config.state));
     }
     // A daemon that is still there has not ended: it is a member's.
@@ -265,12 +267,12 @@ fn lock_joining(folder: &Folder) -> Result<Lock> {
 
 /// Makes sure that no other membership is overwritten, and no daemon stopped
 /// that runs for another one. Then the folder is ours until the lock goes.
-fn make_room(context: &Context, replace: bool) -> Result<Lock> {
+fn make_room(context: &Context, replace: bool) -> Result<(Lock, Option<Unfinished>)> {
     let folder = Folder::new(&context.config.state);
     let client = Client::connect(&context.config.socket, "join");
     let exists = peer::has_identity(&folder, "join …")?;
     if !exists && client.is_err() {
-        return texts::lock_state(&folder, "join …");
+        return Ok((texts::lock_state(&folder, "join …")?, None));
     }
     let present = if exists {
         match identity::read(&folder) {
@@ -307,8 +309,40 @@ fn make_room(context: &Context, replace: bool) -> Result<Lock> {
         }
     }
     let lock = texts::lock_state(&folder, "join …")?;
+    let unfinished = Unfinished::read(&folder);
     store::erase(&mut folder.clone()).map_err(|error| texts::state_write(&folder, &error))?;
-    Ok(lock)
+    Ok((lock, unfinished))
+}
+
+/// What a join that ended in the middle has left: the coordinator may know these
+/// keys already. It takes the same device in again, with what it has.
+struct Unfinished {
+    identity: Identity,
+    floor: u64,
+    starts: u32,
+}
+
+impl Unfinished {
+    fn read(folder: &Folder) -> Option<Self> {
+        let (identity, _) = identity::read(folder).ok()?;
+        let stamp::Stamp { floor, starts } = stamp::read(folder).ok()?;
+        // Without its floor the WireGuard key could not be used at once.
+        let floor = floor?;
+        identity.member().is_none().then_some(Self { identity, floor, starts })
+    }
+
+    /// New keys, or those of the unfinished join at the same coordinator.
+    fn go_on(unfinished: Option<Self>, join: &JoinString) -> Self {
+        let mut identity = Identity::generate(join, &mut entropy::Kernel);
+        match unfinished {
+            Some(earlier) if earlier.identity.coordinator == join.coordinator => {
+                identity.identity_key = earlier.identity.identity_key;
+                identity.wireguard_key = earlier.identity.wireguard_key;
+                Self { identity, ..earlier }
+            }
+            _ => Self { identity, floor: 0, starts: 0 },
+        }
+    }
 }
 
 /// Whether the daemon at the socket may be stopped: one that still enrols the
@@ -331,13 +365,18 @@ fn check_daemon(status: &Status, here: bool, socket: &Path) -> Result<()> {
 }
 
 /// Draws the keys and writes them; returns the fingerprint of the identity.
-fn write_identity(context: &Context, join: &JoinString, name: &str) -> Result<Keys> {
+fn write_identity(
+    context: &Context,
+    join: &JoinString,
+    name: &str,
+    unfinished: Option<Unfinished>,
+) -> Result<Keys> {
     let mut folder = Folder::new(&context.config.state);
-    let drawn = Identity::generate(join, &mut entropy::Kernel);
+    let Unfinished { identity: drawn, floor, starts } = Unfinished::go_on(unfinished, join);
     let home = Home::new(join, name, clock::unix_millis());
     folder
         .create()
-        .and_then(|()| stamp::write(&mut folder, 0, 0))
+        .and_then(|()| stamp::write(&mut folder, floor, starts))
         .and_then(|()| identity::write(&mut folder, &drawn, &home))
         .map_err(|error| texts::state_write(&folder, &error))?;
     let own = StaticSecret::from_bytes(drawn.identity_key.0).public();
@@ -350,6 +389,9 @@ fn write_identity(context: &Context, join: &JoinString, name: &str) -> Result<Ke
 
 #[cfg(test)]
 mod tests {
+    use weft_wire::id::{KeyId, PublicKey, Secret, ShortSecret};
+    use weft_wire::join::EnrolToken;
+
     use super::*;
 
     #[test]
@@ -364,6 +406,31 @@ mod tests {
         status.device = None;
         assert!(check_daemon(&status, false, socket).unwrap_err().is(Code::UpRunning));
         assert!(check_daemon(&status, true, socket).is_ok());
+    }
+
+    #[test]
+    fn a_join_that_was_cut_is_gone_on_with() {
+        let join = |coordinator: u8| JoinString {
+            coordinator: PublicKey([coordinator; 32]),
+            key: KeyId::from_random([1; 8]),
+            psk: Secret([2; 32]),
+            token: EnrolToken { expiry: 3, mac: ShortSecret([4; 16]) },
+            addresses: Default::default(),
+            spki: None,
+            account: None,
+        };
+        let first = Unfinished::go_on(None, &join(9));
+        assert_eq!((first.floor, first.starts), (0, 0));
+        let keys = |of: &Unfinished| (of.identity.identity_key.0, of.identity.wireguard_key.0);
+        let before = keys(&first);
+        let cut = Unfinished { floor: 77, starts: 2, ..first };
+        let again = Unfinished::go_on(Some(cut), &join(9));
+        assert_eq!((keys(&again), again.floor, again.starts), (before, 77, 2));
+        // Another coordinator never hears of these keys.
+        let elsewhere = Unfinished::go_on(Some(again), &join(8));
+        assert_ne!(keys(&elsewhere).0, before.0);
+        assert_ne!(keys(&elsewhere).1, before.1);
+        assert_eq!(elsewhere.floor, 0);
     }
 
     #[test]
