@@ -89,7 +89,13 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
             stopped = true;
             break;
         };
-        let peer = current(&mut client, &found)?;
+        let peer = match (rtt_us, &way) {
+            // The daemon has not seen it: it is what status shows.
+            (Some(rtt_us), Way::Socket(..)) => {
+                as_in(client.status_by(Request::Measured { peer: to, rtt_us })?, &found)
+            }
+            _ => current(&mut client, &found)?,
+        };
         let (path, detail) = peer::path(&peer);
         let via = matches!(peer.path, Path::Direct { .. }).then_some(detail);
         let reply = Reply { seq: sequence, rtt_us, path, via };
@@ -157,9 +163,12 @@ fn state(peer: &Peer) -> String {
 
 /// The peer as it is now; if the map dropped it meanwhile, as it was.
 fn current(client: &mut Client, found: &Peer) -> Result<Peer> {
-    let status = client.status()?;
+    Ok(as_in(client.status()?, found))
+}
+
+fn as_in(status: Status, found: &Peer) -> Peer {
     let peer = status.peers.into_iter().find(|peer| peer.id == found.id);
-    Ok(peer.unwrap_or_else(|| found.clone()))
+    peer.unwrap_or_else(|| found.clone())
 }
 
 fn describe(reply: &Reply, peer: &Peer) -> String {

@@ -33,6 +33,11 @@ impl Daemon {
                 let status = Box::new(self.status());
                 self.server.answer(client, Answer::Status(status));
             }
+            Request::Measured { peer, rtt_us } => {
+                self.note_rtt(peer, rtt_us);
+                let status = Box::new(self.status());
+                self.server.answer(client, Answer::Status(status));
+            }
             Request::Progress => {
                 if !self.watchers.contains(&client) {
                     self.watchers.push(client);

@@ -187,7 +187,12 @@ impl Client {
     ///
     /// As [`Self::ask`].
     pub(crate) fn status(&mut self) -> Result<Status> {
-        match self.ask(Request::Status)? {
+        self.status_by(Request::Status)
+    }
+
+    /// What a request answers that is answered by a status.
+    pub(crate) fn status_by(&mut self, request: Request) -> Result<Status> {
+        match self.ask(request)? {
             Answer::Status(status) => Ok(*status),
             _ => Err(unexpected()),
         }

@@ -30,6 +30,9 @@ pub(crate) enum Request {
     Progress,
     /// One [`Answer::Echo`], when the reply came or did not.
     Echo { to: IpAddr, sequence: u16, bytes: u16, wait_ms: u32 },
+    /// A command measured this round trip to a peer through the host's own stack.
+    /// One [`Answer::Status`] with it.
+    Measured { peer: IpAddr, rtt_us: u64 },
     /// [`Answer::Lines`] from the first kept line that is no older than `since_s`
     /// seconds; with `follow` also what comes.
     Logs { follow: bool, since_s: Option<u64> },
