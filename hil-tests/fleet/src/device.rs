@@ -1,0 +1,448 @@
+//! One simulated device: the agent's own control session, driven as the daemon
+//! drives it, with memory in place of a disk and no tunnel.
+//!
+//! Chips and gateways differ in the longest frame that they take; a gateway's
+//! map has as many peers as its site, so it pulls several pages.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Duration, Instant};
+use weft_agent_core::control::{
+    Control, ControlConfig, ControlEvent, Credentials, Identity, LineRequest, Report,
+};
+use weft_noise::key::StaticSecret;
+use weft_wire::frame::{self, FrameKind, MAX_FRAME_CHIP};
+use weft_wire::id::{DeviceId, Name};
+use weft_wire::item::{Abilities, Backend, Item as _, Items, WelcomeInfo};
+use weft_wire::join::JoinString;
+
+use crate::board::{Board, Order, Orders, Word};
+use crate::clock;
+use crate::entropy::Kernel;
+use crate::line::{self, Storage};
+
+/// Devices that enrol at once: the coordinator admits 64 of one key.
+const ENROLLING: usize = 60;
+/// How late an attempt may be seen, when everything runs at once.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What all devices share.
+pub(crate) struct World {
+    pub(crate) board: Board,
+    pub(crate) address: SocketAddr,
+    enrolling: Semaphore,
+}
+
+impl World {
+    pub(crate) fn new(devices: usize, address: SocketAddr) -> Self {
+        Self { board: Board::new(devices), address, enrolling: Semaphore::new(ENROLLING) }
+    }
+}
+
+/// How one connection ended.
+enum Ended {
+    /// As the control session asked.
+    Closed,
+    /// By a phase's order.
+    Cut,
+    /// This agent starts anew.
+    Restarted,
+    /// Otherwise.
+    Lost(String),
+}
+
+/// The longest reconnect after a loss, as WELCOME named it.
+#[derive(Clone, Copy)]
+struct Window {
+    min: Duration,
+    max: Duration,
+}
+
+pub(crate) struct Device<const FRAME: usize> {
+    place: usize,
+    world: Rc<World>,
+    orders: Rc<Orders>,
+    control: Box<Control<FRAME>>,
+    boots: u32,
+    peers: BTreeSet<DeviceId>,
+    /// Peers of the snapshot that is coming.
+    snapshot: Option<BTreeSet<DeviceId>>,
+    began: Instant,
+    /// When the line was asked for.
+    connect_at: Instant,
+    /// When the WELCOME of the session came.
+    welcome_at: Option<Instant>,
+    lost_at: Option<Instant>,
+    window: Option<Window>,
+    /// It has to start anew.
+    restart: bool,
+    /// It has nothing to say any more.
+    over: bool,
+}
+
+impl<const FRAME: usize> Device<FRAME> {
+    /// A new device that will enrol.
+    pub(crate) fn new(place: usize, world: Rc<World>, join: &JoinString) -> Self {
+        let identity = Identity::generate(join, &mut Kernel);
+        let orders = Rc::clone(&world.board.known().seats[place].orders);
+        let now = clock::now();
+        Self {
+            place,
+            world,
+            orders,
+            control: control(identity, place, 1),
+            boots: 1,
+            peers: BTreeSet::new(),
+            snapshot: None,
+            began: now,
+            connect_at: now,
+            welcome_at: None,
+            lost_at: None,
+            window: None,
+            restart: false,
+            over: false,
+        }
+    }
+
+    /// Runs until it has left, or was refused.
+    pub(crate) async fn run(mut self) {
+        let world = Rc::clone(&self.world);
+        let mut permit: Option<SemaphorePermit<'_>> = None;
+        while !self.over {
+            if self.control.identity().member().is_none() && permit.is_none() {
+                permit = world.enrolling.acquire().await.ok();
+                self.began = clock::now();
+            }
+            match self.control.poll_line(clock::core_now()) {
+                Some(LineRequest::Connect(credentials)) => {
+                    self.handle_attempt();
+                    let ended = self.connected(credentials).await;
+                    self.handle_ended(ended);
+                }
+                Some(LineRequest::Disconnect) => self.disconnected(),
+                None => self.wait().await,
+            }
+            if self.control.identity().member().is_some() {
+                permit = None;
+            }
+            self.drain();
+        }
+    }
+
+    /// The line is to be opened: was it inside the window?
+    fn handle_attempt(&mut self) {
+        self.connect_at = clock::now();
+        if let (Some(lost_at), Some(window)) = (self.lost_at, self.window.take()) {
+            let paused = self.connect_at - lost_at;
+            let mut known = self.world.board.change();
+            known.figures.pause.add(paused);
+            let inside = (window.min..=window.max + LATE).contains(&paused);
+            known.figures.outside += usize::from(!inside);
+        }
+    }
+
+    fn handle_ended(&mut self, ended: Ended) {
+        self.world.board.change().set_confirmed(self.place, false);
+        self.welcome_at = None;
+        match ended {
+            Ended::Closed => {}
+            // The coordinator ends the line of a device that has left.
+            Ended::Lost(_) if self.over => {}
+            Ended::Cut => self.lost_at = Some(clock::now()),
+            Ended::Lost(words) => {
+                self.lost_at.get_or_insert_with(clock::now);
+                *self.world.board.change().figures.lost.entry(words).or_default() += 1;
+            }
+            Ended::Restarted => return self.start_anew(),
+        }
+        self.disconnected();
+    }
+
+    fn disconnected(&mut self) {
+        self.control.handle_disconnected(&mut Kernel, clock::core_now());
+    }
+
+    /// Until a deadline or an order, without a line.
+    async fn wait(&mut self) {
+        let deadline = self.deadline();
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline) => {
+                self.control.handle_timeout(&mut Kernel, clock::core_now());
+            }
+            order = self.orders.next() => self.handle_order(order),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let due = self.control.poll_timeout();
+        clock::at(due.map_or(u64::MAX, |(at, _)| at.as_micros()))
+    }
+
+    fn handle_order(&mut self, order: Order) {
+        match order {
+            // There is no line.
+            Order::Cut => {}
+            Order::Leave => self.control.leave(&mut Kernel),
+        }
+    }
+
+    /// One connection, from TCP to its end.
+    async fn connected(&mut self, credentials: Credentials) -> Ended {
+        let mut storage = Box::new(Storage::new(credentials, FRAME));
+        let (mut session, inbox) = match storage.session() {
+            Ok(made) => made,
+            Err(words) => return Ended::Lost(words),
+        };
+        let mut line = match line::open(&mut session, inbox, self.world.address).await {
+            Ok(line) => line,
+            Err(words) => return Ended::Lost(words),
+        };
+        self.control.handle_connected(&mut Kernel, clock::core_now());
+        let ended = loop {
+            self.drain();
+            if self.restart {
+                break Ended::Restarted;
+            }
+            // Asked for, it is to be closed, whatever it was asked for.
+            if self.control.poll_line(clock::core_now()).is_some() {
+                break Ended::Closed;
+            }
+            if let Err(words) = self.send(&mut line).await {
+                break Ended::Lost(words);
+            }
+            // What was sent may have made events: a restart, once it was told.
+            self.drain();
+            if self.restart {
+                break Ended::Restarted;
+            }
+            let deadline = self.deadline();
+            tokio::select! {
+                message = crate::driver::timed(line.recv()) => match message {
+                    Ok(message) if message.topic() == inbox.as_str() => {
+                        self.handle_frame(message.payload());
+                    }
+                    Ok(_) => break Ended::Lost("a foreign topic".to_owned()),
+                    Err(error) => break Ended::Lost(line::words(&error)),
+                },
+                () = tokio::time::sleep_until(deadline) => {
+                    self.control.handle_timeout(&mut Kernel, clock::core_now());
+                }
+                order = self.orders.next() => match order {
+                    Order::Cut => return Ended::Cut,
+                    Order::Leave => self.control.leave(&mut Kernel),
+                },
+            }
+        };
+        if matches!(ended, Ended::Closed | Ended::Restarted) {
+            line::close(line).await;
+        }
+        ended
+    }
+
+    async fn send(&mut self, line: &mut line::Up<'_, '_>) -> Result<(), String> {
+        let mut out = [0; MAX_FRAME_CHIP];
+        loop {
+            let now = clock::core_now();
+            let Some(transmit) = self.control.poll_transmit(&mut out, &mut Kernel, now) else {
+                return Ok(());
+            };
+            line::publish(line, transmit.topic, out.get(..transmit.len).unwrap_or_default())
+                .await?;
+        }
+    }
+
+    fn handle_frame(&mut self, frame: &[u8]) {
+        let taken = self.control.handle_frame(frame, &mut Kernel, clock::core_now());
+        if let Err(drop) = taken {
+            let words = format!("frame dropped: {drop:?}");
+            *self.world.board.change().figures.lost.entry(words).or_default() += 1;
+            return;
+        }
+        if let Some(welcome) = welcome(self.control.opened()) {
+            let seconds = |seconds: u16| Duration::from_secs(u64::from(seconds));
+            let (min, max) = (welcome.reconnect_min_s, welcome.reconnect_max_s);
+            self.window = Some(Window { min: seconds(min), max: seconds(max) });
+            // Who holds the newest map has nothing to wait for.
+            self.welcome_at = self.control.is_pulling().then(clock::now);
+        }
+        let member = self.control.identity().member().is_some();
+        let record = frame::kind(frame).is_ok_and(|kind| kind == FrameKind::Record);
+        if member && record && self.control.is_online() {
+            self.handle_confirmed();
+        }
+    }
+
+    /// The coordinator answered in the session: both ends hold it.
+    fn handle_confirmed(&mut self) {
+        let mut known = self.world.board.change();
+        if known.seats[self.place].confirmed {
+            return;
+        }
+        known.set_confirmed(self.place, true);
+        let now = clock::now();
+        known.figures.session.add(now - self.connect_at);
+        if let Some(lost_at) = self.lost_at.take() {
+            known.figures.back.add(now - lost_at);
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(event) = self.control.poll_event() {
+            self.handle_event(event);
+        }
+    }
+
+    fn handle_event(&mut self, event: ControlEvent) {
+        match event {
+            // Memory is the storage.
+            ControlEvent::CacheChanged => {
+                let held = self.control.held();
+                self.control.handle_cache_stored(held);
+            }
+            ControlEvent::Registered(answer) => {
+                let mut known = self.world.board.change();
+                known.figures.enrolment.add(clock::now() - self.began);
+                known.seats[self.place].device = Some(answer.device);
+            }
+            ControlEvent::Refused(refused) => {
+                let mut known = self.world.board.change();
+                *known.figures.refused.entry(refused.code).or_default() += 1;
+                self.over = true;
+            }
+            ControlEvent::ReportDue => {
+                let uptime_s = (clock::now() - self.began).as_secs();
+                let uptime_s = u32::try_from(uptime_s).unwrap_or(u32::MAX);
+                let report = Report { uptime_s, ..Report::default() };
+                self.control.handle_report(report, &mut Kernel, clock::core_now());
+            }
+            ControlEvent::MapDropped(_) => self.peers.clear(),
+            ControlEvent::Restart => {
+                self.restart = true;
+                if let Some(member) = self.control.identity().member() {
+                    let word = Word::Restart(member.device);
+                    self.world.board.change().heard(self.place, &word);
+                }
+            }
+            ControlEvent::Left => {
+                self.over = true;
+                let mut known = self.world.board.change();
+                known.seats[self.place].left = true;
+                known.seats[self.place].peers = None;
+            }
+            ControlEvent::Committed(_) => self.handle_committed(),
+            event => self.handle_op(event),
+        }
+    }
+
+    fn handle_op(&mut self, event: ControlEvent) {
+        match event {
+            ControlEvent::SnapshotBegin => self.snapshot = Some(BTreeSet::new()),
+            ControlEvent::SnapshotEnd => {
+                self.peers = self.snapshot.take().unwrap_or_default();
+            }
+            ControlEvent::Upsert(peer) => {
+                if let Some(snapshot) = &mut self.snapshot {
+                    snapshot.insert(peer.device);
+                }
+                self.peers.insert(peer.device);
+                self.hear(|| Word::Named(peer.name.to_string()));
+            }
+            ControlEvent::Remove(device) => {
+                self.peers.remove(&device);
+                self.hear(|| Word::Gone(device));
+            }
+            ControlEvent::Settings(settings) => {
+                self.hear(|| Word::Named(settings.name.to_string()));
+            }
+            ControlEvent::Rules(rules) => {
+                for rule in &rules.rules {
+                    self.hear(|| Word::Port(rule.first_port));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn hear(&self, word: impl FnOnce() -> Word) {
+        if self.world.board.known().on_their_way() > 0 {
+            self.world.board.change().heard(self.place, &word());
+        }
+    }
+
+    fn handle_committed(&mut self) {
+        self.snapshot = None;
+        if self.control.is_pulling() {
+            return;
+        }
+        let mut known = self.world.board.change();
+        known.seats[self.place].peers = Some(self.peers.len());
+        if let Some(at) = self.welcome_at.take() {
+            known.figures.map.add(clock::now() - at);
+        }
+    }
+
+    /// The program ended and is started again with what storage held: the
+    /// identity, and no map.
+    fn start_anew(&mut self) {
+        self.restart = false;
+        self.boots += 1;
+        let mut bytes = [0; 1_024];
+        let stored = postcard::to_slice(self.control.identity(), &mut bytes);
+        // What was made of an identity is one.
+        if let Some(identity) = stored.ok().and_then(|stored| postcard::from_bytes(stored).ok()) {
+            self.control = control(identity, self.place, self.boots);
+        } else {
+            self.over = true;
+        }
+        self.peers.clear();
+        self.snapshot = None;
+        self.window = None;
+        self.lost_at = None;
+        self.world.board.change().seats[self.place].peers = None;
+    }
+}
+
+fn welcome(plain: &[u8]) -> Option<WelcomeInfo> {
+    let mut items = Items::new(plain).filter_map(Result::ok);
+    items.find(|item| item.tag == WelcomeInfo::TAG)?.decode().ok()
+}
+
+/// The control session of a device that starts.
+fn control<const FRAME: usize>(
+    identity: Identity,
+    place: usize,
+    boots: u32,
+) -> Box<Control<FRAME>> {
+    let chip = FRAME <= MAX_FRAME_CHIP;
+    let name = format!("sim-{place}");
+    let config = ControlConfig {
+        boot_count: boots,
+        on_demand: 0,
+        page_window: if chip { 1 } else { 4 },
+        wireguard_key: StaticSecret::from_bytes(identity.wireguard_key.0).public(),
+        fingerprint: core::array::from_fn(|at| place.to_le_bytes().get(at).copied().unwrap_or(0)),
+        name: Name::try_from(name.as_str()).unwrap_or_default(),
+        abilities: abilities(chip),
+    };
+    let made = Control::new(config, identity, &mut Kernel, clock::core_now());
+    // The pin was checked when the join string was read.
+    Box::new(made.unwrap_or_else(|_| unreachable!("the coordinator's key is a good one")))
+}
+
+fn abilities(chip: bool) -> Abilities {
+    Abilities {
+        families: weft_wire::item::family::IPV4,
+        carriers: 1,
+        mtu: 1_280,
+        backend: if chip { Backend::Chip } else { Backend::User },
+        peer_slots: if chip { 8 } else { 256 },
+        peer_routes: if chip { 4 } else { 64 },
+        rules: if chip { 32 } else { 64 },
+        agent: heapless::String::try_from("0.1.0").unwrap_or_default(),
+        platform: heapless::String::try_from("weft-fleet").unwrap_or_default(),
+        endpoints: heapless::Vec::new(),
+    }
+}
