@@ -106,6 +106,8 @@ pub(crate) struct Figures {
     pub(crate) arrival: BTreeMap<&'static str, Samples>,
     /// Lines that ended otherwise than by order, by what was said.
     pub(crate) lost: BTreeMap<String, usize>,
+    /// Frames that the control session refused, by reason.
+    pub(crate) dropped: BTreeMap<String, usize>,
     /// Attempts outside the window that WELCOME named.
     pub(crate) outside: usize,
     /// Devices that were refused, by code.
@@ -115,6 +117,10 @@ pub(crate) struct Figures {
 impl Figures {
     pub(crate) fn lost_count(&self) -> usize {
         self.lost.values().sum()
+    }
+
+    pub(crate) fn dropped_count(&self) -> usize {
+        self.dropped.values().sum()
     }
 }
 

@@ -257,8 +257,8 @@ impl<const FRAME: usize> Device<FRAME> {
     fn handle_frame(&mut self, frame: &[u8]) {
         let taken = self.control.handle_frame(frame, &mut Kernel, clock::core_now());
         if let Err(drop) = taken {
-            let words = format!("frame dropped: {drop:?}");
-            *self.world.board.change().figures.lost.entry(words).or_default() += 1;
+            let reason = format!("{drop:?}");
+            *self.world.board.change().figures.dropped.entry(reason).or_default() += 1;
             return;
         }
         if let Some(welcome) = welcome(self.control.opened()) {

@@ -248,8 +248,10 @@ impl Fleet {
             self.start(place);
         }
         // A coordinator slower than the ramp is measured, not cut off.
-        self.settle(SETTLE + ramp.due(layout.devices)).await?;
+        let settled = self.settle(SETTLE + ramp.due(layout.devices)).await;
+        // What was measured is told also when it is not enough.
         self.close("ramp", &mark, BTreeMap::new(), report)?;
+        settled?;
         report.expect(true, || unreachable!("it settled"));
         Ok(())
     }
@@ -259,7 +261,9 @@ impl Fleet {
         sleep_until(mark.at + self.course.steady).await;
         let confirmed = self.world.board.known().confirmed();
         let lost = self.world.board.known().figures.lost_count();
+        let dropped = self.world.board.known().figures.dropped_count();
         self.close("steady", &mark, BTreeMap::new(), report)?;
+        report.expect(dropped == 0, || format!("{dropped} frames came that nobody waited for"));
         report.expect(lost == 0, || format!("{lost} lines were lost while nothing happened"));
         let devices = self.course.layout.devices;
         report.expect(confirmed == devices, || format!("{confirmed} of {devices} have a session"));
@@ -277,10 +281,11 @@ impl Fleet {
         let text = |known: &Known| {
             format!("{} of {devices} are; {:?}", known.confirmed(), known.figures.lost)
         };
-        self.world.board.until(SETTLE * 2, "every device back", back, text).await?;
+        let all = self.world.board.until(SETTLE * 2, "every device back", back, text).await;
         let outside = self.world.board.known().figures.outside;
         let counts = BTreeMap::from([("outside_window", outside as u64)]);
         self.close("storm", &mark, counts, report)?;
+        all?;
         report.expect(outside == 0, || {
             format!("{outside} devices came back outside the window that WELCOME named")
         });
@@ -303,11 +308,15 @@ impl Fleet {
         }
         let missing = |known: &Known| known.missing().join("; ");
         let arrived = |known: &Known| known.on_their_way() == 0;
-        self.world.board.until(SETTLE, "every change everywhere", arrived, missing).await?;
-        self.settle(SETTLE).await?;
+        let board = &self.world.board;
+        let mut all = board.until(SETTLE, "every change everywhere", arrived, missing).await;
+        if all.is_ok() {
+            all = self.settle(SETTLE).await;
+        }
         let deferred = counts.get("deferred").copied().unwrap_or(0);
         let done: u64 = counts.values().sum::<u64>() - deferred;
         self.close("churn", &mark, counts, report)?;
+        all?;
         report.expect(done > 0, || format!("no change was made, {deferred} were deferred"));
         Ok(())
     }

@@ -60,6 +60,9 @@ impl Phase {
         if !self.figures.lost.is_empty() {
             document["lost"] = json!(self.figures.lost);
         }
+        if !self.figures.dropped.is_empty() {
+            document["dropped"] = json!(self.figures.dropped);
+        }
         for (name, count) in &self.counts {
             document[*name] = (*count).into();
         }
@@ -79,6 +82,9 @@ impl Phase {
         }
         for (words, count) in &self.figures.lost {
             say(&format!("  lost               {count:>6} times   {words}"));
+        }
+        for (reason, count) in &self.figures.dropped {
+            say(&format!("  frames dropped     {count:>6} times   {reason}"));
         }
         if let Some(cost) = self.coordinator {
             say(&format!("  coordinator        {}", cost.text()));
@@ -164,6 +170,7 @@ mod tests {
         }
         figures.arrival.entry("rename").or_default().add(Duration::from_millis(3));
         figures.lost.insert("closed".to_owned(), 2);
+        figures.dropped.insert("Unexpected".to_owned(), 3);
         let fleet = Cost { cpu_s: 1.0, core_pct: 50.0, rss_kib: 10 };
         let counts = BTreeMap::from([("deferred", 1)]);
         let took = Duration::from_secs(2);
@@ -180,6 +187,7 @@ mod tests {
         assert_eq!((&document["sites"], &ramp["enrolled_per_s"]), (&json!(4), &json!(100.0)));
         assert_eq!(ramp["arrival_rename"]["p99_ms"], json!(3.0));
         assert_eq!((&ramp["lost"]["closed"], &ramp["deferred"]), (&json!(2), &json!(1)));
+        assert_eq!(ramp["dropped"]["Unexpected"], json!(3));
         assert!(ramp.get("back").is_none() && document.get("error").is_none());
         assert_eq!((&document["passed"], &document["failed"]), (&json!(1), &json!(0)));
     }
