@@ -79,6 +79,7 @@ pub(crate) fn run(root: &Path, full: bool, only: Option<&str>) -> ExitCode {
         ("licences", Box::new(|| cargo::licences(root, full))),
         ("release build", Box::new(|| cargo::release(root))),
         ("laboratory", Box::new(|| laboratory::run(root, full))),
+        ("fleet", Box::new(|| laboratory::fleet(root, full))),
     ];
     let wanted = |name: &str| only.is_none_or(|only| name.starts_with(only));
     for (name, group) in groups.into_iter().filter(|(name, _)| wanted(name)) {

@@ -151,11 +151,12 @@ pub(super) fn licences(root: &Path, full: bool) -> Outcome {
 /// The programs as they ship.
 pub(super) fn release(root: &Path) -> Outcome {
     let mut arguments = vec!["build", "--release"];
-    for package in ["weft-agent-linux", "weft-coordinator", "weft-relay", "weft-lab"] {
+    let packages = ["weft-agent-linux", "weft-coordinator", "weft-relay", "weft-lab", "weft-fleet"];
+    for package in packages {
         arguments.extend(["-p", package]);
     }
     let mut outcome = shown(root, &arguments);
-    outcome.detail = Some("weft, weft-coordinator, weft-relay, weft-lab".to_owned());
+    outcome.detail = Some("weft, weft-coordinator, weft-relay, weft-lab, weft-fleet".to_owned());
     outcome
 }
 

@@ -32,12 +32,30 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     outcome
 }
 
+/// Simulated devices against a real coordinator, on loopback and without root:
+/// two hundred for a change, a thousand for a release.
+pub(super) fn fleet(root: &Path, full: bool) -> Outcome {
+    const SHORT: &[&str] =
+        &["--devices", "200", "--rate", "100", "--steady", "2", "--churn", "4", "--limit", "60"];
+    const FULL: &[&str] = &["--devices", "1000", "--steady", "30", "--churn", "30"];
+    let arguments = if full { FULL } else { SHORT };
+    let mut outcome = program(root, "weft-fleet", "fleet", arguments);
+    if outcome.failed == 0 {
+        let seen = if full { "1,000 devices" } else { "200 devices" };
+        outcome.detail = Some(format!("{seen}, {} expectations hold", outcome.passed));
+    }
+    outcome
+}
+
 fn scenario(root: &Path, arguments: &[&str]) -> Outcome {
-    let name = arguments[0];
-    let log = format!("lab-{name}");
-    let path = cargo::path(root, &log);
-    let output = Command::new(target(root).join("release/weft-lab"))
-        .arg("run")
+    let words: Vec<&str> = ["run"].iter().chain(arguments).copied().collect();
+    program(root, "weft-lab", &format!("lab-{}", arguments[0]), &words)
+}
+
+/// One program of the laboratory, which answers with one document.
+fn program(root: &Path, program: &str, log: &str, arguments: &[&str]) -> Outcome {
+    let path = cargo::path(root, log);
+    let output = Command::new(target(root).join("release").join(program))
         .args(arguments)
         .arg("--json")
         .current_dir(root)
@@ -45,14 +63,15 @@ fn scenario(root: &Path, arguments: &[&str]) -> Outcome {
         .output();
     let output = match output {
         Ok(output) => output,
-        Err(error) => return Outcome::fail(vec![format!("weft-lab: {error}")]),
+        Err(error) => return Outcome::fail(vec![format!("{program}: {error}")]),
     };
     let story = String::from_utf8_lossy(&output.stderr);
     let answer = String::from_utf8_lossy(&output.stdout);
-    if let Err(error) = cargo::keep(root, &log, &format!("{story}{answer}")) {
+    if let Err(error) = cargo::keep(root, log, &format!("{story}{answer}")) {
         return Outcome::fail(vec![format!("{}: {error}", path.display())]);
     }
     let document: Value = serde_json::from_str(&answer).unwrap_or(Value::Null);
+    let name = log.strip_prefix("lab-").unwrap_or(log);
     let mut outcome = read_document(name, &document, output.status.code());
     if outcome.failed > 0 {
         outcome.trouble.extend(cargo::tail(&story));
@@ -67,7 +86,7 @@ fn read_document(name: &str, document: &Value, status: Option<i32>) -> Outcome {
     match status {
         Some(SKIPPED | NOT_PERMITTED) => return Outcome::skip(name, &reason()),
         Some(0) if document.is_object() => {}
-        _ => return Outcome::fail(vec![format!("weft-lab run {name}: {}", reason())]),
+        _ => return Outcome::fail(vec![format!("{name}: {}", reason())]),
     }
     let count = |field: &str| document[field].as_u64().map(|count| count as usize);
     let mut outcome = Outcome { passed: count("passed").unwrap_or(1), ..Outcome::default() };
