@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,6 +18,8 @@ use crate::failure::{During, Failure, Result, status};
 
 /// How long it may take until it is ready.
 const READY: Duration = Duration::from_secs(20);
+/// How long its orderly end may take: it gives its own connections 5 s twice.
+const GRACE: Duration = Duration::from_secs(12);
 /// Lines of its log that are shown when it does not get ready.
 const SHOWN: usize = 5;
 
@@ -98,13 +101,24 @@ impl Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // An orderly end closes the database; it takes at most its own 5 s of
-        // grace. One that is gone already is collected all the same.
-        let asked = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        if asked.is_err() {
+        let pid = Pid::from_child(&self.child);
+        // An orderly end closes the database. One that is gone already is
+        // collected all the same.
+        let asked = kill_process(pid, Signal::TERM);
+        let (ended, waited) = mpsc::channel::<()>();
+        // Its id is its own until it is collected, and then `ended` is dropped.
+        let kill = move || {
+            let hangs = waited.recv_timeout(GRACE) == Err(RecvTimeoutError::Timeout);
+            hangs.then(|| kill_process(pid, Signal::KILL))
+        };
+        let killer = std::thread::Builder::new().name("coordinator-end".to_owned()).spawn(kill);
+        if asked.is_err() || killer.is_err() {
             let _ = self.child.kill();
         }
         let _ = self.child.wait();
+        drop(ended);
+        // Ends now.
+        let _ = killer.map(std::thread::JoinHandle::join);
     }
 }
 

@@ -155,3 +155,13 @@ fn the_limit_ends_it() {
     assert!(errors(&output).contains("did not end within 1 s"), "{}", errors(&output));
     assert!(folder.is_clean());
 }
+
+#[test]
+#[ignore = "12 s; make test-full runs it"]
+fn a_coordinator_that_does_not_end_is_killed() {
+    let folder = Folder::new("hangs");
+    let program = folder.coordinator("trap '' TERM\nexec sleep 600");
+    let output = folder.run(&["--coordinator", program.to_str().unwrap(), "--limit", "1"]);
+    assert_eq!(output.status.code(), Some(1), "{}", errors(&output));
+    assert!(folder.is_clean());
+}
