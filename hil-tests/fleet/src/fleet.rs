@@ -23,6 +23,8 @@ use crate::rest::Operator;
 
 /// How long the last devices may take after everything was asked for.
 const SETTLE: Duration = Duration::from_secs(30);
+/// A line that is cut a fourth time within 30 s waits longer than its window.
+const STORMS: [&str; 3] = ["storm", "storm_2", "storm_3"];
 /// The first port of rules that the churn makes.
 const PORTS: u16 = 20_000;
 
@@ -33,7 +35,7 @@ pub(crate) struct Course {
     /// Enrolments per second.
     pub(crate) ramp: Pace,
     pub(crate) steady: Duration,
-    pub(crate) storms: u32,
+    pub(crate) storms: usize,
     pub(crate) churn: Duration,
     /// Changes per second.
     pub(crate) changes: Pace,
@@ -140,8 +142,8 @@ impl Fleet {
         if !self.course.steady.is_zero() {
             self.steady(report).await?;
         }
-        for _ in 0..self.course.storms {
-            self.storm(report).await?;
+        for name in STORMS.into_iter().take(self.course.storms) {
+            self.storm(name, report).await?;
         }
         if !self.course.churn.is_zero() {
             self.churn(report).await?;
@@ -270,7 +272,7 @@ impl Fleet {
         Ok(())
     }
 
-    async fn storm(&mut self, report: &mut Report) -> Result<()> {
+    async fn storm(&mut self, name: &'static str, report: &mut Report) -> Result<()> {
         let devices = self.course.layout.devices;
         let mark = self.mark()?;
         for seat in &self.world.board.known().seats {
@@ -284,7 +286,7 @@ impl Fleet {
         let all = self.world.board.until(SETTLE * 2, "every device back", back, text).await;
         let outside = self.world.board.known().figures.outside;
         let counts = BTreeMap::from([("outside_window", outside as u64)]);
-        self.close("storm", &mark, counts, report)?;
+        self.close(name, &mark, counts, report)?;
         all?;
         report.expect(outside == 0, || {
             format!("{outside} devices came back outside the window that WELCOME named")

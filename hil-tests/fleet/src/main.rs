@@ -64,8 +64,8 @@ struct Arguments {
     steady: u64,
     /// How often all lines are cut at once
     #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=3))]
-    storms: u32,
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=3))]
+    storms: u8,
     /// Seconds in which devices come, go and are changed
     #[arg(long, value_name = "S", default_value_t = 10)]
     #[arg(value_parser = clap::value_parser!(u64).range(0..=3_600))]
@@ -101,7 +101,7 @@ impl Arguments {
             layout: Layout { devices: usize::try_from(self.devices).unwrap_or(DEVICES_MAX) },
             ramp: Pace { per_second: self.rate },
             steady: Duration::from_secs(self.steady),
-            storms: self.storms,
+            storms: usize::from(self.storms),
             churn: Duration::from_secs(self.churn),
             changes: Pace { per_second: self.changes },
             seed: self.seed,
