@@ -21,8 +21,11 @@ use crate::os::signal::Signals;
 use crate::os::{clock, entropy};
 use crate::output::{paint, style, units};
 
-/// How long one answer may take: two tries of a handshake.
-const WAIT_US: u64 = 10_000_000;
+/// How long an answer may take, by the request's number: the first one waits for
+/// two tries of a handshake, the others find its end or are lost.
+const fn wait_us(sequence: u16) -> u64 {
+    if sequence == 1 { 10_000_000 } else { 2_000_000 }
+}
 /// A tunnel whose handshake is no older than this stands.
 const STANDS_MS: u64 = 180_000;
 
@@ -243,9 +246,9 @@ impl Way {
                         to: *to,
                         sequence,
                         bytes: *bytes,
-                        wait_ms: (WAIT_US / 1_000) as u32,
+                        wait_ms: (wait_us(sequence) / 1_000) as u32,
                     })?;
-                    let patience = Duration::from_micros(2 * WAIT_US);
+                    let patience = Duration::from_micros(2 * wait_us(sequence));
                     client.receive_unless_signalled(patience, Some(signals))?
                 };
                 match answer {
@@ -343,7 +346,8 @@ fn by_socket(
             }
             Heard::Nothing => {}
         }
-        let Some(left) = (began + WAIT_US).checked_sub(now).filter(|&left| left > 0) else {
+        let Some(left) = (began + wait_us(sequence)).checked_sub(now).filter(|&left| left > 0)
+        else {
             return Ok(Outcome::Done(None));
         };
         set.clear();
