@@ -263,12 +263,19 @@ async fn unknown_items_are_answered_and_broken_ones_end_the_record() {
 async fn under_load_a_stranger_must_prove_that_it_hears_us() {
     let world = Arc::new(World::new().await);
     let key = world.key(|_| {}).await;
-    let mut asking = JoinSet::new();
-    for n in 0..200 {
-        let (world, key) = (Arc::clone(&world), key.clone());
-        asking.spawn(async move {
+    // All of them are made before the first one is sent: so they come faster than
+    // they are answered, however fast the machine is.
+    let made: Vec<_> = (0..200)
+        .map(|n| {
             let device = Device::new(&world, &format!("d-{n}"));
             let (hello, _) = device.hello(&enrolment_psk(&world, &key), None);
+            (device, hello)
+        })
+        .collect();
+    let mut asking = JoinSet::new();
+    for (device, hello) in made {
+        let world = Arc::clone(&world);
+        asking.spawn(async move {
             let up = uplink(Class::Unknown, device.inbox, &hello);
             let answer = world.channel.handle_uplink(up).await;
             (device, hello, answer)
