@@ -98,6 +98,7 @@ async fn pings_keep_a_connection_alive() {
     let (mut client, _task) = endpoint.open(1_024);
     client.write(&connect(&device(inbox(1)), 10, &[])).await;
     assert_eq!(client.read().await.unwrap().0, 0x20);
+    client.send(inbox(1), b"authentic").await;
     for _ in 0..20 {
         sleep(Duration::from_secs(14)).await;
         client.write(&[0xC0, 0]).await;
@@ -116,6 +117,24 @@ async fn an_enrolling_client_is_cut_after_two_minutes() {
     assert_eq!(client.read_end().await, Some(0xA0));
     assert_eq!(start.elapsed(), Duration::from_secs(120));
     task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_proves_nothing_is_cut_after_two_minutes() {
+    let endpoint = endpoint();
+    let (mut client, task) = endpoint.open(1_024);
+    client.write(&connect(&device(inbox(1)), 1_200, &[])).await;
+    assert_eq!(client.read().await.unwrap().0, 0x20);
+    let start = Instant::now();
+    // Neither a frame that nobody can authenticate nor a ping counts.
+    sleep(Duration::from_secs(100)).await;
+    client.write(&publish(&Topic::Hello(inbox(1)).text(), b"silence")).await;
+    client.write(&[0xC0, 0]).await;
+    assert_eq!(client.read().await, Some((0xD0, vec![])));
+    assert_eq!(client.read_end().await, Some(0xA0));
+    assert_eq!(start.elapsed(), Duration::from_secs(120));
+    task.await.unwrap();
+    assert_eq!(endpoint.broker.stats().closed(Close::Unproven).get(), 1);
 }
 
 #[tokio::test(start_paused = true)]

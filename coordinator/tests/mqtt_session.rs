@@ -10,7 +10,9 @@ use weft_coordinator::transport::mqtt::connect::Admission;
 use weft_coordinator::transport::mqtt::packet::{
     ConnectCode, DisconnectCode, Filter, In, Kind, Level, Out, Publish, Qos, frame,
 };
-use weft_coordinator::transport::mqtt::session::{Close, Down, ENROLMENT, Session, Verdict};
+use weft_coordinator::transport::mqtt::session::{
+    Close, Down, ENROLMENT, Session, UNPROVEN, Verdict,
+};
 use weft_wire::id::{Inbox, KeyId, ReplicaId};
 use weft_wire::topic::Topic;
 
@@ -162,6 +164,26 @@ fn enrolling_clients_have_two_minutes() {
     let now = start + Duration::from_secs(80);
     assert_eq!(session.handle_packet(In::PingReq, now), Verdict::Pong);
     assert_eq!(session.poll_timeout(), (start + ENROLMENT, Close::EnrolmentOver));
+    // Whatever it proves.
+    session.handle_authentic();
+    assert_eq!(session.poll_timeout(), (start + ENROLMENT, Close::EnrolmentOver));
+}
+
+#[test]
+fn a_device_proves_itself_within_two_minutes() {
+    let start = origin();
+    let mut session = Session::new(
+        &Admission { keep_alive_s: 1_200, ..admission() },
+        Level::V5,
+        start,
+    );
+    let now = start + Duration::from_secs(100);
+    // Frames that prove nothing and pings do not help.
+    assert_eq!(session.handle_packet(In::PingReq, now), Verdict::Pong);
+    assert!(matches!(session.handle_packet(In::Publish(hello()), now), Verdict::Up { .. }));
+    assert_eq!(session.poll_timeout(), (start + UNPROVEN, Close::Unproven));
+    session.handle_authentic();
+    assert_eq!(session.poll_timeout(), (now + Duration::from_secs(1_800), Close::KeepAlive));
 }
 
 #[test]

@@ -350,6 +350,9 @@ where
                 frame: &frame,
             })
             .await;
+        if answer.authentic {
+            self.session.handle_authentic();
+        }
         if let Some(id) = acknowledge {
             self.put(&Out::PubAck(id));
         }

@@ -26,6 +26,10 @@ pub const MESSAGES: Rate = Rate::per_second(20, 40);
 pub const BYTES: Rate = Rate::per_second(16 * 1_024, 64 * 1_024);
 /// How long an enrolling client may stay.
 pub const ENROLMENT: Duration = Duration::from_secs(120);
+/// How long a device may stay without an authentic record. Its password alone
+/// is good for a year and outlives a block: who was put out must not hold a
+/// connection with it.
+pub const UNPROVEN: Duration = Duration::from_secs(120);
 /// The most filters in one SUBSCRIBE; one is enough.
 pub const FILTERS: usize = 8;
 
@@ -61,6 +65,8 @@ pub enum Close {
     KeepAlive,
     /// An enrolling client's time is over.
     EnrolmentOver,
+    /// A device's connection brought no authentic record in time.
+    Unproven,
     /// The client did not take what was written to it in time.
     SlowReader,
     /// Another connection of the same client id took its place.
@@ -92,6 +98,7 @@ impl Close {
         Self::Payload,
         Self::KeepAlive,
         Self::EnrolmentOver,
+        Self::Unproven,
         Self::SlowReader,
         Self::TakenOver,
         Self::Ended,
@@ -111,7 +118,7 @@ impl Close {
             Self::Qos => DisconnectCode::Qos,
             Self::Properties => DisconnectCode::TopicAlias,
             Self::KeepAlive => DisconnectCode::KeepAlive,
-            Self::EnrolmentOver => DisconnectCode::MaximumConnectTime,
+            Self::EnrolmentOver | Self::Unproven => DisconnectCode::MaximumConnectTime,
             Self::TakenOver => DisconnectCode::TakenOver,
             Self::Ended => DisconnectCode::Administrative,
             Self::Stopping => DisconnectCode::ShuttingDown,
@@ -199,13 +206,18 @@ pub struct Session {
     messages: Bucket,
     bytes: Bucket,
     heard_at: Instant,
-    ends_at: Option<Instant>,
+    /// Ends at this instant whatever the client says, and why.
+    ends: Option<(Instant, Close)>,
 }
 
 impl Session {
     /// Starts with the CONNECT that was just admitted.
     pub fn new(admission: &Admission, level: Level, now: Instant) -> Self {
-        let enrolling = matches!(admission.class, Class::Enrolling(_));
+        let ends = match admission.class {
+            Class::Enrolling(_) => Some((now + ENROLMENT, Close::EnrolmentOver)),
+            Class::Device => Some((now + UNPROVEN, Close::Unproven)),
+            Class::Unknown => None,
+        };
         Self {
             inbox: admission.inbox,
             level,
@@ -216,7 +228,7 @@ impl Session {
             messages: Bucket::new(now),
             bytes: Bucket::new(now),
             heard_at: now,
-            ends_at: enrolling.then(|| now + ENROLMENT),
+            ends,
         }
     }
 
@@ -228,6 +240,11 @@ impl Session {
     /// Counts `len` bytes that were read.
     pub fn handle_bytes(&mut self, len: usize, now: Instant) {
         self.bytes.charge(BYTES, u32::try_from(len).unwrap_or(u32::MAX), now);
+    }
+
+    /// A frame of this client was an authentic record of its device: it stays.
+    pub fn handle_authentic(&mut self) {
+        self.ends.take_if(|(_, why)| *why == Close::Unproven);
     }
 
     /// Judges one whole packet.
@@ -325,8 +342,8 @@ impl Session {
     #[must_use]
     pub fn poll_timeout(&self) -> (Instant, Close) {
         let silent = (self.heard_at + silence(self.keep_alive_s), Close::KeepAlive);
-        match self.ends_at {
-            Some(at) if at <= silent.0 => (at, Close::EnrolmentOver),
+        match self.ends {
+            Some(end) if end.0 <= silent.0 => end,
             _ => silent,
         }
     }
