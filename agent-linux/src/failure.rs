@@ -185,6 +185,12 @@ impl Failure {
         self.line(label, text)
     }
 
+    /// Without its advice: something is known that makes it wrong.
+    pub(crate) fn without_commands(mut self) -> Self {
+        self.0.lines.retain(|line| !matches!(line.label.as_str(), "try" | "or"));
+        self
+    }
+
     /// Something to hold beside it.
     pub(crate) fn compare(self, text: impl Into<String>) -> Self {
         self.line("compare", text)

@@ -145,6 +145,23 @@ fn without_a_daemon_every_question_says_so() {
             )
         );
         assert!(output.stdout.is_empty());
+        // Starting it would not help: this machine never joined.
+        let rest = text(&output.stderr).split_once('\n').unwrap().1;
+        assert_eq!(
+            rest,
+            "  cause:  this machine is in no network\n  try:    sudo weft join WEFT1…\n"
+        );
+    }
+    // A member's daemon only has to be started; nor is it said of a machine
+    // whose state cannot be looked into that it never joined.
+    std::fs::create_dir_all(scratch.0.join("state")).unwrap();
+    std::fs::write(scratch.0.join("state/identity"), "of whatever kind").unwrap();
+    let file = scratch.0.join("state/identity/state");
+    for state in [scratch.0.join("state"), file] {
+        let output = scratch.weft(&["status"]).env("WEFT_STATE", state).output().unwrap();
+        let rest = text(&output.stderr).split_once('\n').unwrap().1;
+        assert!(rest.starts_with("  try:  sudo "), "{rest}");
+        assert!(!rest.contains("weft join"), "{rest}");
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::cli::Context;
+use crate::cli::{Context, peer};
 use crate::failure::Result;
-use crate::ipc::client::{Client, unexpected};
+use crate::ipc::client::unexpected;
 use crate::ipc::protocol::{Answer, Request, Stopped};
 use crate::output::units;
 
@@ -12,7 +12,7 @@ use crate::output::units;
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(context: &mut Context) -> Result<u8> {
-    let mut client = Client::connect(&context.config.socket, "down")?;
+    let mut client = peer::connect(&context.config, "down")?;
     let Some(Answer::Stopped(stopped)) = client.end(Request::Down, PATIENCE)? else {
         return Err(unexpected());
     };

@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use crate::cli::Context;
+use crate::cli::{Context, peer};
 use crate::failure::Result;
-use crate::ipc::client::{Client, unexpected};
+use crate::ipc::client::unexpected;
 use crate::ipc::protocol::{Answer, Request};
 
 #[derive(Args)]
@@ -45,7 +45,7 @@ fn is_about(line: &str, peer: &str) -> bool {
 }
 
 pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
-    let mut client = Client::connect(&context.config.socket, "logs")?;
+    let mut client = peer::connect(&context.config, "logs")?;
     let follow = arguments.follow;
     client.send(Request::Logs { follow, since_s: arguments.since })?;
     loop {

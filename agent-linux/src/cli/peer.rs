@@ -4,9 +4,11 @@ use std::net::IpAddr;
 
 use anstyle::Style;
 
+use crate::config::Config;
 use crate::config::reader::nearest;
 use crate::daemon::texts;
 use crate::failure::{Code, Failure, Result};
+use crate::ipc::client::Client;
 use crate::ipc::protocol::{Device, Path, Peer, Status};
 use crate::output::style;
 use crate::store::folder::Folder;
@@ -52,6 +54,26 @@ pub(super) fn find<'s>(status: &'s Status, wanted: &str) -> Result<&'s Peer> {
 /// Before this machine is a member there are no peers to find.
 pub(super) fn not_joined() -> Failure {
     Failure::new(Code::UpNotJoined, "this machine is in no network").try_command("weft join …")
+}
+
+/// Connects to the daemon for this command. Where none runs because this machine
+/// never joined, starting one is no advice.
+///
+/// # Errors
+///
+/// As [`Client::connect`].
+pub(super) fn connect(config: &Config, command: &str) -> Result<Client> {
+    Client::connect(&config.socket, command).map_err(|failure| {
+        let joined = has_identity(&Folder::new(&config.state), command);
+        if failure.is(Code::CliNoDaemon) && matches!(joined, Ok(false)) {
+            failure
+                .without_commands()
+                .cause("this machine is in no network")
+                .try_command("sudo weft join WEFT1…")
+        } else {
+            failure
+        }
+    })
 }
 
 /// Whether there is an identity in the state folder.

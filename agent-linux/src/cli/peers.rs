@@ -5,9 +5,8 @@ use std::os::fd::AsFd;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{Context, status};
+use crate::cli::{Context, peer, status};
 use crate::failure::{Failure, Result};
-use crate::ipc::client::Client;
 use crate::ipc::protocol::Status;
 use crate::os::clock;
 use crate::os::poll::{Interest, wait_one};
@@ -33,7 +32,7 @@ struct Document {
 }
 
 pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
-    let mut client = Client::connect(&context.config.socket, "peers")?;
+    let mut client = peer::connect(&context.config, "peers")?;
     let signals = Signals::block().map_err(Failure::internal)?;
     loop {
         let status = client.status()?;

@@ -70,7 +70,7 @@ struct Reply {
 }
 
 pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
-    let mut client = Client::connect(&context.config.socket, "ping")?;
+    let mut client = peer::connect(&context.config, "ping")?;
     let status = client.status()?;
     let found = peer::find(&status, &arguments.peer)?.clone();
     let to = address(&found, arguments)?;

@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use crate::cli::{Context, peer};
 use crate::failure::Result;
-use crate::ipc::client::Client;
 use crate::ipc::protocol::{Device, Path, Peer, Status, VERSION};
 use crate::os::clock;
 use crate::output::table::{self, ALWAYS, Cell, Column};
@@ -28,7 +27,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
-    let mut client = Client::connect(&context.config.socket, "status")?;
+    let mut client = peer::connect(&context.config, "status")?;
     let status = client.status()?;
     if arguments.json {
         context.ui.document(&document(&status, clock::unix_millis()));
