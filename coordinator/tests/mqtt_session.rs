@@ -172,11 +172,8 @@ fn enrolling_clients_have_two_minutes() {
 #[test]
 fn a_device_proves_itself_within_two_minutes() {
     let start = origin();
-    let mut session = Session::new(
-        &Admission { keep_alive_s: 1_200, ..admission() },
-        Level::V5,
-        start,
-    );
+    let mut session =
+        Session::new(&Admission { keep_alive_s: 1_200, ..admission() }, Level::V5, start);
     let now = start + Duration::from_secs(100);
     // Frames that prove nothing and pings do not help.
     assert_eq!(session.handle_packet(In::PingReq, now), Verdict::Pong);

@@ -12,7 +12,7 @@ use super::format::{
     Column, NOTHING, age, count, millis, moment, moment_exact, span, table, traffic,
 };
 use super::remote::Context;
-use super::{CONFIRM_WAIT, ui};
+use super::{CONFIRM_WAIT, keys, ui};
 
 const PATH: &str = "/api/v1/devices";
 
@@ -399,22 +399,26 @@ async fn block(context: &Context<'_>, wanted: &Reasoned) -> Result<u8, Failure> 
     let device = find(context, &wanted.device).await?;
     let undo = format!("weft-coordinator device unblock {}", device.name);
     let sentence = loss("blocks", &device);
+    let doors = keys::still_open(context, &device).await?;
     confirm(&Effect { sentence, undo: Some(&undo), name: &device.name }, wanted.yes)?;
     // By id, so that it is the device that was shown.
     let action = act(context, &device.id, "block", &wanted.reason).await?;
     report(context, &action, &gone("blocked", &action));
+    doors.iter().for_each(ui::note);
     Ok(0)
 }
 
 async fn delete(context: &Context<'_>, wanted: &Confirmed) -> Result<u8, Failure> {
     let device = find(context, &wanted.device).await?;
     let sentence = format!("{}; its keys never come back", loss("deletes", &device));
+    let doors = keys::still_open(context, &device).await?;
     confirm(&Effect { sentence, undo: None, name: &device.name }, wanted.yes)?;
     let path = format!("{}?wait_ms={}", path_of(&device.id), CONFIRM_WAIT.as_millis());
     let action: api::Action = context.client.delete(&path, device.revision).await?;
     let sentence =
         format!("{}\na tombstone stays: its identity cannot enrol again", gone("deleted", &action));
     report(context, &action, &sentence);
+    doors.iter().for_each(ui::note);
     Ok(0)
 }
 

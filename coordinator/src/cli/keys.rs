@@ -238,6 +238,37 @@ fn row(key: &api::EnrolmentKey, now: u64) -> Vec<String> {
     vec![key.name.clone(), key.id.clone(), format!("{} of {most}", key.uses), expires, tags, state]
 }
 
+/// The keys that a machine may come back with whose device is put out: with new
+/// keys of its own it is a new device. Nothing if no key lets anybody in unseen.
+pub(super) async fn still_open(
+    context: &Context<'_>,
+    device: &api::Device,
+) -> Result<Vec<String>, Failure> {
+    if context.quiet {
+        return Ok(Vec::new());
+    }
+    let page: api::Page<api::EnrolmentKey> = context.client.get(PATH).await?;
+    Ok(doors(&page.items, device.enrolled_by.as_ref().map(|key| &*key.id)))
+}
+
+/// Two lines for whoever put a device out.
+fn doors(keys: &[api::EnrolmentKey], own: Option<&str>) -> Vec<String> {
+    let mut open: Vec<_> =
+        keys.iter().filter(|key| key.state == "active" && !key.needs_approval).collect();
+    // The one that it came with is the one that it may hold most likely.
+    open.sort_by_key(|key| own != Some(&key.id));
+    let Some(first) = open.first() else { return Vec::new() };
+    let names: Vec<_> = open.iter().map(|key| format!("\"{}\"", key.name)).collect();
+    let named = match names.as_slice() {
+        [] | [_] | [_, _] | [_, _, _] => names.join(" or "),
+        [a, b, rest @ ..] => format!("{a}, {b} or {} others", rest.len()),
+    };
+    vec![
+        format!("its machine comes back as a new device if it holds a join string of {named}"),
+        format!("end a key:  weft-coordinator key revoke {}", first.name),
+    ]
+}
+
 async fn revoke(context: &Context<'_>, revoke: &Revoke) -> Result<u8, Failure> {
     let path = format!("{PATH}/{}/revoke", segment(&revoke.key));
     let dry_run = api::RevokeKey { dry_run: true, ..api::RevokeKey::default() };
@@ -264,4 +295,43 @@ async fn revoke(context: &Context<'_>, revoke: &Revoke) -> Result<u8, Failure> {
         ui::out(format!("revoked \"{name}\""));
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str, state: &str, needs_approval: bool) -> api::EnrolmentKey {
+        api::EnrolmentKey {
+            id: format!("key_{name}"),
+            name: name.to_owned(),
+            uses: 1,
+            max_uses: None,
+            expires_at: None,
+            tags: Vec::new(),
+            needs_approval,
+            state: state.to_owned(),
+            created_at: String::new(),
+        }
+    }
+
+    #[test]
+    fn keys_that_let_a_machine_back_in_are_named() {
+        let closed =
+            [key("a", "revoked", false), key("b", "used_up", false), key("c", "active", true)];
+        assert_eq!(doors(&closed, Some("key_a")), [""; 0]);
+        let keys = ["lab", "demo"].map(|name| key(name, "active", false));
+        assert_eq!(
+            doors(&keys, Some("key_demo")),
+            [
+                "its machine comes back as a new device if it holds a join string of \
+                 \"demo\" or \"lab\"",
+                "end a key:  weft-coordinator key revoke demo"
+            ]
+        );
+        let many: Vec<_> = (0..5).map(|n| key(&format!("k{n}"), "active", false)).collect();
+        let [first, second] = doors(&many, None).try_into().unwrap();
+        assert!(first.ends_with("of \"k0\", \"k1\" or 3 others"), "{first}");
+        assert!(second.ends_with(" k0"), "{second}");
+    }
 }
