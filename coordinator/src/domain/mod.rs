@@ -4,6 +4,7 @@
 //! Everything here can be tested without a database or a network.
 
 pub mod audit;
+pub mod census;
 pub mod change;
 pub mod device;
 pub mod enrolment;

@@ -187,18 +187,3 @@ pub fn peer_changes<'a>(
         .map(|(device, _)| (*device, PeerChange::Remove));
     removes.chain(upserts).collect()
 }
-
-/// Which sets of tags have an edge to a device that changed: before the change
-/// or after it.
-pub fn is_affected(
-    policy: &Compiled,
-    tags: &TagSet,
-    before: Option<&TagSet>,
-    after: Option<&TagSet>,
-) -> bool {
-    let own = policy.profile(tags);
-    [before, after]
-        .into_iter()
-        .flatten()
-        .any(|subject| policy.masks(&own, &policy.profile(subject)).is_edge())
-}

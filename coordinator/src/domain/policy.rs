@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 pub use weft_wire::map::RULES as TRAFFIC_KINDS;
 use weft_wire::map::Rule as WireRule;
 
-use super::tags::{Selector, TagSet};
+use super::tags::{Selector, SelectorIndex, TagSet};
 
 /// The most rules in one network's policy.
 pub const POLICY_RULES: usize = 256;
@@ -272,9 +272,20 @@ impl RuleBits {
         self.0[at / 64] |= 1 << (at % 64);
     }
 
-    fn both(&self, other: &Self) -> impl Iterator<Item = usize> {
-        let words: [u64; POLICY_RULES / 64] = core::array::from_fn(|at| self.0[at] & other.0[at]);
-        (0..POLICY_RULES).filter(move |at| words[at / 64] >> (at % 64) & 1 == 1)
+    fn both(&self, other: &Self) -> Self {
+        Self(core::array::from_fn(|at| self.0[at] & other.0[at]))
+    }
+
+    /// Numbers of the rules, rising.
+    fn rules(self) -> impl Iterator<Item = usize> {
+        self.0.into_iter().enumerate().flat_map(|(at, word)| {
+            let mut left = word;
+            core::iter::from_fn(move || {
+                let bit = left.trailing_zeros();
+                left &= left.wrapping_sub(1);
+                (bit < 64).then_some(at * 64 + bit as usize)
+            })
+        })
     }
 }
 
@@ -283,6 +294,18 @@ impl RuleBits {
 pub struct Profile {
     from: RuleBits,
     to: RuleBits,
+}
+
+impl Profile {
+    /// Rules under which these devices send.
+    pub fn sends(&self) -> impl Iterator<Item = usize> {
+        self.from.rules()
+    }
+
+    /// Rules under which these devices receive.
+    pub fn receives(&self) -> impl Iterator<Item = usize> {
+        self.to.rules()
+    }
 }
 
 /// What may pass between two devices, as seen by the first.
@@ -301,12 +324,22 @@ impl Masks {
     }
 }
 
+/// Where a selector stands in a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    rule: usize,
+    receives: bool,
+    at: usize,
+}
+
 /// A policy with its numbers, ready to answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
     policy: Policy,
     numbering: Numbering,
     masks: Vec<u64>,
+    places: Vec<Place>,
+    selectors: SelectorIndex,
 }
 
 impl Compiled {
@@ -321,7 +354,18 @@ impl Compiled {
         }
         let mask = |rule: &Rule| rule.allow.iter().fold(0, |all, kind| all | numbering.bit(*kind));
         let masks = policy.rules.iter().map(mask).collect();
-        Ok(Self { policy, numbering, masks })
+        let mut places = Vec::new();
+        let mut selectors = Vec::new();
+        for (number, rule) in policy.rules.iter().enumerate() {
+            for (receives, side) in [(false, &rule.from), (true, &rule.to)] {
+                for (at, selector) in side.iter().enumerate() {
+                    places.push(Place { rule: number, receives, at });
+                    selectors.push(selector);
+                }
+            }
+        }
+        let selectors = SelectorIndex::new(&selectors);
+        Ok(Self { policy, numbering, masks, places, selectors })
     }
 
     /// The rules as written.
@@ -334,25 +378,39 @@ impl Compiled {
         &self.numbering
     }
 
-    /// What the policy says of devices with these tags.
+    /// What the policy says of devices with these tags; costs the rules that
+    /// speak of them.
     pub fn profile(&self, tags: &TagSet) -> Profile {
-        let means = |selectors: &[Selector]| selectors.iter().any(|one| one.matches(tags));
+        #[cfg(test)]
+        count::PROFILES.set(count::PROFILES.get() + 1);
         let mut profile = Profile { from: RuleBits::default(), to: RuleBits::default() };
-        for (at, rule) in self.policy.rules.iter().enumerate() {
-            if means(&rule.from) {
-                profile.from.set(at);
-            }
-            if means(&rule.to) {
-                profile.to.set(at);
+        for Place { rule, receives, at } in
+            self.selectors.candidates(tags).map(|number| self.places[number])
+        {
+            let Rule { from, to, .. } = &self.policy.rules[rule];
+            let (side, bits) =
+                if receives { (to, &mut profile.to) } else { (from, &mut profile.from) };
+            if side[at].matches(tags) {
+                bits.set(rule);
             }
         }
         profile
     }
 
+    /// How many rules there are.
+    pub const fn len(&self) -> usize {
+        self.masks.len()
+    }
+
+    /// Whether nothing passes.
+    pub const fn is_empty(&self) -> bool {
+        self.masks.is_empty()
+    }
+
     /// What may pass between `own` and `peer`.
     pub fn masks(&self, own: &Profile, peer: &Profile) -> Masks {
         let collect = |from: &Profile, to: &Profile| {
-            from.from.both(&to.to).fold(0, |all, at| all | self.masks[at])
+            from.from.both(&to.to).rules().fold(0, |all, at| all | self.masks[at])
         };
         Masks { rules_in: collect(peer, own), rules_out: collect(own, peer) }
     }
@@ -389,5 +447,16 @@ impl Compiled {
                 Some(WireRule { number, protocol, first_port, last_port })
             })
             .collect()
+    }
+}
+
+/// What was worked out by this thread, for tests that count instead of
+/// measuring.
+#[cfg(test)]
+pub(crate) mod count {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(crate) static PROFILES: Cell<u64> = const { Cell::new(0) };
     }
 }

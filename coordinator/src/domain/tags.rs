@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::str::FromStr;
+use std::collections::HashMap;
 
 /// The most tags on one device.
 pub const TAGS: usize = 16;
@@ -117,7 +118,7 @@ impl FromStr for TagSet {
 
 /// One condition of a selector: the tag is there, with this value if one is
 /// named.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Term {
     key: String,
     value: Option<String>,
@@ -138,6 +139,57 @@ impl Selector {
             let found = tags.value(&term.key);
             found.is_some_and(|found| term.value.as_deref().is_none_or(|value| value == found))
         })
+    }
+}
+
+/// Numbers of selectors that fit the same condition of a tag.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct OfKey {
+    /// Whatever the tag's value.
+    any: Vec<usize>,
+    by_value: HashMap<String, Vec<usize>>,
+}
+
+/// Many selectors, each filed under that of its conditions which fewest others
+/// have: whom a device may fit is found by its tags, without a look at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SelectorIndex {
+    everybody: Vec<usize>,
+    by_key: HashMap<String, OfKey>,
+}
+
+impl SelectorIndex {
+    /// Files selectors under their numbers in this order.
+    pub fn new(selectors: &[&Selector]) -> Self {
+        let mut common: HashMap<&Term, usize> = HashMap::new();
+        for term in selectors.iter().flat_map(|selector| &selector.0) {
+            *common.entry(term).or_default() += 1;
+        }
+        let mut index = Self::default();
+        for (number, selector) in selectors.iter().enumerate() {
+            let rarest = selector.0.iter().min_by_key(|term| common.get(term));
+            let Some(Term { key, value }) = rarest else {
+                index.everybody.push(number);
+                continue;
+            };
+            let of_key = index.by_key.entry(key.clone()).or_default();
+            match value {
+                None => of_key.any.push(number),
+                Some(value) => of_key.by_value.entry(value.clone()).or_default().push(number),
+            }
+        }
+        index
+    }
+
+    /// Numbers of the selectors that may mean devices with these tags: all that
+    /// do, and few that do not.
+    pub fn candidates(&self, tags: &TagSet) -> impl Iterator<Item = usize> {
+        let of_tags = tags.0.iter().filter_map(|(key, value)| {
+            let of_key = self.by_key.get(key)?;
+            let by_value = of_key.by_value.get(value).map_or(&[][..], Vec::as_slice);
+            Some(of_key.any.iter().chain(by_value))
+        });
+        self.everybody.iter().chain(of_tags.flatten()).copied()
     }
 }
 
@@ -225,5 +277,21 @@ mod tests {
         for bad in ["", "any site=a", "a=", "A"] {
             assert!(bad.parse::<Selector>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_index_names_all_that_match_and_few_that_do_not() {
+        let texts = ["any", "site=1", "role=gw site=1", "role=gw site=2", "role=gw site=3", "site"];
+        let selectors: Vec<Selector> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        let index = SelectorIndex::new(&selectors.iter().collect::<Vec<_>>());
+        for tags in ["", "site=1", "role=gw site=1", "role=gw site=9", "line=3 role=gw site=3"] {
+            let tags = set(tags);
+            let found: Vec<usize> = index.candidates(&tags).collect();
+            for (number, selector) in selectors.iter().enumerate() {
+                assert!(!selector.matches(&tags) || found.contains(&number), "{selector}: {tags}");
+            }
+        }
+        // Three rules name this role: each is filed under its site, not under it.
+        assert_eq!(index.candidates(&set("role=gw")).collect::<Vec<_>>(), [0]);
     }
 }

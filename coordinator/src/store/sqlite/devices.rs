@@ -137,6 +137,7 @@ pub(super) fn decide(
         return Err(StoreError::Changed(before.version));
     }
     let network = networks::load(unit.conn, before.network)?;
+    let base = unit.base(network.id)?;
     let standing = decision.standing_after(before.standing).map_err(StoreError::Standing)?;
     if let Some(standing) = standing {
         set_standing(unit, &before, &network, standing, &decision, by)?;
@@ -159,7 +160,8 @@ pub(super) fn decide(
     if let Touch::Device { before: Some(_), .. } | Touch::Device { after: Some(_), .. } = &touch {
         maps::log_device(unit, network.id, id, members_tags(&before).as_ref())?;
         let policy = unit.policy(network.id)?;
-        reached = affected(unit.conn, network.id, &policy, core::slice::from_ref(&touch))?;
+        let touches = core::slice::from_ref(&touch);
+        reached = affected(unit.conn, unit.cache, (network.id, base), &policy, touches)?;
         reached.retain(|device| *device != id);
         unit.touch(touch);
     }

@@ -2,31 +2,33 @@
 
 use core::net::SocketAddr;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rusqlite::{Connection, Row, params};
 use weft_wire::id::{DeviceId, Epoch, NetworkId, PublicKey, Revision};
 
+use crate::domain::census::{Census, Class};
 use crate::domain::device::{Backend, Device, Kind};
 use crate::domain::netmap::{
     MapDelta, MapOp, MapSettings, PeerChange, PeerEntry, View, peer_changes,
 };
 use crate::domain::network::Network;
-use crate::domain::policy::Masks;
+use crate::domain::policy::{Compiled, Masks};
 use crate::domain::tags::TagSet;
 use crate::store::{Answer, Maps, StoreError, What};
 
-use super::policies::{self, PolicyCache};
+use super::census::{self, member_tags};
 use super::row::{
     all, backend_from_word, bytes, damaged, get, number, number_or_none, one, run, signed, tags,
 };
 use super::writer::Unit;
-use super::{SqliteStore, devices, networks};
+use super::{Cache, SqliteStore, devices, networks, policies};
 
 /// Revisions that the log reaches back at least; an older device gets a
 /// snapshot.
-const LOG_LEN: u64 = 16_384;
+pub(super) const LOG_LEN: u64 = 16_384;
 /// The log is cut at multiples of this.
-const LOG_CUT: u64 = 1_024;
+pub(super) const LOG_CUT: u64 = 1_024;
 
 /// Newest revision of a network's map.
 pub(super) fn revision(conn: &Connection, network: NetworkId) -> Result<Revision, StoreError> {
@@ -38,31 +40,34 @@ pub(super) fn revision(conn: &Connection, network: NetworkId) -> Result<Revision
 
 /// Logs that a device changed; `before` = its tags if it was a member.
 pub(super) fn log_device(
-    unit: &Unit<'_>,
+    unit: &mut Unit<'_>,
     network: NetworkId,
     device: DeviceId,
     before: Option<&TagSet>,
 ) -> Result<Revision, StoreError> {
-    log(unit.conn, network, "device", device.0, before)
+    log(unit, network, "device", device.0, before)
 }
 
 /// Logs that the policy changed.
-pub(super) fn log_policy(unit: &Unit<'_>, network: NetworkId) -> Result<Revision, StoreError> {
-    log(unit.conn, network, "policy", 0, None)
+pub(super) fn log_policy(unit: &mut Unit<'_>, network: NetworkId) -> Result<Revision, StoreError> {
+    log(unit, network, "policy", 0, None)
 }
 
 /// Logs that something changed that every device is told.
-pub(super) fn log_network(unit: &Unit<'_>, network: NetworkId) -> Result<Revision, StoreError> {
-    log(unit.conn, network, "network", 0, None)
+pub(super) fn log_network(unit: &mut Unit<'_>, network: NetworkId) -> Result<Revision, StoreError> {
+    log(unit, network, "network", 0, None)
 }
 
 fn log(
-    conn: &Connection,
+    unit: &mut Unit<'_>,
     network: NetworkId,
     kind: &str,
     subject: u32,
     before: Option<&TagSet>,
 ) -> Result<Revision, StoreError> {
+    // What is committed has to be known while nothing else is there yet.
+    unit.base(network)?;
+    let conn = unit.conn;
     run(conn, "UPDATE network SET revision = revision + 1 WHERE id = ?1", [network.0])?;
     let revision = revision(conn, network)?;
     run(
@@ -86,209 +91,206 @@ fn log(
     Ok(revision)
 }
 
-/// Calls `each` with every active agent of a network and the text of its tags.
-pub(super) fn each_member_agent(
+fn device_id(row: &Row<'_>) -> Result<DeviceId, StoreError> {
+    number(row, "id").map(DeviceId)
+}
+
+/// Every active agent of a network.
+pub(super) fn member_agents(
     conn: &Connection,
     network: NetworkId,
-    mut each: impl FnMut(DeviceId, &str) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let mut statement = conn.prepare_cached(
-        "SELECT d.id, d.tags FROM device d JOIN agent a ON a.device = d.id
-         WHERE d.network = ?1 AND d.standing = 'active'",
-    )?;
-    let mut rows = statement.query([network.0])?;
-    while let Some(row) = rows.next()? {
-        let tags = row.get_ref("tags")?;
-        let tags = tags.as_str().map_err(|error| damaged("tags", error))?;
-        each(DeviceId(number(row, "id")?), tags)?;
+) -> Result<Vec<DeviceId>, StoreError> {
+    let sql = "SELECT d.id FROM device d JOIN agent a ON a.device = d.id
+        WHERE d.network = ?1 AND d.standing = 'active' ORDER BY d.id";
+    all(conn, sql, [network.0], device_id)
+}
+
+/// The active agents of a network whose tags have this text.
+pub(super) fn member_agents_with(
+    conn: &Connection,
+    network: NetworkId,
+    tags: &str,
+) -> Result<Vec<DeviceId>, StoreError> {
+    let sql = "SELECT d.id FROM device d JOIN agent a ON a.device = d.id
+        WHERE d.network = ?1 AND d.standing = 'active' AND d.tags = ?2";
+    all(conn, sql, params![network.0, tags], device_id)
+}
+
+/// Whether a device is an active agent.
+pub(super) fn is_member_agent(conn: &Connection, device: DeviceId) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM device d JOIN agent a ON a.device = d.id
+        WHERE d.id = ?1 AND d.standing = 'active'";
+    Ok(one(conn, sql, [device.0], |_| Ok(()))?.is_some())
+}
+
+fn members_with(
+    conn: &Connection,
+    network: NetworkId,
+    tags: &str,
+) -> Result<Vec<DeviceId>, StoreError> {
+    let sql = "SELECT id FROM device WHERE network = ?1 AND standing = 'active' AND tags = ?2";
+    all(conn, sql, params![network.0, tags], device_id)
+}
+
+/// The members of sets of tags, by their ids.
+fn members_of(
+    conn: &Connection,
+    network: NetworkId,
+    classes: Vec<Arc<Class>>,
+) -> Result<BTreeMap<DeviceId, Arc<Class>>, StoreError> {
+    let mut members = BTreeMap::new();
+    for class in classes {
+        let devices = members_with(conn, network, &class.text)?;
+        members.extend(devices.into_iter().map(|device| (device, Arc::clone(&class))));
     }
-    Ok(())
+    Ok(members)
 }
 
-/// What changed in a network's map after a revision.
-#[derive(Default)]
-struct Since {
-    /// Devices, with their tags at that revision if they were members.
-    touched: BTreeMap<DeviceId, Option<TagSet>>,
-    /// Devices that were no members at some time since.
-    outside: Vec<DeviceId>,
-    /// Whether what every device is told changed.
-    network: bool,
-    /// Whether the policy changed.
-    policy: bool,
+/// Where one map is worked out: a state of the store, and whose map it is.
+struct Ground<'a> {
+    conn: &'a Connection,
+    cache: &'a Cache,
+    network: Network,
+    device: &'a Device,
 }
 
-fn since(conn: &Connection, network: NetworkId, from: Revision) -> Result<Since, StoreError> {
-    let mut since = Since::default();
-    let rows = all(
-        conn,
-        "SELECT kind, subject, before FROM map_log WHERE network = ?1 AND revision > ?2
-         ORDER BY revision",
-        params![network.0, signed(from.0)],
-        |row| {
-            let before: Option<String> = get(row, "before")?;
-            let kind: String = get(row, "kind")?;
-            Ok((kind, DeviceId(number(row, "subject")?), before))
-        },
-    )?;
-    for (kind, subject, before) in rows {
-        match kind.as_str() {
-            "device" => {
-                let before = before.as_deref().map(tags).transpose()?;
-                if before.is_none() {
-                    since.outside.push(subject);
-                }
-                since.touched.entry(subject).or_insert(before);
-            }
-            "policy" => since.policy = true,
-            _ => since.network = true,
-        }
+impl Ground<'_> {
+    fn census<T>(&self, work: impl FnOnce(&mut Census) -> T) -> Result<T, StoreError> {
+        census::with(self.conn, self.cache, self.network.id, self.network.revision, work)
     }
-    Ok(since)
-}
 
-fn member_tags(
-    conn: &Connection,
-    network: NetworkId,
-    device: DeviceId,
-) -> Result<Option<TagSet>, StoreError> {
-    let sql = "SELECT tags FROM device WHERE id = ?1 AND network = ?2 AND standing = 'active'";
-    let text = one(conn, sql, params![device.0, network.0], |row| get::<String>(row, "tags"))?;
-    text.as_deref().map(tags).transpose()
-}
+    fn policy(&self) -> Result<Arc<Compiled>, StoreError> {
+        policies::current(self.conn, self.cache, self.network.id).map(|policy| policy.compiled)
+    }
 
-fn all_members(
-    conn: &Connection,
-    network: NetworkId,
-) -> Result<Vec<(DeviceId, TagSet)>, StoreError> {
-    let sql = "SELECT id, tags FROM device WHERE network = ?1 AND standing = 'active' ORDER BY id";
-    all(conn, sql, [network.0], |row| {
-        let text: String = get(row, "tags")?;
-        Ok((DeviceId(number(row, "id")?), tags(&text)?))
-    })
-}
+    fn map_since(&self, from: Revision) -> Result<MapDelta, StoreError> {
+        let Self { conn, network, device, .. } = self;
+        let to = network.revision;
+        let log_floor =
+            one(conn, "SELECT log_floor FROM network WHERE id = ?1", [network.id.0], |row| {
+                number(row, "log_floor").map(Revision)
+            })?;
+        let (floor, own) =
+            self.census(|census| (census.floor(), census.own(device.id, from, to)))?;
+        let reaches = from.0 != 0
+            && log_floor.is_some_and(|log_floor| from >= log_floor.max(floor))
+            && from <= to;
+        // Who was out for a while may have dropped everything meanwhile.
+        let whole = !reaches || device.is_active() && own.was_out;
+        let (from, ops) = if whole {
+            (Revision(0), self.snapshot()?)
+        } else {
+            (from, self.delta(from, own.before)?)
+        };
+        Ok(MapDelta { epoch: epoch(conn)?, from, to, ops })
+    }
 
-fn map_since(
-    conn: &Connection,
-    cache: &PolicyCache,
-    device: &Device,
-    from: Revision,
-) -> Result<MapDelta, StoreError> {
-    let network = networks::load(conn, device.network)?;
-    let log_floor =
-        one(conn, "SELECT log_floor FROM network WHERE id = ?1", [network.id.0], |row| {
-            number(row, "log_floor").map(Revision)
+    fn snapshot(&self) -> Result<Vec<MapOp>, StoreError> {
+        let Self { conn, network, device, .. } = self;
+        let Some(settings) = settings(network, device) else { return Ok(Vec::new()) };
+        let policy = self.policy()?;
+        let own = View::new(&policy, Some(&device.tags));
+        let classes = self.census(|census| census.peers(&policy, &device.tags))?;
+        let mut members = members_of(conn, network.id, classes)?;
+        members.remove(&device.id);
+        let nobody = View::new(&policy, None);
+        let members = members.iter().map(|(id, class)| (*id, &class.tags));
+        let changes = peer_changes(nobody, own, &BTreeMap::new(), members);
+        let mut ops = vec![
+            settings,
+            MapOp::Lease(network.lease_s),
+            MapOp::Servers(networks::servers(conn)?),
+            MapOp::Rules(own.rules()),
+        ];
+        self.extend_with_peers(changes, &mut ops)?;
+        Ok(ops)
+    }
+
+    /// `own_before`: what the device itself was, if it was touched.
+    fn delta(
+        &self,
+        from: Revision,
+        own_before: Option<Option<TagSet>>,
+    ) -> Result<Vec<MapOp>, StoreError> {
+        let Self { conn, cache, network, device } = self;
+        let span = (from, network.revision);
+        let now = self.policy()?;
+        let (other_policy, other_network) = self.census(|census| {
+            (census.has_other_policy(span.0, span.1), census.has_other_network(span.0, span.1))
         })?;
-    let epoch = epoch(conn)?;
-    let reaches =
-        from.0 != 0 && log_floor.is_some_and(|floor| from >= floor) && from <= network.revision;
-    let changed = if reaches { since(conn, network.id, from)? } else { Since::default() };
-    let own = device.is_active().then_some(&device.tags);
-    // Who was out for a while may have dropped everything meanwhile.
-    if !reaches || own.is_some() && changed.outside.contains(&device.id) {
-        let ops = snapshot(conn, cache, &network, device)?;
-        return Ok(MapDelta { epoch, from: Revision(0), to: network.revision, ops });
-    }
-    let ops = delta(conn, cache, &network, device, from, changed)?;
-    Ok(MapDelta { epoch, from, to: network.revision, ops })
-}
-
-fn snapshot(
-    conn: &Connection,
-    cache: &PolicyCache,
-    network: &Network,
-    device: &Device,
-) -> Result<Vec<MapOp>, StoreError> {
-    let Some(settings) = settings(network, device) else { return Ok(Vec::new()) };
-    let policy = policies::current(conn, cache, network.id)?.compiled;
-    let own = View::new(&policy, Some(&device.tags));
-    let members = all_members(conn, network.id)?;
-    let members = members.iter().filter(|(id, _)| *id != device.id);
-    let changes = peer_changes(
-        View::new(&policy, None),
-        own,
-        &BTreeMap::new(),
-        members.map(|(id, tags)| (*id, tags)),
-    );
-    let mut ops = vec![
-        settings,
-        MapOp::Lease(network.lease_s),
-        MapOp::Servers(networks::servers(conn)?),
-        MapOp::Rules(own.rules()),
-    ];
-    extend_with_peers(conn, network, device, changes, &mut ops)?;
-    Ok(ops)
-}
-
-fn delta(
-    conn: &Connection,
-    cache: &PolicyCache,
-    network: &Network,
-    device: &Device,
-    from: Revision,
-    mut changed: Since,
-) -> Result<Vec<MapOp>, StoreError> {
-    let now = policies::current(conn, cache, network.id)?.compiled;
-    let then = if changed.policy {
-        policies::at(conn, cache, network.id, from)?.compiled
-    } else {
-        now.clone()
-    };
-    let own_touched = changed.touched.remove(&device.id);
-    let own_now = device.is_active().then(|| device.tags.clone());
-    let own_then = own_touched.clone().unwrap_or_else(|| own_now.clone());
-    let view_then = View::new(&then, own_then.as_ref());
-    let view_now = View::new(&now, own_now.as_ref());
-    let members = if changed.policy || own_then != own_now {
-        all_members(conn, network.id)?
-    } else {
-        let mut members = Vec::with_capacity(changed.touched.len());
-        for id in changed.touched.keys() {
-            members.extend(member_tags(conn, network.id, *id)?.map(|tags| (*id, tags)));
+        let then = if other_policy {
+            policies::at(conn, cache, network.id, from)?.compiled
+        } else {
+            Arc::clone(&now)
+        };
+        let own_touched = own_before.is_some();
+        let own_now = device.is_active().then(|| device.tags.clone());
+        let own_then = own_before.unwrap_or_else(|| own_now.clone());
+        let views = [(&then, &own_then), (&now, &own_now)];
+        let (mut touched, classes) = self.census(|census| {
+            let (mut touched, mut classes) = (BTreeMap::new(), Vec::new());
+            for (policy, own) in views {
+                let Some(own) = own else { continue };
+                census.touched(policy, own, span, &mut touched);
+                // Whom nothing touched may be seen otherwise all the same.
+                if other_policy || own_then != own_now {
+                    classes.extend(census.peers(policy, own));
+                }
+            }
+            (touched, classes)
+        })?;
+        touched.remove(&device.id);
+        let mut members = BTreeMap::new();
+        for (id, class) in members_of(conn, network.id, classes)? {
+            members.insert(id, class.tags.clone());
         }
-        members
-    };
-    let members = members.iter().filter(|(id, _)| *id != device.id);
-    let changes =
-        peer_changes(view_then, view_now, &changed.touched, members.map(|(id, tags)| (*id, tags)));
-    let mut ops = Vec::new();
-    if own_now.is_some() {
-        if own_touched.is_some() || changed.network {
-            ops.extend(settings(network, device));
-        }
-        if changed.network {
-            ops.push(MapOp::Lease(network.lease_s));
-            ops.push(MapOp::Servers(networks::servers(conn)?));
-        }
-        let rules = view_now.rules();
-        if rules != view_then.rules() {
-            ops.push(MapOp::Rules(rules));
-        }
-    }
-    extend_with_peers(conn, network, device, changes, &mut ops)?;
-    Ok(ops)
-}
-
-/// Puts removals first and the other peers last.
-fn extend_with_peers(
-    conn: &Connection,
-    network: &Network,
-    viewer: &Device,
-    changes: Vec<(DeviceId, PeerChange)>,
-    ops: &mut Vec<MapOp>,
-) -> Result<(), StoreError> {
-    let mut removes = Vec::new();
-    for (device, change) in changes {
-        match change {
-            PeerChange::Remove => removes.push(MapOp::PeerRemove(device)),
-            PeerChange::Upsert(masks) => {
-                let entry = entry(conn, network, viewer, device, masks)?;
-                ops.push(MapOp::PeerUpsert(Box::new(entry)));
+        for id in touched.keys() {
+            if let Some(tags) = member_tags(conn, network.id, *id)? {
+                members.insert(*id, tags);
             }
         }
+        members.remove(&device.id);
+        let view_then = View::new(&then, own_then.as_ref());
+        let view_now = View::new(&now, own_now.as_ref());
+        let members = members.iter().map(|(id, tags)| (*id, tags));
+        let changes = peer_changes(view_then, view_now, &touched, members);
+        let mut ops = Vec::new();
+        if own_now.is_some() {
+            if own_touched || other_network {
+                ops.extend(settings(network, device));
+            }
+            if other_network {
+                ops.push(MapOp::Lease(network.lease_s));
+                ops.push(MapOp::Servers(networks::servers(conn)?));
+            }
+            let rules = view_now.rules();
+            if rules != view_then.rules() {
+                ops.push(MapOp::Rules(rules));
+            }
+        }
+        self.extend_with_peers(changes, &mut ops)?;
+        Ok(ops)
     }
-    ops.splice(0..0, removes);
-    Ok(())
+
+    /// Puts removals first and the other peers last.
+    fn extend_with_peers(
+        &self,
+        changes: Vec<(DeviceId, PeerChange)>,
+        ops: &mut Vec<MapOp>,
+    ) -> Result<(), StoreError> {
+        let mut removes = Vec::new();
+        for (device, change) in changes {
+            match change {
+                PeerChange::Remove => removes.push(MapOp::PeerRemove(device)),
+                PeerChange::Upsert(masks) => {
+                    let entry = entry(self.conn, &self.network, self.device, device, masks)?;
+                    ops.push(MapOp::PeerUpsert(Box::new(entry)));
+                }
+            }
+        }
+        ops.splice(0..0, removes);
+        Ok(())
+    }
 }
 
 fn settings(network: &Network, device: &Device) -> Option<MapOp> {
@@ -356,7 +358,7 @@ fn entry(
 /// The masks of an edge between two members of one network.
 fn edge(
     conn: &Connection,
-    cache: &PolicyCache,
+    cache: &Cache,
     viewer: &Device,
     subject: &Device,
 ) -> Result<Option<Masks>, StoreError> {
@@ -372,8 +374,9 @@ fn edge(
 impl Maps for SqliteStore {
     fn map_since(&self, device: DeviceId, from: Revision) -> Answer<'_, Option<MapDelta>> {
         self.read(move |conn, cache| {
-            let device = devices::find(conn, device)?;
-            device.map(|device| map_since(conn, cache, &device, from)).transpose()
+            let Some(device) = devices::find(conn, device)? else { return Ok(None) };
+            let network = networks::load(conn, device.network)?;
+            Ground { conn, cache, network, device: &device }.map_since(from).map(Some)
         })
     }
 
@@ -408,5 +411,123 @@ impl Maps for SqliteStore {
             };
             Ok(edge(conn, cache, &a, &b)?.is_some())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::domain::network::NewNetwork;
+    use crate::domain::policy::{Policy, count::PROFILES, parse_traffic};
+    use crate::domain::time::UnixMs;
+    use crate::store::sqlite::policies;
+    use crate::store::sqlite::writer::{Touch, affected};
+    use crate::store::sqlite::{NewInstallation, migrate};
+
+    const NETWORK: NetworkId = NetworkId(1);
+    /// Devices of a site; the first of each is its gateway.
+    const SITE: u32 = 10;
+
+    /// A network of so many sites, in memory. Each device came at a revision of
+    /// its own.
+    fn sites(count: u32) -> Connection {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate::migrate(&mut conn, UnixMs(1)).unwrap();
+        let overlay = crate::domain::network::random_overlay([1; 6]);
+        let network = NewNetwork { name: "home".to_owned(), overlay, mtu: 1_280, lease_s: 3_600 };
+        let coordinator = PublicKey([9; 32]);
+        let new = NewInstallation { epoch: Epoch(7), coordinator, network };
+        networks::install(&conn, &new, UnixMs(1)).unwrap();
+        let rules = (0..count).map(|site| crate::domain::policy::Rule {
+            name: String::new(),
+            from: vec![format!("site={site}").parse().unwrap()],
+            to: vec![format!("role=gateway site={site}").parse().unwrap()],
+            allow: parse_traffic("any").unwrap(),
+        });
+        conn.execute_batch("DELETE FROM policy_rule; DELETE FROM policy").unwrap();
+        let policy = Policy { rules: rules.collect() };
+        policies::insert(&conn, NETWORK, &policy, Revision(1), UnixMs(1)).unwrap();
+        let devices = count * SITE;
+        conn.execute_batch(&format!(
+            "CREATE TEMP TABLE n AS WITH RECURSIVE n(i) AS
+                (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {devices}) SELECT i FROM n;
+             INSERT INTO device (id, organisation, network, name, wg_key, standing,
+                standing_since, tags, created)
+             SELECT i, 1, 1, 'd' || i, CAST(printf('%032d', i) AS BLOB), 'active', 1,
+                iif(i % {SITE} = 1, 'role=gateway ', '') || 'site=' || ((i - 1) / {SITE}), 1 FROM n;
+             INSERT INTO agent (device, identity, print, fingerprint, inbox, families, carriers,
+                mtu, backend, peer_slots, peer_routes, rules, agent, platform, endpoints, key,
+                key_name, master)
+             SELECT i, CAST(printf('%032d', i) AS BLOB), zeroblob(10), zeroblob(32),
+                CAST(printf('%016d', i) AS BLOB), 3, 1, 1280, 'user', 8, 4, 32, '', '', '', 1, '', 1
+             FROM n;
+             INSERT INTO address (network, host, device) SELECT 1, i + 1, i FROM n;
+             INSERT INTO map_log (network, revision, kind, subject) SELECT 1, i + 1, 'device', i
+             FROM n;
+             UPDATE network SET revision = {devices} + 1;
+             DROP TABLE n;"
+        ))
+        .unwrap();
+        conn
+    }
+
+    /// Steps of SQLite's machine and profiles that `work` costs.
+    fn cost<T>(conn: &mut Connection, work: impl FnOnce(&Connection) -> T) -> ((u64, u64), T) {
+        let steps = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&steps);
+        let count = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        conn.progress_handler(1, Some(count)).unwrap();
+        let before = PROFILES.get();
+        let value = work(conn);
+        conn.progress_handler(0, None::<fn() -> bool>).unwrap();
+        ((steps.load(Ordering::Relaxed), PROFILES.get() - before), value)
+    }
+
+    #[test]
+    fn a_map_costs_its_edges_and_not_the_network() {
+        let costs = [20, 200].map(|count| {
+            let mut conn = sites(count);
+            let cache = Cache::default();
+            let (device, gateway) = (DeviceId(SITE + 2), DeviceId(SITE + 1));
+            let whole = |conn: &Connection, id, from| {
+                let device = devices::find(conn, id).unwrap().unwrap();
+                let network = networks::load(conn, device.network).unwrap();
+                let ground = Ground { conn, cache: &cache, network, device: &device };
+                ground.map_since(from).unwrap()
+            };
+            // The first one counts everybody, and compiles the policy.
+            whole(&conn, DeviceId(1), Revision(0));
+            let newest = revision(&conn, NETWORK).unwrap();
+            let policy = policies::current(&conn, &cache, NETWORK).unwrap().compiled;
+            let mut peers = Vec::new();
+            let mut costs = Vec::new();
+            // Behind the others of its site, and behind everybody.
+            let behind = Revision(u64::from(SITE + 5));
+            for (id, from) in
+                [(device, Revision(0)), (gateway, Revision(0)), (gateway, behind), (device, behind)]
+            {
+                let (spent, delta) = cost(&mut conn, |conn| whole(conn, id, from));
+                let upserts = delta.ops.iter().filter(|op| matches!(op, MapOp::PeerUpsert(_)));
+                peers.push(upserts.count());
+                costs.push(spent);
+            }
+            let tags = Some("site=1".parse().unwrap());
+            let touch =
+                Touch::Device { network: NETWORK, device, before: tags.clone(), after: tags };
+            let (spent, told) = cost(&mut conn, |conn| {
+                affected(conn, &cache, (NETWORK, newest), &policy, &[touch]).unwrap()
+            });
+            costs.push(spent);
+            assert_eq!(told, [gateway, device]);
+            assert_eq!(peers, [1, 9, 6, 0]);
+            costs
+        });
+        assert_eq!(costs[0], costs[1], "ten times the network, the same edges");
+        assert!(costs[0].iter().all(|(steps, profiles)| *steps < 5_000 && *profiles < 10));
     }
 }

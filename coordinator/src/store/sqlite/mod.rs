@@ -23,6 +23,7 @@ use crate::domain::time::UnixMs;
 use super::{Answer, Changes, StoreError};
 
 mod audit;
+mod census;
 mod devices;
 mod enrol;
 mod keys;
@@ -34,6 +35,7 @@ mod reader;
 mod row;
 mod writer;
 
+use census::Censuses;
 pub use migrate::{MigrateError, SCHEMA};
 use policies::PolicyCache;
 use reader::Readers;
@@ -127,12 +129,19 @@ pub struct NewInstallation {
     pub network: NewNetwork,
 }
 
+/// What is kept in memory of what is committed.
+#[derive(Default)]
+struct Cache {
+    policies: PolicyCache,
+    censuses: Censuses,
+}
+
 /// The store on SQLite. Dropping it ends the writer after what already waits and
 /// checkpoints the log, so that one file holds everything; that blocks.
 pub struct SqliteStore {
     writer: Writer,
     readers: Arc<Readers>,
-    policies: Arc<PolicyCache>,
+    cache: Arc<Cache>,
     changes: broadcast::Sender<Arc<Change>>,
     applied: broadcast::Sender<(DeviceId, Revision)>,
 }
@@ -199,10 +208,10 @@ impl SqliteStore {
             .collect::<Result<Vec<_>, rusqlite::Error>>()?;
         let (changes, _) = broadcast::channel(CHANGE_BACKLOG);
         let (applied, _) = broadcast::channel(APPLIED_BACKLOG);
-        let policies = Arc::new(PolicyCache::default());
-        let writer = Writer::start(conn, Arc::clone(&policies), changes.clone(), applied.clone())
+        let cache = Arc::new(Cache::default());
+        let writer = Writer::start(conn, Arc::clone(&cache), changes.clone(), applied.clone())
             .map_err(OpenError::Thread)?;
-        Ok(Self { writer, readers: Arc::new(Readers::new(readers)), policies, changes, applied })
+        Ok(Self { writer, readers: Arc::new(Readers::new(readers)), cache, changes, applied })
     }
 
     fn write<T, E, F>(&self, work: F) -> impl Future<Output = Result<T, E>> + Send + use<T, E, F>
@@ -217,10 +226,10 @@ impl SqliteStore {
     fn read<'a, T, F>(&'a self, work: F) -> Answer<'a, T>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection, &PolicyCache) -> Result<T, StoreError> + Send + 'static,
+        F: FnOnce(&Connection, &Cache) -> Result<T, StoreError> + Send + 'static,
     {
-        let policies = Arc::clone(&self.policies);
-        Box::pin(self.readers.run(move |conn| work(conn, &policies)))
+        let cache = Arc::clone(&self.cache);
+        Box::pin(self.readers.run(move |conn| work(conn, &cache)))
     }
 }
 

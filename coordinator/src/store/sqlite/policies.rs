@@ -16,7 +16,7 @@ use crate::store::{Answer, By, Policies, PolicyInForce, PolicySet, StoreError};
 
 use super::row::{all, damaged, get, number, one, run, signed, tags, text, time, to_words};
 use super::writer::{Touch, Unit, affected};
-use super::{SqliteStore, audit, maps, networks};
+use super::{Cache, SqliteStore, audit, maps, networks};
 
 /// Compiled policies kept in memory.
 const CACHED: usize = 32;
@@ -47,18 +47,19 @@ fn version_at(
     let at = at.map_or(i64::MAX, |revision| signed(revision.0));
     let version = one(
         conn,
-        "SELECT max(version) AS version FROM policy WHERE network = ?1 AND revision <= ?2",
+        "SELECT version FROM policy WHERE network = ?1 AND revision <= ?2
+         ORDER BY version DESC LIMIT 1",
         params![network.0, at],
-        |row| super::row::number_or_none(row, "version"),
+        |row| number(row, "version"),
     )?;
-    version.flatten().ok_or_else(|| damaged("policy", "no version"))
+    version.ok_or_else(|| damaged("policy", "no version"))
 }
 
 /// The policy in force now, out of the cache if it is there. Only for what is
 /// committed.
 pub(super) fn current(
     conn: &Connection,
-    cache: &PolicyCache,
+    cache: &Cache,
     network: NetworkId,
 ) -> Result<PolicyInForce, StoreError> {
     cached(conn, cache, network, version_at(conn, network, None)?)
@@ -67,7 +68,7 @@ pub(super) fn current(
 /// The policy that was in force at a revision.
 pub(super) fn at(
     conn: &Connection,
-    cache: &PolicyCache,
+    cache: &Cache,
     network: NetworkId,
     revision: Revision,
 ) -> Result<PolicyInForce, StoreError> {
@@ -76,15 +77,15 @@ pub(super) fn at(
 
 fn cached(
     conn: &Connection,
-    cache: &PolicyCache,
+    cache: &Cache,
     network: NetworkId,
     version: u64,
 ) -> Result<PolicyInForce, StoreError> {
-    if let Some(known) = cache.get(network, version) {
+    if let Some(known) = cache.policies.get(network, version) {
         return Ok(known);
     }
     let policy = load(conn, network, Some(version))?;
-    cache.put(network, &policy);
+    cache.policies.put(network, &policy);
     Ok(policy)
 }
 
@@ -229,11 +230,18 @@ struct Prepared {
     home: Network,
     before: PolicyInForce,
     /// `None` = nothing differs.
-    after: Option<Compiled>,
+    after: Option<Arc<Compiled>>,
     affected: Vec<DeviceId>,
 }
 
-fn prepare(conn: &Connection, network: NetworkId, policy: Policy) -> Result<Prepared, StoreError> {
+/// `base` is the newest revision that is committed where `conn` stands.
+fn prepare(
+    conn: &Connection,
+    cache: &Cache,
+    network: NetworkId,
+    base: Revision,
+    policy: Policy,
+) -> Result<Prepared, StoreError> {
     let home = networks::load(conn, network)?;
     let before = load(conn, network, None)?;
     if policy == *before.compiled.policy() {
@@ -241,10 +249,10 @@ fn prepare(conn: &Connection, network: NetworkId, policy: Policy) -> Result<Prep
     }
     let fault = |error: PolicyError| StoreError::Fault(error.to_string());
     let numbering = before.compiled.numbering().renumber(&policy).map_err(fault)?;
-    let after = Compiled::new(policy, numbering).map_err(fault)?;
+    let after = Arc::new(Compiled::new(policy, numbering).map_err(fault)?);
     check_capacity(conn, network, &after)?;
     let touch = Touch::Policy { network, before: Arc::clone(&before.compiled) };
-    let affected = affected(conn, network, &after, &[touch])?;
+    let affected = affected(conn, cache, (network, base), &after, &[touch])?;
     Ok(Prepared { home, before, after: Some(after), affected })
 }
 
@@ -255,7 +263,9 @@ fn set(
     if_version: Option<u64>,
     by: &By,
 ) -> Result<PolicySet, StoreError> {
-    let Prepared { home, before, after, affected } = prepare(unit.conn, network, policy)?;
+    let base = unit.base(network)?;
+    let Prepared { home, before, after, affected } =
+        prepare(unit.conn, unit.cache, network, base, policy)?;
     if if_version.is_some_and(|wanted| wanted != before.version) {
         return Err(StoreError::Changed(before.version));
     }
@@ -286,8 +296,10 @@ impl Policies for SqliteStore {
     }
 
     fn preview_policy(&self, network: NetworkId, policy: Policy) -> Answer<'_, PolicySet> {
-        self.read(move |conn, _| {
-            let Prepared { home, before, after, affected } = prepare(conn, network, policy)?;
+        self.read(move |conn, cache| {
+            let base = maps::revision(conn, network)?;
+            let Prepared { home, before, after, affected } =
+                prepare(conn, cache, network, base, policy)?;
             let version = before.version + u64::from(after.is_some());
             Ok(PolicySet { version, revision: home.revision, affected })
         })

@@ -1,7 +1,7 @@
 //! The one thread that writes.
 
 use core::future::Future;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,13 +11,11 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use weft_wire::id::{DeviceId, NetworkId, Revision};
 
 use crate::domain::change::{Change, Gone, MapChange, StandingChange};
-use crate::domain::netmap::is_affected;
 use crate::domain::policy::Compiled;
 use crate::domain::tags::TagSet;
 use crate::store::StoreError;
 
-use super::maps;
-use super::policies::{self, PolicyCache};
+use super::{Cache, census, maps, policies};
 
 /// Requests that may wait; a caller beyond waits for room.
 const QUEUE: usize = 1_024;
@@ -72,6 +70,15 @@ impl Touch {
             | Self::Network(network) => *network,
         }
     }
+
+    /// The tags that a device had and has as a member.
+    fn tags(&self) -> impl Iterator<Item = &TagSet> {
+        let [before, after] = match self {
+            Self::Device { before, after, .. } => [before.as_ref(), after.as_ref()],
+            Self::Policy { .. } | Self::Network(_) => [None, None],
+        };
+        before.into_iter().chain(after.filter(|after| before != Some(*after)))
+    }
 }
 
 impl Effects {
@@ -88,8 +95,11 @@ impl Effects {
 pub(super) struct Unit<'a> {
     /// The connection, inside the transaction.
     pub(super) conn: &'a Connection,
-    policies: &'a PolicyCache,
+    /// What is known of what is committed.
+    pub(super) cache: &'a Cache,
     effects: Effects,
+    /// The revisions that were committed before this transaction.
+    bases: HashMap<NetworkId, Revision>,
 }
 
 impl Unit<'_> {
@@ -120,8 +130,19 @@ impl Unit<'_> {
         if self.effects.policy_written {
             policies::load(self.conn, network, None).map(|stored| stored.compiled)
         } else {
-            policies::current(self.conn, self.policies, network).map(|stored| stored.compiled)
+            policies::current(self.conn, self.cache, network).map(|stored| stored.compiled)
         }
+    }
+
+    /// The newest revision of a network that is committed. To be asked before
+    /// the first row is logged.
+    pub(super) fn base(&mut self, network: NetworkId) -> Result<Revision, StoreError> {
+        if let Some(base) = self.bases.get(&network) {
+            return Ok(*base);
+        }
+        let base = maps::revision(self.conn, network)?;
+        self.bases.insert(network, base);
+        Ok(base)
     }
 
     /// Runs one request inside a savepoint of its own.
@@ -162,7 +183,7 @@ impl Writer {
     /// Starts the thread.
     pub(super) fn start(
         conn: Connection,
-        policies: Arc<PolicyCache>,
+        cache: Arc<Cache>,
         changes: broadcast::Sender<Arc<Change>>,
         applied: broadcast::Sender<(DeviceId, Revision)>,
     ) -> std::io::Result<Self> {
@@ -170,7 +191,7 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .stack_size(1 << 20)
-            .spawn(move || Thread { conn, policies, changes, applied }.run(queue))?;
+            .spawn(move || Thread { conn, cache, changes, applied }.run(queue))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
@@ -216,7 +237,7 @@ impl Drop for Writer {
 
 struct Thread {
     conn: Connection,
-    policies: Arc<PolicyCache>,
+    cache: Arc<Cache>,
     changes: broadcast::Sender<Arc<Change>>,
     applied: broadcast::Sender<(DeviceId, Revision)>,
 }
@@ -250,8 +271,12 @@ impl Thread {
             first(Err(error.clone()))(Err(error));
             return;
         }
-        let mut unit =
-            Unit { conn: &self.conn, policies: &self.policies, effects: Effects::default() };
+        let mut unit = Unit {
+            conn: &self.conn,
+            cache: &self.cache,
+            effects: Effects::default(),
+            bases: HashMap::new(),
+        };
         let mut replies = vec![first(Ok(&mut unit))];
         // A full or failing disk ends the transaction by itself.
         while !self.conn.is_autocommit() && replies.len() < BATCH {
@@ -303,7 +328,8 @@ impl Thread {
         let mut maps = Vec::new();
         for (network, touches) in by_network {
             let policy = unit.policy(network)?;
-            let devices = affected(&self.conn, network, &policy, &touches)?;
+            let base = unit.base(network)?;
+            let devices = affected(&self.conn, &self.cache, (network, base), &policy, &touches)?;
             let revision = maps::revision(&self.conn, network)?;
             maps.push(MapChange { network, revision, devices });
         }
@@ -313,43 +339,50 @@ impl Thread {
     }
 }
 
-/// Active agents of a network whose own map these touches change.
+/// Active agents of a network whose own map these touches change, by their
+/// ids. `base` is the newest revision that is committed where `conn` stands.
 pub(super) fn affected(
     conn: &Connection,
-    network: NetworkId,
-    policy: &Compiled,
+    cache: &Cache,
+    (network, base): (NetworkId, Revision),
+    policy: &Arc<Compiled>,
     touches: &[Touch],
 ) -> Result<Vec<DeviceId>, StoreError> {
-    let mut known: HashMap<String, bool> = HashMap::new();
-    let mut devices = Vec::new();
-    maps::each_member_agent(conn, network, |device, tags| {
-        let own = |touch: &Touch| matches!(touch, Touch::Device { device: subject, .. } if *subject == device);
-        let by_tags = if let Some(known) = known.get(tags) {
-            *known
-        } else {
-            let set: TagSet = super::row::tags(tags)?;
-            let is = touches.iter().any(|touch| touches_tags(policy, &set, touch));
-            known.insert(tags.to_owned(), is);
-            is
-        };
-        if by_tags || touches.iter().any(own) {
-            devices.push(device);
-        }
-        Ok(())
-    })?;
-    Ok(devices)
-}
-
-fn touches_tags(policy: &Compiled, tags: &TagSet, touch: &Touch) -> bool {
-    match touch {
-        Touch::Device { before, after, .. } => {
-            is_affected(policy, tags, before.as_ref(), after.as_ref())
-        }
-        // Which peers differ is worked out when the device asks; whether any
-        // rule that speaks of it differs is known now.
-        Touch::Policy { before, .. } => !before.is_same_for(policy, tags),
-        Touch::Network(_) => true,
+    if touches.iter().any(|touch| matches!(touch, Touch::Network(_))) {
+        return maps::member_agents(conn, network);
     }
+    let mut devices = BTreeSet::new();
+    let classes = census::with(conn, cache, network, base, |census| {
+        let mut classes = BTreeMap::new();
+        // What this transaction made may be the first of its tags.
+        for tags in touches.iter().flat_map(Touch::tags) {
+            census.learn(&tags.to_string(), tags);
+        }
+        for touch in touches {
+            let found = match touch {
+                Touch::Device { .. } => {
+                    touch.tags().flat_map(|tags| census.peers(policy, tags)).collect()
+                }
+                // Which peers differ is worked out when the device asks;
+                // whether any rule that speaks of it differs is known now.
+                Touch::Policy { before, .. } => census.ruled_otherwise(before, policy),
+                Touch::Network(_) => Vec::new(),
+            };
+            classes.extend(found.into_iter().map(|class| (class.text.clone(), class)));
+        }
+        classes
+    })?;
+    for text in classes.keys() {
+        devices.extend(maps::member_agents_with(conn, network, text)?);
+    }
+    for touch in touches {
+        if let Touch::Device { device, .. } = touch
+            && maps::is_member_agent(conn, *device)?
+        {
+            devices.insert(*device);
+        }
+    }
+    Ok(devices.into_iter().collect())
 }
 
 #[cfg(test)]
