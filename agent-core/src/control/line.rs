@@ -12,7 +12,12 @@ const GOOD_AFTER: Duration = Duration::from_secs(30);
 /// What is held against a line that is lost sooner: about 4 s, so that a broker
 /// that cuts every line after its handshake causes few of them.
 const CUT_SOON: u8 = 3;
-/// Longest wait between two attempts.
+/// Longest wait between two attempts while an outage is young, before its
+/// jitter: most end soon, and who waited longer would come back after the window.
+const LONGEST_YOUNG: Duration = Duration::from_secs(8);
+/// An outage is young for this long; every attempt costs data on a metered line.
+const YOUNG: Duration = Duration::from_secs(3_600);
+/// Longest wait between two attempts after that.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// What the shell has to do about its line to the coordinator.
@@ -48,6 +53,8 @@ pub(super) struct Line {
     state: State,
     /// Attempts since there was a good line.
     failures: u8,
+    /// When the last good line was lost, or the first attempt failed.
+    lost_at: Option<Instant>,
     /// When a handshake succeeded over the line that is up.
     welcomed_at: Option<Instant>,
     /// Earliest and latest reconnection after a loss.
@@ -60,6 +67,7 @@ impl Line {
         Self {
             state: State::Waiting(Instant::ZERO),
             failures: 0,
+            lost_at: None,
             welcomed_at: None,
             window: (Duration::ZERO, Duration::ZERO),
         }
@@ -106,11 +114,12 @@ impl Line {
     pub(super) fn handle_disconnected(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         if self.welcomed_at.take().is_some_and(|at| now - at >= GOOD_AFTER) {
             self.failures = 0;
+            self.lost_at = None;
         }
         let wait = match self.state {
             State::Ending | State::Ended => return,
             State::Closing | State::Closed => Duration::ZERO,
-            _ => self.wait(entropy),
+            _ => self.wait(entropy, now),
         };
         self.state = State::Waiting(now + wait);
     }
@@ -145,7 +154,9 @@ impl Line {
 
     /// A loss waits for the window that the coordinator named, so that a fleet
     /// comes back spread out. Further failures wait longer each time.
-    fn wait(&mut self, entropy: &mut dyn Entropy) -> Duration {
+    fn wait(&mut self, entropy: &mut dyn Entropy, now: Instant) -> Duration {
+        let lost_at = *self.lost_at.get_or_insert(now);
+        let longest = if now - lost_at < YOUNG { LONGEST_YOUNG } else { LONGEST };
         let failures = self.failures;
         self.failures = failures.saturating_add(1);
         let (min, max) = self.window;
@@ -154,7 +165,7 @@ impl Line {
         let Some(doublings) = failures.checked_sub(1) else {
             return spread;
         };
-        let backoff = Duration::from_secs(1 << doublings.min(6)).min(LONGEST);
+        let backoff = Duration::from_secs(1 << doublings.min(6)).min(longest);
         jittered(backoff, entropy).max(spread)
     }
 }
@@ -175,18 +186,23 @@ mod tests {
 
     #[test]
     fn waits_longer_with_every_failure_until_a_line_holds() {
-        let now = Instant::from_secs(5);
+        let start = Instant::from_secs(5);
         let mut line = Line::new();
         let mut waits = Vec::new();
-        for _ in 0..10 {
-            let at = line.retry_at().unwrap().max(now);
-            assert_eq!(line.poll(at), Some(LineAction::Connect));
-            assert_eq!(line.poll(at), None);
+        let mut now = start;
+        while now < start + 2 * YOUNG {
+            assert_eq!(line.poll(now), Some(LineAction::Connect));
+            assert_eq!(line.poll(now), None);
             assert!(line.handle_connected());
-            line.handle_disconnected(&mut Fixed(0), at);
-            waits.push((line.retry_at().unwrap() - at).as_secs());
+            line.handle_disconnected(&mut Fixed(0), now);
+            let wait = line.retry_at().unwrap() - now;
+            waits.push((now - start, wait.as_secs()));
+            now += wait;
         }
-        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        let first: Vec<u64> = waits.iter().take(8).map(|&(_, wait)| wait).collect();
+        assert_eq!(first, [0, 1, 2, 4, 8, 8, 8, 8]);
+        let (young, old): (Vec<_>, Vec<_>) = waits.iter().partition(|&&(at, _)| at < YOUNG);
+        assert!(young.iter().all(|&&(_, wait)| wait <= 8) && old.iter().all(|&&(_, w)| w == 60));
         assert_eq!(line.poll(Instant::FAR_FUTURE), Some(LineAction::Connect));
         line.handle_connected();
         // A handshake alone makes no good line, but no hopeless one either.
@@ -201,6 +217,16 @@ mod tests {
         line.handle_disconnected(&mut Fixed(u32::MAX), lost);
         let wait = line.retry_at().unwrap() - lost;
         assert!((29..=30).contains(&wait.as_secs()), "{wait:?}");
+        // It held: this is the first hour of another outage.
+        for _ in 0..9 {
+            let at = line.retry_at().unwrap();
+            line.poll(at);
+            line.handle_disconnected(&mut Fixed(0), at);
+        }
+        let at = line.retry_at().unwrap();
+        line.poll(at);
+        line.handle_disconnected(&mut Fixed(0), at);
+        assert_eq!(line.retry_at().unwrap() - at, LONGEST_YOUNG);
     }
 
     #[test]

@@ -418,6 +418,27 @@ fn a_restarted_coordinator_is_met_again_and_no_tunnel_ends() {
 }
 
 #[test]
+fn everybody_is_back_within_the_window_after_an_outage() {
+    let (mut mesh, a, b) = Mesh::pair(27);
+    let online = |mesh: &Mesh, node| mesh.agent(node).coordinator(mesh.now).online;
+    // The window of this coordinator ends after 1 s; an attempt takes a few
+    // round trips. After hours nobody hurries any more.
+    for (outage_ms, back_ms) in [(40_000, 11_000), (50 * 60_000, 11_000), (6 * HOUR, 76_000)] {
+        mesh.coordinator_down = true;
+        mesh.cut_lines();
+        mesh.run_for(outage_ms / 2);
+        // One of them starts meanwhile and knows of no window.
+        mesh.stop(a);
+        mesh.boot(a);
+        mesh.run_for(outage_ms / 2);
+        assert!(!online(&mesh, a) && !online(&mesh, b));
+        mesh.coordinator_down = false;
+        mesh.run_to(back_ms, |mesh| online(mesh, a) && online(mesh, b));
+        mesh.run_for(60_000);
+    }
+}
+
+#[test]
 fn a_planned_change_of_the_coordinators_key() {
     let (mut mesh, a, b) = Mesh::pair(14);
     let frames = mesh.coordinator.announce_key();
