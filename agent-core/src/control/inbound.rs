@@ -1,7 +1,7 @@
 //! From a frame to events: authenticate, then read item after item as the owner
 //! asks for events.
 
-use weft_wire::id::DeviceId;
+use weft_wire::id::{DeviceId, Revision};
 use weft_wire::item::{
     Command, Done, Item, ItemError, Items, Leave, Ping, RawItem, Refused, Registered, Standing,
     State, Unsupported, WelcomeInfo,
@@ -36,6 +36,8 @@ pub(super) enum Notice {
     SnapshotEnd,
     Committed(Held),
     MapDropped(MapDropped),
+    /// A device that was none is a member now.
+    Admitted,
     ReportDue,
     Left,
 }
@@ -53,6 +55,11 @@ impl From<Notice> for ControlEvent {
             Notice::SnapshotEnd => Self::SnapshotEnd,
             Notice::Committed(held) => Self::Committed(held),
             Notice::MapDropped(why) => Self::MapDropped(why),
+            Notice::Admitted => Self::Standing(State {
+                standing: Standing::Active,
+                since_ms: 0,
+                reason: heapless::String::new(),
+            }),
             Notice::ReportDue => Self::ReportDue,
             Notice::Left => Self::Left,
         }
@@ -218,6 +225,7 @@ impl<const FRAME: usize> Control<FRAME> {
         self.take_credentials(&info);
         if self.is_member() {
             self.map.handle_session(Held { epoch: info.epoch, revision: info.revision });
+            self.handle_revision(info.revision);
             self.heartbeats.handle_session(info.heartbeat_s);
             // The first record confirms the session: have something to send
             // even when there is nothing to say.
@@ -225,6 +233,15 @@ impl<const FRAME: usize> Control<FRAME> {
         }
         self.notify(Notice::Online(self.clock.map(|(_, unix_ms)| unix_ms)));
         Ok(())
+    }
+
+    /// There is a map for members only. Whoever became one while the line was
+    /// down learns it by that: nobody says it again.
+    fn handle_revision(&mut self, newest: Revision) {
+        if self.standing != Standing::Active && newest != Revision(0) {
+            self.standing = Standing::Active;
+            self.notify(Notice::Admitted);
+        }
     }
 
     pub(super) fn handle_record(&mut self, frame: &[u8], now: Instant) -> Result<(), FrameDrop> {

@@ -59,6 +59,26 @@ fn a_pending_device_waits_and_comes_in_by_itself() {
 }
 
 #[test]
+fn who_is_approved_while_away_learns_it_when_it_comes_back() {
+    let mut mesh = Mesh::new(28);
+    mesh.coordinator.needs_approval = true;
+    let a = mesh.add("gw-a");
+    mesh.run_for(5_000);
+    mesh.coordinator_down = true;
+    mesh.cut_lines();
+    mesh.run_for(1_000);
+    let lost = mesh.coordinator.set_standing(mesh.id(a), Standing::Active);
+    drop(lost);
+    mesh.coordinator_down = false;
+    mesh.run_to(5_000, |mesh| mesh.knows(a, 0));
+    assert_eq!(standings(&mesh, a), [Standing::Pending, Standing::Active]);
+    // It hears of what changes from then on.
+    mesh.coordinator.needs_approval = false;
+    let b = mesh.add("gw-b");
+    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+}
+
+#[test]
 fn a_refused_device_stops_asking() {
     let mut mesh = Mesh::new(1);
     mesh.coordinator.refuse = Some(Refusal::KeyUsedUp);

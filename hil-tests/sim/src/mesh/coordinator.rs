@@ -371,7 +371,12 @@ impl Coordinator {
             replica: ReplicaId(0),
             time_ms: UNIX_MS + self.now_ms,
             epoch: self.epoch,
-            revision: Revision(device.map_or(0, |device| device.revision)),
+            // Nobody else has a map.
+            revision: Revision(
+                device
+                    .filter(|device| device.standing == Standing::Active)
+                    .map_or(0, |device| device.revision),
+            ),
             inbox: device.map_or(inbox, |device| device.inbox),
             password: self.password(&device.map_or(inbox, |device| device.inbox)),
             password_expiry: u32::MAX,
