@@ -15,6 +15,7 @@ use weft_coordinator::domain::device::Decision;
 use weft_coordinator::domain::time::UnixMs;
 use weft_coordinator::service::channel::FrameDrop;
 use weft_coordinator::service::seams::{CommandResult, Commands as _, PresenceView as _};
+use weft_wire::frame::{FrameKind, kind};
 use weft_wire::id::{CommandId, DeviceId, Epoch, Revision};
 use weft_wire::item::{
     Command, CommandDone, CommandKind, Done, Leave, Outcome, Ping, Standing, State, Unsupported,
@@ -405,16 +406,33 @@ async fn a_blocked_device_hears_why_and_is_cut() {
     assert!(ready.revision > at);
     let (_, news) = pull(&mut a, at.0).await;
     assert_eq!(find::<PeerRemove>(&news).unwrap().device, b.id());
-    // It may come back, and hears the same and no more.
+    // It may come back, hears the same and is cut again.
     b.come_back(&world).await;
     let first = b.shake_hands(&world).await;
     assert_eq!(first[0].decode::<State>().standing, Standing::Blocked);
-    let (_, ops) = pull(&mut b, 0).await;
-    assert!(ops.is_empty());
+    assert_eq!(soon(b.client.as_mut().unwrap().read_end()).await, Some(0x98));
+    assert!(world.channel.sessions().current(b.id()).is_none());
+    // Its session is gone too: nothing is left to hold a connection with.
+    b.come_back(&world).await;
     b.send(|writer| writer.put(&call(1, a.id())).unwrap()).await;
-    assert_eq!(b.wait_for::<CallFailed>().await.code, CallFailure::Denied as u16);
-    // Leaving does not end the block.
-    let answer = b.ask(&Leave { request: 9 }).await;
+    assert_eq!(kind(&b.read().await), Ok(FrameKind::Reset));
+    // What comes with its first record is heard: no map, no call, but it may
+    // leave, which does not end the block.
+    let (hello, pending) = b.hello(&b.device_psk(), None);
+    b.send_hello(&hello).await;
+    let welcome = b.read().await;
+    b.take_welcome(pending, &welcome);
+    b.send(|writer| {
+        let next = MapNext { epoch: Epoch(0), from: Revision(0), page: 0 };
+        writer.put(&next).unwrap();
+        writer.put(&call(1, a.id())).unwrap();
+        writer.put(&Leave { request: 9 }).unwrap();
+    })
+    .await;
+    let answer = b.items().await;
+    assert_eq!(answer[0].decode::<State>().standing, Standing::Blocked);
+    assert!(page(&answer).1.is_empty());
+    assert_eq!(find::<CallFailed>(&answer).unwrap().code, CallFailure::Denied as u16);
     assert_eq!(find::<Done>(&answer).unwrap().request, 9);
     assert_eq!(soon(b.client.as_mut().unwrap().read_end()).await, Some(0x98));
     let mut again = b;

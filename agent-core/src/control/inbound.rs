@@ -528,6 +528,11 @@ impl<const FRAME: usize> Control<FRAME> {
                     self.drop_map(MapDropped::Standing(standing));
                 }
                 self.map.stop();
+                // It may always leave: that is answered in the same breath.
+                let out = matches!(standing, Standing::Blocked | Standing::Rejected);
+                if out && !self.requests.is_open(Ask::Leave) {
+                    self.line.rest();
+                }
             }
         }
         ControlEvent::Standing(state)

@@ -20,6 +20,10 @@ const YOUNG: Duration = Duration::from_secs(3_600);
 /// Longest wait between two attempts after that.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// How long a device that was put out stays away, before its jitter: then it asks
+/// whether that is still so.
+const REST: Duration = Duration::from_secs(300);
+
 /// What the shell has to do about its line to the coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LineAction {
@@ -59,6 +63,8 @@ pub(super) struct Line {
     welcomed_at: Option<Instant>,
     /// Earliest and latest reconnection after a loss.
     window: (Duration, Duration),
+    /// The line that is being closed stays closed for a while.
+    resting: bool,
 }
 
 impl Line {
@@ -70,6 +76,7 @@ impl Line {
             lost_at: None,
             welcomed_at: None,
             window: (Duration::ZERO, Duration::ZERO),
+            resting: false,
         }
     }
 
@@ -112,15 +119,21 @@ impl Line {
 
     /// The line is down, or could not be opened.
     pub(super) fn handle_disconnected(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        // Both ends closed it, and the shell tells of each: it is down already.
+        if matches!(self.state, State::Waiting(_)) {
+            return;
+        }
         if self.welcomed_at.take().is_some_and(|at| now - at >= GOOD_AFTER) {
             self.failures = 0;
             self.lost_at = None;
         }
         let wait = match self.state {
             State::Ending | State::Ended => return,
+            State::Closing | State::Closed if self.resting => jittered(REST, entropy),
             State::Closing | State::Closed => Duration::ZERO,
             _ => self.wait(entropy, now),
         };
+        self.resting = false;
         self.state = State::Waiting(now + wait);
     }
 
@@ -128,6 +141,24 @@ impl Line {
     pub(super) fn restart(&mut self) {
         if !matches!(self.state, State::Ending | State::Ended) {
             self.state = State::Closing;
+            self.resting = false;
+        }
+    }
+
+    /// Close the line and leave it closed for a while: there is nothing for this
+    /// device here.
+    pub(super) fn rest(&mut self) {
+        if !matches!(self.state, State::Ending | State::Ended) {
+            self.state = State::Closing;
+            self.resting = true;
+        }
+    }
+
+    /// There is something to say: open the line now and not after a while.
+    pub(super) fn hurry(&mut self) {
+        self.resting = false;
+        if matches!(self.state, State::Waiting(_)) {
+            self.state = State::Waiting(Instant::ZERO);
         }
     }
 
@@ -241,6 +272,35 @@ mod tests {
         assert_eq!(line.poll(now), Some(LineAction::Disconnect));
         assert!(!line.handle_connected());
         line.handle_disconnected(&mut Fixed(u32::MAX), now);
+        assert_eq!(line.poll(now), Some(LineAction::Connect));
+    }
+
+    #[test]
+    fn who_is_out_rests_unless_it_has_something_to_say() {
+        let now = Instant::from_secs(5);
+        let mut line = Line::new();
+        line.poll(now);
+        line.handle_connected();
+        line.rest();
+        assert!(!line.is_up());
+        assert_eq!(line.poll(now), Some(LineAction::Disconnect));
+        line.handle_disconnected(&mut Fixed(0), now);
+        assert_eq!(line.retry_at(), Some(now + REST));
+        // The shell tells of its own end and of the other's.
+        line.handle_disconnected(&mut Fixed(0), now);
+        assert_eq!(line.retry_at(), Some(now + REST));
+        assert_eq!(line.poll(now), None);
+        line.hurry();
+        assert_eq!(line.poll(now), Some(LineAction::Connect));
+        // It rests once, and the loss of the next line is a loss.
+        line.handle_connected();
+        line.handle_disconnected(&mut Fixed(0), now);
+        assert_eq!(line.poll(now), Some(LineAction::Connect));
+        line.handle_connected();
+        line.rest();
+        line.hurry();
+        assert_eq!(line.poll(now), Some(LineAction::Disconnect));
+        line.handle_disconnected(&mut Fixed(0), now);
         assert_eq!(line.poll(now), Some(LineAction::Connect));
     }
 

@@ -402,6 +402,7 @@ impl<const FRAME: usize> Control<FRAME> {
     /// This device wants to leave its network for good.
     pub fn leave(&mut self, entropy: &mut dyn Entropy) {
         self.requests.open(Ask::Leave, entropy);
+        self.line.hurry();
     }
 
     /// Time has passed.

@@ -117,12 +117,19 @@ fn coordinator(status: &Status, symbols: Symbols) -> String {
             let text = format!("{host}{heard}{map}");
             labelled("coordinator", symbols.ok, style::GOOD, text)
         }
+        // Who is out does not stay on the line.
+        (false, Some(age)) if is_out(status) => {
+            let heard = units::age_ms(age);
+            let text = format!("{host}, heard {heard}; asked every 5 min whether that has ended");
+            labelled("coordinator", symbols.warn, style::WARN, text)
+        }
         (false, Some(age)) => {
             let span = units::span_s(age / 1_000);
-            let lease = status.lease_s.map_or_else(String::new, |left| {
-                format!(", lease ends in {}", units::span_s(left))
+            let left = status.lease_s.filter(|left| *left > 0);
+            let lease = left.map_or_else(String::new, |left| {
+                format!("; tunnels go on, lease ends in {}", units::span_s(left))
             });
-            let text = format!("not heard for {span}{because}; tunnels go on{lease}");
+            let text = format!("not heard for {span}{because}{lease}");
             labelled("coordinator", symbols.warn, style::WARN, text)
         }
         (false, None) => {
@@ -130,6 +137,12 @@ fn coordinator(status: &Status, symbols: Symbols) -> String {
             labelled("coordinator", symbols.warn, style::WARN, text)
         }
     }
+}
+
+/// Whether an operator put this machine out.
+fn is_out(status: &Status) -> bool {
+    let standing = status.device.as_ref().map(|device| device.standing.as_str());
+    matches!(standing, Some("blocked" | "rejected"))
 }
 
 fn lease(status: &Status, symbols: Symbols) -> String {
@@ -508,6 +521,25 @@ pub(super) mod tests {
         assert!(ended.contains("note: 100.93.12.7/16 of wwan0 has addresses of the mesh"));
         status.device.as_mut().unwrap().standing = "pending".to_owned();
         assert!(text(&status, None).contains("standing    ! waits for approval by an operator"));
+    }
+
+    #[test]
+    fn who_is_out_is_told_so() {
+        let mut status = sample();
+        status.device.as_mut().unwrap().standing = "blocked".to_owned();
+        status.coordinator.online = false;
+        status.lease_s = None;
+        status.peers.clear();
+        let blocked = text(&status, None);
+        assert!(
+            blocked.contains(
+                "coordinator ! mesh.example.net, heard 12 s ago; \
+                 asked every 5 min whether that has ended"
+            ),
+            "{blocked}"
+        );
+        assert!(blocked.contains("standing    ! blocked by an operator: no peers"), "{blocked}");
+        assert!(!blocked.contains("tunnels go on"));
     }
 
     #[test]

@@ -126,7 +126,7 @@ pub(super) async fn run(context: &Context<'_>, command: &Command) -> Result<u8, 
         }
         Command::Unblock(name) => {
             let action = act(context, &name.device, "unblock", "").await?;
-            report(context, &action, &format!("{} unblocked, {}", action.name, told(&action)));
+            report(context, &action, &unblocked(&action));
             Ok(0)
         }
         Command::Reject(reject) => {
@@ -363,6 +363,12 @@ fn told(action: &api::Action) -> String {
 fn approved(action: &api::Action) -> String {
     let address = action.addresses.first().map_or(NOTHING, String::as_str);
     format!("{} approved: {address}, {}", action.name, told(action))
+}
+
+/// `plc-9 unblocked, told 3 devices in 41 ms; it comes back within 7 min`: a
+/// device that is out asks every 5 min and a quarter.
+fn unblocked(action: &api::Action) -> String {
+    format!("{} unblocked, {}; it comes back within 7 min", action.name, told(action))
 }
 
 /// `blocks bench-sensor (100.93.0.4): 3 devices lose it, 1 open tunnel closes`

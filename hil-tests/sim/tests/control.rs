@@ -514,13 +514,25 @@ fn who_is_blocked_or_leaves_forgets_its_peers() {
     mesh.send(frames);
     mesh.run_to(1_000, |mesh| mesh.knows(a, 0) && mesh.knows(b, 0));
     assert_eq!(dropped(&mesh, a), [MapDropped::Standing(Standing::Blocked)]);
+    // It closes its line, and asks once in a while whether it is still out.
+    assert_eq!(mesh.nodes[a].inbox, None);
+    let welcomes = mesh.coordinator.welcomes;
+    mesh.run_for(HOUR);
+    let asked = mesh.coordinator.welcomes - welcomes;
+    assert!((9..=12).contains(&asked), "{asked}");
+    assert_eq!(dropped(&mesh, a).len(), 1);
     let frames = mesh.coordinator.set_standing(mesh.id(a), Standing::Active);
     mesh.send(frames);
-    mesh.run_to(1_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    mesh.run_to(376_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    assert_eq!(standings(&mesh, a).last(), Some(&Standing::Active));
 
+    // Leaving does not wait for that.
+    let frames = mesh.coordinator.set_standing(mesh.id(a), Standing::Blocked);
+    mesh.send(frames);
+    mesh.run_to(1_000, |mesh| mesh.nodes[a].inbox.is_none());
     mesh.input(a, |agent, now| agent.leave(now));
-    mesh.run_to(1_000, |mesh| mesh.knows(b, 0));
-    mesh.run_for(100);
+    mesh.run_for(1_000);
+    assert!(mesh.knows(b, 0));
     let left = mesh.events(a, |event| matches!(event, AgentEvent::Left).then_some(()));
     assert_eq!(left.len(), 1);
     let hellos = mesh.coordinator.hellos;

@@ -8,7 +8,7 @@ use tokio::sync::broadcast::error::RecvError;
 use weft_wire::id::DeviceId;
 
 use super::Channel;
-use super::record::state_of;
+use super::record::{is_out, state_of};
 use super::sessions::Pushed;
 use crate::domain::change::Change;
 use crate::domain::device::Standing;
@@ -51,8 +51,9 @@ impl Channel {
         }
     }
 
-    /// Pushes a device's standing as it is now. A blocked one loses its session
-    /// and its connection after that: it may come back and hears the same.
+    /// Pushes a device's standing as it is now. One that is out loses its session
+    /// and its connection after that: it may come back, hears the same and is cut
+    /// again.
     async fn tell_standing(&self, id: DeviceId) {
         let device = match self.store.device(id).await {
             Ok(Some(device)) => device,
@@ -64,7 +65,7 @@ impl Channel {
         };
         let state = state_of(&device);
         let pushed = self.sessions.push(id, |_, replies| replies.put(&state));
-        if device.standing == Standing::Blocked || pushed == Pushed::Full {
+        if is_out(device.standing) || pushed == Pushed::Full {
             self.end(id, device.agent().map(|agent| agent.inbox));
         }
     }

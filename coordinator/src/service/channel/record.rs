@@ -44,6 +44,11 @@ pub(super) fn state_of(device: &Device) -> State {
     }
 }
 
+/// Whether a device has no business here until an operator says otherwise.
+pub(super) const fn is_out(standing: Standing) -> bool {
+    matches!(standing, Standing::Blocked | Standing::Rejected)
+}
+
 /// Pages of the map that one record may ask for: as many as a device has
 /// outstanding at most.
 const PAGES: u8 = 4;
@@ -152,8 +157,13 @@ impl Channel {
     /// it is no member, and what it was commanded meanwhile.
     async fn begin(&self, device: DeviceId, context: &mut Context<'_>) {
         match self.store.device(device).await {
-            Ok(Some(device)) if device.standing != Standing::Active => {
-                context.answer(&state_of(&device));
+            Ok(Some(found)) if found.standing != Standing::Active => {
+                context.answer(&state_of(&found));
+                if is_out(found.standing) {
+                    // No more than that, and what this record asks: it may leave.
+                    context.close = true;
+                    self.sessions.table().remove_device(device);
+                }
             }
             Ok(Some(_)) => {}
             Ok(None) => {
