@@ -1,16 +1,19 @@
 //! What the laboratory measures by itself: loss, round trips, throughput.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::thread;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::clock;
 use crate::failure::{During, Failure, Result};
-use crate::net::echo::Pinger;
+use crate::net::echo::{Pinger, Steady};
 use crate::net::namespace::Namespace;
+use crate::net::signal;
 
 /// Answers to a series of echo requests.
 #[derive(Default)]
@@ -70,6 +73,155 @@ pub(crate) fn pings(
         pings.add(pinger.ping(limit).unwrap_or(None));
     }
     Ok(pings)
+}
+
+/// Between two looks at something that tells nobody when it changes.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Looks until there is what is waited for, and gives the time that it took.
+pub(crate) fn wait_until(
+    limit: Duration,
+    what: &str,
+    mut is_so: impl FnMut() -> Result<bool>,
+) -> Result<Duration> {
+    let began = clock::now();
+    while !is_so()? {
+        if signal::asked_to_stop() {
+            return Err(Failure::stopped());
+        }
+        if began.elapsed() > limit {
+            return Err(Failure::expectation(format!("{what}: not within {limit:?}")));
+        }
+        signal::rest(LOOK);
+    }
+    Ok(began.elapsed())
+}
+
+/// Echo requests at an even pace, on a thread of their own.
+pub(crate) struct Traffic {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Steady>,
+}
+
+impl Traffic {
+    /// Answers may come this late.
+    const GRACE: Duration = Duration::from_secs(1);
+
+    pub(crate) fn start(namespace: &Namespace, target: IpAddr, every: Duration) -> Result<Self> {
+        let mut pinger =
+            Pinger::open(namespace, target).during("open a socket for echo requests")?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name("traffic".to_owned())
+            .spawn(move || pinger.steady(every, Self::GRACE, &asked))
+            .during("start a thread")?;
+        Ok(Self { stop, thread })
+    }
+
+    pub(crate) fn end(self) -> Result<Steady> {
+        self.stop.store(true, Ordering::Release);
+        self.thread
+            .join()
+            .map_err(|_| Failure::new("lab.internal", "the thread of the traffic panicked"))
+    }
+}
+
+/// Numbered packets one way at an even pace, which nobody answers.
+pub(crate) struct Feed {
+    stop: Arc<AtomicBool>,
+    sender: JoinHandle<u64>,
+    receiver: JoinHandle<io::Result<()>>,
+    arrived: Arc<Mutex<Arrived>>,
+}
+
+/// What has arrived of a [`Feed`].
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Arrived {
+    pub(crate) packets: u64,
+    pub(crate) last: Option<Instant>,
+}
+
+impl Feed {
+    /// From one namespace to an address in another.
+    pub(crate) fn start(
+        from: &Namespace,
+        to: &Namespace,
+        address: IpAddr,
+        every: Duration,
+    ) -> Result<Self> {
+        let what = format!("open a socket at {address}");
+        let socket = to.within(|| UdpSocket::bind(SocketAddr::new(address, 0))).during(&what)?;
+        let socket = socket.during(&what)?;
+        let target = socket.local_addr().during(&what)?;
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let source = from.within(|| UdpSocket::bind(SocketAddr::new(any, 0)));
+        let source = source.during(&what)?.during(&what)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let arrived = Arc::new(Mutex::default());
+        let (asked, count) = (Arc::clone(&stop), Arc::clone(&arrived));
+        let receiver = thread::Builder::new()
+            .name("feed-in".to_owned())
+            .spawn(move || take(&socket, &count, &asked))
+            .during("start a thread")?;
+        let asked = Arc::clone(&stop);
+        let sender = thread::Builder::new()
+            .name("feed-out".to_owned())
+            .spawn(move || give(&source, target, every, &asked))
+            .during("start a thread")?;
+        Ok(Self { stop, sender, receiver, arrived })
+    }
+
+    pub(crate) fn arrived(&self) -> Arrived {
+        *self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many were sent, and what arrived.
+    pub(crate) fn end(self) -> Result<(u64, Arrived)> {
+        let arrived = self.arrived();
+        self.stop.store(true, Ordering::Release);
+        let panicked = |_| Failure::new("lab.internal", "a thread of the feed panicked");
+        let sent = self.sender.join().map_err(panicked)?;
+        self.receiver.join().map_err(panicked)?.during("receive packets")?;
+        Ok((sent, arrived))
+    }
+}
+
+fn take(socket: &UdpSocket, arrived: &Mutex<Arrived>, stop: &AtomicBool) -> io::Result<()> {
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let mut buffer = [0; 64];
+    while !stop.load(Ordering::Acquire) {
+        match socket.recv(&mut buffer) {
+            Ok(_) => {
+                let mut arrived = arrived.lock().unwrap_or_else(PoisonError::into_inner);
+                arrived.packets += 1;
+                arrived.last = Some(clock::now());
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn give(socket: &UdpSocket, to: SocketAddr, every: Duration, stop: &AtomicBool) -> u64 {
+    let mut next = clock::now();
+    let mut number = 0_u64;
+    while !stop.load(Ordering::Acquire) {
+        number += 1;
+        // The host may have no way there any more: that is what is looked at.
+        let _refused = socket.send_to(&number.to_be_bytes(), to);
+        next += every;
+        thread::park_timeout(next.saturating_duration_since(clock::now()));
+    }
+    number
 }
 
 /// One TCP stream from one namespace to an address in another: payload bits

@@ -56,7 +56,7 @@ fn parse(what: &str, finished: &Finished) -> Result<Value> {
 /// A coordinator that serves.
 pub(crate) struct Coordinator {
     program: PathBuf,
-    namespace_name: String,
+    namespace: Namespace,
     folder: PathBuf,
     logs: PathBuf,
     /// `BKDL-AME4-GXHL-EGZ3`.
@@ -77,13 +77,12 @@ impl Coordinator {
         let document = parse("weft-coordinator init", &told)?;
         // Holds the recovery key.
         fs::remove_file(run.logs().join("coordinator-init.out")).during("remove a key")?;
-        let mut serve = Command::new(&program);
-        serve.arg("serve").arg("--data").arg(&folder).arg("--socket").arg(folder.join("socket"));
-        let process = Process::start("coordinator", host.namespace(), run.logs(), &mut serve)?;
-        process.wait_for(0, LIMIT, "ready", |line| line.starts_with("ready").then_some(()))?;
+        let namespace =
+            Namespace::open(host.namespace().name()).during("open the coordinator's namespace")?;
+        let process = serve(&program, &folder, &namespace, run.logs())?;
         Ok(Self {
             program,
-            namespace_name: host.namespace().name().to_owned(),
+            namespace,
             folder,
             logs: run.logs().to_path_buf(),
             fingerprint: text(&document, "/fingerprint")?,
@@ -91,14 +90,22 @@ impl Coordinator {
         })
     }
 
+    /// Starts it again after its end, with the data that it left.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        self.process = serve(&self.program, &self.folder, &self.namespace, &self.logs)?;
+        Ok(())
+    }
+
+    pub(crate) const fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Runs one of its commands against the running server.
     pub(crate) fn command(&self, name: &str, arguments: &[&str]) -> Result<Finished> {
-        let namespace =
-            Namespace::open(&self.namespace_name).during("open the coordinator's namespace")?;
         let mut command = Command::new(&self.program);
         command.args(arguments).arg("--socket").arg(self.folder.join("socket"));
-        let finished =
-            finish(&format!("coordinator-{name}"), &namespace, &self.logs, &mut command, LIMIT)?;
+        let name = format!("coordinator-{name}");
+        let finished = finish(&name, &self.namespace, &self.logs, &mut command, LIMIT)?;
         if finished.success() {
             return Ok(finished);
         }
@@ -125,6 +132,15 @@ impl Coordinator {
         fs::remove_file(self.logs.join("coordinator-key.out")).during("remove a key")?;
         Ok(finished.stdout.trim().to_owned())
     }
+}
+
+/// A coordinator on the data in `folder`, once it can be used.
+fn serve(program: &Path, folder: &Path, namespace: &Namespace, logs: &Path) -> Result<Process> {
+    let mut serve = Command::new(program);
+    serve.arg("serve").arg("--data").arg(folder).arg("--socket").arg(folder.join("socket"));
+    let process = Process::start("coordinator", namespace, logs, &mut serve)?;
+    process.wait_for(0, LIMIT, "ready", |line| line.starts_with("ready").then_some(()))?;
+    Ok(process)
 }
 
 /// `WEFT1AEF…RNDY`: enough to recognise, nothing to use.
@@ -199,6 +215,11 @@ impl Starting {
         })
     }
 
+    /// Where it keeps its keys.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.gateway.folder.join("state")
+    }
+
     /// Waits until it is a member.
     pub(crate) fn ready(self) -> Result<Gateway> {
         let Unaddressed { name, program, folder, logs, namespace, process } = self.gateway;
@@ -255,11 +276,15 @@ impl Gateway {
 
     /// `weft peers --json`: the entry of one peer.
     pub(crate) fn peer(&self, name: &str) -> Result<Value> {
+        self.known_peer(name)?
+            .ok_or_else(|| Failure::expectation(format!("{} knows no peer {name}", self.name)))
+    }
+
+    /// The same, or that there is no such peer.
+    pub(crate) fn known_peer(&self, name: &str) -> Result<Option<Value>> {
         let document = self.document("peers")?;
         let peers = document["peers"].as_array().cloned().unwrap_or_default();
-        peers.into_iter().find(|peer| peer["name"] == name).ok_or_else(|| {
-            Failure::expectation(format!("{} knows no peer {name}: {document}", self.name))
-        })
+        Ok(peers.into_iter().find(|peer| peer["name"] == name))
     }
 
     /// `weft ping NAME -c 1 --json`: the round trip, or a failure.
@@ -284,6 +309,30 @@ impl Gateway {
             finished.status,
             finished.stderr.trim()
         )))
+    }
+
+    /// Starts its daemon again after that one's end; returns at once.
+    pub(crate) fn up(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        command.args(["up", "--foreground"]);
+        environment(&mut command, &self.folder);
+        self.process = Process::start(&self.name, &self.namespace, &self.logs, &mut command)?;
+        Ok(())
+    }
+
+    /// Runs a `weft join` that must not succeed, with the keys that lie in
+    /// `state`; its words.
+    pub(crate) fn refused_join(&self, state: &Path, join_string: &str) -> Result<Finished> {
+        let mut command = Command::new(&self.program);
+        command.args(["join", "--foreground", "--name", &self.name]).arg(join_string);
+        environment(&mut command, &self.folder);
+        command.env("WEFT_STATE", state);
+        let name = format!("{}-refused", self.name);
+        let finished = finish(&name, &self.namespace, &self.logs, &mut command, LIMIT)?;
+        if finished.success() {
+            return Err(Failure::expectation(format!("{} was taken in again", self.name)));
+        }
+        Ok(finished)
     }
 
     /// Whether there is a file of that name in its folder.

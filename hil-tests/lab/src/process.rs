@@ -158,6 +158,13 @@ impl Process {
         self.child.id()
     }
 
+    /// Ends it without a chance to say anything, and waits for that.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        let what = format!("kill {}", self.name);
+        self.child.kill().during(&what)?;
+        self.child.wait().during(&what).map(drop)
+    }
+
     /// Waits until it has ended by itself.
     pub(crate) fn wait_for_end(&mut self, limit: Duration) -> Result<ExitStatus> {
         let until = clock::now() + limit;

@@ -3,9 +3,11 @@
 mod demo;
 mod footprint;
 mod interop;
+mod outage;
 mod pair;
 mod reference;
 mod remove;
+mod revoke;
 mod wire;
 
 use clap::Args;
@@ -25,7 +27,8 @@ pub(crate) struct Options {
     /// demo: stop after the summary
     #[arg(long)]
     pub(crate) once: bool,
-    /// interop: both roles over IPv4 with preshared keys, no rekey
+    /// interop: both roles over IPv4 with preshared keys, no rekey; outage: a
+    /// rekey every 10 s and not every 2 minutes; revoke: once
     #[arg(long)]
     pub(crate) short: bool,
 }
@@ -55,6 +58,11 @@ pub(crate) const ALL: &[Scenario] = &[
         play: interop::play,
     },
     Scenario {
+        name: "outage",
+        about: "coordinator and broker killed: tunnels, rekeys and an agent's start go on",
+        play: outage::play,
+    },
+    Scenario {
         name: "pair",
         about: "two gateways: join to first ping, loss, throughput, both families",
         play: pair::play,
@@ -68,6 +76,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "remove",
         about: "a member that is stopped, killed or leaves: nothing stays on its host",
         play: remove::play,
+    },
+    Scenario {
+        name: "revoke",
+        about: "a device is blocked: how long its peer still takes its packets",
+        play: revoke::play,
     },
     Scenario {
         name: "wire",

@@ -3,9 +3,11 @@
 //! Not ping(8): the laboratory wants to know when the first answer came, to the
 //! microsecond, while the interface may not even exist yet.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::check;
@@ -15,6 +17,34 @@ use crate::clock;
 const HEADER: usize = 8;
 /// As ping(8) sends it.
 const PAYLOAD: usize = 56;
+
+/// What came of requests that were sent one after another.
+#[derive(Default)]
+pub(crate) struct Steady {
+    pub(crate) sent: u64,
+    pub(crate) answered: u64,
+    /// The longest time without an answer.
+    pub(crate) longest_gap: Duration,
+    last: Option<Instant>,
+}
+
+impl Steady {
+    fn note(&mut self, now: Instant) {
+        if let Some(last) = self.last {
+            self.longest_gap = self.longest_gap.max(now - last);
+        }
+        self.last = Some(now);
+    }
+
+    pub(crate) const fn lost(&self) -> u64 {
+        self.sent.saturating_sub(self.answered)
+    }
+
+    /// Share that was lost, in percent.
+    pub(crate) fn loss_pct(&self) -> f64 {
+        100.0 * self.lost() as f64 / self.sent.max(1) as f64
+    }
+}
 
 /// Sends echo requests to one address from one namespace.
 pub(crate) struct Pinger {
@@ -65,6 +95,47 @@ impl Pinger {
             }
         }
         None
+    }
+
+    /// Sends a request `every` so often, whatever comes back, until told to
+    /// stop; then waits `grace` for what is still on its way.
+    pub(crate) fn steady(&mut self, every: Duration, grace: Duration, stop: &AtomicBool) -> Steady {
+        let mut under_way = HashMap::new();
+        let mut next = clock::now();
+        let mut steady = Steady { last: Some(next), ..Steady::default() };
+        while !stop.load(Ordering::Acquire) {
+            steady.sent += 1;
+            // What cannot be sent is lost like what is not answered.
+            if let Ok(at) = self.send() {
+                under_way.insert(self.sequence, at);
+            }
+            next += every;
+            self.collect(next, &mut under_way, &mut steady);
+        }
+        let ended = clock::now();
+        self.collect(ended + grace, &mut under_way, &mut steady);
+        if steady.last < Some(ended) {
+            steady.note(ended);
+        }
+        steady
+    }
+
+    /// Takes answers until a moment.
+    fn collect(&self, until: Instant, under_way: &mut HashMap<u16, Instant>, steady: &mut Steady) {
+        loop {
+            let left = until.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                return;
+            }
+            match self.receive(left) {
+                Ok(Some(sequence)) if under_way.remove(&sequence).is_some() => {
+                    steady.answered += 1;
+                    steady.note(clock::now());
+                }
+                // Somebody else's answer, or an error of an earlier request.
+                Ok(_) | Err(_) => {}
+            }
+        }
     }
 
     fn send(&mut self) -> io::Result<Instant> {
@@ -178,5 +249,18 @@ mod tests {
         assert_eq!(parse(&packet, v4, 0x1234), Some(9));
         packet[20] = 8;
         assert_eq!(parse(&packet, v4, 0x1234), None, "a request, not an answer");
+    }
+
+    #[test]
+    fn the_longest_gap_is_between_two_answers() {
+        let start = clock::now();
+        let mut steady = Steady { sent: 4, last: Some(start), ..Steady::default() };
+        for millis in [20, 70, 90] {
+            steady.answered += 1;
+            steady.note(start + Duration::from_millis(millis));
+        }
+        assert_eq!(steady.longest_gap, Duration::from_millis(50));
+        assert_eq!(steady.lost(), 1);
+        assert!((steady.loss_pct() - 25.0).abs() < f64::EPSILON);
     }
 }

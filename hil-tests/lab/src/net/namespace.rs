@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -62,6 +63,23 @@ impl Namespace {
         Ok(())
     }
 
+    /// TCP connections that stand here and whose other end is at `address`.
+    ///
+    /// # Errors
+    ///
+    /// What the system says about its tables.
+    pub(crate) fn connections_from(&self, address: IpAddr) -> io::Result<usize> {
+        let read = || -> io::Result<usize> {
+            let mut found = 0;
+            // Not /proc/net, which is the first thread's.
+            for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+                found += established(&fs::read_to_string(table)?, address);
+            }
+            Ok(found)
+        };
+        self.within(read)?
+    }
+
     /// Processes that live in it.
     ///
     /// # Errors
@@ -81,5 +99,49 @@ impl Namespace {
             }
         }
         Ok(found)
+    }
+}
+
+/// Lines of a table of the kernel's (proc(5)) with state 1, established. Addresses
+/// are words of 32 bits in the machine's order; an IPv4 address in the table of
+/// IPv6 is the last word of its mapped form.
+fn established(table: &str, address: IpAddr) -> usize {
+    let word = |bytes: &[u8]| {
+        let bytes = bytes.first_chunk::<4>().copied().unwrap_or_default();
+        format!("{:08X}", u32::from_ne_bytes(bytes))
+    };
+    let wanted: String = match address {
+        IpAddr::V4(address) => word(&address.octets()),
+        IpAddr::V6(address) => address.octets().chunks(4).map(word).collect(),
+    };
+    let stands = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(2);
+        let remote = fields.next().and_then(|field| field.split_once(':'));
+        remote.is_some_and(|(remote, _)| remote.ends_with(&wanted)) && fields.next() == Some("01")
+    };
+    table.lines().filter(stands).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn connections_are_found_in_both_tables() {
+        let table = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0A7100CB:1CFC 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 7 1
+   1: 0A7100CB:1CFC 167100CB:D431 01 00000000:00000000 02:000A4CB7 00000000     0        0 8 2
+   2: 0A7100CB:1CFC 157100CB:D431 01 00000000:00000000 02:000A4CB7 00000000     0        0 9 2
+   3: 0A7100CB:1CFC 167100CB:D432 06 00000000:00000000 03:00001771 00000000     0        0 0 3
+";
+        let address = Ipv4Addr::new(203, 0, 113, 22).into();
+        assert_eq!(established(table, address), 1);
+        let mapped = "   0: 0000000000000000FFFF00000A7100CB:1CFC \
+                      0000000000000000FFFF0000167100CB:C1A2 01 0:0";
+        assert_eq!(established(mapped, address), 1);
+        assert_eq!(established(mapped, Ipv4Addr::LOCALHOST.into()), 0);
     }
 }

@@ -64,7 +64,19 @@ pub(crate) fn rest(time: Duration) {
 ///
 /// What the system says; a process that is gone is no error.
 pub(crate) fn end(pid: u32, at_once: bool) -> io::Result<()> {
-    let signal = if at_once { libc::SIGKILL } else { libc::SIGTERM };
+    send(pid, if at_once { libc::SIGKILL } else { libc::SIGTERM })
+}
+
+/// Stops a process of ours in its place, or lets it go on.
+///
+/// # Errors
+///
+/// What the system says; a process that is gone is no error.
+pub(crate) fn freeze(pid: u32, frozen: bool) -> io::Result<()> {
+    send(pid, if frozen { libc::SIGSTOP } else { libc::SIGCONT })
+}
+
+fn send(pid: u32, signal: libc::c_int) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     // SAFETY: kill takes two integers.
     match check(unsafe { libc::kill(pid, signal) }) {

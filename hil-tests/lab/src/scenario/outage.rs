@@ -1,0 +1,224 @@
+//! Coordinator and broker are killed: tunnels go on over rekeys, an agent that
+//! starts meanwhile finds its peers by what it kept, and everybody is back soon
+//! after the coordinator is.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::Stage;
+use crate::clock;
+use crate::failure::{During, Failure, Result};
+use crate::internet::{Families, Internet};
+use crate::measure::{Traffic, wait_until};
+use crate::mesh::{Coordinator, Gateway, text};
+use crate::net::echo::Pinger;
+use crate::net::signal;
+use crate::ui;
+use crate::wall;
+
+/// From exec of the daemon to its first echo reply, of each peer.
+const RECOVERY: Duration = Duration::from_millis(5_000);
+/// From a coordinator that is ready to an agent that is connected: the window
+/// that it names to a small fleet, and what an attempt takes.
+const RETURN: Duration = Duration::from_secs(12);
+/// Handshakes that replace a session under traffic, at least.
+const REKEYS: usize = 2;
+/// Between two echo requests, in the steady traffic and while nothing answers.
+const PACE: Duration = Duration::from_millis(20);
+const STEP: Duration = Duration::from_millis(5);
+/// Age of a session at its rekey: WireGuard's own, and the shortest for tests.
+const REKEY_AFTER: Duration = Duration::from_secs(120);
+const REKEY_AFTER_SHORT: Duration = Duration::from_secs(10);
+
+/// What happened while the coordinator was away.
+struct Away {
+    recovered: [Duration; 2],
+    rekeys: usize,
+    lasted: Duration,
+}
+
+pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
+    let hosts = [("coord", 10), ("gw-a", 21), ("gw-b", 22), ("gw-c", 23)];
+    let internet = Internet::build(stage.run, "core", &hosts, &[], Families::Both)?;
+    stage.story.done("internet", "core, coord, gw-a, gw-b, gw-c", None);
+    let host = internet.host("coord")?;
+    let mut coordinator = Coordinator::start(stage.run, host, host.ipv4())?;
+    let key = coordinator.join_string("outage", 3)?;
+    let rekey_after = if stage.options.short { REKEY_AFTER_SHORT } else { REKEY_AFTER };
+    let settings = format!("[tunnel]\nrekey_after_s = {}\n", rekey_after.as_secs());
+    let join = |stage: &mut Stage<'_>, name: &str| {
+        Gateway::join(stage.run, internet.host(name)?, &key, &settings)
+    };
+    let mut a = join(stage, "gw-a")?;
+    let (b, c) = (join(stage, "gw-b")?, join(stage, "gw-c")?);
+    let told = tell(stage, &mut coordinator, &mut a, [&b, &c], rekey_after);
+    let processes = [coordinator.process, a.process, b.process, c.process];
+    stage.processes.extend(processes);
+    told
+}
+
+fn tell(
+    stage: &mut Stage<'_>,
+    coordinator: &mut Coordinator,
+    a: &mut Gateway,
+    others: [&Gateway; 2],
+    rekey_after: Duration,
+) -> Result<Value> {
+    let [b, c] = others;
+    // Everybody has talked to everybody once: that is what is kept.
+    for (from, to) in [(&*a, b), (&*a, c), (b, c)] {
+        from.ping(to.name())?;
+    }
+    let map = text(&a.status()?, "/coordinator/epoch")?;
+    stage.story.done("tunnels", "each gateway talks to both others", None);
+    let traffic = Traffic::start(b.namespace(), c.addresses.ipv4, PACE)?;
+    let away = without(stage, coordinator, a, others, rekey_after)?;
+    let back = come_back(coordinator, &[&*a, b, c])?;
+    stage.story.done("coordinator", "is back, and all three are connected", Some(back));
+    let steady = traffic.end()?;
+    let loss = (steady.loss_pct() * 100.0).round() / 100.0;
+    let words = format!("gw-b → gw-c, {} of {}", steady.answered, steady.sent);
+    stage.story.done("traffic", &words, None);
+    if text(&a.status()?, "/coordinator/epoch")? != map {
+        return Err(Failure::expectation("the coordinator came back as another one"));
+    }
+    a.ping(b.name())?;
+    if steady.lost() > 0 {
+        return Err(Failure::expectation(format!(
+            "{} of {} echo requests got no answer, the longest gap was {}",
+            steady.lost(),
+            steady.sent,
+            ui::span(steady.longest_gap)
+        )));
+    }
+    let millis = |time: Duration| time.as_millis() as u64;
+    Ok(json!({
+        "recovered_ms": millis(away.recovered[0].max(away.recovered[1])),
+        "lost_pct": if steady.lost() == 0 { json!(0) } else { json!(loss) },
+        "recovered_all_ms": away.recovered.map(millis),
+        "rekeys": away.rekeys,
+        "rekey_after_s": rekey_after.as_secs(),
+        "sent": steady.sent,
+        "longest_gap_ms": millis(steady.longest_gap),
+        "reconnected_ms": millis(back),
+        "outage_s": away.lasted.as_secs(),
+    }))
+}
+
+/// From the coordinator's death until the traffic went over enough rekeys.
+fn without(
+    stage: &mut Stage<'_>,
+    coordinator: &mut Coordinator,
+    a: &mut Gateway,
+    others: [&Gateway; 2],
+    rekey_after: Duration,
+) -> Result<Away> {
+    let [b, c] = others;
+    coordinator.process.kill()?;
+    let began = clock::now();
+    let alone =
+        |gateway: &Gateway| Ok(text(&gateway.status()?, "/coordinator/state")? == "disconnected");
+    for gateway in [&*a, b, c] {
+        let what = format!("{} notices that the coordinator is gone", gateway.name());
+        wait_until(Duration::from_secs(5), &what, || alone(gateway))?;
+    }
+    stage.story.done("kill", "coordinator and broker are gone", None);
+    let mut rekeys = Rekeys::new(b, c)?;
+    rekeys.wait_for(1, 2 * rekey_after)?;
+    a.process.kill()?;
+    let recovered = restart(a, others)?;
+    let words = "started alone, both peers answer";
+    stage.story.done("gw-a", words, recovered.iter().max().copied());
+    rekeys.wait_for(REKEYS, 2 * rekey_after)?;
+    if !alone(a)? {
+        return Err(Failure::expectation("gw-a has a coordinator, and there is none"));
+    }
+    let words = format!("{} under traffic, without a coordinator", rekeys.seen);
+    stage.story.done("rekeys", &words, Some(began.elapsed()));
+    Ok(Away { recovered, rekeys: rekeys.seen, lasted: began.elapsed() })
+}
+
+/// The daemon starts; how long each of its peers takes to answer.
+fn restart(a: &mut Gateway, others: [&Gateway; 2]) -> Result<[Duration; 2]> {
+    let open =
+        |other: &Gateway| Pinger::open(a.namespace(), other.addresses.ipv4).during("open a socket");
+    let mut pingers = [open(others[0])?, open(others[1])?];
+    let began = clock::now();
+    a.up()?;
+    let answers: Vec<Option<Instant>> = thread::scope(|scope| {
+        let until = began + 4 * RECOVERY;
+        let waiting: Vec<_> = pingers
+            .iter_mut()
+            .map(|pinger| scope.spawn(move || pinger.first_answer(STEP, until)))
+            .collect();
+        waiting.into_iter().map(|thread| thread.join().ok().flatten()).collect()
+    });
+    let mut took = [Duration::MAX; 2];
+    for ((took, answer), other) in took.iter_mut().zip(answers).zip(others) {
+        *took = answer.map(|at| at - began).unwrap_or(Duration::MAX);
+        if *took > RECOVERY {
+            let found = answer.map_or_else(|| "never".to_owned(), |at| ui::span(at - began));
+            return Err(Failure::expectation(format!(
+                "gw-a started without a coordinator, and {} answered after {found}, the goal is {}",
+                other.name(),
+                ui::span(RECOVERY)
+            )));
+        }
+    }
+    if signal::asked_to_stop() {
+        return Err(Failure::stopped());
+    }
+    Ok(took)
+}
+
+/// From a coordinator that is ready to the last gateway that is connected.
+fn come_back(coordinator: &mut Coordinator, gateways: &[&Gateway]) -> Result<Duration> {
+    coordinator.restart()?;
+    let ready = clock::now();
+    for gateway in gateways {
+        let what = format!("{} is connected again", gateway.name());
+        let left = RETURN.saturating_sub(ready.elapsed());
+        wait_until(left, &what, || {
+            Ok(text(&gateway.status()?, "/coordinator/state")? == "connected")
+        })?;
+    }
+    Ok(ready.elapsed())
+}
+
+/// Counts handshakes of two gateways whose tunnel carries traffic.
+struct Rekeys<'a> {
+    from: &'a Gateway,
+    to: &'a Gateway,
+    age: Duration,
+    seen: usize,
+}
+
+impl<'a> Rekeys<'a> {
+    fn new(from: &'a Gateway, to: &'a Gateway) -> Result<Self> {
+        let mut rekeys = Self { from, to, age: Duration::ZERO, seen: 0 };
+        rekeys.age = rekeys.age()?;
+        Ok(rekeys)
+    }
+
+    fn age(&self) -> Result<Duration> {
+        let peer = self.from.peer(self.to.name())?;
+        let age = peer["last_handshake"].as_str().and_then(wall::age_of);
+        age.ok_or_else(|| Failure::expectation("a tunnel under traffic has no handshake"))
+    }
+
+    /// Waits until so many were seen; the next takes `each` at most.
+    fn wait_for(&mut self, wanted: usize, each: Duration) -> Result<()> {
+        while self.seen < wanted {
+            wait_until(each, "a rekey under traffic", || {
+                let age = self.age()?;
+                // A session that is younger than it was is another one; by more
+                // than it takes to look.
+                Ok(core::mem::replace(&mut self.age, age) > age + Duration::from_secs(1))
+            })?;
+            self.seen += 1;
+        }
+        Ok(())
+    }
+}
