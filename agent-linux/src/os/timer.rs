@@ -8,11 +8,15 @@
 use core::cell::Cell;
 use core::task::Waker;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use embassy_time_driver::Driver;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 
-use crate::os::{check, clock};
+use crate::os::clock;
 
 thread_local! {
     static EARLIEST: Cell<u64> = const { Cell::new(u64::MAX) };
@@ -56,12 +60,8 @@ impl Alarm {
     ///
     /// When the process has no descriptor left.
     pub(crate) fn new() -> io::Result<Self> {
-        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
-        // SAFETY: a new descriptor that nobody else owns.
-        let fd = unsafe {
-            let fd = check(libc::timerfd_create(libc::CLOCK_BOOTTIME, flags))?;
-            OwnedFd::from_raw_fd(fd)
-        };
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let fd = timerfd_create(TimerfdClockId::Boottime, flags)?;
         Ok(Self { fd, armed: None })
     }
 
@@ -77,24 +77,12 @@ impl Alarm {
         }
         // All zero disarms, so the first microsecond stands for "at once".
         let us = at.map_or(0, |at| at.max(1));
-        let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let spec = libc::itimerspec {
-            it_interval: zero,
-            it_value: libc::timespec {
-                tv_sec: (us / 1_000_000) as libc::time_t,
-                tv_nsec: (us % 1_000_000 * 1_000) as libc::c_long,
-            },
+        let it_value = Timespec {
+            tv_sec: i64::try_from(us / 1_000_000).unwrap_or(i64::MAX),
+            tv_nsec: (us % 1_000_000 * 1_000) as _,
         };
-        // SAFETY: one itimerspec to read, none to write.
-        let result = unsafe {
-            libc::timerfd_settime(
-                self.fd.as_raw_fd(),
-                libc::TFD_TIMER_ABSTIME,
-                &raw const spec,
-                core::ptr::null_mut(),
-            )
-        };
-        check(result)?;
+        let spec = Itimerspec { it_interval: Timespec::default(), it_value };
+        timerfd_settime(&self.fd, TimerfdTimerFlags::ABSTIME, &spec)?;
         self.armed = at;
         Ok(())
     }

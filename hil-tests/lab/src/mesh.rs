@@ -3,6 +3,7 @@
 //! They are the binaries that lie beside this one, driven by their command
 //! lines as a person would, with a state directory and a socket of their own.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -157,9 +158,14 @@ pub(crate) struct Gateway {
     folder: PathBuf,
     logs: PathBuf,
     namespace: Namespace,
+    /// What its daemon finds in its environment besides.
+    variables: Variables,
     pub(crate) process: Process,
     pub(crate) addresses: Addresses,
 }
+
+/// Names and values of environment variables.
+pub(crate) type Variables = Vec<(&'static str, OsString)>;
 
 /// A device's addresses in the overlay.
 #[derive(Clone, Copy)]
@@ -187,12 +193,24 @@ struct Unaddressed {
     folder: PathBuf,
     logs: PathBuf,
     namespace: Namespace,
+    variables: Variables,
     process: Process,
 }
 
 impl Starting {
     /// Starts `weft join` and returns at once.
     pub(crate) fn join(run: &Run, host: &Host, join_string: &str, toml: &str) -> Result<Self> {
+        Self::join_in(run, host, join_string, toml, Variables::new())
+    }
+
+    /// The same, with `variables` in the daemon's environment.
+    pub(crate) fn join_in(
+        run: &Run,
+        host: &Host,
+        join_string: &str,
+        toml: &str,
+        variables: Variables,
+    ) -> Result<Self> {
         let program = program("weft")?;
         let folder = run.folder().join(&host.name);
         fs::create_dir_all(&folder).during("make a gateway's folder")?;
@@ -201,6 +219,7 @@ impl Starting {
         let mut command = Command::new(&program);
         command.args(["join", "--foreground", "--name", &host.name]).arg(join_string);
         environment(&mut command, &folder);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         let process = Process::start(&host.name, host.namespace(), run.logs(), &mut command)?;
         Ok(Self {
             gateway: Unaddressed {
@@ -210,6 +229,7 @@ impl Starting {
                 logs: run.logs().to_path_buf(),
                 namespace: Namespace::open(host.namespace().name())
                     .during("open a gateway's namespace")?,
+                variables,
                 process,
             },
         })
@@ -222,7 +242,8 @@ impl Starting {
 
     /// Waits until it is a member.
     pub(crate) fn ready(self) -> Result<Gateway> {
-        let Unaddressed { name, program, folder, logs, namespace, process } = self.gateway;
+        let Unaddressed { name, program, folder, logs, namespace, variables, process } =
+            self.gateway;
         process.wait_for(0, LIMIT, "ok", |line| line.starts_with("ok: ").then_some(()))?;
         let mut gateway = Gateway {
             name,
@@ -230,6 +251,7 @@ impl Starting {
             folder,
             logs,
             namespace,
+            variables,
             process,
             addresses: Addresses { ipv4: [0, 0, 0, 0].into(), ipv6: [0_u16; 8].into() },
         };
@@ -316,6 +338,7 @@ impl Gateway {
         let mut command = Command::new(&self.program);
         command.args(["up", "--foreground"]);
         environment(&mut command, &self.folder);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         self.process = Process::start(&self.name, &self.namespace, &self.logs, &mut command)?;
         Ok(())
     }

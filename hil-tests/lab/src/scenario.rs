@@ -1,5 +1,6 @@
 //! Scenarios: what they are called, how one runs, and how it ends.
 
+mod clock;
 mod demo;
 mod footprint;
 mod interop;
@@ -28,7 +29,8 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) once: bool,
     /// interop: both roles over IPv4 with preshared keys, no rekey; outage: a
-    /// rekey every 10 s and not every 2 minutes; revoke: once
+    /// rekey every 10 s and not every 2 minutes; revoke: once; clock: two
+    /// jumps
     #[arg(long)]
     pub(crate) short: bool,
 }
@@ -42,6 +44,11 @@ pub(crate) struct Scenario {
 
 /// Every scenario.
 pub(crate) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "clock",
+        about: "a gateway whose clock begins in 1970 and jumps by hours and years",
+        play: clock::play,
+    },
     Scenario {
         name: "demo",
         about: "two gateways, told as a story, then a live ping (make demo)",

@@ -16,12 +16,14 @@ pub(crate) fn age_of(moment: &str) -> Option<Duration> {
     Some(since_epoch().saturating_sub(at))
 }
 
+/// Unix time of this machine.
 #[expect(clippy::disallowed_methods, reason = "the laboratory shows ages and times of day")]
-fn since_epoch() -> Duration {
+pub(crate) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-fn parse(moment: &str) -> Option<Duration> {
+/// Unix time of an RFC 3339 moment in UTC.
+pub(crate) fn parse(moment: &str) -> Option<Duration> {
     let (date, time) = moment.strip_suffix('Z')?.split_once('T')?;
     let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);

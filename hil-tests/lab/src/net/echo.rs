@@ -18,6 +18,9 @@ const HEADER: usize = 8;
 /// As ping(8) sends it.
 const PAYLOAD: usize = 56;
 
+/// A person notices that nothing answers for longer than this.
+pub(crate) const OUTAGE: Duration = Duration::from_secs(1);
+
 /// What came of requests that were sent one after another.
 #[derive(Default)]
 pub(crate) struct Steady {
@@ -25,6 +28,8 @@ pub(crate) struct Steady {
     pub(crate) answered: u64,
     /// The longest time without an answer.
     pub(crate) longest_gap: Duration,
+    /// Times without an answer that were longer than [`OUTAGE`].
+    pub(crate) outages: u64,
     last: Option<Instant>,
 }
 
@@ -32,6 +37,7 @@ impl Steady {
     fn note(&mut self, now: Instant) {
         if let Some(last) = self.last {
             self.longest_gap = self.longest_gap.max(now - last);
+            self.outages += u64::from(now - last > OUTAGE);
         }
         self.last = Some(now);
     }
@@ -259,7 +265,9 @@ mod tests {
             steady.answered += 1;
             steady.note(start + Duration::from_millis(millis));
         }
-        assert_eq!(steady.longest_gap, Duration::from_millis(50));
+        assert_eq!((steady.longest_gap, steady.outages), (Duration::from_millis(50), 0));
+        steady.note(start + Duration::from_millis(90) + OUTAGE + Duration::from_millis(1));
+        assert_eq!(steady.outages, 1);
         assert_eq!(steady.lost(), 1);
         assert!((steady.loss_pct() - 25.0).abs() < f64::EPSILON);
     }

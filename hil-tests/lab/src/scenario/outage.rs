@@ -188,15 +188,15 @@ fn come_back(coordinator: &mut Coordinator, gateways: &[&Gateway]) -> Result<Dur
 }
 
 /// Counts handshakes of two gateways whose tunnel carries traffic.
-struct Rekeys<'a> {
+pub(super) struct Rekeys<'a> {
     from: &'a Gateway,
     to: &'a Gateway,
     age: Duration,
-    seen: usize,
+    pub(super) seen: usize,
 }
 
 impl<'a> Rekeys<'a> {
-    fn new(from: &'a Gateway, to: &'a Gateway) -> Result<Self> {
+    pub(super) fn new(from: &'a Gateway, to: &'a Gateway) -> Result<Self> {
         let mut rekeys = Self { from, to, age: Duration::ZERO, seen: 0 };
         rekeys.age = rekeys.age()?;
         Ok(rekeys)
@@ -209,7 +209,7 @@ impl<'a> Rekeys<'a> {
     }
 
     /// Waits until so many were seen; the next takes `each` at most.
-    fn wait_for(&mut self, wanted: usize, each: Duration) -> Result<()> {
+    pub(super) fn wait_for(&mut self, wanted: usize, each: Duration) -> Result<()> {
         while self.seen < wanted {
             wait_until(each, "a rekey under traffic", || {
                 let age = self.age()?;
