@@ -75,6 +75,7 @@ fn agreed(who: Who, inbox: Inbox, instance: u8, born: Instant) -> Agreed {
         max_rx: 1_024,
         instance: Instance([instance; 8]),
         on_demand: 0,
+        named: weft_wire::id::Revision(0),
         born,
     }
 }

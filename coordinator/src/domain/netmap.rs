@@ -76,6 +76,8 @@ pub enum MapOp {
 /// What brings a device from one revision to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapDelta {
+    /// The device's WireGuard key: its pairs' PSKs are made with it.
+    pub key: PublicKey,
     /// The map's life.
     pub epoch: Epoch,
     /// What the ops build on; 0 = a snapshot: what it does not name is gone.
@@ -84,6 +86,24 @@ pub struct MapDelta {
     pub to: Revision,
     /// Removals first.
     pub ops: Vec<MapOp>,
+}
+
+/// How new one member's map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newest {
+    /// The newest revision that changed its map.
+    pub own: Revision,
+    /// The newest revision of its network.
+    pub network: Revision,
+}
+
+impl Newest {
+    /// The revision that a device which holds `held` of this life is to be told
+    /// of: the one it holds while nothing of its map came since, else the newest
+    /// there is. So who was away asks only if it missed something.
+    pub fn for_holder(self, held: Revision) -> Revision {
+        if (self.own..=self.network).contains(&held) { held } else { self.network }
+    }
 }
 
 /// What one device may see at one revision.
@@ -186,4 +206,18 @@ pub fn peer_changes<'a>(
         .filter(|(_, before)| then.sees(before.as_ref()).is_some())
         .map(|(device, _)| (*device, PeerChange::Remove));
     removes.chain(upserts).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_what_concerns_it_is_told_of_nothing_newer() {
+        let newest = Newest { own: Revision(5), network: Revision(9) };
+        // 12 is a revision of a database that was lost.
+        for (held, told) in [(0, 9), (4, 9), (5, 5), (7, 7), (9, 9), (12, 9)] {
+            assert_eq!(newest.for_holder(Revision(held)), Revision(told), "{held}");
+        }
+    }
 }

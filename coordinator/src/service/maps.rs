@@ -196,8 +196,8 @@ impl Maps {
         let mut kept = self.state().find(id, next, layout);
         if next.page == 0 && kept.is_some() {
             // Whoever begins is to get the newest.
-            let newest = self.store.network(network).await?.map(|network| network.revision);
-            kept = kept.filter(|kept| newest == Some(kept.to));
+            let newest = self.store.holder(id).await?.and_then(|holder| holder.newest);
+            kept = kept.filter(|kept| newest.is_some_and(|newest| newest.own <= kept.to));
         }
         let transfer = match kept {
             Some(transfer) => transfer,
@@ -231,9 +231,8 @@ impl Maps {
     ) -> Result<Transfer, StoreError> {
         let missing = StoreError::NotFound(crate::store::What::Device);
         let from = if next.epoch == epoch { next.from } else { Revision(0) };
-        let device = self.store.device(id).await?.ok_or_else(|| missing.clone())?;
         let delta = self.store.map_since(id, from).await?.ok_or(missing)?;
-        let viewer = Viewer { network, key: device.wg_key };
+        let viewer = Viewer { network, key: delta.key };
         let mut ops = delta.ops;
         if layout.on_demand {
             // A device with few slots asks for peers or is called by them.
@@ -259,13 +258,18 @@ impl Maps {
             // Its next handshake tells it.
             return;
         }
+        let ready = self.told(device, epoch, revision);
+        self.sessions.push(device, |_, replies| replies.put(&ready));
+    }
+
+    /// A device is about to be told of a revision: in these words.
+    pub fn told(&self, device: DeviceId, epoch: Epoch, revision: Revision) -> MapReady {
         self.state()
             .told
             .entry(device)
             .and_modify(|told| *told = revision.max(*told))
             .or_insert(revision);
-        let ready = MapReady { epoch, revision };
-        self.sessions.push(device, |_, replies| replies.put(&ready));
+        MapReady { epoch, revision }
     }
 
     /// What a device has to be told whose heartbeat names an older revision than

@@ -21,7 +21,7 @@ use crate::domain::change::Change;
 use crate::domain::device::{Decision, Device, NewWireGuard, Standing, Tombstone};
 use crate::domain::enrolment::{Enrolled, Enrolment, Refused};
 use crate::domain::key::{EnrolmentKey, NewKey};
-use crate::domain::netmap::{MapDelta, PeerEntry};
+use crate::domain::netmap::{MapDelta, Newest, PeerEntry};
 use crate::domain::network::{Network, NewNetwork};
 use crate::domain::policy::{Compiled, Policy};
 use crate::domain::tags::TagSet;
@@ -286,8 +286,21 @@ pub trait Policies: Send + Sync {
     ) -> Answer<'_, PolicySet>;
 }
 
+/// A device, and how new its map is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The device.
+    pub device: Device,
+    /// `None` = it is no member: there is no map for it.
+    pub newest: Option<Newest>,
+}
+
 /// Maps, as each device sees them.
 pub trait Maps: Send + Sync {
+    /// A device, with how new its map is.
+    fn holder(&self, device: DeviceId) -> Answer<'_, Option<Holder>>;
+    /// The same for the device with this control-channel key.
+    fn holder_by_identity(&self, identity: PublicKey) -> Answer<'_, Option<Holder>>;
     /// What brings a device from a revision to the newest; a snapshot when
     /// `from` is 0, too old or of another life. `None` = no such agent.
     fn map_since(&self, device: DeviceId, from: Revision) -> Answer<'_, Option<MapDelta>>;

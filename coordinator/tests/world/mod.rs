@@ -197,6 +197,8 @@ pub struct Device {
     pub instance: Instance,
     pub max_rx: u16,
     pub on_demand: u16,
+    /// The map that it says it holds.
+    pub holds: (Epoch, Revision),
     pub registered: Option<Registered>,
     pub welcome: Option<WelcomeInfo>,
     pub session: Option<Session>,
@@ -239,6 +241,7 @@ impl Device {
             instance: Instance(unique()),
             max_rx: MAX_FRAME as u16,
             on_demand: 0,
+            holds: (Epoch(0), Revision(0)),
             registered: None,
             welcome: None,
             session: None,
@@ -269,8 +272,8 @@ impl Device {
             boot_count: 1,
             max_rx: self.max_rx,
             on_demand: self.on_demand,
-            epoch: Epoch(0),
-            revision: Revision(0),
+            epoch: self.holds.0,
+            revision: self.holds.1,
         };
         let mut plain = [0; 128];
         let mut writer = ItemWriter::new(&mut plain);

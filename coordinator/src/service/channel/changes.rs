@@ -11,7 +11,7 @@ use super::Channel;
 use super::record::{is_out, state_of};
 use super::sessions::Pushed;
 use crate::domain::change::Change;
-use crate::domain::device::Standing;
+use crate::store::Holder;
 
 /// After so many devices the others get a turn.
 const BATCH: usize = 64;
@@ -75,13 +75,10 @@ impl Channel {
         let entries = self.sessions.table().all_current();
         for entry in entries {
             let Some(id) = entry.device() else { continue };
-            match self.store.device(id).await {
-                Ok(Some(device)) if device.standing == Standing::Active => {
-                    match self.store.network(device.network).await {
-                        Ok(Some(network)) => self.maps.tell(id, self.epoch, network.revision),
-                        Ok(None) => {}
-                        Err(error) => self.quiet.store_failed("network", &error),
-                    }
+            match self.store.holder(id).await {
+                // Who holds it has nothing to ask for.
+                Ok(Some(Holder { newest: Some(newest), .. })) => {
+                    self.maps.tell(id, self.epoch, newest.own);
                 }
                 Ok(Some(_)) => self.tell_standing(id).await,
                 Ok(None) => self.end(id, Some(entry.inbox)),

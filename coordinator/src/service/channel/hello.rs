@@ -15,9 +15,10 @@ use weft_wire::item::{HelloInfo, Item as _, ItemWriter, Items, WelcomeInfo};
 use super::gate::Queue;
 use super::table::{Agreed, Entry, Who};
 use super::{Channel, FrameDrop, REPLICA, TOKEN_BUCKET};
-use crate::domain::device::{Device, Standing};
+use crate::domain::netmap::Newest;
 use crate::service::bus::{Answer, Carrier, Class, Uplink};
 use crate::service::limit::site;
+use crate::store::Holder;
 
 /// The least frame that a device must take: the longest answer that cannot be
 /// split is `Registered`.
@@ -43,8 +44,8 @@ struct Caller {
     psk: Secret,
     /// Where it is to receive from the next connection on.
     inbox: Inbox,
-    /// Newest revision of its map; 0 = there is none for it.
-    revision: Revision,
+    /// How new its map is; `None` = there is none for it.
+    newest: Option<Newest>,
 }
 
 impl Channel {
@@ -133,11 +134,11 @@ impl Channel {
         hello: &Hello<'_>,
         identity: &PublicKey,
     ) -> Result<Caller, FrameDrop> {
-        let device = self.store.device_by_identity(*identity).await.map_err(|error| {
+        let holder = self.store.holder_by_identity(*identity).await.map_err(|error| {
             self.quiet.store_failed("device", &error);
             FrameDrop::Store
         })?;
-        let device = device.ok_or(FrameDrop::UnknownDevice)?;
+        let Holder { device, newest } = holder.ok_or(FrameDrop::UnknownDevice)?;
         let agent = device.agent().ok_or(FrameDrop::UnknownDevice)?;
         if agent.master != hello.selector().master {
             return Err(FrameDrop::UnknownMaster);
@@ -147,24 +148,13 @@ impl Channel {
         Ok(Caller {
             psk,
             inbox: agent.inbox,
-            revision: self.newest(&device).await?,
+            newest,
             who: Who::Device {
                 id: device.id,
                 network: device.network,
                 organisation: device.organisation,
             },
         })
-    }
-
-    async fn newest(&self, device: &Device) -> Result<Revision, FrameDrop> {
-        if device.standing != Standing::Active {
-            return Ok(Revision(0));
-        }
-        let network = self.store.network(device.network).await.map_err(|error| {
-            self.quiet.store_failed("network", &error);
-            FrameDrop::Store
-        })?;
-        Ok(network.map_or(Revision(0), |network| network.revision))
     }
 
     /// A key that is revoked, expired or used up still makes a session: the
@@ -181,7 +171,7 @@ impl Channel {
         }
         let psk = self.secrets.enrolment_psk(id, key.master).ok_or(FrameDrop::UnknownMaster)?;
         let inbox = hello.inbox();
-        Ok(Caller { who: Who::Enrolling { key: id }, psk, inbox, revision: Revision(0) })
+        Ok(Caller { who: Who::Enrolling { key: id }, psk, inbox, newest: None })
     }
 
     fn welcome(
@@ -200,13 +190,17 @@ impl Channel {
             // Its password is in its join string.
             Who::Enrolling { .. } => ShortSecret([0; 16]),
         };
+        let named = caller.newest.map_or(Revision(0), |newest| {
+            let held = if info.epoch == self.epoch { info.revision } else { Revision(0) };
+            newest.for_holder(held)
+        });
         let welcome = WelcomeInfo {
             session,
             wire: PROTOCOL,
             replica: REPLICA,
             time_ms: self.clock.unix_ms(),
             epoch: self.epoch,
-            revision: caller.revision,
+            revision: named,
             inbox: caller.inbox,
             password,
             password_expiry: expiry,
@@ -230,6 +224,7 @@ impl Channel {
             max_rx: info.max_rx.min(MAX_FRAME as u16),
             instance: info.instance,
             on_demand: info.on_demand,
+            named,
             born: now,
         };
         self.sessions.table().insert(Arc::new(Entry::new(sealed, agreed)));

@@ -22,7 +22,7 @@ use crate::domain::audit::Actor;
 use crate::domain::device::{Decision, Device, Standing};
 use crate::service::bus::{Answer, Uplink};
 use crate::service::signal::Message;
-use crate::store::{By, StoreError};
+use crate::store::{By, Holder, StoreError};
 
 /// An operator's sentence, cut to what an item holds.
 pub(in crate::service) fn sentence<const N: usize>(text: &str) -> heapless::String<N> {
@@ -154,10 +154,11 @@ impl Channel {
     }
 
     /// The first record of a device's session: it hears first how it stands, if
-    /// it is no member, and what it was commanded meanwhile.
+    /// it is no member, of a map that its WELCOME could not name, and what it was
+    /// commanded meanwhile.
     async fn begin(&self, device: DeviceId, context: &mut Context<'_>) {
-        match self.store.device(device).await {
-            Ok(Some(found)) if found.standing != Standing::Active => {
+        match self.store.holder(device).await {
+            Ok(Some(Holder { device: found, newest: None })) => {
                 context.answer(&state_of(&found));
                 if is_out(found.standing) {
                     // No more than that, and what this record asks: it may leave.
@@ -165,7 +166,14 @@ impl Channel {
                     self.sessions.table().remove_device(device);
                 }
             }
-            Ok(Some(_)) => {}
+            Ok(Some(Holder { newest: Some(newest), .. })) => {
+                // Between its HELLO and this record it had no session in which
+                // it could be told.
+                if newest.own > context.entry.named {
+                    let ready = self.maps.told(device, self.epoch, newest.network);
+                    context.answer(&ready);
+                }
+            }
             Ok(None) => {
                 // Deleted between its HELLO and its first record.
                 context.close = true;

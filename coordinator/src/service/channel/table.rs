@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use weft_noise::sealed::Session;
-use weft_wire::id::{DeviceId, Inbox, Instance, KeyId, NetworkId, OrganisationId, PublicKey};
+use weft_wire::id::{
+    DeviceId, Inbox, Instance, KeyId, NetworkId, OrganisationId, PublicKey, Revision,
+};
 
 /// The most sessions of the kinds that strangers can make.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +71,8 @@ pub struct Entry {
     pub instance: Instance,
     /// Slots for peers on demand; 0 = wants all peers.
     pub on_demand: u16,
+    /// The revision of its map that its WELCOME named; 0 = none.
+    pub named: Revision,
     /// When its HELLO came.
     pub born: Instant,
     sealed: Mutex<Session>,
@@ -77,7 +81,7 @@ pub struct Entry {
 impl Entry {
     /// Takes what the handshake gave.
     pub fn new(session: Session, agreed: Agreed) -> Self {
-        let Agreed { who, identity, inbox, max_rx, instance, on_demand, born } = agreed;
+        let Agreed { who, identity, inbox, max_rx, instance, on_demand, named, born } = agreed;
         Self {
             id: session.id(),
             who,
@@ -86,6 +90,7 @@ impl Entry {
             max_rx,
             instance,
             on_demand,
+            named,
             born,
             sealed: Mutex::new(session),
         }
@@ -119,6 +124,8 @@ pub struct Agreed {
     pub instance: Instance,
     /// Slots for peers on demand; 0 = wants all peers.
     pub on_demand: u16,
+    /// The revision of its map that its WELCOME named; 0 = none.
+    pub named: Revision,
     /// When its HELLO came.
     pub born: Instant,
 }

@@ -10,12 +10,12 @@ use weft_wire::id::{DeviceId, Epoch, NetworkId, PublicKey, Revision};
 use crate::domain::census::{Census, Class};
 use crate::domain::device::{Backend, Device, Kind};
 use crate::domain::netmap::{
-    MapDelta, MapOp, MapSettings, PeerChange, PeerEntry, View, peer_changes,
+    MapDelta, MapOp, MapSettings, Newest, PeerChange, PeerEntry, View, peer_changes,
 };
 use crate::domain::network::Network;
 use crate::domain::policy::{Compiled, Masks};
 use crate::domain::tags::TagSet;
-use crate::store::{Answer, Maps, StoreError, What};
+use crate::store::{Answer, Holder, Maps, StoreError, What};
 
 use super::census::{self, member_tags};
 use super::row::{
@@ -182,7 +182,7 @@ impl Ground<'_> {
         } else {
             (from, self.delta(from, own.before)?)
         };
-        Ok(MapDelta { epoch: epoch(conn)?, from, to, ops })
+        Ok(MapDelta { key: device.wg_key, epoch: epoch(conn)?, from, to, ops })
     }
 
     fn snapshot(&self) -> Result<Vec<MapOp>, StoreError> {
@@ -371,7 +371,34 @@ fn edge(
     Ok(masks.is_edge().then_some(masks))
 }
 
+fn holder(conn: &Connection, cache: &Cache, device: Device) -> Result<Holder, StoreError> {
+    if !device.is_active() {
+        return Ok(Holder { device, newest: None });
+    }
+    let network = revision(conn, device.network)?;
+    let policy = policies::current(conn, cache, device.network)?.compiled;
+    let text = device.tags.to_string();
+    let own = census::with(conn, cache, device.network, network, |census| {
+        census.newest(&policy, device.id, (&text, &device.tags))
+    })?;
+    Ok(Holder { device, newest: Some(Newest { own, network }) })
+}
+
 impl Maps for SqliteStore {
+    fn holder(&self, device: DeviceId) -> Answer<'_, Option<Holder>> {
+        self.read(move |conn, cache| {
+            let device = devices::find(conn, device)?;
+            device.map(|device| holder(conn, cache, device)).transpose()
+        })
+    }
+
+    fn holder_by_identity(&self, identity: PublicKey) -> Answer<'_, Option<Holder>> {
+        self.read(move |conn, cache| {
+            let device = devices::by_identity(conn, &identity)?;
+            device.map(|device| holder(conn, cache, device)).transpose()
+        })
+    }
+
     fn map_since(&self, device: DeviceId, from: Revision) -> Answer<'_, Option<MapDelta>> {
         self.read(move |conn, cache| {
             let Some(device) = devices::find(conn, device)? else { return Ok(None) };
@@ -422,7 +449,6 @@ mod tests {
     use crate::domain::network::NewNetwork;
     use crate::domain::policy::{Policy, count::PROFILES, parse_traffic};
     use crate::domain::time::UnixMs;
-    use crate::store::sqlite::policies;
     use crate::store::sqlite::writer::{Touch, affected};
     use crate::store::sqlite::{NewInstallation, migrate};
 
@@ -523,6 +549,13 @@ mod tests {
                 affected(conn, &cache, (NETWORK, newest), &policy, &[touch]).unwrap()
             });
             costs.push(spent);
+            let (spent, held) = cost(&mut conn, |conn| {
+                let device = devices::find(conn, gateway).unwrap().unwrap();
+                holder(conn, &cache, device).unwrap()
+            });
+            costs.push(spent);
+            let own = Revision(u64::from(2 * SITE + 1));
+            assert_eq!(held.newest, Some(Newest { own, network: newest }));
             assert_eq!(told, [gateway, device]);
             assert_eq!(peers, [1, 9, 6, 0]);
             costs
