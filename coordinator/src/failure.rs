@@ -172,6 +172,7 @@ codes! {
     ServeSocket "serve.socket" Bad,
     ServeSocketDenied "serve.socket-denied" Denied,
     ServeStopped "serve.stopped" Bug,
+    ServeTls "serve.tls" Wrong,
     SocketAnswer "socket.answer" Unreachable,
     SocketDenied "socket.denied" Denied,
     SocketUnreachable "socket.unreachable" Unreachable,

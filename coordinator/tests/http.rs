@@ -12,6 +12,7 @@ use axum::extract::ConnectInfo;
 use axum::http::{Method, Request, StatusCode, header};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
+use weft_coordinator::config::public::Offer;
 use weft_coordinator::domain::time::UnixMs;
 use weft_coordinator::service::clock::Clock;
 use weft_coordinator::service::operator::Operator;
@@ -109,7 +110,8 @@ fn api_at(now: UnixMs) -> Api {
         commands: Arc::new(Even),
         refusals: Arc::new(Refusals::default()),
         clock: Arc::new(Still(now)),
-        authorities: vec!["mesh.example.net:7420".to_owned()],
+        addresses: vec!["mqtt://mesh.example.net".parse::<Offer>().unwrap().address().unwrap()],
+        spki: None,
         random: Random(counting),
     };
     let devices =
@@ -523,7 +525,10 @@ async fn audit_and_networks_are_read() {
         (&json!("100.93.0.0/24"), &json!(1), &json!(253))
     );
     assert_eq!(api.get("/api/v1/networks/home").await["ipv6"], "fdfd:fdfd:fdfd::/48");
-    assert_eq!(api.get("/api/v1/coordinator").await["addresses"][0], "mesh.example.net:7420");
+    assert_eq!(
+        api.get("/api/v1/coordinator").await["addresses"][0],
+        "mqtt://mesh.example.net:7420"
+    );
 }
 
 #[tokio::test]

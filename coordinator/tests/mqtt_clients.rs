@@ -40,6 +40,7 @@ fn port() -> Port {
     let behind = Arc::new(Behind {
         broker: Arc::clone(&endpoint.broker),
         front: Front::new(routes),
+        tls: endpoint::tls(),
         places: Arc::clone(&endpoint.places),
         stats: Stats::default(),
     });
@@ -210,19 +211,6 @@ async fn idle_and_slow_http_is_closed() {
             "{waited:?}"
         );
     }
-}
-
-#[tokio::test]
-async fn tls_is_refused_in_its_own_words() {
-    let port = port();
-    let mut stream = TcpStream::connect(port.address).await.unwrap();
-    let mut hello = vec![0x16, 3, 1, 2, 0];
-    hello.resize(5 + 512, 1);
-    stream.write_all(&hello).await.unwrap();
-    let mut answer = Vec::new();
-    soon(stream.read_to_end(&mut answer)).await.unwrap();
-    assert_eq!(answer, [0x15, 3, 3, 0, 2, 2, 40]);
-    assert_eq!(port.behind.stats.tls.get(), 1);
 }
 
 #[tokio::test]

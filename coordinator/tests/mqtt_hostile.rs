@@ -144,6 +144,7 @@ async fn the_honest_lose_nothing() {
     let behind = Arc::new(Behind {
         broker: Arc::clone(&endpoint.broker),
         front: Front::new(axum::Router::new()),
+        tls: endpoint::tls(),
         places: Arc::clone(&endpoint.places),
         stats: Stats::default(),
     });

@@ -21,6 +21,7 @@ mod log;
 mod place;
 mod serve;
 mod stun;
+mod tls;
 
 use clock::{RANDOM, SystemClock};
 use init::{InitRequest, Initialised};

@@ -21,6 +21,8 @@ pub(crate) struct Place {
     pub(crate) data: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) database: PathBuf,
+    /// The certificate that is made here, with its key.
+    pub(crate) certificate: PathBuf,
     /// Where `init` builds the database before it moves to its place.
     pub(crate) fresh: PathBuf,
     lock: PathBuf,
@@ -32,6 +34,7 @@ impl Place {
             data: data.to_owned(),
             key: data.join("coordinator.key"),
             database: data.join("weft.db"),
+            certificate: data.join("coordinator.tls"),
             fresh: data.join("weft.db.new"),
             lock: data.join("weft.lock"),
         }

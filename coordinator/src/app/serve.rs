@@ -15,7 +15,7 @@ use weft_wire::id::PublicKey;
 use crate::cli::format::{count, span};
 use crate::cli::ui;
 use crate::config::Config;
-use crate::config::public::Public;
+use crate::config::public::{Offer, Public};
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
 use crate::service::bus::{Bus, Inbound};
@@ -34,7 +34,7 @@ use crate::transport::{http, post};
 
 use super::clock::{RANDOM, SystemClock, monotonic};
 use super::place::{Place, VERSION, by_whom, fingerprint};
-use super::{files, holder, stun};
+use super::{files, holder, stun, tls};
 
 /// Threads that may block: readers of the database, and name look-ups.
 const BLOCKING_THREADS: usize = 6;
@@ -303,6 +303,7 @@ async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<W
     let channel =
         Channel::new(parts, monotonic()).await.map_err(|error| unreadable(place, &error))?;
     let channel = Arc::new(channel);
+    let (tls, pinned) = tls::open(&config.tls, place, &public.host)?;
     let operator = Arc::new(Operator {
         store: Arc::clone(store),
         secrets: Arc::clone(secrets),
@@ -310,7 +311,8 @@ async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<W
         commands: Arc::new(channel.commands().clone()),
         refusals,
         clock: Arc::clone(&clock),
-        authorities: vec![public.authority()],
+        addresses: config.offers(public).iter().filter_map(Offer::address).collect(),
+        spki: pinned.then(|| tls.spki()),
         random: RANDOM,
     });
     let inbound: Arc<dyn Inbound> = Arc::clone(&channel) as _;
@@ -320,6 +322,7 @@ async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<W
     let behind = Arc::new(Behind {
         broker,
         front: Front::new(routes.clone()),
+        tls,
         places: Places::new(limits),
         stats: Stats::default(),
     });
@@ -348,7 +351,10 @@ fn say_where(
         place.data.display()
     ));
     for (_, address) in listeners {
-        ui::note(format!("  devices   mqtt and http {address} tcp   stun {} udp", address.port()));
+        ui::note(format!(
+            "  devices   mqtt and http, plain or in TLS, {address} tcp   stun {} udp",
+            address.port()
+        ));
     }
     ui::note(format!("  commands  {}", config.socket.display()));
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeValue;
 use weft_wire::COORDINATOR_PORT;
+use weft_wire::join::{ADDRESSES, Carrier};
 
 use crate::failure::{Code, Failure, nearest};
 
@@ -15,7 +16,7 @@ pub mod policy_file;
 pub mod public;
 
 use document::{COMPLAINTS, Document, Value, type_word};
-use public::Public;
+use public::{Offer, Public};
 
 /// Where the configuration is, if nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/weft/coordinator.toml";
@@ -31,8 +32,11 @@ const CONFIG_VARIABLE: &str = "WEFT_COORDINATOR_CONFIG";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     Path,
+    /// A path, or nothing.
+    Optional,
     Public,
     Listen,
+    Offers,
     Number(u32, u32),
     Word(&'static [&'static str]),
 }
@@ -89,6 +93,40 @@ const SETTINGS: &[Setting] = &[
         about: "Threads that serve devices.",
     },
     Setting {
+        section: "server",
+        key: "addresses",
+        env: "WEFT_COORDINATOR_ADDRESSES",
+        shape: Shape::Offers,
+        default: "",
+        about: "What join strings offer, best first: up to 4 like \"wss://HOST[:PORT]\" (mqtt, mqtts, \
+                wss, https). Empty: mqtt at public.",
+    },
+    Setting {
+        section: "tls",
+        key: "certificate",
+        env: "WEFT_COORDINATOR_TLS_CERTIFICATE",
+        shape: Shape::Optional,
+        default: "",
+        about: "PEM file with an own certificate and its chain, read at the start. Empty: one is made.",
+    },
+    Setting {
+        section: "tls",
+        key: "key",
+        env: "WEFT_COORDINATOR_TLS_KEY",
+        shape: Shape::Optional,
+        default: "",
+        about: "PEM file with the certificate's private key.",
+    },
+    Setting {
+        section: "tls",
+        key: "pin",
+        env: "WEFT_COORDINATOR_TLS_PIN",
+        shape: Shape::Word(&["auto", "yes", "no"]),
+        default: "auto",
+        about: "Whether join strings pin the certificate's key: auto pins the one that is made here; \
+                behind a proxy that ends TLS it is no.",
+    },
+    Setting {
         section: "log",
         key: "level",
         env: "WEFT_COORDINATOR_LOG_LEVEL",
@@ -141,6 +179,17 @@ pub struct Resolved {
     pub source: Source,
 }
 
+/// The certificate that the port shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain; `None` = one is made.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// Whether join strings pin the key; `None` = if the certificate is ours.
+    pub pin: Option<bool>,
+}
+
 /// How much is logged, how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -148,6 +197,16 @@ pub struct Log {
     pub level: String,
     /// One JSON object a line instead of text.
     pub json: bool,
+}
+
+impl Config {
+    /// What join strings offer, best first: what was set, or MQTT at `public`.
+    pub fn offers(&self, public: &Public) -> Vec<Offer> {
+        if self.addresses.is_empty() {
+            return vec![Offer { carrier: Carrier::Mqtt, place: public.clone() }];
+        }
+        self.addresses.clone()
+    }
 }
 
 /// All settings.
@@ -163,6 +222,10 @@ pub struct Config {
     pub socket: PathBuf,
     /// Threads that serve devices.
     pub threads: usize,
+    /// What join strings offer, best first; empty = what follows from the rest.
+    pub addresses: Vec<Offer>,
+    /// The certificate.
+    pub tls: TlsFiles,
     /// What is logged.
     pub log: Log,
     /// Every value with its source.
@@ -272,12 +335,23 @@ fn assemble(resolved: Vec<Resolved>) -> Config {
     let value = |name: &str| {
         resolved.iter().find(|one| one.name == name).map_or("", |one| one.value.as_str())
     };
+    let path = |name: &str| Some(value(name)).filter(|text| !text.is_empty()).map(PathBuf::from);
     Config {
         public: value("server.public").parse().ok(),
         data: value("server.data").into(),
         listen: list(value("server.listen")).filter_map(|text| text.parse().ok()).collect(),
         socket: value("server.socket").into(),
         threads: value("server.threads").parse().unwrap_or(2),
+        addresses: list(value("server.addresses")).filter_map(|text| text.parse().ok()).collect(),
+        tls: TlsFiles {
+            certificate: path("tls.certificate"),
+            key: path("tls.key"),
+            pin: match value("tls.pin") {
+                "yes" => Some(true),
+                "no" => Some(false),
+                _ => None,
+            },
+        },
         log: Log { level: value("log.level").to_owned(), json: value("log.format") == "json" },
         resolved,
     }
@@ -353,15 +427,21 @@ fn read_value(
     let key = setting.key;
     let wants = match setting.shape {
         Shape::Number(..) => "a number",
-        Shape::Listen => "a list of addresses",
-        Shape::Path | Shape::Public | Shape::Word(_) => "a string",
+        Shape::Listen | Shape::Offers => "a list of addresses",
+        Shape::Path | Shape::Optional | Shape::Public | Shape::Word(_) => "a string",
     };
     let text = match (setting.shape, value.get_ref()) {
         (Shape::Number(..), DeValue::Integer(number)) => number.as_str().replace('_', ""),
-        (Shape::Path | Shape::Public | Shape::Word(_) | Shape::Listen, DeValue::String(text)) => {
-            text.to_string()
-        }
-        (Shape::Listen, DeValue::Array(items)) => {
+        (
+            Shape::Path
+            | Shape::Optional
+            | Shape::Public
+            | Shape::Word(_)
+            | Shape::Listen
+            | Shape::Offers,
+            DeValue::String(text),
+        ) => text.to_string(),
+        (Shape::Listen | Shape::Offers, DeValue::Array(items)) => {
             let mut texts = Vec::new();
             for item in items.iter() {
                 let text = item.get_ref().as_str().ok_or_else(|| {
@@ -395,7 +475,7 @@ fn check(setting: &Setting, text: &str) -> Result<(), (Code, String)> {
     let key = setting.key;
     match setting.shape {
         Shape::Path if text.is_empty() => Err((Code::ConfigValue, format!("{key} is empty"))),
-        Shape::Path => Ok(()),
+        Shape::Path | Shape::Optional => Ok(()),
         Shape::Public => text
             .parse::<Public>()
             .map(|_| ())
@@ -411,6 +491,19 @@ fn check(setting: &Setting, text: &str) -> Result<(), (Code, String)> {
                     format!("an address and a port are needed, for example \"0.0.0.0:{port}\"");
                 Err((Code::ConfigAddress, format!("{key} \"{wrong}\": {hint}")))
             })
+        }
+        Shape::Offers => {
+            let wrong = list(text).find_map(|text| Some((text, text.parse::<Offer>().err()?)));
+            match wrong {
+                Some((wrong, error)) => {
+                    Err((Code::ConfigAddress, format!("{key} \"{wrong}\": {error}")))
+                }
+                None if list(text).count() > ADDRESSES => {
+                    let message = format!("{key} holds more than {ADDRESSES} addresses");
+                    Err((Code::ConfigValue, message))
+                }
+                None => Ok(()),
+            }
         }
         Shape::Number(least, most) => match text.parse::<u32>() {
             Ok(number) if (least..=most).contains(&number) => Ok(()),
@@ -447,10 +540,10 @@ pub fn template(chosen: &[(&str, String)]) -> String {
         let value = value.map_or(setting.default, String::as_str);
         let value = match setting.shape {
             Shape::Number(..) => value.to_owned(),
-            Shape::Listen => {
+            Shape::Listen | Shape::Offers => {
                 format!("[{}]", list(value).map(quoted).collect::<Vec<_>>().join(", "))
             }
-            Shape::Path | Shape::Public | Shape::Word(_) => quoted(value),
+            Shape::Path | Shape::Optional | Shape::Public | Shape::Word(_) => quoted(value),
         };
         text.push_str(&format!("# {}\n{mark}{} = {value}\n", setting.about, setting.key));
     }

@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use core::str::FromStr;
 
 use weft_wire::COORDINATOR_PORT;
-use weft_wire::join::ADDRESS_LEN;
+use weft_wire::join::{ADDRESS_LEN, Address, Carrier};
 
 /// `HOST` or `HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,14 @@ impl FromStr for Public {
     type Err = PublicError;
 
     fn from_str(text: &str) -> Result<Self, PublicError> {
-        let (host, port) = split(text).ok_or(PublicError::Form)?;
+        Self::parse(text, COORDINATOR_PORT)
+    }
+}
+
+impl Public {
+    /// Reads a place whose port, if it names none, is this one.
+    fn parse(text: &str, usual: u16) -> Result<Self, PublicError> {
+        let (host, port) = split(text, usual).ok_or(PublicError::Form)?;
         let is_name = |host: &str| {
             let label = |label: &str| {
                 let plain = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
@@ -106,9 +113,66 @@ impl FromStr for Public {
     }
 }
 
-fn split(text: &str) -> Option<(&str, u16)> {
+/// One way to the coordinator as a join string offers it: `wss://HOST[:PORT]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// How to talk there.
+    pub carrier: Carrier,
+    /// Where.
+    pub place: Public,
+}
+
+/// Why a text is no [`Offer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfferError {
+    /// It begins with no carrier that there is.
+    Carrier,
+    /// What follows is no place.
+    Place(PublicError),
+}
+
+impl fmt::Display for OfferError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Carrier => {
+                f.write_str("mqtt://, mqtts://, wss:// or https:// and a host is needed")
+            }
+            Self::Place(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for OfferError {}
+
+impl FromStr for Offer {
+    type Err = OfferError;
+
+    fn from_str(text: &str) -> Result<Self, OfferError> {
+        const HTTPS: u16 = 443;
+        let (scheme, place) = text.split_once("://").ok_or(OfferError::Carrier)?;
+        let all = [Carrier::Mqtt, Carrier::Mqtts, Carrier::Wss, Carrier::Https];
+        let carrier = all.into_iter().find(|carrier| carrier.scheme() == scheme);
+        let carrier = carrier.ok_or(OfferError::Carrier)?;
+        let usual = match carrier {
+            Carrier::Mqtt | Carrier::Mqtts => COORDINATOR_PORT,
+            Carrier::Wss | Carrier::Https => HTTPS,
+        };
+        let place = Public::parse(place, usual).map_err(OfferError::Place)?;
+        Ok(Self { carrier, place })
+    }
+}
+
+impl Offer {
+    /// As join strings hold it; `None` = the host is too long for one.
+    pub fn address(&self) -> Option<Address> {
+        let authority = heapless::String::try_from(self.place.authority().as_str()).ok()?;
+        Some(Address { carrier: self.carrier, authority })
+    }
+}
+
+fn split(text: &str, usual: u16) -> Option<(&str, u16)> {
     if text.parse::<Ipv6Addr>().is_ok() {
-        return Some((text, COORDINATOR_PORT));
+        return Some((text, usual));
     }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -119,7 +183,7 @@ fn split(text: &str) -> Option<(&str, u16)> {
         None => text.split_once(':').unwrap_or((text, "")),
     };
     let port = match port {
-        "" if !text.ends_with(':') => COORDINATOR_PORT,
+        "" if !text.ends_with(':') => usual,
         port => port.parse().ok().filter(|port| *port != 0)?,
     };
     Some((host, port))
@@ -143,6 +207,24 @@ mod tests {
             assert_eq!(public.authority(), authority);
             assert_eq!(public.to_string(), shown);
         }
+    }
+
+    #[test]
+    fn offers_name_their_carrier() {
+        for (text, carrier, authority) in [
+            ("mqtt://mesh.example.net", Carrier::Mqtt, "mesh.example.net:7420"),
+            ("mqtts://[2001:db8::1]:8883", Carrier::Mqtts, "[2001:db8::1]:8883"),
+            ("wss://mesh.example.net", Carrier::Wss, "mesh.example.net:443"),
+            ("https://203.0.113.10:8443", Carrier::Https, "203.0.113.10:8443"),
+        ] {
+            let address = text.parse::<Offer>().unwrap().address().unwrap();
+            assert_eq!((address.carrier, address.authority.as_str()), (carrier, authority));
+        }
+        for text in ["mesh.example.net", "ws://mesh.example.net", "://a", ""] {
+            assert_eq!(text.parse::<Offer>(), Err(OfferError::Carrier), "{text}");
+        }
+        let path = "wss://mesh.example.net/mqtt".parse::<Offer>();
+        assert_eq!(path, Err(OfferError::Place(PublicError::Form)));
     }
 
     #[test]

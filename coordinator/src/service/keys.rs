@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use weft_wire::id::{DeviceId, KeyId, is_name};
-use weft_wire::join::{ADDRESSES, Address, Carrier, EnrolToken, JoinString, MAX_TEXT};
+use weft_wire::join::{ADDRESSES, EnrolToken, JoinString, MAX_TEXT};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::domain::audit::Actor;
@@ -96,18 +96,13 @@ impl Operator {
         // The broker lets the key in a little longer than the key lasts, so that
         // who comes late is told why, in a sealed session.
         let expiry = key.expires.map_or(u32::MAX, |at| at.seconds().saturating_add(GRACE_S));
-        let addresses = self.authorities.iter().take(ADDRESSES).map(|authority| {
-            let authority =
-                heapless_text(authority).ok_or_else(|| bug("an address is too long"))?;
-            Ok(Address { carrier: Carrier::Mqtt, authority })
-        });
         let join = JoinString {
             coordinator: self.secrets.public(),
             key: key.id,
             psk,
             token: EnrolToken { expiry, mac: self.secrets.enrol_password(key.id, expiry) },
-            addresses: addresses.collect::<Result<_, Failure>>()?,
-            spki: None,
+            addresses: self.addresses.iter().take(ADDRESSES).cloned().collect(),
+            spki: self.spki,
             account: None,
         };
         let mut text = [0; MAX_TEXT];
@@ -204,8 +199,4 @@ fn check(request: &KeyRequest) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-fn heapless_text<const N: usize>(text: &str) -> Option<heapless::String<N>> {
-    heapless::String::try_from(text).ok()
 }

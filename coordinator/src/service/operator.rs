@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use weft_wire::id::NetworkId;
+use weft_wire::join::Address;
 
 use crate::domain::audit::Actor;
 use crate::domain::network::Network;
@@ -30,9 +31,10 @@ pub struct Operator {
     pub refusals: Arc<Refusals>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
-    /// `host:port` of this coordinator's MQTT, best first, as join strings name
-    /// it.
-    pub authorities: Vec<String>,
+    /// The ways to this coordinator, best first, as join strings name them.
+    pub addresses: Vec<Address>,
+    /// SHA-256 of the key that TLS must show there, if join strings pin it.
+    pub spki: Option<[u8; 32]>,
     /// Randomness.
     pub random: Random,
 }

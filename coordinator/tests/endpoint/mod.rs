@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use weft_coordinator::service::bus::{Answer, BoxFuture, Inbound, Uplink};
 use weft_coordinator::service::clock::Clock;
 use weft_coordinator::service::secrets::Secrets;
-use weft_coordinator::transport::listen::{INTRODUCTION, Limits, Places};
+use weft_coordinator::transport::listen::{self, INTRODUCTION, Limits, Places, Tls};
 use weft_coordinator::transport::mqtt::Broker;
 use weft_coordinator::transport::mqtt::hub::Hub;
 use weft_wire::id::{Inbox, KeyId, ReplicaId, Secret};
@@ -47,6 +47,11 @@ impl Clock for FixedClock {
     fn unix_ms(&self) -> u64 {
         NOW_MS
     }
+}
+
+/// A certificate of its own.
+pub fn tls() -> Tls {
+    Tls::new(listen::Credentials::generate("mesh.example.net").unwrap()).unwrap()
 }
 
 /// Answers every frame with itself. Some frames mean something.

@@ -121,6 +121,7 @@ impl World {
         let behind = Arc::new(Behind {
             broker: Arc::clone(&broker),
             front: Front::new(post::routes(inbound, Arc::clone(&hub))),
+            tls: super::endpoint::tls(),
             places: Places::new(Limits::default()),
             stats: Stats::default(),
         });

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use weft_noise::mac;
+use weft_wire::join::Address;
 
 use crate::api;
 use crate::failure::Failure;
@@ -20,10 +21,12 @@ pub(super) fn declare(routes: Routes<Shared>) -> Routes<Shared> {
 }
 
 async fn coordinator(State(operator): State<Shared>) -> Json<api::Coordinator> {
+    let address =
+        |address: &Address| format!("{}://{}", address.carrier.scheme(), address.authority);
     Json(api::Coordinator {
         fingerprint: mac::fingerprint(&operator.secrets.public()).to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        addresses: operator.authorities.clone(),
+        addresses: operator.addresses.iter().map(address).collect(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
 use axum::Router;
 use axum::body::Body;
@@ -10,12 +11,13 @@ use axum::response::IntoResponse as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tower::ServiceExt as _;
 
-use super::{INTRODUCTION, within_request};
+use super::{INTRODUCTION, websocket, within_request};
 
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 * 1_024;
@@ -33,12 +35,22 @@ impl Front {
         Self { routes }
     }
 
-    /// Serves one connection until it ends. A request's head has
-    /// [`INTRODUCTION`] to arrive, and so has the next one after an answer.
-    pub(super) async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    /// Serves one connection until it ends, or speaks WebSocket from then on. A
+    /// request's head has [`INTRODUCTION`] to arrive, and so has the next one
+    /// after an answer.
+    pub(super) async fn serve<S>(&self, stream: S, peer: SocketAddr) -> Option<OnUpgrade>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let upgrade = Mutex::new(None);
         let service = service_fn(|request: Request<Incoming>| {
-            let routes = self.routes.clone();
+            let (routes, upgrade) = (self.routes.clone(), &upgrade);
             async move {
+                if websocket::is_wanted(&request) {
+                    let (answer, upgraded) = websocket::answer(request);
+                    *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = upgraded;
+                    return Ok(answer);
+                }
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(ConnectInfo(peer));
                 let answer = match within_request(routes.oneshot(request)).await {
@@ -59,5 +71,6 @@ impl Front {
         if let Err(error) = served {
             tracing::debug!(%peer, %error, "http.ended");
         }
+        upgrade.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }

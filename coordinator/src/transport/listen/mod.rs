@@ -1,5 +1,6 @@
 //! One TCP port for everything: MQTT, TLS and HTTP are told apart by the first
-//! byte.
+//! byte. Inside TLS it is MQTT or HTTP again, and HTTP may become MQTT inside
+//! WebSocket.
 //!
 //! Strangers hold a bounded number of places, few of them per address, and a
 //! place is taken from the one who waited longest: somebody who opens
@@ -7,16 +8,20 @@
 
 mod http;
 mod places;
+mod tls;
+mod websocket;
 
 pub use self::http::Front;
 pub use self::places::{Counted, Limits, Places, Waiting};
+pub use self::tls::{Credentials, CredentialsError, Tls};
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use hyper::upgrade::OnUpgrade;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -32,11 +37,9 @@ const BACKLOG: u32 = 4_096;
 /// Pause after the kernel refused a connection for want of descriptors or
 /// memory: asking again at once would only burn a core.
 const EXHAUSTED: Duration = Duration::from_millis(100);
-/// `handshake_failure`, fatal (RFC 8446 section 6): what a TLS client is told.
-const TLS_ALERT: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 40];
-
-/// The most that is read of a TLS client that is refused, in bytes.
-const TLS_HELLO: usize = 16 * 1_024;
+/// Bytes that are looked at before it is known who reads them. Whoever reads
+/// more than that from the buffered stream reads past the buffer.
+const PEEKED: usize = 1;
 
 /// What the first byte of a connection says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +66,14 @@ const fn protocol(first: u8) -> Option<Protocol> {
 pub struct Stats {
     /// Connections accepted.
     pub accepted: Counter,
-    /// Connections that began with TLS, which is not served here.
+    /// Connections that began with TLS.
     pub tls: Counter,
+    /// TLS handshakes that failed.
+    pub tls_failed: Counter,
     /// Connections that began with HTTP.
     pub http: Counter,
+    /// HTTP connections that became WebSocket.
+    pub websocket: Counter,
     /// HTTP connections that found no place.
     pub http_full: Counter,
     /// Connections that began with something else.
@@ -82,6 +89,8 @@ pub struct Behind {
     pub broker: Arc<Broker>,
     /// HTTP routes.
     pub front: Front,
+    /// TLS around either.
+    pub tls: Tls,
     /// Who may hold a connection.
     pub places: Arc<Places>,
     /// Counters.
@@ -154,76 +163,129 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 async fn serve(behind: Arc<Behind>, stream: TcpStream, peer: SocketAddr, waiting: Waiting) {
     let deadline = Instant::now() + INTRODUCTION;
-    let address = peer.ip().to_canonical();
     // Small packets both ways: waiting to fill segments only adds latency.
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let first = match first_byte(&stream, &waiting, deadline).await {
-        Ok(first) => first,
-        Err(early) => return behind.broker.stats().early(early).add(),
+    let first = async {
+        let mut first = [0];
+        let peeked = stream.peek(&mut first).await;
+        peeked.ok().filter(|len| *len == 1).map(|_| first[0])
     };
-    match protocol(first) {
+    match stranger(first, &waiting, deadline).await.map(|first| (protocol(first), first)) {
+        Err(early) => behind.broker.stats().early(early).add(),
+        Ok((Some(Protocol::Tls), _)) => serve_tls(behind, stream, peer, waiting, deadline).await,
+        Ok((protocol, first)) => {
+            serve_plain(behind, stream, (protocol, first), peer, waiting, deadline).await;
+        }
+    }
+}
+
+/// What a stranger does, as long as it may wait; `None` = it went away.
+async fn stranger<T>(
+    act: impl Future<Output = Option<T>>,
+    waiting: &Waiting,
+    deadline: Instant,
+) -> Result<T, Early> {
+    let act = async {
+        tokio::select! {
+            done = act => done.ok_or(Early::Lost),
+            () = waiting.cut() => Err(Early::Crowded),
+        }
+    };
+    timeout_at(deadline, act).await.unwrap_or(Err(Early::Deadline))
+}
+
+/// The handshake takes the time of the introduction, not more: who is slow with
+/// both is as slow as somebody who says nothing.
+async fn serve_tls(
+    behind: Arc<Behind>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    waiting: Waiting,
+    deadline: Instant,
+) {
+    behind.stats.tls.add();
+    let shake = async {
+        match behind.tls.accept(stream).await {
+            Ok(stream) => Some(BufReader::with_capacity(PEEKED, stream)),
+            Err(error) => {
+                behind.stats.tls_failed.add();
+                tracing::debug!(%peer, %error, "listen.tls");
+                None
+            }
+        }
+    };
+    let opened = async {
+        let mut stream = stranger(shake, &waiting, deadline).await?;
+        let first = async { stream.fill_buf().await.ok()?.first().copied() };
+        let first = stranger(first, &waiting, deadline).await?;
+        Ok((stream, first))
+    };
+    match opened.await {
+        Err(early) => behind.broker.stats().early(early).add(),
+        // TLS within TLS is nobody's.
+        Ok((stream, first)) => {
+            let inside = protocol(first).filter(|inside| *inside != Protocol::Tls);
+            serve_plain(behind, stream, (inside, first), peer, waiting, deadline).await;
+        }
+    }
+}
+
+/// Serves what is spoken on a stream, whatever carries it.
+async fn serve_plain<S>(
+    behind: Arc<Behind>,
+    stream: S,
+    (protocol, first): (Option<Protocol>, u8),
+    peer: SocketAddr,
+    waiting: Waiting,
+    deadline: Instant,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let address = peer.ip().to_canonical();
+    match protocol {
         Some(Protocol::Mqtt) => {
             let broker = Arc::clone(&behind.broker);
             broker.serve(stream, address, waiting, deadline).await;
         }
         Some(Protocol::Http) => serve_http(&behind, stream, peer, waiting).await,
-        Some(Protocol::Tls) => {
-            behind.stats.tls.add();
-            refuse_tls(stream, deadline).await;
-        }
-        None => {
+        Some(Protocol::Tls) | None => {
             behind.stats.unknown.add();
             tracing::debug!(%address, first, "listen.unknown");
         }
     }
 }
 
-async fn first_byte(stream: &TcpStream, waiting: &Waiting, deadline: Instant) -> Result<u8, Early> {
-    let mut first = [0];
-    let peek = async {
-        tokio::select! {
-            peeked = stream.peek(&mut first) => match peeked {
-                Ok(1) => Ok(()),
-                Ok(_) | Err(_) => Err(Early::Lost),
-            },
-            () = waiting.cut() => Err(Early::Crowded),
-        }
-    };
-    timeout_at(deadline, peek).await.unwrap_or(Err(Early::Deadline))?;
-    Ok(first[0])
-}
-
-async fn serve_http(behind: &Behind, stream: TcpStream, peer: SocketAddr, waiting: Waiting) {
+async fn serve_http<S>(behind: &Behind, stream: S, peer: SocketAddr, waiting: Waiting)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let Some(counted) = waiting.admit_http() else {
         behind.stats.http_full.add();
         return;
     };
     behind.stats.http.add();
-    behind.front.serve(stream, peer).await;
+    let upgrade = behind.front.serve(stream, peer).await;
     drop(counted);
+    if let Some(upgrade) = upgrade {
+        serve_websocket(behind, upgrade, peer).await;
+    }
 }
 
-/// Tells a TLS client in its own words that there is no TLS here. What it sends
-/// is read until it hangs up: closing over unread bytes would reset the
-/// connection and take the alert with it.
-async fn refuse_tls(mut stream: TcpStream, deadline: Instant) {
-    let tell = async {
-        let mut hello = [0; 1_024];
-        let mut read = stream.read(&mut hello).await?;
-        stream.write_all(&TLS_ALERT).await?;
-        stream.shutdown().await?;
-        let mut left = TLS_HELLO;
-        while read > 0 && left > 0 {
-            left = left.saturating_sub(read);
-            read = stream.read(&mut hello).await?;
+/// Serves MQTT inside WebSocket. Who asked for it is a stranger again, until its
+/// CONNECT is admitted.
+async fn serve_websocket(behind: &Behind, upgrade: OnUpgrade, peer: SocketAddr) {
+    let deadline = Instant::now() + INTRODUCTION;
+    let waiting = behind.places.wait(peer.ip());
+    behind.stats.websocket.add();
+    let upgraded = async { Some(websocket::Inside::new(upgrade.await.ok()?).await) };
+    match stranger(upgraded, &waiting, deadline).await {
+        Err(early) => behind.broker.stats().early(early).add(),
+        Ok(inside) => {
+            let (broker, address) = (Arc::clone(&behind.broker), peer.ip().to_canonical());
+            broker.serve(inside, address, waiting, deadline).await;
         }
-        io::Result::Ok(())
-    };
-    let soon = deadline.min(Instant::now() + Duration::from_secs(1));
-    if !matches!(timeout_at(soon, tell).await, Ok(Ok(()))) {
-        tracing::trace!("listen.tls-unheard");
     }
 }
 
