@@ -70,6 +70,8 @@ events! {
     Refused "enrol.refused" Error,
     /// How the device stands has changed.
     Standing "enrol.standing" Warn,
+    /// Another machine uses this identity.
+    Duplicate "enrol.duplicate" Warn,
     /// The mesh interface is up.
     InterfaceUp "interface.up" Info,
     /// The mesh interface or a route could not be set.

@@ -2,7 +2,7 @@
 //! late hears the newest and never too much.
 
 use weft_wire::id::{DeviceId, Name, NetworkId, OrganisationId};
-use weft_wire::item::{Refused, Registered, Standing, State};
+use weft_wire::item::{Duplicate, Refused, Registered, Standing, State};
 use weft_wire::map::Overlay;
 
 use crate::control::{Held, MapDropped};
@@ -90,6 +90,8 @@ pub enum AgentEvent {
     Refused(Refused),
     /// How the device stands has changed.
     Standing(State),
+    /// Another machine uses this device's identity.
+    Duplicate(Duplicate),
     /// The mesh interface is to be so.
     Interface(InterfaceConfig),
     /// [`Agent::routes`](super::Agent::routes) changed: ranges behind peers.
@@ -117,6 +119,7 @@ pub(super) struct Outbox {
     pub(super) enrolled: Option<Enrolled>,
     pub(super) refused: Option<Refused>,
     pub(super) standing: Option<State>,
+    pub(super) duplicate: Option<Duplicate>,
     pub(super) interface: bool,
     pub(super) routes: bool,
     pub(super) online: Option<bool>,
@@ -152,6 +155,9 @@ impl Outbox {
         }
         if let Some(refused) = self.refused.take() {
             return Some(AgentEvent::Refused(refused));
+        }
+        if let Some(other) = self.duplicate.take() {
+            return Some(AgentEvent::Duplicate(other));
         }
         if let Some(state) = self.standing.take() {
             return Some(AgentEvent::Standing(state));

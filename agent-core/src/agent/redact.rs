@@ -14,8 +14,8 @@ use core::fmt::Write as _;
 use weft_noise::mac::keyed_hash;
 use weft_wire::id::{DeviceId, Inbox, Name, PublicKey, Secret, ShortSecret};
 use weft_wire::item::{
-    Command, Done, Item, ItemError, ItemWriter, Items, Ping, RawItem, Refused, Registered, State,
-    Unsupported, WelcomeInfo,
+    Command, Done, Duplicate, Item, ItemError, ItemWriter, Items, NewInbox, Ping, RawItem, Refused,
+    Registered, Stamps, State, Unsupported, WelcomeInfo,
 };
 use weft_wire::map::{
     Lease, MapReady, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey, Servers, Settings,
@@ -41,6 +41,7 @@ const HARMLESS: &[u32] = &[
     Ping::TAG,
     Rules::TAG,
     Servers::TAG,
+    Stamps::TAG,
     Unsupported::TAG,
 ];
 
@@ -170,6 +171,15 @@ impl Redactor {
             State::TAG => {
                 let state: State = raw.decode()?;
                 writer.put(&State { reason: heapless::String::new(), ..state })
+            }
+            Duplicate::TAG => {
+                let other: Duplicate = raw.decode()?;
+                let moved = other.moved.map(|moved| NewInbox {
+                    inbox: Inbox(self.short(&moved.inbox.0)),
+                    password: ShortSecret(self.short(&moved.password.0)),
+                    ..moved
+                });
+                writer.put(&Duplicate { name: Name::new(), address: None, moved, ..other })
             }
             tag if HARMLESS.contains(&tag) => writer.put_raw(raw),
             _ => writer.put_raw(&tag_alone(raw)),

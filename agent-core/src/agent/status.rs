@@ -8,7 +8,7 @@ use weft_wire::map::Prefix;
 
 use super::Agent;
 use super::trace::Trace;
-use crate::control::{ControlCounters, Held, Identity, MapSettings, Report};
+use crate::control::{ControlCounters, Held, Identity, MapSettings, Other, Report};
 use crate::entropy::Entropy;
 use crate::event::{Counters, DropCounters, DropReason, PeerSlot};
 use crate::path::Selected;
@@ -54,6 +54,8 @@ pub struct CoordinatorStatus {
     pub rtt_ms: u16,
     /// How this device stands.
     pub standing: Standing,
+    /// Another machine with this device's identity, if there is one.
+    pub other: Option<Other>,
     /// The committed map.
     pub held: Held,
     /// Whether a newer map is on its way.
@@ -95,6 +97,7 @@ impl<
             heard_at: control.heard_at(),
             rtt_ms: control.rtt_ms(),
             standing: control.standing(),
+            other: control.other(),
             held: control.held(),
             pulling: control.is_pulling(),
             lease_remaining: control.lease_remaining(now),

@@ -17,7 +17,7 @@ use crate::entropy::Entropy;
 use crate::event::{PeerSlot, Source};
 use crate::filter::Masks;
 use crate::path::{PathEvent, PathSignal, PeerKind, Route};
-use crate::peers::Upserted;
+use crate::peers::{PeerState, Upserted};
 use crate::time::{Duration, Instant};
 use crate::tunnel::{Event, Install, KeyRole, PeerKeys, SecondPeerKey};
 
@@ -116,6 +116,13 @@ impl<
             ControlEvent::Registered(answer) => self.outbox.enrolled = Some(answer.into()),
             ControlEvent::Refused(refused) => self.outbox.refused = Some(refused),
             ControlEvent::Standing(state) => self.outbox.standing = Some(state),
+            ControlEvent::Duplicate(other) => {
+                self.outbox.duplicate = Some(other);
+                self.doubt_sessions();
+            }
+            ControlEvent::Stamps(ahead_s) => {
+                self.tunnel.advance_stamps(Duration::from_secs(u64::from(ahead_s)), now);
+            }
             ControlEvent::SnapshotBegin => self.peers.begin_snapshot(),
             ControlEvent::SnapshotEnd => {
                 while let Some(slot) = self.peers.poll_unnamed() {
@@ -293,6 +300,15 @@ impl<
     fn apply_all_routes(&mut self) {
         let slots = (0..u16::try_from(PEERS).unwrap_or(u16::MAX)).map(PeerSlot);
         slots.for_each(|slot| self.apply_routes(slot));
+    }
+
+    /// Another machine made sessions with our key: those in use are made anew.
+    fn doubt_sessions(&mut self) {
+        for slot in (0..u16::try_from(PEERS).unwrap_or(u16::MAX)).map(PeerSlot) {
+            if matches!(self.peers.state(slot), Some(PeerState::Active | PeerState::Calling)) {
+                self.tunnel.handle_doubt(slot, self.now);
+            }
+        }
     }
 
     /// Erases what every part knows of the peer that was in this slot.

@@ -3,8 +3,8 @@
 
 use weft_wire::id::{DeviceId, Revision};
 use weft_wire::item::{
-    Command, Done, Item, ItemError, Items, Leave, Ping, RawItem, Refused, Registered, Standing,
-    State, Unsupported, WelcomeInfo,
+    Command, Done, Duplicate, Item, ItemError, Items, Leave, NewInbox, Ping, RawItem, Refused,
+    Registered, Stamps, Standing, State, Unsupported, WelcomeInfo,
 };
 use weft_wire::map::{
     Lease as LeaseOp, MapReady, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey, Servers,
@@ -19,7 +19,7 @@ use super::cache::{CacheHead, copy_rules, copy_servers, copy_settings};
 use super::identity::{Member, Membership};
 use super::map::{Held, Verdict};
 use super::request::Ask;
-use super::{Control, ControlEvent, FrameDrop, MapDropped};
+use super::{Control, ControlEvent, FrameDrop, MapDropped, Other};
 use crate::entropy::Entropy;
 use crate::time::Instant;
 
@@ -103,6 +103,8 @@ enum Message {
     Registered(Registered),
     Refused(Refused),
     State(State),
+    Duplicate(Duplicate),
+    Stamps(Stamps),
     Command(Command),
     Ping(Ping),
     Done(Done),
@@ -130,6 +132,8 @@ impl Message {
             Registered::TAG => Self::Registered(raw.decode()?),
             Refused::TAG => Self::Refused(raw.decode()?),
             State::TAG => Self::State(raw.decode()?),
+            Duplicate::TAG => Self::Duplicate(raw.decode()?),
+            Stamps::TAG => Self::Stamps(raw.decode()?),
             Command::TAG => Self::Command(raw.decode()?),
             Ping::TAG => Self::Ping(raw.decode()?),
             Done::TAG => Self::Done(raw.decode()?),
@@ -240,6 +244,7 @@ impl<const FRAME: usize> Control<FRAME> {
     fn handle_revision(&mut self, newest: Revision) {
         if self.standing != Standing::Active && newest != Revision(0) {
             self.standing = Standing::Active;
+            self.other = None;
             self.notify(Notice::Admitted);
         }
     }
@@ -420,6 +425,8 @@ impl<const FRAME: usize> Control<FRAME> {
             Message::Registered(answer) => return self.handle_registered(answer),
             Message::Refused(refused) => return self.handle_refused(refused),
             Message::State(state) => return Some(self.handle_state(state)),
+            Message::Duplicate(other) => return Some(self.handle_duplicate(other)),
+            Message::Stamps(stamps) => return Some(ControlEvent::Stamps(stamps.ahead_s)),
             Message::Call(call) => return Some(ControlEvent::Call(call)),
             Message::CallAck(ack) => return Some(ControlEvent::CallAck(ack)),
             Message::Go(go) => return Some(ControlEvent::Go(go)),
@@ -520,8 +527,12 @@ impl<const FRAME: usize> Control<FRAME> {
     fn handle_state(&mut self, state: State) -> ControlEvent {
         let before = core::mem::replace(&mut self.standing, state.standing);
         match state.standing {
-            Standing::Active if before != Standing::Active => self.map.ask_anew(),
-            Standing::Active => {}
+            Standing::Active => {
+                self.other = None;
+                if before != Standing::Active {
+                    self.map.ask_anew();
+                }
+            }
             Standing::Pending => self.map.stop(),
             standing => {
                 if self.map.held() != Held::NOTHING || before != standing {
@@ -536,6 +547,22 @@ impl<const FRAME: usize> Control<FRAME> {
             }
         }
         ControlEvent::Standing(state)
+    }
+
+    /// The one of the two that is kept leaves the inbox that both know: the line
+    /// is opened anew with what only this one was told.
+    fn handle_duplicate(&mut self, mut other: Duplicate) -> ControlEvent {
+        self.other = Some(Other { address: other.address, heard_ms: other.heard_ms });
+        if let (Some(NewInbox { inbox, password, password_expiry }), Membership::Member(member)) =
+            (other.moved.take(), &mut self.identity.membership)
+        {
+            member.inbox = inbox;
+            member.password = password;
+            member.password_expiry = password_expiry;
+            self.notify(Notice::IdentityChanged);
+            self.line.restart();
+        }
+        ControlEvent::Duplicate(other)
     }
 
     /// WELCOME renews the credentials for the next connection.

@@ -33,7 +33,7 @@ use weft_noise::key::WeakKey;
 use weft_noise::sealed::SealedError;
 use weft_wire::frame::{self, FrameError, FrameKind};
 use weft_wire::id::{DeviceId, Inbox, Instance, Name, PublicKey};
-use weft_wire::item::{Abilities, Refused, Registered, Standing, State};
+use weft_wire::item::{Abilities, Duplicate, Refused, Registered, Standing, State};
 use weft_wire::map::{PeerUpsert, Rules, SecondKey, Servers, Settings};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::topic::Topic;
@@ -147,6 +147,15 @@ pub enum MapDropped {
     Standing(Standing),
 }
 
+/// Another machine that uses this device's identity, as the coordinator said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// From where it was heard last, if that is known.
+    pub address: Option<core::net::IpAddr>,
+    /// When it was heard last, Unix time in milliseconds.
+    pub heard_ms: u64,
+}
+
 /// What the control session tells its owner.
 #[expect(clippy::large_enum_variant, reason = "one is handed over at a time and none is kept")]
 pub enum ControlEvent {
@@ -166,6 +175,11 @@ pub enum ControlEvent {
     Refused(Refused),
     /// How the device stands, whenever it changes.
     Standing(State),
+    /// Another machine uses this device's identity: sessions with peers may be
+    /// its by now.
+    Duplicate(Duplicate),
+    /// Handshake stamps are to be at least so many seconds ahead of real time.
+    Stamps(u32),
     /// A map begins that builds on nothing: what it does not name is gone at
     /// [`ControlEvent::SnapshotEnd`].
     SnapshotBegin,
@@ -238,6 +252,8 @@ pub struct Control<const FRAME: usize> {
     heartbeats: Heartbeats,
     commands: Commands,
     standing: Standing,
+    /// Another machine with this identity.
+    other: Option<Other>,
     /// The coordinator's Unix time in milliseconds at an instant.
     clock: Option<(Instant, u64)>,
     signals: heapless::Deque<Signal, SIGNALS>,
@@ -287,6 +303,7 @@ impl<const FRAME: usize> Control<FRAME> {
             heartbeats: Heartbeats::new(),
             commands: Commands::new(),
             standing: Standing::Active,
+            other: None,
             clock: None,
             signals: heapless::Deque::new(),
             unsupported: heapless::Vec::new(),
@@ -493,6 +510,12 @@ impl<const FRAME: usize> Control<FRAME> {
     /// How the device stands, as last heard.
     pub const fn standing(&self) -> Standing {
         self.standing
+    }
+
+    /// The other machine that uses this device's identity, if the coordinator
+    /// told of one.
+    pub const fn other(&self) -> Option<Other> {
+        self.other
     }
 
     /// Whether a session with the coordinator is up.

@@ -59,7 +59,7 @@ use crate::config::implementation::PATH_RETRY_INTERVAL;
 use crate::entropy::Entropy;
 use crate::event::{Activity, DropCounters, PeerSlot, SessionTimes, Source};
 use crate::index::IndexTable;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 
 /// Where a handshake message goes.
@@ -414,6 +414,19 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
     pub fn set_time(&mut self, unix_ms: u64, now: Instant) {
         self.clock.set_time(unix_ms, now);
         self.resume(now);
+    }
+
+    /// Another machine used our key: stamps go on at least `ahead` of real time,
+    /// beyond those that it made.
+    pub fn advance_stamps(&mut self, ahead: Duration, now: Instant) {
+        self.clock.advance(ahead, now);
+    }
+
+    /// The session with this peer may be another machine's by now: a new one is
+    /// made, at once if that can be.
+    pub fn handle_doubt(&mut self, slot: PeerSlot, now: Instant) {
+        self.handle_wanted(slot, now);
+        self.handle_path(slot, now);
     }
 
     /// The floor that [`Tunnel::poll_persist`] gave is written.

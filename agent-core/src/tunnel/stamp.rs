@@ -94,6 +94,18 @@ impl Tai64nClock {
         self.reserve(now);
     }
 
+    /// Another machine may have made stamps with the same key: goes on at least
+    /// `ahead` of real time. Nothing is stamped until that floor is written.
+    pub fn advance(&mut self, ahead: Duration, now: Instant) {
+        let from = self.steps_at(now).unwrap_or_else(|| self.last.max(self.written));
+        let ahead_ms = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX);
+        let least = from.saturating_add(Tai64n::steps_of_unix_ms(ahead_ms)).min(LATEST);
+        if least > self.last {
+            self.last = least;
+            self.ask(self.last + RESERVATION);
+        }
+    }
+
     /// Asks for a write when real time has reached the floor, or when the
     /// reservation is used up.
     fn reserve(&mut self, now: Instant) {
@@ -258,6 +270,30 @@ mod tests {
         assert!(next > ahead);
         clock.set_time(u64::MAX, NOW);
         assert!(clock.next(NOW).unwrap() < Tai64n::from_steps(LATEST));
+    }
+
+    #[test]
+    fn another_machines_stamps_are_left_behind() {
+        // The other one starts from a copy of the floor, a day ahead of time.
+        let mut kept = Tai64nClock::new(Some(0));
+        persist(&mut kept);
+        kept.set_time(UNIX_MS, NOW);
+        let copied = persist(&mut kept).unwrap();
+        let mut copy = Tai64nClock::new(Some(copied));
+        persist(&mut copy);
+        copy.set_time(UNIX_MS, NOW);
+        let theirs = (0..100).map(|_| copy.next(NOW).unwrap()).max().unwrap();
+        assert!(kept.next(NOW).unwrap() < theirs, "peers refuse it");
+        let ahead = Duration::from_secs((24 + 5) * 3_600);
+        kept.advance(ahead, NOW);
+        assert_eq!(kept.next(NOW), None, "nothing is used before it is written");
+        persist(&mut kept).unwrap();
+        let ours = kept.next(NOW).unwrap();
+        assert!(ours > theirs);
+        // Told again, in the same minute: no new write.
+        kept.advance(ahead, NOW);
+        assert_eq!(kept.poll_persist(), None);
+        assert!(kept.next(NOW).unwrap() > ours);
     }
 
     #[test]

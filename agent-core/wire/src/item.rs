@@ -535,6 +535,44 @@ item!(
     }
 );
 
+/// Where a device receives from now on.
+#[derive(Ser, De)]
+pub struct NewInbox {
+    /// Its inbox.
+    pub inbox: Inbox,
+    /// MQTT password for that inbox.
+    pub password: ShortSecret,
+    /// Unix time in seconds after which the broker refuses the password.
+    pub password_expiry: u32,
+}
+
+item!(
+    /// Another machine uses this device's identity. The copy that is
+    /// quarantined hears it before its [`State`]; the one that is kept hears it
+    /// when that is found out (with a new inbox, where it reconnects at once),
+    /// and when the other was quarantined.
+    13 Duplicate {
+        /// The name that both go by.
+        name: Name,
+        /// From where the other was heard last, if the carrier knows.
+        address: Option<core::net::IpAddr>,
+        /// When the other was heard last, Unix time in milliseconds.
+        heard_ms: u64,
+        /// Only to the one that is kept.
+        moved: Option<NewInbox>,
+    }
+);
+
+item!(
+    /// The stamps of WireGuard handshakes are to be at least this far ahead of
+    /// real time: another machine used this device's key, and peers take no
+    /// stamp that is not newer than its last.
+    14 Stamps {
+        /// Seconds.
+        ahead_s: u32,
+    }
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

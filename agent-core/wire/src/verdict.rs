@@ -25,6 +25,8 @@ pub enum Refusal {
     KeyInUse = 9,
     /// The device was blocked by an operator.
     Blocked = 10,
+    /// `join.clone`; another machine uses this identity and is the device.
+    Cloned = 11,
 }
 
 impl Refusal {
@@ -41,6 +43,7 @@ impl Refusal {
             8 => Self::Unavailable,
             9 => Self::KeyInUse,
             10 => Self::Blocked,
+            11 => Self::Cloned,
             _ => return None,
         })
     }

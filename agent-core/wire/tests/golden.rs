@@ -114,6 +114,24 @@ fn session(golden: &mut Golden) {
     );
     golden.item("command_done", &CommandDone { id: CommandId(5), outcome: Outcome::Expired });
     golden.item("ping", &Ping { request: 300 });
+    let heard_ms = 1_795_000_000_000;
+    let address = Some("203.0.113.22".parse().unwrap());
+    golden.item("duplicate", &Duplicate { name: text("gw-a"), address, heard_ms, moved: None });
+    let moved = Some(NewInbox {
+        inbox: Inbox([0xA5; 16]),
+        password: ShortSecret([0x5A; 16]),
+        password_expiry: 1_800_000_000,
+    });
+    golden.item(
+        "duplicate_moved",
+        &Duplicate {
+            name: text("gw-a"),
+            address: Some("2001:db8::7".parse().unwrap()),
+            heard_ms,
+            moved,
+        },
+    );
+    golden.item("stamps", &Stamps { ahead_s: 104_400 });
 }
 
 fn enrolment(golden: &mut Golden) {

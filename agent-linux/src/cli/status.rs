@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::cli::{Context, peer};
 use crate::failure::Result;
-use crate::ipc::protocol::{Device, Path, Peer, Status, VERSION};
+use crate::ipc::protocol::{Device, OtherMachine, Path, Peer, Status, VERSION};
 use crate::os::clock;
 use crate::output::table::{self, ALWAYS, Cell, Column};
 use crate::output::{Symbols, paint, style, units, visible_len};
@@ -62,6 +62,14 @@ fn describe(status: &Status, symbols: Symbols, width: Option<usize>) -> Vec<Stri
         lines.push(paint(style::DIM, "no peers"));
     } else {
         lines.extend(peers(status, symbols, width, Depth::Status));
+    }
+    if let Some(device) = status.device.as_ref().filter(|device| device.standing == "active")
+        && let Some(other) = &device.other
+    {
+        lines.push(format!(
+            "note: another machine used this identity ({}); it is quarantined, this one is kept",
+            place(other)
+        ));
     }
     if let Some((interface, range)) = &status.overlap {
         lines.push(format!(
@@ -161,14 +169,32 @@ fn lease(status: &Status, symbols: Symbols) -> String {
     }
 }
 
-fn standing(device: &Device) -> Option<&'static str> {
+/// Why this device is no member, in one sentence.
+fn standing(device: &Device) -> Option<String> {
+    let because = |reason: &str| {
+        if reason.is_empty() { String::new() } else { format!(": \"{reason}\"") }
+    };
+    let since = device.since_ms.map(units::moment);
+    let since = since.map_or_else(String::new, |since| format!(" since {since}"));
+    let because = because(&device.reason);
     Some(match device.standing.as_str() {
         "active" => return None,
-        "pending" => "waits for approval by an operator",
-        "blocked" => "blocked by an operator: no peers",
-        "quarantined" => "quarantined: another machine uses this identity",
-        _ => "rejected by an operator",
+        "pending" => "waits for approval by an operator".to_owned(),
+        "blocked" => format!("blocked by an operator{since}{because}; no peers"),
+        "quarantined" => format!(
+            "quarantined{since}: another machine uses this identity{}; no peers until an operator \
+             decides",
+            device.other.as_ref().map(|other| format!(" ({})", place(other))).unwrap_or_default()
+        ),
+        _ => format!("rejected by an operator{since}{because}"),
     })
+}
+
+/// `from 203.0.113.21, heard 10 s ago`.
+fn place(other: &OtherMachine) -> String {
+    let from = other.address.as_ref().map(|address| format!("from {address}"));
+    let heard = other.heard_ms.map(|age| format!("heard {}", units::age_ms(age)));
+    from.into_iter().chain(heard).collect::<Vec<_>>().join(", ")
 }
 
 /// How much of the peers is shown.
@@ -268,6 +294,16 @@ struct DeviceDocument {
     addresses: Vec<String>,
     standing: String,
     version: &'static str,
+    standing_since: Option<String>,
+    standing_reason: Option<String>,
+    other_machine: Option<OtherDocument>,
+}
+
+/// Another machine that uses this device's identity.
+#[derive(Serialize)]
+struct OtherDocument {
+    address: Option<String>,
+    last_heard: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -325,7 +361,7 @@ fn document(status: &Status, now_ms: u64) -> impl Serialize {
     let (scheme, _) = coordinator.address.split_once("://").unwrap_or(("", ""));
     Document {
         schema: "weft.status/1",
-        device: status.device.as_ref().map(device_document),
+        device: status.device.as_ref().map(|device| device_document(device, now_ms)),
         up_s: status.up_s,
         clock: if status.time_told { "coordinator" } else { "system" },
         coordinator: CoordinatorDocument {
@@ -366,8 +402,9 @@ fn document(status: &Status, now_ms: u64) -> impl Serialize {
     }
 }
 
-fn device_document(device: &Device) -> DeviceDocument {
+fn device_document(device: &Device, now_ms: u64) -> DeviceDocument {
     let addresses = device.addresses.iter();
+    let reason = &device.reason;
     DeviceDocument {
         id: device.id.clone(),
         name: device.name.clone(),
@@ -375,6 +412,12 @@ fn device_document(device: &Device) -> DeviceDocument {
         addresses: addresses.flat_map(|(v4, v6)| [v4.to_string(), v6.to_string()]).collect(),
         standing: device.standing.clone(),
         version: VERSION,
+        standing_since: device.since_ms.map(units::rfc3339),
+        standing_reason: (!reason.is_empty()).then(|| reason.clone()),
+        other_machine: device.other.as_ref().map(|other| OtherDocument {
+            address: other.address.clone(),
+            last_heard: other.heard_ms.map(|ago| units::rfc3339(now_ms.saturating_sub(ago))),
+        }),
     }
 }
 
@@ -439,6 +482,9 @@ pub(super) mod tests {
                 addresses: Some(addresses(2)),
                 range: Some(([100, 93, 0, 0].into(), 16)),
                 standing: "active".to_owned(),
+                reason: String::new(),
+                since_ms: None,
+                other: None,
             }),
             interface: Some("weft0".to_owned()),
             mtu: Some(1_280),
@@ -538,8 +584,36 @@ pub(super) mod tests {
             ),
             "{blocked}"
         );
-        assert!(blocked.contains("standing    ! blocked by an operator: no peers"), "{blocked}");
+        assert!(blocked.contains("standing    ! blocked by an operator; no peers"), "{blocked}");
         assert!(!blocked.contains("tunnels go on"));
+    }
+
+    #[test]
+    fn why_there_are_no_peers_is_said_in_one_sentence() {
+        let mut status = sample();
+        let other =
+            OtherMachine { address: Some("203.0.113.21".to_owned()), heard_ms: Some(10_000) };
+        status.device.as_mut().unwrap().other = Some(other);
+        let kept = text(&status, None);
+        let note = "note: another machine used this identity (from 203.0.113.21, heard 10 s ago); \
+                    it is quarantined, this one is kept";
+        assert!(kept.contains(note), "{kept}");
+        let mut say = |standing: &str, reason: &str| {
+            let device = status.device.as_mut().unwrap();
+            (device.standing, device.reason) = (standing.to_owned(), reason.to_owned());
+            text(&status, None)
+        };
+        let said = say("quarantined", "");
+        assert!(said.contains(
+            "standing    ! quarantined: another machine uses this identity (from 203.0.113.21, \
+             heard 10 s ago); no peers until an operator decides"
+        ));
+        assert!(!said.contains("note:"), "{said}");
+        assert!(
+            say("blocked", "stolen").contains("! blocked by an operator: \"stolen\"; no peers")
+        );
+        assert!(say("rejected", "").contains("! rejected by an operator\n"));
+        assert!(!is_good(&status));
     }
 
     #[test]
@@ -561,7 +635,7 @@ pub(super) mod tests {
     fn the_document_begins_with_its_schema_and_keeps_its_names() {
         let now = 1_795_446_257_123;
         let text = serde_json::to_string(&document(&sample(), now)).unwrap();
-        let start = r#"{"schema":"weft.status/1","device":{"id":"dev_2j7m5ctnuzov","name":"gw-a","network":"home","addresses":["100.93.0.2","fd5c:7e0a:91b3::2"],"standing":"active","version":"0.1.0"},"up_s":273840,"clock":"coordinator","coordinator":{"host":"mesh.example.net","fingerprint":"BKDL-AME4-GXHL-EGZ3","state":"connected","carrier":"mqtt","last_heard":"2026-11-23T15:04:05.123Z","epoch":"5f1c09aa","revision":42,"verdict":null},"internet":null,"lease":{"ends_at":"2026-11-30T15:04:05.123Z","remaining_s":604788},"data_today":null,"interface":"weft0","mtu":1280,"listen_port":51871,"peers":[{"id":"dev_uvcdtue5nvx5","name":"gw-b","#;
+        let start = r#"{"schema":"weft.status/1","device":{"id":"dev_2j7m5ctnuzov","name":"gw-a","network":"home","addresses":["100.93.0.2","fd5c:7e0a:91b3::2"],"standing":"active","version":"0.1.0","standing_since":null,"standing_reason":null,"other_machine":null},"up_s":273840,"clock":"coordinator","coordinator":{"host":"mesh.example.net","fingerprint":"BKDL-AME4-GXHL-EGZ3","state":"connected","carrier":"mqtt","last_heard":"2026-11-23T15:04:05.123Z","epoch":"5f1c09aa","revision":42,"verdict":null},"internet":null,"lease":{"ends_at":"2026-11-30T15:04:05.123Z","remaining_s":604788},"data_today":null,"interface":"weft0","mtu":1280,"listen_port":51871,"peers":[{"id":"dev_uvcdtue5nvx5","name":"gw-b","#;
         assert!(text.starts_with(start), "{text}");
         assert!(text.contains(r#""path":{"kind":"direct","remote":"203.0.113.22:51871"},"rtt_us":20400,"loss_ppm":null,"rx_bytes":1204551,"tx_bytes":310224,"last_data":"2026-11-23T15:04:17.123Z""#), "{text}");
         assert!(text.ends_with(r#""drops":{"denied":3},"notes":[]}"#), "{text}");

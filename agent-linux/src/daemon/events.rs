@@ -5,7 +5,7 @@ use weft_agent_core::control::{LineRequest, MapDropped};
 use weft_agent_core::peers::{PeerChange, PeerState};
 use weft_noise::key::StaticSecret;
 use weft_noise::mac;
-use weft_wire::item::{Refused, Standing, State};
+use weft_wire::item::{Duplicate, Refused, Standing, State};
 use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
 use weft_wire::topic::Topic;
 use weft_wire::verdict::Refusal;
@@ -14,8 +14,8 @@ use crate::control::failure::LineFailure;
 use crate::control::line::{LineEvent, Login, Password};
 use crate::daemon::end::End;
 use crate::daemon::overlay::{Applied, network, ranges};
-use crate::daemon::{Daemon, RETRY_US, now, texts, view};
-use crate::failure::{Code, Failure};
+use crate::daemon::{Daemon, RETRY_US, now, standing, texts, view};
+use crate::failure::Failure;
 use crate::ipc::protocol::Enrolled as EnrolledView;
 use crate::log::{Event, Value};
 use crate::net::tcp;
@@ -35,6 +35,7 @@ impl Daemon {
             AgentEvent::Enrolled(enrolled) => self.handle_enrolled(&enrolled),
             AgentEvent::Refused(refused) => self.handle_refused(&refused),
             AgentEvent::Standing(state) => self.handle_standing(&state),
+            AgentEvent::Duplicate(other) => self.handle_duplicate(&other),
             AgentEvent::Interface(config) => {
                 self.mesh.set_config(config);
                 self.handle_network_change();
@@ -182,26 +183,23 @@ impl Daemon {
         let fields = [("standing", standing.into()), ("reason", state.reason.as_str().into())];
         self.log.write(Event::Standing, &fields);
         self.progress.standing = Some(standing.to_owned());
-        let reason = &state.reason;
-        self.progress.failed = match state.standing {
-            Standing::Active | Standing::Pending => None,
-            Standing::Blocked => {
-                let message = format!("an operator blocked this device: \"{reason}\"");
-                Some(Failure::new(Code::UpRevoked, message))
-            }
-            Standing::Rejected => {
-                let message = format!("an operator rejected this device: \"{reason}\"");
-                Some(Failure::new(Code::JoinRejected, message))
-            }
-            Standing::Quarantined => {
-                let message = "another machine uses this identity; this copy is quarantined";
-                Some(
-                    Failure::new(Code::JoinClone, message)
-                        .try_command("weft leave --forget && weft join …        (on the copy)"),
-                )
-            }
-        };
+        let is_out = !matches!(state.standing, Standing::Active | Standing::Pending);
+        self.told = is_out.then(|| (state.reason.as_str().to_owned(), state.since_ms));
+        let name = self.agent.identity().member().map(|member| member.name.clone());
+        let name = name.unwrap_or_default();
+        self.progress.failed = standing::failure(state, &name, self.other_view().as_ref());
         self.progress_changed = true;
+    }
+
+    fn handle_duplicate(&mut self, other: &Duplicate) {
+        let address = other.address.map(|address| address.to_string()).unwrap_or_default();
+        let moved = if self.agent.coordinator(now()).standing == Standing::Active {
+            "this one is kept"
+        } else {
+            "the other one is kept"
+        };
+        let fields = [("address", address.into()), ("decision", moved.into())];
+        self.log.write(Event::Duplicate, &fields);
     }
 
     fn handle_online(&mut self, online: bool) {

@@ -9,6 +9,7 @@ mod end;
 mod events;
 mod overlay;
 mod setup;
+mod standing;
 pub(crate) mod texts;
 mod view;
 
@@ -116,6 +117,8 @@ struct Daemon {
     /// When the interface is tried again that could not be set.
     mesh_retry_at: Option<u64>,
     lease_ended: bool,
+    /// An operator's sentence on how this device stands, and since when.
+    told: Option<(String, u64)>,
     /// Revision of the map in force.
     committed: u64,
     line_cause: Option<String>,

@@ -124,6 +124,7 @@ pub(super) fn open(
         lease_ended: false,
         committed: 0,
         line_cause: None,
+        told: None,
         configured: config.endpoints.clone(),
         rtts: std::collections::BTreeMap::new(),
         joining,

@@ -7,6 +7,7 @@ use weft_wire::item::Refused;
 use weft_wire::verdict::Refusal;
 
 use crate::control::failure::{Attempt, LineFailure, Reason, words};
+use crate::daemon::standing::because;
 use crate::failure::{Code, Failure, Result};
 use crate::net::host::Overlap;
 use crate::net::link::Network;
@@ -321,11 +322,11 @@ pub(crate) fn refused(refused: &Refused, host: &str) -> Failure {
             Failure::new(Code::JoinKeyRevoked, format!("key \"{text}\" was revoked on {}", at()))
         }
         Some(Refusal::Rejected) => {
-            let message = format!("an operator rejected this device: \"{text}\"");
+            let message = format!("an operator rejected this device{}", because(text));
             Failure::new(Code::JoinRejected, message)
         }
         Some(Refusal::Blocked) => {
-            let message = format!("an operator blocked this device: \"{text}\"");
+            let message = format!("an operator blocked this device{}", because(text));
             Failure::new(Code::JoinBlocked, message)
         }
         Some(Refusal::NetworkFull) => {
@@ -341,6 +342,10 @@ pub(crate) fn refused(refused: &Refused, host: &str) -> Failure {
         Some(Refusal::KeyInUse) => {
             let message = "the WireGuard key of this machine belongs to another device";
             Failure::new(Code::JoinKeyInUse, message).try_command("weft join --replace …")
+        }
+        Some(Refusal::Cloned) => {
+            let message = "another machine uses this identity and is the device; this is a copy";
+            Failure::new(Code::JoinClone, message).try_command("weft join --replace …")
         }
         Some(Refusal::Unavailable) => {
             Failure::new(Code::JoinBusy, format!("{host} cannot write just now"))

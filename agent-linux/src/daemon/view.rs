@@ -12,7 +12,7 @@ use weft_wire::map::{Overlay, Prefix};
 
 use crate::daemon::{Daemon, now};
 use crate::failure::{Code, Failure};
-use crate::ipc::protocol::{Coordinator, Device, Path, Peer, Status};
+use crate::ipc::protocol::{Coordinator, Device, OtherMachine, Path, Peer, Status};
 use crate::os::clock;
 
 /// The one word for a standing.
@@ -46,6 +46,9 @@ pub(super) fn enrolled_device(enrolled: &Enrolled) -> Device {
         addresses: addresses(enrolled.overlay, enrolled.host),
         range: Some((enrolled.overlay.ipv4, enrolled.overlay.ipv4_len)),
         standing: standing(enrolled.standing).to_owned(),
+        reason: String::new(),
+        since_ms: None,
+        other: None,
     }
 }
 
@@ -109,6 +112,19 @@ impl Daemon {
             addresses: settings.and_then(|settings| addresses(settings.overlay, settings.host)),
             range: settings.map(|settings| (settings.overlay.ipv4, settings.overlay.ipv4_len)),
             standing: self::standing(standing).to_owned(),
+            reason: self.told.as_ref().map(|(reason, _)| reason.clone()).unwrap_or_default(),
+            since_ms: self.told.as_ref().map(|&(_, since)| since).filter(|&since| since > 0),
+            other: self.other_view(),
+        })
+    }
+
+    /// The other machine with this identity, its age by the coordinator's clock.
+    pub(super) fn other_view(&self) -> Option<OtherMachine> {
+        let status = self.agent.coordinator(now());
+        let other = status.other?;
+        Some(OtherMachine {
+            address: other.address.map(|address| address.to_string()),
+            heard_ms: status.unix_ms.map(|unix_ms| unix_ms.saturating_sub(other.heard_ms)),
         })
     }
 

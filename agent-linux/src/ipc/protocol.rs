@@ -98,6 +98,21 @@ pub(crate) struct Device {
     pub(crate) range: Option<(Ipv4Addr, u8)>,
     /// `active`, `pending`, `blocked`, `quarantined`, `rejected`.
     pub(crate) standing: String,
+    /// An operator's sentence on that, or empty.
+    pub(crate) reason: String,
+    /// Since when, Unix time in milliseconds, if it is out.
+    pub(crate) since_ms: Option<u64>,
+    /// Another machine that uses this identity.
+    pub(crate) other: Option<OtherMachine>,
+}
+
+/// Another machine with this one's identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OtherMachine {
+    /// From where it was heard, if the carrier knows.
+    pub(crate) address: Option<String>,
+    /// Milliseconds since it was heard; `None` without the coordinator's time.
+    pub(crate) heard_ms: Option<u64>,
 }
 
 /// The line to the coordinator.

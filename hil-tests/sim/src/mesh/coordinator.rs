@@ -266,6 +266,12 @@ impl Coordinator {
         frames
     }
 
+    /// Gives a device another inbox.
+    pub fn move_device(&mut self, id: DeviceId, inbox: Inbox) -> NewInbox {
+        self.by_id(id).expect("it is registered").inbox = inbox;
+        NewInbox { inbox, password: self.password(&inbox), password_expiry: 1 << 31 }
+    }
+
     /// Deletes a device.
     pub fn remove(&mut self, id: DeviceId) -> Frames {
         self.devices.retain(|device| device.id != id);

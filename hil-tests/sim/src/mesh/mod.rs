@@ -54,7 +54,7 @@ enum Thing {
 }
 
 /// What a device's storage holds.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Storage {
     /// The identity in postcard.
     pub identity: Vec<u8>,
@@ -202,7 +202,24 @@ impl Mesh {
         self.add_device(name, true)
     }
 
+    /// Starts another machine with a copy of what a device's storage holds.
+    pub fn copy(&mut self, of: usize) -> usize {
+        let (name, storage) = (self.nodes[of].name, self.nodes[of].storage.clone());
+        let (node, _) = self.place(name, false);
+        self.nodes[node].storage = storage;
+        self.boot(node);
+        node
+    }
+
     fn add_device(&mut self, name: &'static str, on_demand: bool) -> usize {
+        let (node, seed) = self.place(name, on_demand);
+        let identity = Identity::generate(&self.coordinator.join_string(), &mut Rng::new(seed ^ 1));
+        self.start(node, identity, Some(0));
+        node
+    }
+
+    /// A machine that is off.
+    fn place(&mut self, name: &'static str, on_demand: bool) -> (usize, u64) {
         let node = self.nodes.len();
         let seed = self.rng.next();
         let address = SocketAddr::from(([10, 0, 0, 1 + node as u8], 51_871));
@@ -219,9 +236,7 @@ impl Mesh {
             on_demand,
             seed,
         });
-        let identity = Identity::generate(&self.coordinator.join_string(), &mut Rng::new(seed ^ 1));
-        self.start(node, identity, Some(0));
-        node
+        (node, seed)
     }
 
     fn start(&mut self, node: usize, identity: Identity, floor: Option<u64>) {
@@ -420,6 +435,11 @@ impl Mesh {
         match thing {
             Thing::LineUp { node, inbox } => {
                 if self.nodes[node].agent.is_some() {
+                    // A client id has one connection.
+                    let older = self.nodes.iter().position(|older| older.inbox == Some(inbox));
+                    if let Some(older) = older.filter(|older| *older != node) {
+                        self.deliver(Thing::LineDown { node: older });
+                    }
                     self.nodes[node].inbox = Some(inbox);
                     self.input(node, MeshAgent::handle_connected);
                 }
