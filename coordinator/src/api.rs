@@ -125,7 +125,7 @@ pub struct Device {
     pub kind: String,
     /// Counts changes; the ETag.
     pub revision: u64,
-    /// `online`, `offline`, `pending`, `blocked`, `quarantined`, `rejected`;
+    /// `online`, `offline`, `pending`, `blocked`, `rejected`;
     /// `null` for a WireGuard-only member.
     pub status: Option<String>,
     /// Since when it is a member, pending, blocked …
@@ -167,7 +167,43 @@ pub struct Device {
     pub enrolled_from: Option<String>,
     /// When it came.
     pub created_at: String,
+    /// Another machine that uses its identity; `null` = there is none.
+    #[serde(default)]
+    pub copy: Option<DeviceCopy>,
 }
+
+/// A machine that uses a device's identity beside it.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct DeviceCopy {
+    /// Since when both are known to live.
+    pub since: String,
+    /// When the copy was told that it is quarantined; `null` = not yet.
+    pub quarantined_at: Option<String>,
+    /// When the copy was last heard.
+    pub last_seen: String,
+    /// From where; `null` = the carrier does not know.
+    pub address: Option<String>,
+}
+
+/// A deleted device: its identity does not come back until it is forgotten.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The id it had, `dev_…`.
+    pub id: String,
+    /// The name it had.
+    pub name: String,
+    /// The network it was in.
+    pub network: Named,
+    /// What people compare; `null` without an agent.
+    pub fingerprint: Option<String>,
+    /// When it was deleted.
+    pub deleted_at: String,
+}
+
+/// Clears a tombstone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forget {}
 
 /// An enrolment key.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -130,6 +130,50 @@ fn the_session_before_is_heard_for_a_minute_if_it_is_the_same_process() {
     assert_eq!(table.len(), 1);
 }
 
+/// So that a late record of a process that is gone proves nothing: what it had
+/// begun ends when another takes over.
+#[test]
+fn what_another_process_has_begun_ends_with_it() {
+    let (mut table, now) = (Table::default(), origin());
+    table.insert(entry(1, agreed(device(9), inbox(1), 1, now)));
+    table.confirm(1, now).unwrap();
+    // The old process asks for a new session, at another inbox; so does the same
+    // process as the one that takes over, and another device.
+    table.insert(entry(2, agreed(device(9), inbox(2), 1, now)));
+    table.insert(entry(3, agreed(device(9), inbox(3), 2, now)));
+    table.insert(entry(4, agreed(device(8), inbox(4), 1, now)));
+    table.insert(entry(5, agreed(device(9), inbox(5), 2, now)));
+    assert_eq!(table.confirm(5, now).unwrap().superseded.unwrap().id, 1);
+    assert!(table.find(1, now).is_none() && table.find(2, now).is_none());
+    assert!(table.confirm(2, now).is_none());
+    assert!(table.find(3, now).is_some() && table.find(4, now).is_some());
+    // What the old process begins afterwards shows that it lives.
+    table.insert(entry(6, agreed(device(9), inbox(1), 1, now)));
+    assert_eq!(table.confirm(6, now).unwrap().superseded.unwrap().id, 5);
+    assert!(table.find(3, now).is_none());
+    assert_eq!((table.len(), table.devices()), (2, 1));
+}
+
+#[test]
+fn a_copy_never_speaks_for_the_device() {
+    let copy = Who::Quarantined { id: DeviceId(9) };
+    let (mut table, now) = (Table::default(), origin());
+    table.insert(entry(1, agreed(device(9), inbox(1), 1, now)));
+    table.confirm(1, now).unwrap();
+    for id in [2, 3] {
+        table.insert(entry(id, agreed(copy, inbox(2), 2, now)));
+        assert!(table.confirm(id, now).unwrap().superseded.is_none());
+    }
+    assert_eq!(table.current(DeviceId(9)).unwrap().id, 1);
+    assert_eq!(table.copy(DeviceId(9)).unwrap().id, 3);
+    assert!(table.find(2, now).is_none(), "one per device");
+    assert!(table.find(3, now + MAX_AGE).is_none() && table.copy(DeviceId(9)).is_none());
+    table.insert(entry(4, agreed(copy, inbox(2), 2, now)));
+    table.confirm(4, now).unwrap();
+    assert_eq!(table.remove_device(DeviceId(9)), [inbox(1), inbox(2)]);
+    assert!(table.is_empty());
+}
+
 #[test]
 fn an_inbox_has_one_pending_session_and_the_oldest_make_room() {
     let now = origin();

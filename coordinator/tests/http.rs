@@ -13,6 +13,7 @@ use axum::http::{Method, Request, StatusCode, header};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use weft_coordinator::config::public::Offer;
+use weft_coordinator::domain::quarantine::Heard;
 use weft_coordinator::domain::time::UnixMs;
 use weft_coordinator::service::clock::Clock;
 use weft_coordinator::service::operator::Operator;
@@ -407,6 +408,80 @@ async fn commands_say_who_is_away() {
     let (status, _) =
         api.post("/api/v1/devices/gw-a/commands", json!({"command": "explode"})).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+/// Another machine with its identity is shown with the device, and let go.
+#[tokio::test]
+async fn a_copy_is_shown_until_it_is_released() {
+    let api = api();
+    let device = api.enrol("gw-a", false).await;
+    let own = device.agent().unwrap().inbox;
+    let hear = async |n: u8| {
+        let instance = weft_wire::id::Instance([n; 8]);
+        let fresh = weft_wire::id::Inbox(common::fleet::unique());
+        let address = Some([203, 0, 113, n].into());
+        let heard = Heard { instance, inbox: own, address, at: NOW, fresh };
+        api.store.hear(device.id, heard).await.unwrap()
+    };
+    let release = || api.post("/api/v1/devices/gw-a/release", json!({}));
+    let (status, problem) = release().await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::CONFLICT, &json!("device.not-quarantined"))
+    );
+    for n in [1, 2, 1] {
+        hear(n).await;
+    }
+    let shown = api.get("/api/v1/devices/gw-a").await;
+    assert_eq!(
+        (&shown["copy"]["address"], &shown["copy"]["quarantined_at"]),
+        (&json!("203.0.113.2"), &Value::Null)
+    );
+    let from = Some([203, 0, 113, 9].into());
+    api.store.hear_copy(device.id, own, from, NOW).await.unwrap();
+    let listed = api.get("/api/v1/devices?q=status%3Acloned").await;
+    assert_eq!(listed["matched"], 1);
+    assert_eq!(listed["items"][0]["copy"]["address"], "203.0.113.9");
+    assert_eq!(listed["items"][0]["copy"]["quarantined_at"], NOW.to_string());
+    let print = listed["items"][0]["fingerprint"].as_str().unwrap().to_owned();
+    let why = api.get(&format!("/api/v1/fingerprints/{print}")).await;
+    assert!(why["sentence"].as_str().unwrap().contains("another machine uses its identity"));
+    let (status, action) = release().await;
+    assert_eq!((status, &action["action"]), (StatusCode::OK, &json!("release")), "{action}");
+    assert_eq!(api.get("/api/v1/devices/gw-a").await["copy"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_deleted_device_is_named_until_it_is_forgotten() {
+    let api = api();
+    let first = api.enrol("gw-a", false).await;
+    let forget = async |wanted: &str| {
+        api.post(&format!("/api/v1/tombstones/{wanted}/forget"), json!({})).await
+    };
+    assert_eq!(forget("gw-a").await.1["code"], "device.not-deleted");
+    assert_eq!(forget("gw-x").await.1["code"], "device.not-found");
+    let delete = async |device: &weft_coordinator::domain::device::Device| {
+        let decision = weft_coordinator::domain::device::Decision::Delete;
+        api.store.decide(device.id, decision, None, by(NOW)).await.unwrap();
+    };
+    delete(&first).await;
+    let show = || api.call(From::Socket, Method::GET, "/api/v1/devices/gw-a", None, None);
+    let (status, problem) = show().await;
+    assert_eq!((status, &problem["code"]), (StatusCode::NOT_FOUND, &json!("device.deleted")));
+    assert_eq!(problem["labels"][0][1], "weft-coordinator device forget gw-a");
+    // Two of one name are told apart by id.
+    let second = api.enrol("gw-a", false).await;
+    delete(&second).await;
+    let stones = api.get("/api/v1/tombstones").await;
+    assert_eq!((&stones["total"], &stones["items"][0]["name"]), (&json!(2), &json!("gw-a")));
+    let problem = forget("gw-a").await.1;
+    assert_eq!(problem["code"], "device.ambiguous");
+    assert!(problem["title"].as_str().unwrap().contains(&first.id.to_string()));
+    assert_eq!(forget(&first.id.to_string()).await.0, StatusCode::OK);
+    let (status, stone) = forget("gw-a.home").await;
+    assert_eq!((status, &stone["id"]), (StatusCode::OK, &json!(second.id.to_string())));
+    assert_eq!(api.get("/api/v1/tombstones").await["total"], 0);
+    assert_eq!(show().await.1["code"], "device.not-found");
 }
 
 /// A device that is connected and applies the new map is counted; one that is

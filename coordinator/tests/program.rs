@@ -290,6 +290,9 @@ fn serves_commands_and_ends_cleanly() {
     assert_eq!(home.done(&["complete", "--", "key", "revoke", "l"]), "lab\n");
     assert!(home.done(&["device", "list", "--json"]).contains("\"total\":0"));
     home.refused(&["device", "show", "nobody"], 5, "device.not-found");
+    home.refused(&["device", "forget", "nobody"], 5, "device.not-found");
+    home.refused(&["device", "release", "nobody"], 5, "device.not-found");
+    assert!(home.done(&["device", "list", "--deleted", "--json"]).contains("weft.tombstones/1"));
 
     let (status, rest) = server.end(Signal::TERM);
     assert_eq!(status, Some(0), "{rest}");

@@ -81,11 +81,20 @@ conformance!(devices:
     versions_guard_decisions
     wireguard_peers_are_devices
     devices_are_found_by_what_people_type
-    an_inbox_is_replaced
     keys_are_made_listed_and_ended
     a_key_goes_with_its_devices
     commands_are_numbered
     changes_are_told_after_the_commit
+);
+conformance!(clones:
+    a_restart_is_no_clone
+    the_first_of_two_is_kept_and_moves
+    who_starts_anew_before_is_not_judged
+    a_copy_hears_once_for_the_first_time
+    a_release_forgets_what_two_did
+    a_copy_does_not_enrol_again
+    who_is_out_is_not_judged
+    a_deleted_device_is_forgotten
 );
 conformance!(maps:
     everyone_sees_everyone_by_default

@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, CommandFactory as _, ValueEnum};
 use crate::api;
 
 use super::remote::Context;
-use super::{Args, ui};
+use super::{Args, tombstones, ui};
 
 /// A person who presses Tab waits no longer than this for names.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -60,6 +60,7 @@ pub(crate) fn script(completions: &Completions) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Names {
     Devices,
+    Deleted,
     Keys,
 }
 
@@ -97,6 +98,7 @@ async fn names(context: &Context<'_>, wanted: Names) -> Option<Vec<String>> {
             let page: api::Page<api::Device> = context.client.get(path).await.ok()?;
             page.items.into_iter().map(|device| device.name).collect()
         }
+        Names::Deleted => tombstones::names(context).await?,
         Names::Keys => {
             let path = "/api/v1/enrollment-keys";
             let page: api::Page<api::EnrolmentKey> = context.client.get(path).await.ok()?;
@@ -126,6 +128,7 @@ fn candidates(before: &[String], current: &str) -> Candidates {
     }
     match path[..] {
         ["device", "list" | "add-wireguard"] => Candidates::Known(Vec::new()),
+        ["device", "forget"] => Candidates::Names(Names::Deleted),
         ["device", _] => Candidates::Names(Names::Devices),
         ["key", "revoke"] => Candidates::Names(Names::Keys),
         _ => {
@@ -165,6 +168,8 @@ mod tests {
         assert!(known(&["key", "create", "--"]).iter().any(|one| one == "--json"));
         assert_eq!(after(&["key", "revoke", "l"]), Candidates::Names(Names::Keys));
         assert_eq!(after(&["device", "show", ""]), Candidates::Names(Names::Devices));
+        assert_eq!(after(&["device", "release", ""]), Candidates::Names(Names::Devices));
+        assert_eq!(after(&["device", "forget", ""]), Candidates::Names(Names::Deleted));
         assert_eq!(after(&["device", "list", ""]), Candidates::Known(Vec::new()));
     }
 }

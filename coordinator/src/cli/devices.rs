@@ -12,7 +12,7 @@ use super::format::{
     Column, NOTHING, age, count, millis, moment, moment_exact, span, table, traffic,
 };
 use super::remote::Context;
-use super::{CONFIRM_WAIT, keys, ui};
+use super::{CONFIRM_WAIT, keys, tombstones, ui};
 
 const PATH: &str = "/api/v1/devices";
 
@@ -24,6 +24,9 @@ pub(crate) enum Command {
         /// Like `status:online -tag:site=lab gw`; nothing = all
         #[arg(allow_hyphen_values = true, value_name = "SEARCH")]
         search: Vec<String>,
+        /// Those whose identities do not come back
+        #[arg(long, conflicts_with = "search")]
+        deleted: bool,
     },
     /// Show everything about one
     Show(Name),
@@ -42,8 +45,15 @@ pub(crate) enum Command {
     Block(Reasoned),
     /// Let a blocked device in again
     Unblock(Name),
+    /// End the quarantine of a device's copy
+    Release(Name),
     /// Take a device out for good
     Delete(Confirmed),
+    /// Let a deleted device's identity enrol again
+    Forget {
+        /// The name or id that it had, or its fingerprint
+        device: String,
+    },
     /// Tell a device to do something
     #[command(name = "command")]
     Tell {
@@ -117,7 +127,8 @@ pub(crate) struct AddWireGuard {
 
 pub(super) async fn run(context: &Context<'_>, command: &Command) -> Result<u8, Failure> {
     match command {
-        Command::List { search } => list(context, &search.join(" ")).await,
+        Command::List { deleted: true, .. } => tombstones::list(context).await,
+        Command::List { search, .. } => list(context, &search.join(" ")).await,
         Command::Show(name) => show(context, &name.device).await,
         Command::Approve(name) => {
             let action = act(context, &name.device, "approve", "").await?;
@@ -134,6 +145,17 @@ pub(super) async fn run(context: &Context<'_>, command: &Command) -> Result<u8, 
             report(context, &action, &format!("{} rejected", action.name));
             Ok(0)
         }
+        Command::Release(name) => {
+            let action = act(context, &name.device, "release", "").await?;
+            let sentence = format!(
+                "{} released: its copy may be the device again; if both go on, the later is \
+                 quarantined anew",
+                action.name
+            );
+            report(context, &action, &sentence);
+            Ok(0)
+        }
+        Command::Forget { device } => tombstones::forget(context, device).await,
         Command::Block(reasoned) => block(context, reasoned).await,
         Command::Rename { device, name } => rename(context, device, name).await,
         Command::Delete(confirmed) => delete(context, confirmed).await,
@@ -195,6 +217,12 @@ fn or_nothing(value: Option<String>) -> String {
     value.filter(|value| !value.is_empty()).unwrap_or_else(|| NOTHING.to_owned())
 }
 
+/// `online`, or `online, cloned` where another machine uses its identity.
+fn status(device: &api::Device) -> String {
+    let status = device.status.clone().unwrap_or_else(|| device.kind.clone());
+    if device.copy.is_some() { format!("{status}, cloned") } else { status }
+}
+
 fn row(device: &api::Device, now: u64) -> Vec<String> {
     let seen = device.last_seen.as_deref().and_then(millis).map(|then| age(now, then));
     let paths =
@@ -202,7 +230,7 @@ fn row(device: &api::Device, now: u64) -> Vec<String> {
     vec![
         device.name.clone(),
         or_nothing(device.addresses.first().cloned()),
-        or_nothing(device.status.clone().or_else(|| Some(device.kind.clone()))),
+        or_nothing(Some(status(device))),
         or_nothing(paths),
         or_nothing(device.agent_version.clone()),
         or_nothing(seen),
@@ -273,6 +301,7 @@ fn facts(device: &api::Device, now: u64) -> Vec<(&'static str, String)> {
             Some(format!("{status} since {}: \"{reason}\"", moment_exact(&device.standing_since))),
         );
     }
+    fact("copy", device.copy.as_ref().map(|copy| self::copy(&device.name, copy, now)));
     fact("identity", device.fingerprint.clone());
     fact("wireguard", Some(device.wg_public_key.clone()));
     fact("tags", Some(device.tags.join(" ")));
@@ -304,6 +333,21 @@ fn facts(device: &api::Device, now: u64) -> Vec<(&'static str, String)> {
         Some(format!("out in 2 s where the coordinator reaches, else in {lease} (lease)")),
     );
     facts
+}
+
+/// `another machine at 198.51.100.9 uses its identity, heard 12 s ago, quarantined
+/// since …`, and what ends that.
+fn copy(name: &str, copy: &api::DeviceCopy, now: u64) -> String {
+    let from = copy.address.as_ref().map_or_else(String::new, |from| format!(" at {from}"));
+    let heard = millis(&copy.last_seen).map_or_else(|| NOTHING.to_owned(), |at| age(now, at));
+    let state = match &copy.quarantined_at {
+        Some(at) => format!("quarantined since {}", moment_exact(at)),
+        None => "not told yet that it is quarantined".to_owned(),
+    };
+    format!(
+        "another machine{from} uses its identity, heard {heard}, {state}; once it is gone: \
+         weft-coordinator device release {name}"
+    )
 }
 
 /// `now: 310 kB sent, 1.2 MB received, 5 handshakes, 1 failed, 3 drops`
@@ -421,8 +465,12 @@ async fn delete(context: &Context<'_>, wanted: &Confirmed) -> Result<u8, Failure
     confirm(&Effect { sentence, undo: None, name: &device.name }, wanted.yes)?;
     let path = format!("{}?wait_ms={}", path_of(&device.id), CONFIRM_WAIT.as_millis());
     let action: api::Action = context.client.delete(&path, device.revision).await?;
-    let sentence =
-        format!("{}\na tombstone stays: its identity cannot enrol again", gone("deleted", &action));
+    let name = &action.name;
+    let sentence = format!(
+        "{}\na tombstone stays: its identity cannot enrol again until \
+         weft-coordinator device forget {name}",
+        gone("deleted", &action)
+    );
     report(context, &action, &sentence);
     doors.iter().for_each(ui::note);
     Ok(0)

@@ -18,6 +18,7 @@ mod network;
 mod policy;
 mod qr;
 pub(crate) mod remote;
+mod tombstones;
 pub(crate) mod ui;
 
 /// Variables that the configuration reads.

@@ -14,12 +14,17 @@ pub struct Change {
     pub standings: Vec<StandingChange>,
     /// Devices that are gone: end their sessions.
     pub gone: Vec<Gone>,
+    /// Devices whose copies are copies no more: end the copies' sessions.
+    pub released: Vec<Released>,
 }
 
 impl Change {
     /// Whether there is nothing to tell.
     pub const fn is_empty(&self) -> bool {
-        self.maps.is_empty() && self.standings.is_empty() && self.gone.is_empty()
+        self.maps.is_empty()
+            && self.standings.is_empty()
+            && self.gone.is_empty()
+            && self.released.is_empty()
     }
 }
 
@@ -50,4 +55,13 @@ pub struct Gone {
     pub device: DeviceId,
     /// Where it received, if it ran an agent.
     pub inbox: Option<Inbox>,
+}
+
+/// A device's quarantine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// Which device.
+    pub device: DeviceId,
+    /// Where its copies received.
+    pub inboxes: Vec<Inbox>,
 }

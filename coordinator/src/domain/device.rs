@@ -4,7 +4,7 @@ use core::fmt;
 use core::net::SocketAddr;
 
 use weft_wire::id::{
-    DeviceId, Inbox, KeyId, NAME_LEN, NetworkId, OrganisationId, PublicKey, Revision,
+    DeviceId, Inbox, Instance, KeyId, NAME_LEN, NetworkId, OrganisationId, PublicKey, Revision,
 };
 pub use weft_wire::item::Standing;
 
@@ -80,6 +80,12 @@ pub struct Agent {
     pub enrolled_from: Option<String>,
     /// Newest revision of the map that it said it has applied.
     pub applied: Revision,
+    /// The process that speaks for it, once one was heard.
+    pub instance: Option<Instance>,
+    /// How often its identity changed hands between machines.
+    pub duplicates: u32,
+    /// Whether copies of it are quarantined.
+    pub has_copies: bool,
 }
 
 /// A device.
@@ -143,12 +149,12 @@ pub enum Decision {
         /// The sentence it is told.
         reason: String,
     },
-    /// A blocked or quarantined device is a member again.
+    /// A blocked device is a member again.
     Unblock,
-    /// Two machines use its identity.
-    Quarantine {
-        /// The sentence it is told.
-        reason: String,
+    /// Its copies are copies no more: what two machines did is forgotten.
+    Release {
+        /// The device is there now, and so is still the first of the two.
+        is_there: bool,
     },
     /// Another name.
     Rename {
@@ -170,7 +176,7 @@ impl Decision {
             Self::Reject { .. } => "reject",
             Self::Block { .. } => "block",
             Self::Unblock => "unblock",
-            Self::Quarantine { .. } => "quarantine",
+            Self::Release { .. } => "release",
             Self::Rename { .. } => "rename",
             Self::Delete => "delete",
             Self::Leave => "leave",
@@ -183,16 +189,14 @@ impl Decision {
     ///
     /// The standing that does not allow it.
     pub fn standing_after(&self, standing: Standing) -> Result<Option<Standing>, Standing> {
-        use Standing::{Active, Blocked, Pending, Quarantined, Rejected};
+        use Standing::{Active, Blocked, Pending, Rejected};
         match (self, standing) {
-            (Self::Approve, Pending | Rejected) | (Self::Unblock, Blocked | Quarantined) => {
-                Ok(Some(Active))
-            }
+            (Self::Approve, Pending | Rejected) | (Self::Unblock, Blocked) => Ok(Some(Active)),
             (Self::Reject { .. }, Pending) => Ok(Some(Rejected)),
-            (Self::Block { .. }, Active | Quarantined) => Ok(Some(Blocked)),
-            (Self::Quarantine { .. }, Active) => Ok(Some(Quarantined)),
+            (Self::Block { .. }, Active) => Ok(Some(Blocked)),
             // Who is out stays on record: leaving would end the block.
-            (Self::Leave, Active | Pending) | (Self::Rename { .. } | Self::Delete, _) => Ok(None),
+            (Self::Leave, Active | Pending)
+            | (Self::Rename { .. } | Self::Delete | Self::Release { .. }, _) => Ok(None),
             (_, standing) => Err(standing),
         }
     }

@@ -138,4 +138,6 @@ pub enum Refused {
     },
     /// The WireGuard key belongs to another device.
     KeyInUse,
+    /// Two machines used this identity, and the other one is the device.
+    Cloned,
 }

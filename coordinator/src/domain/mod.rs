@@ -12,6 +12,7 @@ pub mod key;
 pub mod netmap;
 pub mod network;
 pub mod policy;
+pub mod quarantine;
 pub mod query;
 pub mod tags;
 pub mod time;

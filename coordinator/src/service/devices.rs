@@ -12,6 +12,7 @@ use weft_wire::item::{CommandKind, Outcome};
 use crate::domain::audit::Actor;
 use crate::domain::device::{Decision, Device, Kind, Standing, standing_word};
 use crate::domain::network::{Network, addresses, host_of};
+use crate::domain::quarantine::Quarantine;
 use crate::domain::query::Query;
 use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
@@ -49,6 +50,8 @@ pub struct Seen {
     pub presence: Option<Presence>,
     /// Its peers, counted.
     pub reach: Reach,
+    /// Its newest copy that is quarantined.
+    pub copy: Option<Quarantine>,
 }
 
 impl Seen {
@@ -80,7 +83,9 @@ impl Seen {
             None => device.name.contains(value) || is_address() || device.id.to_string() == value,
             Some("name") => device.name.contains(value),
             Some("ip") => is_address(),
-            Some("status") => self.status() == Some(value),
+            Some("status") => {
+                self.status() == Some(value) || (value == "cloned" && self.copy.is_some())
+            }
             Some("network") => self.network.name == value,
             Some("kind") => device.kind.to_string() == value,
             Some("key") => {
@@ -127,8 +132,10 @@ impl Operator {
     /// `device.not-found`, `device.ambiguous`.
     pub async fn find_device(&self, wanted: &str) -> Result<Device, Failure> {
         if let Ok(id) = wanted.parse::<DeviceId>() {
-            let device = self.store.device(id).await.map_err(fault)?;
-            return device.ok_or_else(|| no_device(wanted, None));
+            return match self.store.device(id).await.map_err(fault)? {
+                Some(device) => Ok(device),
+                None => Err(self.deleted(wanted).await?.unwrap_or_else(|| no_device(wanted, None))),
+            };
         }
         let networks = self.networks().await?;
         if let Ok(address) = wanted.parse::<IpAddr>() {
@@ -150,7 +157,8 @@ impl Operator {
             found = self.store.devices().await.map_err(fault)?;
             if !wanted.starts_with("dev_") || wanted.len() < "dev_".len() + 4 {
                 let names = found.iter().map(|device| device.name.as_str());
-                return Err(no_device(wanted, nearest(name, names)));
+                let deleted = self.deleted(wanted).await?;
+                return Err(deleted.unwrap_or_else(|| no_device(wanted, nearest(name, names))));
             }
             found.retain(|device| device.id.to_string().starts_with(wanted));
         }
@@ -208,6 +216,7 @@ impl Operator {
         for network in wanted {
             counts.insert(network, self.count(network, &devices).await?);
         }
+        let mut copies = self.copies(&devices).await?;
         let lost = || Failure::new(Code::InternalFault, "a device's network was lost");
         devices
             .into_iter()
@@ -216,9 +225,24 @@ impl Operator {
                 let reach = counts.get(&device.network).and_then(|known| known.get(&device.tags));
                 let reach = reach.copied().filter(|_| device.is_active()).unwrap_or_default();
                 let presence = self.presence.presence(device.id);
-                Ok(Seen { network, presence, reach, device })
+                let copy = copies.remove(&device.id);
+                Ok(Seen { network, presence, reach, copy, device })
             })
             .collect()
+    }
+
+    /// The newest copy of each of these devices.
+    async fn copies(&self, devices: &[Device]) -> Result<HashMap<DeviceId, Quarantine>, Failure> {
+        let has_copies = |device: &Device| device.agent().is_some_and(|agent| agent.has_copies);
+        let wanted = match devices {
+            [device] if has_copies(device) => Some(device.id),
+            _ if devices.iter().any(has_copies) => None,
+            _ => return Ok(HashMap::new()),
+        };
+        let mut known = self.store.quarantines(wanted).await.map_err(fault)?;
+        known.sort_by_key(|one| one.since);
+        // Of two of a device the later stays.
+        Ok(known.into_iter().map(|one| (one.device, one)).collect())
     }
 
     /// Peers of a member, by its tags. Members with equal tags have equally
@@ -350,9 +374,7 @@ impl Operator {
 
 fn check(decision: &Decision) -> Result<(), Failure> {
     match decision {
-        Decision::Reject { reason }
-        | Decision::Block { reason }
-        | Decision::Quarantine { reason } => {
+        Decision::Reject { reason } | Decision::Block { reason } => {
             if reason.len() > REASON_LEN || reason.chars().any(char::is_control) {
                 let message =
                     format!("a reason has at most {REASON_LEN} bytes and no control characters");
@@ -361,7 +383,11 @@ fn check(decision: &Decision) -> Result<(), Failure> {
             Ok(())
         }
         Decision::Rename { name } => check_name(name),
-        Decision::Approve | Decision::Unblock | Decision::Delete | Decision::Leave => Ok(()),
+        Decision::Approve
+        | Decision::Unblock
+        | Decision::Release { .. }
+        | Decision::Delete
+        | Decision::Leave => Ok(()),
     }
 }
 
@@ -388,6 +414,10 @@ pub(super) fn refused(device: &Device, word: &str, error: StoreError) -> Failure
             let message =
                 format!("{name} is {}: there is nothing to {word}", standing_word(standing));
             Failure::new(Code::DeviceStanding, message).param("standing", standing_word(standing))
+        }
+        StoreError::NotQuarantined => {
+            let message = format!("no copy of {name} is quarantined: there is nothing to {word}");
+            Failure::new(Code::DeviceNotQuarantined, message)
         }
         StoreError::Changed(version) => {
             let message = format!("{name} was changed meanwhile, to version {version}");

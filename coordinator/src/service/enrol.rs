@@ -208,6 +208,7 @@ const fn word(reason: &Refused) -> &'static str {
         Refused::Malformed => "join.malformed",
         Refused::TooManyRules { .. } => "join.too-many-rules",
         Refused::KeyInUse => "join.key-in-use",
+        Refused::Cloned => "join.clone",
     }
 }
 
@@ -232,5 +233,6 @@ fn refusal(request: RequestId, reason: &Refused) -> WireRefused {
             wire(request, Refusal::Malformed, 0, (*holds, *needs), "too many rules")
         }
         Refused::KeyInUse => wire(request, Refusal::KeyInUse, 0, (0, 0), ""),
+        Refused::Cloned => wire(request, Refusal::Cloned, 0, (0, 0), ""),
     }
 }

@@ -20,5 +20,6 @@ pub mod recovery;
 pub mod seams;
 pub mod secrets;
 pub mod signal;
+pub mod tombstones;
 pub mod why_not;
 pub mod wireguard;

@@ -35,13 +35,17 @@ impl Operator {
             Failure::new(Code::FingerprintForm, message)
         })?;
         match self.store.known(fingerprint).await.map_err(fault)? {
-            Some(Known::Device(device)) => return Ok(self.standing(&device)),
+            Some(Known::Device(device)) => {
+                let has_copies = device.agent().is_some_and(|agent| agent.has_copies);
+                let standing = self.standing(&device);
+                return Ok(if has_copies { cloned(&device, standing) } else { standing });
+            }
             Some(Known::Tombstone(tombstone)) => {
                 let sentence = format!(
                     "{} was deleted on {}; its identity does not come back",
                     tombstone.name, tombstone.at
                 );
-                let attempt = Some("weft leave, then weft join … (on the device)".to_owned());
+                let attempt = Some(format!("weft-coordinator device forget {}", tombstone.name));
                 return Ok(WhyNot { member: false, sentence, attempt });
             }
             None => {}
@@ -85,12 +89,8 @@ impl Operator {
                 format!("{name} was blocked on {since}{reason}"),
                 Some(format!("weft-coordinator device unblock {name}")),
             ),
-            Standing::Quarantined => (
-                format!(
-                    "{name} is quarantined since {since}{reason}: two machines use its identity"
-                ),
-                Some(format!("weft-coordinator device unblock {name}")),
-            ),
+            // Copies are; the device itself never stands so.
+            Standing::Quarantined => (format!("{name} is quarantined since {since}{reason}"), None),
             Standing::Rejected => (
                 format!("{name} was rejected on {since}{reason}"),
                 Some(format!("weft-coordinator device approve {name}")),
@@ -98,6 +98,16 @@ impl Operator {
         };
         WhyNot { member: device.is_active(), sentence, attempt }
     }
+}
+
+/// Two machines show this fingerprint.
+fn cloned(device: &Device, standing: WhyNot) -> WhyNot {
+    let sentence = format!(
+        "{}; another machine uses its identity and is quarantined: if this is that one, it is not in",
+        standing.sentence
+    );
+    let attempt = format!("weft-coordinator device show {}", device.name);
+    WhyNot { member: standing.member, sentence, attempt: Some(attempt) }
 }
 
 /// Reads `XMUG-3JSC-LGSF-7XZL`, in any case.
@@ -132,5 +142,6 @@ fn refused(reason: &Refused) -> (String, Option<String>) {
             (format!("it holds {holds} rules, the policy gives it {needs}"), None)
         }
         Refused::KeyInUse => ("its WireGuard key belongs to another device".to_owned(), None),
+        Refused::Cloned => ("another machine uses its identity".to_owned(), None),
     }
 }

@@ -6,7 +6,7 @@
 
 use core::fmt;
 use core::future::Future;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::pin::Pin;
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use crate::domain::key::{EnrolmentKey, NewKey};
 use crate::domain::netmap::{MapDelta, Newest, PeerEntry};
 use crate::domain::network::{Network, NewNetwork};
 use crate::domain::policy::{Compiled, Policy};
+use crate::domain::quarantine::{Heard, Heeded, Quarantine};
 use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
 
@@ -71,6 +72,8 @@ pub enum StoreError {
     KeyInUse,
     /// The device's standing does not allow it.
     Standing(Standing),
+    /// No copy of the device is quarantined.
+    NotQuarantined,
     /// Somebody changed it since it was read; holds the version now.
     Changed(u64),
     /// No free address; holds the addresses that are not free, and all.
@@ -114,6 +117,7 @@ impl fmt::Display for StoreError {
             Self::Standing(standing) => {
                 write!(f, "the device is {}", crate::domain::device::standing_word(*standing))
             }
+            Self::NotQuarantined => f.write_str("no copy of the device is quarantined"),
             Self::Changed(version) => write!(f, "it was changed meanwhile, to version {version}"),
             Self::NetworkFull(used, all) => {
                 write!(f, "no free address: {used} of {all} used or resting")
@@ -262,8 +266,24 @@ pub trait Devices: Send + Sync {
     fn devices(&self) -> Answer<'_, Vec<Device>>;
     /// Who a fingerprint belongs to.
     fn known(&self, fingerprint: Fingerprint) -> Answer<'_, Option<Known>>;
-    /// Gives a device another inbox (two machines used its identity).
-    fn replace_inbox(&self, id: DeviceId, inbox: Inbox, by: By) -> Answer<'_, Device>;
+    /// Deleted devices whose keys do not come back, by name.
+    fn tombstones(&self) -> Answer<'_, Vec<Tombstone>>;
+    /// Clears a deleted device's tombstone.
+    fn forget(&self, id: DeviceId, by: By) -> Answer<'_, Tombstone>;
+    /// A record confirmed a session of a process: says what that process is, and
+    /// remembers it. Writes only what is new.
+    fn hear(&self, id: DeviceId, heard: Heard) -> Answer<'_, Heeded>;
+    /// A copy confirmed a session at an inbox: the copy, and whether it hears
+    /// for the first time that it is one. `None` = it is none any more.
+    fn hear_copy(
+        &self,
+        id: DeviceId,
+        inbox: Inbox,
+        address: Option<IpAddr>,
+        at: UnixMs,
+    ) -> Answer<'_, Option<(Quarantine, bool)>>;
+    /// Copies of a device, or of all.
+    fn quarantines(&self, device: Option<DeviceId>) -> Answer<'_, Vec<Quarantine>>;
     /// The device said that it has applied this revision.
     fn set_applied(&self, id: DeviceId, revision: Revision) -> Answer<'_, ()>;
     /// Draws a command's id and writes its audit row.

@@ -92,15 +92,6 @@ pub(crate) async fn devices_are_found_by_what_people_type(store: &dyn Store) {
     assert_eq!((tombstone.device, tombstone.name.as_str(), tombstone.at), (device.id, "gw-a", NOW));
 }
 
-pub(crate) async fn an_inbox_is_replaced(store: &dyn Store) {
-    let key = key(store, new_key()).await;
-    let device = enrol(store, key.id, "gw-a").await;
-    let inbox = weft_wire::id::Inbox(unique());
-    let after = store.replace_inbox(device.id, inbox, by(NOW)).await.unwrap();
-    assert_eq!(after.agent().unwrap().inbox, inbox);
-    assert_eq!(store.device(device.id).await.unwrap(), Some(after));
-}
-
 pub(crate) async fn keys_are_made_listed_and_ended(store: &dyn Store) {
     let named = |name: &str| NewKey { name: Some(name.to_owned()), ..new_key() };
     let lab = key(store, named("lab")).await;

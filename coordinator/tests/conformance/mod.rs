@@ -2,6 +2,7 @@
 //! empty installation; see `store_sqlite.rs`.
 
 pub(crate) mod audit;
+pub(crate) mod clones;
 pub(crate) mod devices;
 pub(crate) mod enrol;
 pub(crate) mod maps;

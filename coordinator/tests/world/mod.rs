@@ -77,7 +77,7 @@ pub struct World {
     pub broker: Arc<Broker>,
     pub refusals: Arc<Refusals>,
     pub address: SocketAddr,
-    _dir: TempDir,
+    dir: Arc<TempDir>,
 }
 
 impl World {
@@ -93,6 +93,18 @@ impl World {
         };
         let new = NewInstallation { epoch: EPOCH, coordinator: secrets.public(), network };
         sqlite::create(&path, &new, UnixMs(NOW_MS)).unwrap();
+        Self::open(Arc::new(dir), secrets).await
+    }
+
+    /// The same installation, served by another process: only the store knows
+    /// what was before.
+    pub async fn restarted(&self) -> Self {
+        self.broker.stop();
+        Self::open(Arc::clone(&self.dir), Arc::clone(&self.secrets)).await
+    }
+
+    async fn open(dir: Arc<TempDir>, secrets: Arc<Secrets>) -> Self {
+        let path = dir.path().join("weft.db");
         let store: SharedStore = Arc::new(SqliteStore::open(&path, UnixMs(NOW_MS)).unwrap());
         let hub = Arc::new(Hub::default());
         let bus: Arc<dyn Bus> = Arc::new(Embedded::new(Arc::clone(&hub)));
@@ -128,7 +140,7 @@ impl World {
         let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(listener.run(behind));
-        Self { store, secrets, channel, hub, broker, refusals, address, _dir: dir }
+        Self { store, secrets, channel, hub, broker, refusals, address, dir }
     }
 
     pub fn by(&self) -> By {
@@ -192,6 +204,7 @@ pub fn find<T: Item>(items: &[Held]) -> Option<T> {
 
 pub struct Device {
     pub name: String,
+    pub identity: Secret,
     pub initiator: Initiator,
     pub wg_key: weft_wire::id::PublicKey,
     pub inbox: Inbox,
@@ -236,6 +249,7 @@ impl Device {
         let identity = StaticSecret::generate(&mut TestRandom);
         Self {
             name: name.to_owned(),
+            identity: identity.to_secret(),
             initiator: Initiator::new(identity, &world.secrets.public()).unwrap(),
             wg_key: StaticSecret::generate(&mut TestRandom).public(),
             inbox: Inbox(unique()),
@@ -454,6 +468,15 @@ impl Device {
         let request = self.next_request();
         self.ask(&weft_wire::item::Ping { request }).await
     }
+}
+
+/// The same once more.
+pub fn same<T: Item>(item: &T) -> T {
+    let mut plain = [0; 1_024];
+    let mut writer = ItemWriter::new(&mut plain);
+    writer.put(item).unwrap();
+    let len = writer.len();
+    Items::new(&plain[..len]).next().unwrap().unwrap().decode().unwrap()
 }
 
 /// As the hub sends it.

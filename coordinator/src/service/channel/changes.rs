@@ -38,6 +38,9 @@ impl Channel {
             self.end(gone.device, gone.inbox);
             self.presence.forget(gone.device);
         }
+        for released in &change.released {
+            self.release(released);
+        }
         for standing in &change.standings {
             self.tell_standing(standing.device).await;
         }

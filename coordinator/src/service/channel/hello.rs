@@ -14,8 +14,9 @@ use weft_wire::item::{HelloInfo, Item as _, ItemWriter, Items, WelcomeInfo};
 
 use super::gate::Queue;
 use super::table::{Agreed, Entry, Who};
-use super::{Channel, FrameDrop, REPLICA, TOKEN_BUCKET};
+use super::{Channel, FrameDrop, REPLICA, TOKEN_BUCKET, quarantine};
 use crate::domain::netmap::Newest;
+use crate::domain::quarantine::Place;
 use crate::service::bus::{Answer, Carrier, Class, Uplink};
 use crate::service::limit::site;
 use crate::store::Holder;
@@ -38,10 +39,15 @@ const RECONNECTS_PER_S: usize = 5_000;
 /// Attempts at a random free session id.
 const ID_ATTEMPTS: usize = 16;
 
-/// Who sends a HELLO, as the store knows it.
+/// Who sends a HELLO, as the store knows it, before it is authentic.
+enum Claimed {
+    Device(Box<Holder>),
+    Key(KeyId),
+}
+
+/// Who sends a HELLO.
 struct Caller {
     who: Who,
-    psk: Secret,
     /// Where it is to receive from the next connection on.
     inbox: Inbox,
     /// How new its map is; `None` = there is none for it.
@@ -111,14 +117,13 @@ impl Channel {
         now: Instant,
     ) -> Result<Bytes, FrameDrop> {
         let opened = key.open_hello(hello).map_err(|_| FrameDrop::Unauthentic)?;
-        let caller = match hello.selector().kind {
+        let (claimed, psk) = match hello.selector().kind {
             PskKind::Device => self.known_device(hello, opened.device()).await?,
-            PskKind::Enrolment => self.enrolling(hello).await?,
+            PskKind::Enrolment => self.known_key(hello).await?,
         };
         let mut payload = [0; MAX_FRAME];
-        let (len, verified) = opened
-            .verify(key, hello, &caller.psk, &mut payload)
-            .map_err(|_| FrameDrop::Unauthentic)?;
+        let (len, verified) =
+            opened.verify(key, hello, &psk, &mut payload).map_err(|_| FrameDrop::Unauthentic)?;
         let info = hello_info(payload.get(..len).unwrap_or_default())?;
         if info.wire_min > PROTOCOL || info.wire_max < PROTOCOL {
             return Err(FrameDrop::Version);
@@ -126,6 +131,13 @@ impl Channel {
         if info.max_rx < MIN_RX {
             return Err(FrameDrop::HelloPayload);
         }
+        let caller = match claimed {
+            Claimed::Device(holder) => self.caller(&holder, &info, uplink.inbox).await?,
+            Claimed::Key(key) => {
+                let (who, inbox) = (Who::Enrolling { key }, uplink.inbox);
+                Caller { who, inbox, newest: None }
+            }
+        };
         self.welcome(verified, &info, &caller, uplink.inbox, now)
     }
 
@@ -133,33 +145,42 @@ impl Channel {
         &self,
         hello: &Hello<'_>,
         identity: &PublicKey,
-    ) -> Result<Caller, FrameDrop> {
+    ) -> Result<(Claimed, Secret), FrameDrop> {
         let holder = self.store.holder_by_identity(*identity).await.map_err(|error| {
             self.quiet.store_failed("device", &error);
             FrameDrop::Store
         })?;
-        let Holder { device, newest } = holder.ok_or(FrameDrop::UnknownDevice)?;
-        let agent = device.agent().ok_or(FrameDrop::UnknownDevice)?;
+        let holder = holder.ok_or(FrameDrop::UnknownDevice)?;
+        let agent = holder.device.agent().ok_or(FrameDrop::UnknownDevice)?;
         if agent.master != hello.selector().master {
             return Err(FrameDrop::UnknownMaster);
         }
         let psk =
             self.secrets.device_psk(identity, agent.master).ok_or(FrameDrop::UnknownMaster)?;
-        Ok(Caller {
-            psk,
-            inbox: agent.inbox,
-            newest,
-            who: Who::Device {
-                id: device.id,
-                network: device.network,
-                organisation: device.organisation,
-            },
+        Ok((Claimed::Device(Box::new(holder)), psk))
+    }
+
+    /// A device that proved itself: which process of it this is says what it may
+    /// and where it receives.
+    async fn caller(
+        &self,
+        holder: &Holder,
+        info: &HelloInfo,
+        at: Inbox,
+    ) -> Result<Caller, FrameDrop> {
+        let Holder { device, newest } = holder;
+        let place = self.place(device, at, info.instance).await?;
+        let who = quarantine::who(device, &place);
+        Ok(match place {
+            Place::Member(inbox) => Caller { who, inbox, newest: *newest },
+            // What only the device is to know stays unsaid.
+            Place::Quarantined(_) => Caller { who, inbox: at, newest: None },
         })
     }
 
     /// A key that is revoked, expired or used up still makes a session: the
     /// device is told why when it asks to be taken in.
-    async fn enrolling(&self, hello: &Hello<'_>) -> Result<Caller, FrameDrop> {
+    async fn known_key(&self, hello: &Hello<'_>) -> Result<(Claimed, Secret), FrameDrop> {
         let id = KeyId::from_bytes(hello.reference()).map_err(|_| FrameDrop::UnknownKey)?;
         let key = self.store.key(id).await.map_err(|error| {
             self.quiet.store_failed("key", &error);
@@ -170,8 +191,7 @@ impl Channel {
             return Err(FrameDrop::UnknownMaster);
         }
         let psk = self.secrets.enrolment_psk(id, key.master).ok_or(FrameDrop::UnknownMaster)?;
-        let inbox = hello.inbox();
-        Ok(Caller { who: Who::Enrolling { key: id }, psk, inbox, newest: None })
+        Ok((Claimed::Key(id), psk))
     }
 
     fn welcome(
@@ -186,7 +206,9 @@ impl Channel {
         let identity = *verified.device();
         let expiry = self.password_expiry();
         let password = match caller.who {
-            Who::Device { .. } => self.secrets.broker_password(&caller.inbox, expiry),
+            Who::Device { .. } | Who::Quarantined { .. } => {
+                self.secrets.broker_password(&caller.inbox, expiry)
+            }
             // Its password is in its join string.
             Who::Enrolling { .. } => ShortSecret([0; 16]),
         };

@@ -12,6 +12,7 @@ pub mod table;
 
 mod changes;
 mod hello;
+mod quarantine;
 mod record;
 
 pub(in crate::service) use self::record::sentence;
@@ -161,6 +162,7 @@ pub struct Channel {
     retry_secret: Secret,
     started: Instant,
     enrol: Enrol,
+    turns: quarantine::Turns,
     maps: Maps,
     signal: Signal,
     presence: Arc<PresenceTable>,
@@ -216,6 +218,7 @@ impl Channel {
                 Arc::clone(&quiet),
             ),
             presence: Arc::new(PresenceTable::new(Arc::clone(&sessions), Arc::clone(&clock))),
+            turns: quarantine::Turns::default(),
             commands: CommandQueue::new(Arc::clone(&sessions), Arc::clone(&clock)),
             stats: Stats::default(),
             quiet,

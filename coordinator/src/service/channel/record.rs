@@ -15,6 +15,7 @@ use weft_wire::telemetry::Heartbeat;
 use weft_wire::verdict::Refusal;
 use zeroize::Zeroizing;
 
+use super::quarantine::Goes;
 use super::replies::Replies;
 use super::table::{Entry, Who};
 use super::{Channel, FrameDrop};
@@ -82,18 +83,18 @@ impl Allowance {
 }
 
 /// What came with a record, for the handlers of its items.
-struct Context<'a> {
-    entry: &'a Arc<Entry>,
-    uplink: &'a Uplink<'a>,
+pub(super) struct Context<'a> {
+    pub(super) entry: &'a Arc<Entry>,
+    pub(super) uplink: &'a Uplink<'a>,
     replies: Replies,
     /// The connection is of no more use afterwards.
-    close: bool,
+    pub(super) close: bool,
 }
 
 impl Context<'_> {
     /// Puts an answer; one that does not fit is a fault of ours, and the device
     /// asks again.
-    fn answer<T: Item>(&mut self, item: &T) {
+    pub(super) fn answer<T: Item>(&mut self, item: &T) {
         if let Err(error) = self.replies.put(item) {
             tracing::error!(tag = T::TAG, ?error, "channel.too-long");
         }
@@ -127,12 +128,22 @@ impl Channel {
         let confirmed = self.sessions.table().confirm(entry.id, now);
         let mut context =
             Context { entry: &entry, uplink, replies: Replies::new(entry.max_rx), close: false };
+        if confirmed.is_some() {
+            let goes = match entry.who {
+                Who::Device { id, .. } => {
+                    self.stats.confirmed.add();
+                    self.begin(id, &mut context).await
+                }
+                Who::Quarantined { id } => self.begin_copy(id, &mut context).await,
+                Who::Enrolling { .. } => Goes::On,
+            };
+            if goes == Goes::Away {
+                self.sessions.table().remove(entry.id);
+                return Answer { close: true, ..Answer::default() };
+            }
+        }
         if let Who::Device { id, .. } = entry.who {
             self.presence.heard(id, uplink, entry.instance);
-            if confirmed.is_some() {
-                self.stats.confirmed.add();
-                self.begin(id, &mut context).await;
-            }
         }
         self.handle_items(plain.get(..len).unwrap_or_default(), &mut context).await;
         let Context { replies, close, .. } = context;
@@ -156,22 +167,25 @@ impl Channel {
     /// The first record of a device's session: it hears first how it stands, if
     /// it is no member, of a map that its WELCOME could not name, and what it was
     /// commanded meanwhile.
-    async fn begin(&self, device: DeviceId, context: &mut Context<'_>) {
+    async fn begin(&self, device: DeviceId, context: &mut Context<'_>) -> Goes {
         match self.store.holder(device).await {
-            Ok(Some(Holder { device: found, newest: None })) => {
-                context.answer(&state_of(&found));
+            Ok(Some(Holder { device: found, newest })) => {
+                if self.heed(&found, context).await == Goes::Away {
+                    return Goes::Away;
+                }
+                match newest {
+                    None => context.answer(&state_of(&found)),
+                    // Between its HELLO and this record it had no session in
+                    // which it could be told.
+                    Some(newest) if newest.own > context.entry.named => {
+                        context.answer(&self.maps.told(device, self.epoch, newest.network));
+                    }
+                    Some(_) => {}
+                }
                 if is_out(found.standing) {
                     // No more than that, and what this record asks: it may leave.
                     context.close = true;
                     self.sessions.table().remove_device(device);
-                }
-            }
-            Ok(Some(Holder { newest: Some(newest), .. })) => {
-                // Between its HELLO and this record it had no session in which
-                // it could be told.
-                if newest.own > context.entry.named {
-                    let ready = self.maps.told(device, self.epoch, newest.network);
-                    context.answer(&ready);
                 }
             }
             Ok(None) => {
@@ -184,6 +198,7 @@ impl Channel {
         for command in self.commands.outstanding(device) {
             context.answer(&command);
         }
+        Goes::On
     }
 
     async fn handle_items(&self, plain: &[u8], context: &mut Context<'_>) {
@@ -196,6 +211,7 @@ impl Channel {
             let handled = match item {
                 Ok(item) => match context.entry.who {
                     Who::Device { id, .. } => self.handle_item(id, &item, context).await,
+                    Who::Quarantined { .. } => self.handle_copy(&item, context),
                     Who::Enrolling { .. } => self.handle_enrolling(&item, context).await,
                 },
                 Err(error) => Err(error),

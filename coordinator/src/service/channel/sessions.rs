@@ -61,16 +61,25 @@ impl Sessions {
         fill: impl FnOnce(&Entry, &mut Replies) -> Result<(), ItemError>,
     ) -> Pushed {
         let Some(entry) = self.current(device) else { return Pushed::Absent };
+        self.push_to(&entry, |replies| fill(&entry, replies))
+    }
+
+    /// The same for one session.
+    pub fn push_to(
+        &self,
+        entry: &Entry,
+        fill: impl FnOnce(&mut Replies) -> Result<(), ItemError>,
+    ) -> Pushed {
         if !self.bus.reachable(entry.inbox) {
             return Pushed::Absent;
         }
         let mut replies = Replies::new(entry.max_rx);
-        if let Err(error) = fill(&entry, &mut replies) {
-            tracing::error!(%device, ?error, "channel.too-long");
+        if let Err(error) = fill(&mut replies) {
+            tracing::error!(session = entry.id, ?error, "channel.too-long");
             return Pushed::Full;
         }
         let mut pushed = Pushed::Sent;
-        for frame in self.seal(&entry, replies).unwrap_or_default() {
+        for frame in self.seal(entry, replies).unwrap_or_default() {
             match self.bus.send(entry.inbox, frame) {
                 Delivery::Queued => {}
                 Delivery::Full => pushed = Pushed::Full,

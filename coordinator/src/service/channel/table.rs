@@ -1,10 +1,16 @@
-//! Which sealed sessions there are: pending, current, previous, enrolling.
+//! Which sealed sessions there are: pending, current, previous, enrolling, and
+//! those of quarantined copies.
 //!
 //! A HELLO makes a pending session and touches no other; the first record that
 //! opens confirms it, and only then does it take the older one's place. All
-//! four kinds are bounded.
+//! kinds are bounded.
+//!
+//! When another process of a device takes over, everything of the process before
+//! ends, also what it has begun. So a record that is heard of a superseded
+//! process belongs to a handshake that is younger than its supersession: the
+//! process lives, and a record of a dead one that comes late proves nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +53,11 @@ pub enum Who {
         network: NetworkId,
         /// Whose network.
         organisation: OrganisationId,
+    },
+    /// A copy's of an enrolled device: hears that it is one, and nothing else.
+    Quarantined {
+        /// The device's id.
+        id: DeviceId,
     },
     /// Somebody's with an enrolment key: may send `Register` and nothing else.
     Enrolling {
@@ -101,11 +112,11 @@ impl Entry {
         self.sealed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The device, unless it only enrols.
+    /// The device that it speaks for: not one that only enrols, and no copy.
     pub const fn device(&self) -> Option<DeviceId> {
         match self.who {
             Who::Device { id, .. } => Some(id),
-            Who::Enrolling { .. } => None,
+            Who::Quarantined { .. } | Who::Enrolling { .. } => None,
         }
     }
 }
@@ -136,6 +147,7 @@ enum Stage {
     Pending { order: u64 },
     Current,
     Previous { until: Instant },
+    Quarantined,
     Enrolling { order: u64 },
 }
 
@@ -158,8 +170,12 @@ pub struct Table {
     /// Pending sessions by age, and by inbox.
     pending: BTreeMap<u64, u32>,
     pending_of: HashMap<Inbox, u32>,
+    /// Pending sessions that are to speak for a device.
+    pending_devices: BTreeSet<(DeviceId, u32)>,
     enrolling: BTreeMap<u64, u32>,
     devices: HashMap<DeviceId, Sessions>,
+    /// Of each device the newest session of a copy.
+    copies: HashMap<DeviceId, u32>,
     order: u64,
 }
 
@@ -198,6 +214,9 @@ impl Table {
         let order = self.next_order();
         self.pending.insert(order, entry.id);
         self.pending_of.insert(entry.inbox, entry.id);
+        if let Some(device) = entry.device() {
+            self.pending_devices.insert((device, entry.id));
+        }
         self.slots.insert(entry.id, Slot { entry, stage: Stage::Pending { order } });
     }
 
@@ -208,7 +227,7 @@ impl Table {
         let alive = match (slot.stage, slot.entry.who) {
             (Stage::Previous { until }, _) => now < until,
             (_, Who::Enrolling { .. }) => age < ENROLMENT,
-            (_, Who::Device { .. }) => age < MAX_AGE,
+            (_, Who::Device { .. } | Who::Quarantined { .. }) => age < MAX_AGE,
         };
         if alive {
             return Some(Arc::clone(&slot.entry));
@@ -227,8 +246,15 @@ impl Table {
         self.pending_of.remove(&entry.inbox);
         match entry.who {
             Who::Device { id: device, .. } => {
+                self.pending_devices.remove(&(device, id));
                 self.set_stage(id, Stage::Current);
                 Some(self.take_place(device, &entry, now))
+            }
+            Who::Quarantined { id: device } => {
+                self.set_stage(id, Stage::Quarantined);
+                let older = self.copies.insert(device, id);
+                older.into_iter().for_each(|id| self.remove(id));
+                Some(Confirmed { superseded: None })
             }
             Who::Enrolling { .. } => {
                 if self.enrolling.len() >= self.limits.enrolling {
@@ -250,8 +276,17 @@ impl Table {
     }
 
     /// The older session is heard a while longer if it is the same process's
-    /// (records on their way); another process's ends at once.
+    /// (records on their way); another process's ends at once, and so does what
+    /// another process has begun.
     fn take_place(&mut self, device: DeviceId, entry: &Entry, now: Instant) -> Confirmed {
+        let begun = self.pending_devices.range((device, 0)..=(device, u32::MAX));
+        let begun: Vec<u32> = begun.map(|(_, id)| *id).collect();
+        for id in begun {
+            let is_same = |slot: &Slot| slot.entry.instance == entry.instance;
+            if !self.slots.get(&id).is_some_and(is_same) {
+                self.remove(id);
+            }
+        }
         let sessions = self.devices.entry(device).or_default();
         let older = sessions.current.replace(entry.id);
         let oldest = sessions.previous.take();
@@ -291,6 +326,16 @@ impl Table {
             Stage::Pending { order } => {
                 self.pending.remove(&order);
                 self.pending_of.remove(&slot.entry.inbox);
+                if let Some(device) = slot.entry.device() {
+                    self.pending_devices.remove(&(device, id));
+                }
+            }
+            Stage::Quarantined => {
+                if let Who::Quarantined { id: device } = slot.entry.who
+                    && self.copies.get(&device) == Some(&id)
+                {
+                    self.copies.remove(&device);
+                }
             }
             Stage::Enrolling { order } => {
                 self.enrolling.remove(&order);
@@ -307,11 +352,16 @@ impl Table {
         }
     }
 
-    /// Ends every session of a device that was confirmed, and returns their
-    /// inboxes.
+    /// The newest session of a device's copy.
+    pub fn copy(&self, device: DeviceId) -> Option<Arc<Entry>> {
+        self.slots.get(self.copies.get(&device)?).map(|slot| Arc::clone(&slot.entry))
+    }
+
+    /// Ends every session of a device and its copies that was confirmed, and
+    /// returns their inboxes.
     pub fn remove_device(&mut self, device: DeviceId) -> Vec<Inbox> {
         let sessions = self.devices.remove(&device).unwrap_or_default();
-        [sessions.current, sessions.previous]
+        [sessions.current, sessions.previous, self.copies.remove(&device)]
             .into_iter()
             .flatten()
             .filter_map(|id| self.slots.remove(&id).map(|slot| slot.entry.inbox))

@@ -1,6 +1,8 @@
 //! Devices after they came: decisions, names, addresses.
 
-use rusqlite::{Connection, params};
+use core::net::IpAddr;
+
+use rusqlite::{Connection, Row, params};
 use weft_noise::mac::Fingerprint;
 use weft_wire::id::{CommandId, DeviceId, Inbox, NetworkId, PublicKey, Revision};
 
@@ -9,13 +11,14 @@ use crate::domain::change::{Gone, StandingChange};
 use crate::domain::device::{Decision, Device, NewWireGuard, Standing, Tombstone, standing_word};
 use crate::domain::enrolment::{Enrolled, Enrolment, Refused};
 use crate::domain::network::{Network, capacity};
+use crate::domain::quarantine::{Heard, Heeded, Quarantine};
 use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
 use crate::store::{Answer, By, Decided, Devices, Known, StoreError, What};
 
 use super::row::{self, DEVICE, all, bytes, get, number, one, run, signed, time};
 use super::writer::{Touch, Unit, affected};
-use super::{SqliteStore, audit, enrol, maps, networks, policies};
+use super::{SqliteStore, audit, enrol, maps, networks, policies, quarantine};
 
 pub(super) fn find(conn: &Connection, id: DeviceId) -> Result<Option<Device>, StoreError> {
     one(conn, &format!("{DEVICE} WHERE d.id = ?1"), [id.0], row::device)
@@ -147,6 +150,7 @@ pub(super) fn decide(
         Decision::Delete | Decision::Leave => {
             remove(unit, &before, &network, decision == Decision::Delete, by)?;
         }
+        Decision::Release { is_there } => quarantine::release(unit, &before, *is_there)?,
         _ => {}
     }
     let after = find(unit.conn, id)?;
@@ -179,9 +183,7 @@ fn set_standing(
     by: &By,
 ) -> Result<(), StoreError> {
     let reason = match decision {
-        Decision::Reject { reason }
-        | Decision::Block { reason }
-        | Decision::Quarantine { reason } => reason,
+        Decision::Reject { reason } | Decision::Block { reason } => reason,
         _ => "",
     };
     run(
@@ -259,10 +261,7 @@ fn audit_decision(
         }
         (_, None) => {}
     }
-    if let Decision::Reject { reason }
-    | Decision::Block { reason }
-    | Decision::Quarantine { reason } = decision
-    {
+    if let Decision::Reject { reason } | Decision::Block { reason } = decision {
         detail.push(("reason", reason.clone()));
     }
     let action = match decision {
@@ -270,7 +269,7 @@ fn audit_decision(
         Decision::Reject { .. } => "device.reject",
         Decision::Block { .. } => "device.block",
         Decision::Unblock => "device.unblock",
-        Decision::Quarantine { .. } => "device.quarantine",
+        Decision::Release { .. } => "device.release",
         Decision::Rename { .. } => "device.rename",
         Decision::Delete => "device.delete",
         Decision::Leave => "device.leave",
@@ -284,35 +283,36 @@ fn known(conn: &Connection, fingerprint: Fingerprint) -> Result<Option<Known>, S
     if let Some(device) = device {
         return Ok(Some(Known::Device(Box::new(device))));
     }
-    let sql = "SELECT device, network, name, identity, at FROM tombstone WHERE print = ?1";
-    let tombstone = one(conn, sql, [fingerprint.0], |row| {
-        Ok(Tombstone {
-            device: DeviceId(number(row, "device")?),
-            network: NetworkId(number(row, "network")?),
-            name: get(row, "name")?,
-            identity: Some(PublicKey(bytes(row, "identity")?)),
-            at: time(row, "at")?,
-        })
-    })?;
+    let sql = format!("{TOMBSTONE} WHERE print = ?1");
+    let tombstone = one(conn, &sql, [fingerprint.0], read_tombstone)?;
     Ok(tombstone.map(Known::Tombstone))
 }
 
-fn replace_inbox(
-    unit: &Unit<'_>,
-    id: DeviceId,
-    inbox: Inbox,
-    by: &By,
-) -> Result<Device, StoreError> {
-    let device = load(unit.conn, id)?;
-    if device.agent().is_none() {
-        return Err(StoreError::NotFound(What::Device));
-    }
-    run(unit.conn, "UPDATE agent SET inbox = ?2 WHERE device = ?1", params![id.0, inbox.0])?;
-    run(unit.conn, "UPDATE device SET version = version + 1 WHERE id = ?1", [id.0])?;
-    let detail = vec![("name", device.name)];
-    let action = Action { action: "device.inbox", subject: id.to_string(), detail };
-    audit::append(unit.conn, device.organisation, &action, by)?;
-    load(unit.conn, id)
+/// Columns of [`read_tombstone`]; add `WHERE …`.
+const TOMBSTONE: &str = "SELECT device, network, name, identity, at FROM tombstone ";
+
+fn read_tombstone(row: &Row<'_>) -> Result<Tombstone, StoreError> {
+    let identity: Option<Vec<u8>> = get(row, "identity")?;
+    Ok(Tombstone {
+        device: DeviceId(number(row, "device")?),
+        network: NetworkId(number(row, "network")?),
+        name: get(row, "name")?,
+        identity: identity.map(|_| bytes(row, "identity").map(PublicKey)).transpose()?,
+        at: time(row, "at")?,
+    })
+}
+
+/// Clears a tombstone: the device's keys may come again.
+fn forget(unit: &Unit<'_>, id: DeviceId, by: &By) -> Result<Tombstone, StoreError> {
+    let sql = format!("{TOMBSTONE} WHERE device = ?1");
+    let tombstone = one(unit.conn, &sql, [id.0], read_tombstone)?;
+    let tombstone = tombstone.ok_or(StoreError::NotFound(What::Device))?;
+    run(unit.conn, "DELETE FROM tombstone WHERE device = ?1", [id.0])?;
+    let network = networks::load(unit.conn, tombstone.network)?;
+    let detail = vec![("name", tombstone.name.clone()), ("deleted", tombstone.at.to_string())];
+    let action = Action { action: "device.forget", subject: id.to_string(), detail };
+    audit::append(unit.conn, network.organisation, &action, by)?;
+    Ok(tombstone)
 }
 
 fn set_applied(unit: &mut Unit<'_>, id: DeviceId, revision: Revision) -> Result<(), StoreError> {
@@ -407,8 +407,32 @@ impl Devices for SqliteStore {
         self.read(move |conn, _| known(conn, fingerprint))
     }
 
-    fn replace_inbox(&self, id: DeviceId, inbox: Inbox, by: By) -> Answer<'_, Device> {
-        Box::pin(self.write(move |unit| replace_inbox(unit, id, inbox, &by)))
+    fn tombstones(&self) -> Answer<'_, Vec<Tombstone>> {
+        self.read(|conn, _| {
+            all(conn, &format!("{TOMBSTONE} ORDER BY name, at, device"), [], read_tombstone)
+        })
+    }
+
+    fn forget(&self, id: DeviceId, by: By) -> Answer<'_, Tombstone> {
+        Box::pin(self.write(move |unit| forget(unit, id, &by)))
+    }
+
+    fn hear(&self, id: DeviceId, heard: Heard) -> Answer<'_, Heeded> {
+        Box::pin(self.write(move |unit| quarantine::hear(unit, id, &heard)))
+    }
+
+    fn hear_copy(
+        &self,
+        id: DeviceId,
+        inbox: Inbox,
+        address: Option<IpAddr>,
+        at: UnixMs,
+    ) -> Answer<'_, Option<(Quarantine, bool)>> {
+        Box::pin(self.write(move |unit| quarantine::hear_copy(unit, id, inbox, address, at)))
+    }
+
+    fn quarantines(&self, device: Option<DeviceId>) -> Answer<'_, Vec<Quarantine>> {
+        self.read(move |conn, _| quarantine::find(conn, device))
     }
 
     fn set_applied(&self, id: DeviceId, revision: Revision) -> Answer<'_, ()> {

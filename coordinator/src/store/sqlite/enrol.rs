@@ -112,6 +112,10 @@ fn again(
         }
         Standing::Active | Standing::Pending | Standing::Quarantined => {}
     }
+    // The one that is kept has a place of its own and does not ask again.
+    if device.agent().is_some_and(|agent| agent.has_copies) {
+        return Err(Refused::Cloned.into());
+    }
     if device.network != network.id {
         // It is a member elsewhere: the key it came with is not its own.
         key.admits(now)?;

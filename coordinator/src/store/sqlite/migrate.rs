@@ -17,11 +17,18 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    name: "0001_initial",
-    sql: include_str!("../../../migrations/sqlite/0001_initial.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        name: "0001_initial",
+        sql: include_str!("../../../migrations/sqlite/0001_initial.sql"),
+    },
+    Migration {
+        number: 2,
+        name: "0002_clones",
+        sql: include_str!("../../../migrations/sqlite/0002_clones.sql"),
+    },
+];
 
 /// The newest schema that this program knows.
 pub const SCHEMA: u32 = MIGRATIONS[MIGRATIONS.len() - 1].number;

@@ -31,6 +31,7 @@ mod maps;
 mod migrate;
 mod networks;
 mod policies;
+mod quarantine;
 mod reader;
 mod row;
 mod writer;

@@ -6,7 +6,9 @@ use core::str::FromStr;
 
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, Params, Row};
-use weft_wire::id::{DeviceId, Inbox, KeyId, NetworkId, OrganisationId, PublicKey, Revision};
+use weft_wire::id::{
+    DeviceId, Inbox, Instance, KeyId, NetworkId, OrganisationId, PublicKey, Revision,
+};
 
 use crate::domain::device::{Abilities, Agent, Backend, Device, Kind, standing_from_word};
 use crate::domain::key::EnrolmentKey;
@@ -125,7 +127,9 @@ pub(super) const DEVICE: &str = "
         d.standing_reason, d.tags, d.created, d.version, address.host,
         a.identity, a.fingerprint, a.inbox, a.families, a.carriers, a.mtu, a.backend,
         a.peer_slots, a.peer_routes, a.rules, a.agent, a.platform, a.endpoints, a.key, a.key_name,
-        a.master, a.enrolled_from, a.applied, w.endpoint, w.psk
+        a.master, a.enrolled_from, a.applied, a.instance, a.duplicates,
+        EXISTS (SELECT 1 FROM quarantine q WHERE q.device = d.id) AS has_copies,
+        w.endpoint, w.psk
     FROM device d
     LEFT JOIN agent a ON a.device = d.id
     LEFT JOIN wireguard w ON w.device = d.id
@@ -157,6 +161,7 @@ pub(super) fn device(row: &Row<'_>) -> Result<Device, StoreError> {
 
 fn agent(row: &Row<'_>) -> Result<Agent, StoreError> {
     let backend: String = get(row, "backend")?;
+    let instance: Option<Vec<u8>> = get(row, "instance")?;
     Ok(Agent {
         identity: PublicKey(bytes(row, "identity")?),
         fingerprint: bytes(row, "fingerprint")?,
@@ -177,6 +182,9 @@ fn agent(row: &Row<'_>) -> Result<Agent, StoreError> {
         master: number(row, "master")?,
         enrolled_from: get(row, "enrolled_from")?,
         applied: Revision(number(row, "applied")?),
+        instance: instance.map(|_| bytes(row, "instance").map(Instance)).transpose()?,
+        duplicates: number(row, "duplicates")?,
+        has_copies: get(row, "has_copies")?,
     })
 }
 

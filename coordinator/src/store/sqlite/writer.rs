@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use weft_wire::id::{DeviceId, NetworkId, Revision};
 
-use crate::domain::change::{Change, Gone, MapChange, StandingChange};
+use crate::domain::change::{Change, Gone, MapChange, Released, StandingChange};
 use crate::domain::policy::Compiled;
 use crate::domain::tags::TagSet;
 use crate::store::StoreError;
@@ -34,6 +34,7 @@ pub(super) struct Effects {
     touches: Vec<Touch>,
     standings: Vec<StandingChange>,
     gone: Vec<Gone>,
+    released: Vec<Released>,
     applied: Applied,
     policy_written: bool,
 }
@@ -86,6 +87,7 @@ impl Effects {
         self.touches.extend(other.touches);
         self.standings.extend(other.standings);
         self.gone.extend(other.gone);
+        self.released.extend(other.released);
         self.applied.extend(other.applied);
         self.policy_written |= other.policy_written;
     }
@@ -117,6 +119,11 @@ impl Unit<'_> {
     /// Remembers that a device is gone.
     pub(super) fn gone(&mut self, gone: Gone) {
         self.effects.gone.push(gone);
+    }
+
+    /// Remembers that a device's copies are copies no more.
+    pub(super) fn released(&mut self, released: Released) {
+        self.effects.released.push(released);
     }
 
     /// Remembers that a device applied a revision.
@@ -334,8 +341,8 @@ impl Thread {
             maps.push(MapChange { network, revision, devices });
         }
         maps.sort_by_key(|map| map.network);
-        let Effects { standings, gone, .. } = unit.effects;
-        Ok(Change { maps, standings, gone })
+        let Effects { standings, gone, released, .. } = unit.effects;
+        Ok(Change { maps, standings, gone, released })
     }
 }
 

@@ -9,6 +9,7 @@ use crate::domain::device::Kind;
 use crate::domain::key::{EnrolmentKey, KeyState};
 use crate::domain::network::{Network, capacity};
 use crate::domain::policy::{Rule, parse_traffic};
+use crate::domain::quarantine::Quarantine;
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure};
 use crate::service::devices::{Outcomes, Seen};
@@ -83,6 +84,16 @@ pub(super) fn device(seen: &Seen) -> api::Device {
             .map(|agent| api::Named { id: agent.key.0.to_string(), name: agent.key.1.clone() }),
         enrolled_from: agent.and_then(|agent| agent.enrolled_from.clone()),
         created_at: device.created.to_string(),
+        copy: seen.copy.as_ref().map(copy),
+    }
+}
+
+fn copy(copy: &Quarantine) -> api::DeviceCopy {
+    api::DeviceCopy {
+        since: copy.since.to_string(),
+        quarantined_at: copy.told.map(|at| at.to_string()),
+        last_seen: copy.heard.to_string(),
+        address: copy.address.map(|address| address.to_string()),
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) fn declare(routes: Routes<Shared>) -> Routes<Shared> {
         .post("/api/v1/devices/{device}/reject", Permission::DeviceManage, reject)
         .post("/api/v1/devices/{device}/block", Permission::DeviceBlock, block)
         .post("/api/v1/devices/{device}/unblock", Permission::DeviceBlock, unblock)
+        .post("/api/v1/devices/{device}/release", Permission::DeviceManage, release)
         .post("/api/v1/devices/{device}/commands", Permission::DeviceCommand, command)
 }
 
@@ -250,6 +251,22 @@ async fn unblock(
 ) -> Result<Json<api::Action>, Rejected> {
     let done = decide(&operator, &wanted, Decision::Unblock, None, action.wait_ms, actor).await;
     done.map_err(|failure| Rejected::at(failure, origin))
+}
+
+async fn release(
+    State(operator): State<Shared>,
+    Caller(actor): Caller,
+    Path(wanted): Path<String>,
+    origin: Origin,
+    Body(action): Body<api::DeviceAction>,
+) -> Result<Json<api::Action>, Rejected> {
+    let done = async {
+        let seen = operator.show_device(&wanted).await?;
+        let is_there = seen.presence.is_some_and(|presence| presence.online);
+        let (id, decision) = (seen.device.id.to_string(), Decision::Release { is_there });
+        decide(&operator, &id, decision, None, action.wait_ms, actor).await
+    };
+    done.await.map_err(|failure| Rejected::at(failure, origin))
 }
 
 async fn command(

@@ -21,6 +21,7 @@ mod keys;
 mod networks;
 mod policies;
 pub mod routes;
+mod tombstones;
 pub mod unix;
 
 pub use auth::{Permission, SocketPeer};
@@ -38,6 +39,7 @@ pub fn operator_routes() -> Routes<Shared> {
     let routes = networks::declare(routes);
     let routes = keys::declare(routes);
     let routes = devices::declare(routes);
+    let routes = tombstones::declare(routes);
     let routes = policies::declare(routes);
     audit::declare(routes)
 }
