@@ -74,6 +74,8 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "ring")]
+pub mod digest;
 pub mod entropy;
 pub mod key;
 pub mod mac;

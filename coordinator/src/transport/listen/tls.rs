@@ -7,7 +7,6 @@
 use std::io;
 use std::sync::Arc;
 
-use ring::digest::{SHA256, digest};
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring as provider};
 use rustls::pki_types::pem::PemObject as _;
@@ -16,6 +15,7 @@ use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use weft_noise::digest::sha256;
 use zeroize::Zeroizing;
 
 /// What is spoken inside, as ALPN names it (RFC 7301). Who names nothing is told
@@ -133,8 +133,7 @@ impl Tls {
         let Credentials { chain, key } = credentials;
         let own = chain.first().ok_or(CredentialsError::Absent("certificate"))?;
         let spki = ParsedCertificate::try_from(own)?.subject_public_key_info();
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest(&SHA256, &spki).as_ref());
+        let spki = sha256(&[&spki]);
         let provider: Arc<CryptoProvider> = Arc::new(provider::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -146,7 +145,7 @@ impl Tls {
         config.ticketer = provider::Ticketer::new()?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), spki: hash })
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), spki })
     }
 
     /// SHA-256 of the certificate's SubjectPublicKeyInfo: the pin of join
