@@ -6,8 +6,12 @@ mod common;
 mod endpoint;
 mod world;
 
+use common::fleet::enrolment;
+use endpoint::NOW_MS;
+use tokio::task::JoinSet;
 use weft_coordinator::domain::device::Decision;
 use weft_coordinator::domain::policy::{Policy, Rule, parse_traffic};
+use weft_coordinator::domain::time::UnixMs;
 use weft_wire::frame::{FrameKind, RecordHeader, kind};
 use weft_wire::id::{Epoch, Revision};
 use weft_wire::item::Ping;
@@ -134,4 +138,21 @@ async fn a_change_during_the_handshake_is_told_in_the_first_answer() {
     let session = first.welcome.as_ref().unwrap().session;
     assert_ne!(RecordHeader::parse(&lost).unwrap().session, session);
     assert_eq!(confirmed(&mut first).await, Some(newest(&world).await));
+}
+
+/// After a restart nobody is here yet: the window is sized to who is enrolled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_window_to_come_back_is_sized_to_the_enrolled() {
+    let world = World::new().await;
+    let key = world.key(|_| {}).await;
+    let mut enrolled = JoinSet::new();
+    for n in 0..1_300 {
+        let (store, enrolment) = (world.store.clone(), enrolment(key.id, &format!("d{n}")));
+        enrolled.spawn(async move { store.enrol(enrolment, UnixMs(NOW_MS)).await });
+    }
+    assert!(enrolled.join_all().await.iter().all(|one| matches!(one, Ok(Ok(_)))));
+    let device = world.member(&key, "back").await;
+    let welcome = device.welcome.as_ref().unwrap();
+    assert_eq!(world.channel.sessions().table().devices(), 1);
+    assert_eq!((welcome.reconnect_min_s, welcome.reconnect_max_s), (0, 3));
 }

@@ -262,6 +262,8 @@ pub trait Devices: Send + Sync {
     fn devices_by_name(&self, name: String) -> Answer<'_, Vec<Device>>;
     /// The device with this host number.
     fn device_by_host(&self, network: NetworkId, host: u32) -> Answer<'_, Option<Device>>;
+    /// How many devices with an agent there are, whatever their standing.
+    fn agents(&self) -> Answer<'_, u64>;
     /// All devices, by name.
     fn devices(&self) -> Answer<'_, Vec<Device>>;
     /// Who a fingerprint belongs to.

@@ -12,6 +12,7 @@ use weft_wire::frame::{Hello, MAX_FRAME, PskKind};
 use weft_wire::id::{Inbox, KeyId, PublicKey, Revision, Secret, ShortSecret};
 use weft_wire::item::{HelloInfo, Item as _, ItemWriter, Items, WelcomeInfo};
 
+use super::fleet::window_s;
 use super::gate::Queue;
 use super::table::{Agreed, Entry, Who};
 use super::{Channel, FrameDrop, REPLICA, TOKEN_BUCKET, quarantine};
@@ -34,8 +35,6 @@ const PASSWORD_S: u64 = 400 * 86_400;
 const PASSWORD_STEP_S: u64 = 30 * 86_400;
 /// Unix time in seconds before which the clock is not set.
 const CLOCK_SET_S: u64 = 1_600_000_000;
-/// Devices that may come back within one second of the reconnect window.
-const RECONNECTS_PER_S: usize = 5_000;
 /// Attempts at a random free session id.
 const ID_ATTEMPTS: usize = 16;
 
@@ -138,7 +137,8 @@ impl Channel {
                 Caller { who, inbox, newest: None }
             }
         };
-        self.welcome(verified, &info, &caller, uplink.inbox, now)
+        let window_s = self.reconnect_max_s(now).await;
+        self.welcome(verified, &info, &caller, (uplink.inbox, window_s), now)
     }
 
     async fn known_device(
@@ -199,7 +199,7 @@ impl Channel {
         verified: Verified,
         info: &HelloInfo,
         caller: &Caller,
-        inbox: Inbox,
+        (inbox, window_s): (Inbox, u16),
         now: Instant,
     ) -> Result<Bytes, FrameDrop> {
         let session = self.free_id()?;
@@ -227,7 +227,7 @@ impl Channel {
             password,
             password_expiry: expiry,
             reconnect_min_s: 0,
-            reconnect_max_s: self.reconnect_max_s(),
+            reconnect_max_s: window_s,
             heartbeat_s: HEARTBEAT_S,
         };
         let mut plain = [0; 256];
@@ -268,9 +268,14 @@ impl Channel {
         password_expiry(self.clock.unix_ms())
     }
 
-    fn reconnect_max_s(&self) -> u16 {
-        let devices = self.sessions.table().devices();
-        u16::try_from(2 + devices / RECONNECTS_PER_S).unwrap_or(u16::MAX)
+    /// Sized to the fleet: those enrolled, or those here if more came since they
+    /// were counted.
+    async fn reconnect_max_s(&self, now: Instant) -> u16 {
+        let enrolled = self.fleet.size(now).await.unwrap_or_else(|error| {
+            self.quiet.store_failed("fleet", &error);
+            0
+        });
+        window_s(enrolled.max(self.sessions.table().devices()), self.cores)
     }
 }
 

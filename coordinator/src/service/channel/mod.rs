@@ -11,6 +11,7 @@ pub mod sessions;
 pub mod table;
 
 mod changes;
+mod fleet;
 mod hello;
 mod quarantine;
 mod record;
@@ -24,6 +25,7 @@ use weft_noise::sealed::coordinator::CoordinatorKey;
 use weft_wire::frame::{FrameKind, kind};
 use weft_wire::id::{DeviceId, Epoch, Inbox, PublicKey, ReplicaId, Secret};
 
+use self::fleet::Fleet;
 use self::gate::Gate;
 use self::sessions::Sessions;
 use super::bus::{Answer, BoxFuture, Bus, Inbound, Uplink};
@@ -156,6 +158,9 @@ pub struct Channel {
     epoch: Epoch,
     sessions: Arc<Sessions>,
     gate: Arc<Gate>,
+    fleet: Fleet,
+    /// Handshakes at once.
+    cores: usize,
     hellos: Limiter,
     hellos_of_site: Limiter,
     resets: Limiter,
@@ -193,6 +198,8 @@ impl Channel {
             keys: [key(&secrets.current), key(&secrets.next)],
             epoch: installation.epoch,
             gate: Gate::new(handshakes.max(1)),
+            fleet: Fleet::new(Arc::clone(&store)),
+            cores: handshakes,
             hellos: Limiter::new(HELLOS, CELLS),
             hellos_of_site: Limiter::new(HELLOS_OF_SITE, CELLS),
             resets: Limiter::new(RESETS, CELLS),

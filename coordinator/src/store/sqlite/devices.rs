@@ -399,6 +399,14 @@ impl Devices for SqliteStore {
         })
     }
 
+    fn agents(&self) -> Answer<'_, u64> {
+        self.read(|conn, _| {
+            let sql = "SELECT count(*) AS agents FROM agent";
+            let agents = one(conn, sql, [], |row| number(row, "agents"))?;
+            Ok(agents.unwrap_or(0))
+        })
+    }
+
     fn devices(&self) -> Answer<'_, Vec<Device>> {
         self.read(|conn, _| all(conn, &format!("{DEVICE} ORDER BY d.name, d.id"), [], row::device))
     }
