@@ -21,6 +21,8 @@ pub(crate) enum Order {
     Cut,
     /// Leave the network for good.
     Leave,
+    /// The power is cut, and is there again.
+    Reboot,
 }
 
 /// The way of orders to one device.
@@ -58,6 +60,8 @@ pub(crate) struct Seat {
     pub(crate) peers: Option<usize>,
     /// It has left for good.
     pub(crate) left: bool,
+    /// It has the answer that it came for, and is gone.
+    pub(crate) over: bool,
 }
 
 /// Something that an operator or device did and that others are to hear.

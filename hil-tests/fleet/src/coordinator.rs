@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -41,49 +41,52 @@ impl Drop for Folder {
     }
 }
 
-/// A coordinator that this process started; ended with the value.
-pub(crate) struct Started {
-    child: Child,
+/// Where a coordinator lives: its folder, and where it is found.
+pub(crate) struct Site {
+    program: PathBuf,
     address: SocketAddr,
     socket: PathBuf,
-    // Removed after the process has ended: fields are dropped in order, and
-    // `Drop` of the whole comes first.
-    _folder: Folder,
+    folder: Folder,
 }
 
-impl Started {
-    /// `init` and `serve` by the program beside this one.
-    pub(crate) async fn new(program: &Path) -> Result<Self> {
+impl Site {
+    /// `init` by a program.
+    pub(crate) fn init(program: &Path) -> Result<Self> {
         let folder = Folder::new()?;
-        let address = free_address()?;
         let socket = folder.0.join("socket");
-        let command = |words: &[&str]| {
-            let mut command = Command::new(program);
-            command.env_clear().stdin(Stdio::null()).args(words);
-            command.arg("--data").arg(folder.0.join("data")).arg("--socket").arg(&socket);
-            command
-        };
-        let authority = address.to_string();
-        let init = command(&["init", "--public", &authority, "--allow-private", "--quiet"])
+        let site = Self { program: program.to_owned(), address: free_address()?, socket, folder };
+        let authority = site.address.to_string();
+        let init = site
+            .command(&["init", "--public", &authority, "--allow-private", "--quiet"])
             .output()
             .map_err(|error| not_there(program, &error))?;
         if !init.status.success() {
             let said = String::from_utf8_lossy(&init.stderr).trim().to_owned();
             return Err(Failure::new("fleet.coordinator", "init failed").line("cause", said));
         }
+        Ok(site)
+    }
+
+    /// Starts `serve`, which is not ready yet.
+    pub(crate) fn serve(&self) -> Result<(Serving, Said)> {
         // A group of its own: Ctrl-C on the terminal is for the fleet, which
         // ends its coordinator last.
-        let mut serve = command(&["serve", "--listen", &authority]);
+        let mut serve = self.command(&["serve", "--listen", &self.address.to_string()]);
         serve.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-        let mut child = serve.spawn().map_err(|error| not_there(program, &error))?;
+        let mut child = serve.spawn().map_err(|error| not_there(&self.program, &error))?;
         let stderr = child.stderr.take();
-        let log = folder.0.join("log");
-        let started = Self { child, address, socket, _folder: folder };
+        let serving = Serving(Some(child));
         match stderr {
-            Some(stderr) => ready(stderr, &log).await?,
-            None => return Err(Failure::new("fleet.coordinator", "it has no standard error")),
+            Some(stderr) => Ok((serving, listen(stderr, &self.folder.0.join("log"))?)),
+            None => Err(Failure::new("fleet.coordinator", "it has no standard error")),
         }
-        Ok(started)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env_clear().stdin(Stdio::null()).args(words);
+        command.arg("--data").arg(self.folder.0.join("data")).arg("--socket").arg(&self.socket);
+        command
     }
 
     pub(crate) const fn address(&self) -> SocketAddr {
@@ -94,14 +97,32 @@ impl Started {
         &self.socket
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+    /// The database, for when it does not run.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.folder.0.join("data").join("weft.db")
     }
 }
 
-impl Drop for Started {
+/// A coordinator's process; ended in order with the value.
+pub(crate) struct Serving(Option<Child>);
+
+impl Serving {
+    /// `kill -9`. The status of one that had ended by itself.
+    pub(crate) fn kill(mut self) -> Result<Option<ExitStatus>> {
+        let Some(mut child) = self.0.take() else { return Ok(None) };
+        if let Some(status) = child.try_wait().during("look at the coordinator")? {
+            return Ok(Some(status));
+        }
+        child.kill().during("kill the coordinator")?;
+        child.wait().during("wait for the coordinator's end")?;
+        Ok(None)
+    }
+}
+
+impl Drop for Serving {
     fn drop(&mut self) {
-        let pid = Pid::from_child(&self.child);
+        let Some(mut child) = self.0.take() else { return };
+        let pid = Pid::from_child(&child);
         // An orderly end closes the database. One that is gone already is
         // collected all the same.
         let asked = kill_process(pid, Signal::TERM);
@@ -113,12 +134,43 @@ impl Drop for Started {
         };
         let killer = std::thread::Builder::new().name("coordinator-end".to_owned()).spawn(kill);
         if asked.is_err() || killer.is_err() {
-            let _ = self.child.kill();
+            let _ = child.kill();
         }
-        let _ = self.child.wait();
+        let _ = child.wait();
         drop(ended);
         // Ends now.
         let _ = killer.map(std::thread::JoinHandle::join);
+    }
+}
+
+/// A coordinator that this process started; ended with the value.
+pub(crate) struct Started {
+    pid: u32,
+    // The folder goes after the process has ended: fields are dropped in order.
+    _serving: Serving,
+    site: Site,
+}
+
+impl Started {
+    /// `init` and `serve` by the program beside this one.
+    pub(crate) async fn new(program: &Path) -> Result<Self> {
+        let site = Site::init(program)?;
+        let (serving, said) = site.serve()?;
+        said.ready().await?;
+        let pid = serving.0.as_ref().map_or(0, Child::id);
+        Ok(Self { pid, _serving: serving, site })
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.site.address()
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        self.site.socket()
+    }
+
+    pub(crate) const fn pid(&self) -> u32 {
+        self.pid
     }
 }
 
@@ -128,9 +180,29 @@ fn not_there(program: &Path, error: &std::io::Error) -> Failure {
         .line("try", "cargo build --release -p weft-coordinator")
 }
 
-/// Reads what it says into a file, and returns when it says that it is ready.
-async fn ready(stderr: ChildStderr, log: &Path) -> Result<()> {
-    let mut file = fs::File::create(log).during(&format!("make {}", log.display()))?;
+/// What a coordinator says while it starts.
+pub(crate) struct Said(oneshot::Receiver<std::result::Result<(), String>>);
+
+impl Said {
+    /// Returns when it says that it is ready.
+    pub(crate) async fn ready(self) -> Result<()> {
+        let failed = |why: &str| {
+            Failure::new("fleet.coordinator", "the coordinator did not get ready")
+                .line("cause", why)
+        };
+        match tokio::time::timeout(READY, self.0).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(said))) => Err(failed(&said)),
+            Ok(Err(_)) => Err(failed("lost sight of it")),
+            Err(_) => Err(failed("nothing in 20 s")),
+        }
+    }
+}
+
+/// Reads what it says into a file, and tells when it is ready.
+fn listen(stderr: ChildStderr, log: &Path) -> Result<Said> {
+    let file = fs::OpenOptions::new().create(true).append(true).open(log);
+    let mut file = file.during(&format!("make {}", log.display()))?;
     let (sender, said) = oneshot::channel();
     let listen = move || {
         let mut sender = Some(sender);
@@ -157,15 +229,7 @@ async fn ready(stderr: ChildStderr, log: &Path) -> Result<()> {
         .name("coordinator-log".to_owned())
         .spawn(listen)
         .during("start a thread")?;
-    let failed = |why: &str| {
-        Failure::new("fleet.coordinator", "the coordinator did not get ready").line("cause", why)
-    };
-    match tokio::time::timeout(READY, said).await {
-        Ok(Ok(Ok(()))) => Ok(()),
-        Ok(Ok(Err(said))) => Err(failed(&said)),
-        Ok(Err(_)) => Err(failed("lost sight of it")),
-        Err(_) => Err(failed("nothing in 20 s")),
-    }
+    Ok(Said(said))
 }
 
 /// A port of loopback that nobody holds, for TCP and UDP.

@@ -4,6 +4,7 @@
 //! Chips and gateways differ in the longest frame that they take; a gateway's
 //! map has as many peers as its site, so it pulls several pages.
 
+use std::cell::{RefCell, RefMut};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,16 +12,18 @@ use std::rc::Rc;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Duration, Instant};
 use weft_agent_core::control::{
-    Control, ControlConfig, ControlEvent, Credentials, Identity, LineRequest, Report,
+    Control, ControlConfig, ControlEvent, Credentials, Identity, LineRequest, Membership, Report,
 };
 use weft_noise::key::StaticSecret;
 use weft_wire::frame::{self, FrameKind, MAX_FRAME_CHIP};
 use weft_wire::id::{DeviceId, Name};
 use weft_wire::item::{Abilities, Backend, Item as _, Items, WelcomeInfo};
 use weft_wire::join::JoinString;
+use weft_wire::verdict::Refusal;
 
 use crate::board::{Board, Order, Orders, Word};
 use crate::clock;
+use crate::crash::history::{Ask, History, Ticket, Told};
 use crate::entropy::Kernel;
 use crate::line::{self, Storage};
 
@@ -34,11 +37,26 @@ pub(crate) struct World {
     pub(crate) board: Board,
     pub(crate) address: SocketAddr,
     enrolling: Semaphore,
+    /// What devices ask and hear; those that are recorded end with their answer.
+    history: Option<RefCell<History>>,
 }
 
 impl World {
     pub(crate) fn new(devices: usize, address: SocketAddr) -> Self {
-        Self { board: Board::new(devices), address, enrolling: Semaphore::new(ENROLLING) }
+        let enrolling = Semaphore::new(ENROLLING);
+        Self { board: Board::new(devices), address, enrolling, history: None }
+    }
+
+    /// One whose devices are recorded; so many may enrol at once.
+    pub(crate) fn recorded(devices: usize, address: SocketAddr, enrolling: usize) -> Self {
+        let (enrolling, history) = (Semaphore::new(enrolling), Some(RefCell::default()));
+        Self { board: Board::new(devices), address, enrolling, history }
+    }
+
+    /// The record of a world that has one.
+    pub(crate) fn history(&self) -> RefMut<'_, History> {
+        let history = self.history.as_ref();
+        history.unwrap_or_else(|| unreachable!("this world is recorded")).borrow_mut()
     }
 }
 
@@ -81,6 +99,8 @@ pub(crate) struct Device<const FRAME: usize> {
     restart: bool,
     /// It has nothing to say any more.
     over: bool,
+    /// Its attempt to be taken in, where that is recorded.
+    attempt: Option<Ticket>,
 }
 
 impl<const FRAME: usize> Device<FRAME> {
@@ -104,6 +124,7 @@ impl<const FRAME: usize> Device<FRAME> {
             window: None,
             restart: false,
             over: false,
+            attempt: None,
         }
     }
 
@@ -130,6 +151,7 @@ impl<const FRAME: usize> Device<FRAME> {
             }
             self.drain();
         }
+        world.board.change().seats[self.place].over = true;
     }
 
     /// The line is to be opened: was it inside the window?
@@ -186,6 +208,7 @@ impl<const FRAME: usize> Device<FRAME> {
             // There is no line.
             Order::Cut => {}
             Order::Leave => self.control.leave(&mut Kernel),
+            Order::Reboot => self.start_anew(),
         }
     }
 
@@ -201,6 +224,7 @@ impl<const FRAME: usize> Device<FRAME> {
             Err(words) => return Ended::Lost(words),
         };
         self.control.handle_connected(&mut Kernel, clock::core_now());
+        self.record_attempt();
         let ended = loop {
             self.drain();
             if self.restart {
@@ -233,6 +257,8 @@ impl<const FRAME: usize> Device<FRAME> {
                 order = self.orders.next() => match order {
                     Order::Cut => return Ended::Cut,
                     Order::Leave => self.control.leave(&mut Kernel),
+                    // Without a goodbye.
+                    Order::Reboot => return Ended::Restarted,
                 },
             }
         };
@@ -303,11 +329,20 @@ impl<const FRAME: usize> Device<FRAME> {
                 self.control.handle_cache_stored(held);
             }
             ControlEvent::Registered(answer) => {
+                let (device, host) = (answer.device, answer.host);
+                self.record_answer(Told::Taken { device, host });
                 let mut known = self.world.board.change();
                 known.figures.enrolment.add(clock::now() - self.began);
                 known.seats[self.place].device = Some(answer.device);
             }
+            // It asks again.
+            ControlEvent::Refused(refused) if refused.code == Refusal::Unavailable as u16 => {}
             ControlEvent::Refused(refused) => {
+                self.record_answer(match Refusal::from_code(refused.code) {
+                    Some(Refusal::KeyUsedUp) => Told::UsedUp,
+                    Some(Refusal::KeyRevoked) => Told::Ended,
+                    _ => Told::Refused(refused.code),
+                });
                 let mut known = self.world.board.change();
                 *known.figures.refused.entry(refused.code).or_default() += 1;
                 self.over = true;
@@ -363,6 +398,25 @@ impl<const FRAME: usize> Device<FRAME> {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The line is up, and the next that it carries is the wish to be taken in.
+    fn record_attempt(&mut self) {
+        let identity = self.control.identity();
+        if let (Some(_), Membership::Enrolling(enrolment)) =
+            (&self.world.history, &identity.membership)
+        {
+            let key = enrolment.key;
+            let identity = StaticSecret::from_bytes(identity.identity_key.0).public();
+            self.attempt = Some(self.world.history().begin(Ask::Enrol { identity, key }));
+        }
+    }
+
+    fn record_answer(&mut self, told: Told) {
+        if let Some(attempt) = self.attempt.take() {
+            self.world.history().end(attempt, told);
+            self.over = true;
         }
     }
 

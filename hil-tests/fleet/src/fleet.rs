@@ -84,8 +84,8 @@ impl Office {
         for site in 0..layout.sites() {
             let tag = format!("site={site}");
             let gateway = [tag.clone(), "role=gateway".to_owned()];
-            let gateway = operator.create_key(&format!("gateway-{site}"), &gateway).await?;
-            let device = operator.create_key(&format!("site-{site}"), &[tag]).await?;
+            let gateway = operator.create_key(&format!("gateway-{site}"), None, &gateway).await?;
+            let device = operator.create_key(&format!("site-{site}"), None, &[tag]).await?;
             sites.push([Rc::new(parse_join(&gateway)?), Rc::new(parse_join(&device)?)]);
         }
         let rules: Vec<Value> = (0..layout.sites()).map(|site| rule(site, "any")).collect();

@@ -8,6 +8,7 @@
 mod board;
 mod clock;
 mod coordinator;
+mod crash;
 mod device;
 mod driver;
 mod entropy;
@@ -26,13 +27,17 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
+use weft_agent_core::entropy::Entropy as _;
 
 use coordinator::Started;
+use crash::Trial;
 use device::World;
+use entropy::Kernel;
 use failure::{During, Failure, Result, status};
 use fleet::{Course, Fleet, Keys, Office};
 use plan::{DEVICES_MAX, Layout, Pace};
@@ -48,8 +53,12 @@ const OTHER_FILES: u64 = 64;
 #[command(after_help = "\
 Examples:
   weft-fleet --devices 1000
-  weft-fleet --devices 10000 --rate 400 --json")]
+  weft-fleet --devices 10000 --rate 400 --json
+  weft-fleet crash --devices 100 --kills 15")]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// How many
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=DEVICES_MAX as u64))]
@@ -95,6 +104,59 @@ struct Arguments {
     json: bool,
 }
 
+/// What is done instead of the phases.
+#[derive(Subcommand)]
+enum Other {
+    /// Kill the coordinator while devices enrol, and check what it answered
+    Crash(CrashArguments),
+}
+
+#[derive(Args)]
+struct CrashArguments {
+    /// How many are to be taken in
+    #[arg(long, value_name = "N", default_value_t = 2_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=DEVICES_MAX as u64 / 2))]
+    devices: u64,
+    /// How often the coordinator is killed
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    kills: u16,
+    /// How often 64 devices want a key's one use
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=20))]
+    contests: u8,
+    /// Chooses the moments of the kills [default: a new one, which is printed]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Seconds after which the run ends, whatever it is doing
+    #[arg(long, value_name = "S", default_value_t = 1_500)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=7_200))]
+    limit: u64,
+    /// The coordinator's program [default: weft-coordinator beside this one]
+    #[arg(long, value_name = "FILE")]
+    coordinator: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+impl CrashArguments {
+    fn trial(&self) -> Trial {
+        let drawn = || {
+            let mut seed = [0; 4];
+            Kernel.fill(&mut seed);
+            u64::from(u32::from_le_bytes(seed))
+        };
+        Trial {
+            devices: usize::try_from(self.devices).unwrap_or(DEVICES_MAX),
+            kills: usize::from(self.kills),
+            contests: usize::from(self.contests),
+            seed: self.seed.unwrap_or_else(drawn),
+            json: self.json,
+        }
+    }
+}
+
 impl Arguments {
     fn course(&self) -> Course {
         Course {
@@ -111,11 +173,24 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Other::Crash(arguments)) = &arguments.other {
+        let result = start_crash(arguments);
+        if arguments.json {
+            let failed = |failure: &Failure| json!({"error": failure.json()});
+            ui::document(&result.as_ref().map_or_else(failed, Value::clone));
+        }
+        return end(result.map(drop));
+    }
     let mut report = Report::new(arguments.course().layout, arguments.json);
     let result = start(&arguments, &mut report);
     if arguments.json {
         ui::document(&report.json(result.as_ref().err()));
     }
+    end(result)
+}
+
+/// Says how it ended.
+fn end(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_stop() => {
@@ -131,13 +206,26 @@ fn main() -> ExitCode {
 
 fn start(arguments: &Arguments, report: &mut Report) -> Result<()> {
     raise_files(arguments.devices)?;
+    block_on(until_stopped(arguments.limit, run(arguments, report)))
+}
+
+fn start_crash(arguments: &CrashArguments) -> Result<Value> {
+    raise_files(arguments.devices)?;
+    let program = match &arguments.coordinator {
+        Some(program) => program.clone(),
+        None => beside()?,
+    };
+    block_on(until_stopped(arguments.limit, crash::run(arguments.trial(), &program)))
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .during("start the runtime")?;
     let local = LocalSet::new();
     // The runtime and with it every line is gone before the process says so.
-    local.block_on(&runtime, until_stopped(arguments, report))
+    local.block_on(&runtime, work)
 }
 
 /// Raises the limit of open files, and refuses what does not fit.
@@ -155,13 +243,13 @@ fn raise_files(devices: u64) -> Result<()> {
     }
 }
 
-async fn until_stopped(arguments: &Arguments, report: &mut Report) -> Result<()> {
+async fn until_stopped<T>(limit_s: u64, work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut interrupt = signal(SignalKind::interrupt()).during("listen to Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).during("listen to SIGTERM")?;
-    let limit = Duration::from_secs(arguments.limit);
+    let limit = Duration::from_secs(limit_s);
     tokio::select! {
-        ended = tokio::time::timeout(limit, run(arguments, report)) => ended.unwrap_or_else(|_| {
-            let sentence = format!("the run did not end within {} s", arguments.limit);
+        ended = tokio::time::timeout(limit, work) => ended.unwrap_or_else(|_| {
+            let sentence = format!("the run did not end within {limit_s} s");
             Err(Failure::expectation(sentence))
         }),
         _ = interrupt.recv() => Err(Failure::stopped()),

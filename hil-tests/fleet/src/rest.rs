@@ -31,11 +31,23 @@ impl Operator {
         Self { socket: socket.to_owned(), sender: Mutex::new(None) }
     }
 
-    /// A key for any number of devices with these tags; its join string.
-    pub(crate) async fn create_key(&self, name: &str, tags: &[String]) -> Result<String> {
-        let body = json!({"name": name, "max_uses": null, "tags": tags});
+    /// A key for so many devices (`None` = any number) with these tags; its join
+    /// string.
+    pub(crate) async fn create_key(
+        &self,
+        name: &str,
+        max_uses: Option<usize>,
+        tags: &[String],
+    ) -> Result<String> {
+        let body = json!({"name": name, "max_uses": max_uses, "tags": tags});
         let key = self.call(Method::POST, "/api/v1/enrollment-keys", Some(&body), None).await?;
         text(&key, "join_string")
+    }
+
+    /// Ends a key.
+    pub(crate) async fn end_key(&self, key: &str) -> Result<()> {
+        let path = format!("/api/v1/enrollment-keys/{key}/revoke");
+        self.call(Method::POST, &path, Some(&json!({})), None).await.map(drop)
     }
 
     /// The name of the only network, and the version of its policy.

@@ -26,6 +26,11 @@ impl Samples {
         self.0.len()
     }
 
+    /// Zero without a sample.
+    pub(crate) fn median(&self) -> Duration {
+        self.summary().map_or(Duration::ZERO, |summary| Duration::from_micros(summary.p50))
+    }
+
     /// `None` without a sample.
     pub(crate) fn summary(&self) -> Option<Summary> {
         let mut sorted = self.0.clone();

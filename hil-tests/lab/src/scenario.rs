@@ -1,6 +1,7 @@
 //! Scenarios: what they are called, how one runs, and how it ends.
 
 mod clock;
+mod crash;
 mod demo;
 mod footprint;
 mod interop;
@@ -30,9 +31,12 @@ pub(crate) struct Options {
     pub(crate) once: bool,
     /// interop: both roles over IPv4 with preshared keys, no rekey; outage: a
     /// rekey every 10 s and not every 2 minutes; revoke: once; clock: two
-    /// jumps
+    /// jumps; crash: 200 devices and 60 kills
     #[arg(long)]
     pub(crate) short: bool,
+    /// Chooses what is left to chance, where a scenario leaves anything to it
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
 }
 
 /// One row of `weft-lab list`.
@@ -48,6 +52,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "clock",
         about: "a gateway whose clock begins in 1970 and jumps by hours and years",
         play: clock::play,
+    },
+    Scenario {
+        name: "crash",
+        about: "kill -9 of the coordinator while devices enrol: what it answered is true",
+        play: crash::play,
     },
     Scenario {
         name: "demo",

@@ -25,7 +25,7 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     outcome.merge(scenario(root, &["demo", "--once"]));
     outcome.merge(scenario(root, &["pair"]));
     outcome.merge(scenario(root, &["remove"]));
-    for name in ["outage", "revoke", "clock"] {
+    for name in ["outage", "revoke", "clock", "crash"] {
         let arguments: &[&str] = if full { &[name] } else { &[name, "--short"] };
         outcome.merge(scenario(root, arguments));
     }
