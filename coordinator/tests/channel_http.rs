@@ -191,5 +191,5 @@ async fn posts_are_as_few_as_messages() {
         answered += u64::from(!body.is_empty());
     }
     assert!((40..100).contains(&answered), "{answered}");
-    assert_eq!(posts.dropped().get(), 100 - answered);
+    assert_eq!(posts.dropped().counter().get(), 100 - answered);
 }

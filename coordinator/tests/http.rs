@@ -117,7 +117,7 @@ fn api_at(now: UnixMs) -> Api {
     };
     let devices =
         Routes::new().post("/api/v1/device/register", Permission::Device, async || "frame");
-    let router = http::router(Arc::new(operator), devices, ());
+    let router = http::router(Arc::new(operator), Router::new(), devices, ());
     Api { router, store, secrets, _dir: dir }
 }
 

@@ -42,7 +42,7 @@ fn port() -> Port {
         front: Front::new(routes),
         tls: endpoint::tls(),
         places: Arc::clone(&endpoint.places),
-        stats: Stats::default(),
+        stats: Arc::new(Stats::default()),
     });
     let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap();

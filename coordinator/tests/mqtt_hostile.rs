@@ -146,7 +146,7 @@ async fn the_honest_lose_nothing() {
         front: Front::new(axum::Router::new()),
         tls: endpoint::tls(),
         places: Arc::clone(&endpoint.places),
-        stats: Stats::default(),
+        stats: Arc::new(Stats::default()),
     });
     let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let to = listener.local_addr().unwrap();

@@ -82,7 +82,7 @@ impl Port {
             front: Front::new(axum::Router::new()),
             tls: endpoint::tls(),
             places: Arc::clone(&endpoint.places),
-            stats: Stats::default(),
+            stats: Arc::new(Stats::default()),
         });
         let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();

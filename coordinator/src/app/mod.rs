@@ -88,6 +88,7 @@ fn run(args: &Args) -> Result<u8, Vec<Failure>> {
         | Command::Network(_)
         | Command::WhyNot(_)
         | Command::Audit(_)
+        | Command::Metrics
         | Command::Complete(_) => {
             let config = config::load(&overrides)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -26,6 +26,7 @@ use crate::service::seams::Refusals;
 use crate::service::secrets::Secrets;
 use crate::store::sqlite::{SCHEMA, SqliteStore};
 use crate::store::{SharedStore, StoreError};
+use crate::transport::http::metrics::{self, Meters};
 use crate::transport::http::unix::Socket;
 use crate::transport::listen::{Behind, Front, Limits, Listener, Places, Stats};
 use crate::transport::mqtt::hub::Hub;
@@ -317,15 +318,18 @@ async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<W
     });
     let inbound: Arc<dyn Inbound> = Arc::clone(&channel) as _;
     let posts = post::Posts::new(Arc::clone(&inbound), Arc::clone(&hub));
-    let routes = http::router(operator, post::declare(), posts);
     let broker = Arc::new(Broker::new(hub, inbound, Arc::clone(secrets) as _, clock));
-    let behind = Arc::new(Behind {
-        broker,
-        front: Front::new(routes.clone()),
-        tls,
+    let meters = Meters {
+        channel: Arc::clone(&channel),
+        broker: Arc::clone(&broker),
+        listen: Arc::new(Stats::default()),
         places: Places::new(limits),
-        stats: Stats::default(),
-    });
+        posts: posts.dropped(),
+    };
+    let (stats, places) = (Arc::clone(&meters.listen), Arc::clone(&meters.places));
+    let routes = http::router(operator, metrics::routes(meters), post::declare(), posts);
+    let front = Front::new(routes.clone());
+    let behind = Arc::new(Behind { broker, front, tls, places, stats });
     Ok(Works { channel, routes, behind })
 }
 

@@ -74,12 +74,24 @@ impl<'a> Client<'a> {
         self.call(Method::DELETE, path, Ask { body: None, if_match: Some(version) }).await
     }
 
+    /// An answer that is text and no document.
+    pub(crate) async fn get_text(&self, path: &str) -> Result<String, Failure> {
+        let body = self.exchange(Method::GET, path, Ask::default()).await?;
+        String::from_utf8(body.into()).map_err(|error| self.lost(&error))
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         ask: Ask,
     ) -> Result<T, Failure> {
+        let body = self.exchange(method, path, ask).await?;
+        serde_json::from_slice(&body).map_err(|error| self.lost(&error))
+    }
+
+    /// The body of an answer that says "done".
+    async fn exchange(&self, method: Method, path: &str, ask: Ask) -> Result<Bytes, Failure> {
         let stream =
             UnixStream::connect(self.socket).await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) =
@@ -106,11 +118,7 @@ impl<'a> Client<'a> {
                 return Err(self.lost(&error));
             }
         };
-        if status.is_success() {
-            serde_json::from_slice(&body).map_err(|error| self.lost(&error))
-        } else {
-            Err(self.problem(status, &body))
-        }
+        if status.is_success() { Ok(body) } else { Err(self.problem(status, &body)) }
     }
 
     fn unreachable(&self, error: &io::Error) -> Failure {

@@ -103,6 +103,8 @@ pub(crate) enum Command {
     WhyNot(network::WhyNot),
     /// What operators and devices did
     Audit(network::Audit),
+    /// Everything that is counted, in Prometheus' text format
+    Metrics,
     /// Settings
     #[command(subcommand)]
     Config(Config),

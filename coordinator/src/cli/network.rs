@@ -1,6 +1,9 @@
-//! `network`, `why-not`, `audit`.
+//! `network`, `why-not`, `audit`, `metrics`.
+
+use std::collections::BTreeMap;
 
 use clap::Args as ClapArgs;
+use serde::Serialize;
 
 use crate::api;
 use crate::failure::Failure;
@@ -92,6 +95,26 @@ pub(super) async fn why_not(context: &Context<'_>, wanted: &WhyNot) -> Result<u8
         }
     }
     Ok(u8::from(!answer.member))
+}
+
+#[derive(Serialize)]
+struct Samples {
+    samples: BTreeMap<String, u64>,
+}
+
+pub(super) async fn metrics(context: &Context<'_>) -> Result<u8, Failure> {
+    let page = context.client.get_text("/metrics").await?;
+    if !context.json {
+        ui::out_raw(&page);
+        return Ok(0);
+    }
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    };
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    ui::json("weft.metrics/1", &Samples { samples: lines.filter_map(sample).collect() });
+    Ok(0)
 }
 
 pub(super) async fn audit(context: &Context<'_>, wanted: &Audit) -> Result<u8, Failure> {

@@ -30,6 +30,7 @@ pub(crate) async fn run(args: &Args, config: &Config, now: u64) -> Result<u8, Ve
         Command::Network(command) => network::run(&context, command).await,
         Command::WhyNot(command) => network::why_not(&context, command).await,
         Command::Audit(command) => network::audit(&context, command).await,
+        Command::Metrics => network::metrics(&context).await,
         Command::Complete(words) => {
             completions::complete(&context, words).await;
             Ok(0)

@@ -80,8 +80,18 @@ impl Posts {
     }
 
     /// Posts that were dropped because they were too many.
-    pub fn dropped(&self) -> &Counter {
-        &self.rates.dropped
+    pub fn dropped(&self) -> Dropped {
+        Dropped(Arc::clone(&self.rates))
+    }
+}
+
+/// How many posts were too many.
+pub struct Dropped(Arc<Rates>);
+
+impl Dropped {
+    /// The counter.
+    pub fn counter(&self) -> &Counter {
+        &self.0.dropped
     }
 }
 

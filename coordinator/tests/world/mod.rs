@@ -135,7 +135,7 @@ impl World {
             front: Front::new(post::routes(inbound, Arc::clone(&hub))),
             tls: super::endpoint::tls(),
             places: Places::new(Limits::default()),
-            stats: Stats::default(),
+            stats: Arc::new(Stats::default()),
         });
         let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();

@@ -102,6 +102,29 @@ pub enum FrameDrop {
 impl FrameDrop {
     /// How many reasons there are.
     pub const COUNT: usize = Self::Store as usize + 1;
+
+    /// All, in order.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Frame,
+        Self::ForeignInbox,
+        Self::Mac1,
+        Self::HelloRate,
+        Self::Overload,
+        Self::Unauthentic,
+        Self::UnknownDevice,
+        Self::UnknownKey,
+        Self::UnknownMaster,
+        Self::HelloPayload,
+        Self::Version,
+        Self::UnknownSession,
+        Self::ForeignSession,
+        Self::Replayed,
+        Self::Forged,
+        Self::Exhausted,
+        Self::Items,
+        Self::TooMany,
+        Self::Store,
+    ];
 }
 
 /// What the channel counts.

@@ -38,6 +38,8 @@ pub enum Permission {
     NetworkRead,
     /// See the audit trail.
     AuditRead,
+    /// See what was counted.
+    MetricsRead,
 }
 
 impl Permission {
@@ -55,6 +57,7 @@ impl Permission {
             Self::PolicyManage => "policy.manage",
             Self::NetworkRead => "network.read",
             Self::AuditRead => "audit.read",
+            Self::MetricsRead => "metrics.read",
         }
     }
 }

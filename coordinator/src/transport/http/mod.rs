@@ -18,6 +18,7 @@ mod convert;
 mod devices;
 mod error;
 mod keys;
+pub mod metrics;
 mod networks;
 mod policies;
 pub mod routes;
@@ -44,14 +45,15 @@ pub fn operator_routes() -> Routes<Shared> {
     audit::declare(routes)
 }
 
-/// The whole router: operators' routes, and those for devices with what they
-/// stand on.
-pub fn router<S>(operator: Shared, devices: Routes<S>, state: S) -> Router
+/// The whole router: operators' routes, what was counted, and the routes for
+/// devices with what they stand on.
+pub fn router<S>(operator: Shared, metrics: Router, devices: Routes<S>, state: S) -> Router
 where
     S: Clone + Send + Sync + 'static,
 {
     let operators = operator_routes().into_router().with_state(operator);
     operators
+        .merge(metrics)
         .merge(devices.into_router().with_state(state))
         .fallback(error::no_route)
         .method_not_allowed_fallback(error::no_method)

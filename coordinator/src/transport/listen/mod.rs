@@ -94,7 +94,7 @@ pub struct Behind {
     /// Who may hold a connection.
     pub places: Arc<Places>,
     /// Counters.
-    pub stats: Stats,
+    pub stats: Arc<Stats>,
 }
 
 /// A bound port.

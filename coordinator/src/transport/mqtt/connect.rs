@@ -73,6 +73,19 @@ impl Refusal {
     /// How many reasons there are.
     pub const COUNT: usize = Self::Limits as usize + 1;
 
+    /// All, in order.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Will,
+        Self::ExtendedAuthentication,
+        Self::ClientId,
+        Self::User,
+        Self::PasswordForm,
+        Self::Password,
+        Self::Expired,
+        Self::KeepAlive,
+        Self::Limits,
+    ];
+
     /// What the client is told: enough to try again rightly, nothing about
     /// which half of the credentials was wrong.
     pub const fn code(self) -> ConnectCode {

@@ -3,6 +3,7 @@
 use super::connect::Refusal;
 use super::session::Close;
 use crate::service::count::{Counter, Counts};
+use crate::transport::http::metrics::word;
 
 /// Why a connection ended before it was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +34,40 @@ impl Early {
     /// How many reasons there are.
     pub const COUNT: usize = Self::REFUSED + Refusal::COUNT;
     const REFUSED: usize = 9;
+
+    /// All, in order.
+    pub const ALL: [Self; Self::COUNT] = {
+        let mut all = [Self::Deadline; Self::COUNT];
+        let first = [
+            Self::Deadline,
+            Self::Crowded,
+            Self::Lost,
+            Self::NotConnect,
+            Self::Level,
+            Self::Malformed,
+            Self::EnrolmentFull,
+            Self::Full,
+            Self::InboxTaken,
+        ];
+        let mut index = 0;
+        while index < Self::COUNT {
+            all[index] = if index < Self::REFUSED {
+                first[index]
+            } else {
+                Self::Refused(Refusal::ALL[index - Self::REFUSED])
+            };
+            index += 1;
+        }
+        all
+    };
+
+    /// One word for a reader of counters.
+    pub fn word(self) -> String {
+        match self {
+            Self::Refused(refusal) => format!("refused_{}", word(&refusal)),
+            other => word(&other),
+        }
+    }
 
     const fn index(self) -> usize {
         match self {
@@ -76,5 +111,25 @@ impl Stats {
     /// Counter of admitted connections that ended.
     pub const fn closed(&self, why: Close) -> &Counter {
         self.closed.get(why as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_counter_and_its_word() {
+        let stats = Stats::default();
+        let mut words: Vec<String> = Early::ALL.iter().map(|why| why.word()).collect();
+        for (index, why) in Early::ALL.iter().enumerate() {
+            assert_eq!(why.index(), index);
+            stats.early(*why).add();
+            assert_eq!(stats.early(*why).get(), 1);
+        }
+        assert!(words.contains(&"refused_password".to_owned()));
+        words.sort();
+        words.dedup();
+        assert_eq!(words.len(), Early::COUNT);
     }
 }
