@@ -118,6 +118,17 @@ impl Coordinator {
         )))
     }
 
+    /// What it has counted, `weft-coordinator metrics --json`.
+    pub(crate) fn metrics(&self) -> Result<Value> {
+        let finished = self.command("metrics", &["metrics", "--json"])?;
+        Ok(parse("weft-coordinator metrics", &finished)?["samples"].clone())
+    }
+
+    /// Memory of the server that is not on disk or swapped, in KiB.
+    pub(crate) fn rss_kib(&self) -> Result<u64> {
+        rss_kib(&self.process)
+    }
+
     /// Makes an enrolment key and returns its join string.
     pub(crate) fn join_string(&self, name: &str, uses: u32) -> Result<String> {
         self.join_string_for(name, uses, "7d")

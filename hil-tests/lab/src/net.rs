@@ -6,6 +6,7 @@ pub(crate) mod echo;
 pub(crate) mod namespace;
 pub(crate) mod packet;
 pub(crate) mod signal;
+pub(crate) mod tcp;
 pub(crate) mod wire;
 
 use std::io;
@@ -28,6 +29,18 @@ fn hurry() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 1 };
     // SAFETY: the structure is a live local; 0 means the calling thread.
     check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) })?;
+    Ok(())
+}
+
+/// As many open files as the system lets this process have.
+pub(crate) fn raise_open_files() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is a live local.
+    unsafe {
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit))?;
+        limit.rlim_cur = limit.rlim_max;
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit))?;
+    }
     Ok(())
 }
 

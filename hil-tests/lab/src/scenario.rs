@@ -4,6 +4,7 @@ mod clock;
 mod crash;
 mod demo;
 mod footprint;
+mod hostile;
 mod interop;
 mod outage;
 mod pair;
@@ -29,9 +30,7 @@ pub(crate) struct Options {
     /// demo: stop after the summary
     #[arg(long)]
     pub(crate) once: bool,
-    /// interop: both roles over IPv4 with preshared keys, no rekey; outage: a
-    /// rekey every 10 s and not every 2 minutes; revoke: once; clock: two
-    /// jumps; crash: 200 devices and 60 kills
+    /// The form of `make test`: fewer rounds, shorter timers, less time
     #[arg(long)]
     pub(crate) short: bool,
     /// Chooses what is left to chance, where a scenario leaves anything to it
@@ -67,6 +66,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "footprint",
         about: "memory of a gateway that talks to two peers",
         play: footprint::play,
+    },
+    Scenario {
+        name: "hostile",
+        about: "a mob against the coordinator, and devices that it knows beside it",
+        play: hostile::play,
     },
     Scenario {
         name: "interop",

@@ -13,6 +13,9 @@ const SKIPPED: i32 = 77;
 /// Exit status without the rights it needs.
 const NOT_PERMITTED: i32 = 4;
 
+/// Scenarios with a short form for `make test`.
+const SHORTENED: &[&str] = &["outage", "revoke", "clock", "crash", "hostile"];
+
 /// The scenarios of `make test`, or the long form of each.
 pub(super) fn run(root: &Path, full: bool) -> Outcome {
     let interop: &[&str] = if full { &["interop"] } else { &["interop", "--short"] };
@@ -25,7 +28,7 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     outcome.merge(scenario(root, &["demo", "--once"]));
     outcome.merge(scenario(root, &["pair"]));
     outcome.merge(scenario(root, &["remove"]));
-    for name in ["outage", "revoke", "clock", "crash"] {
+    for name in SHORTENED {
         let arguments: &[&str] = if full { &[name] } else { &[name, "--short"] };
         outcome.merge(scenario(root, arguments));
     }
