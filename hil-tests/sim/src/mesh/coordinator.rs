@@ -85,6 +85,8 @@ pub struct Coordinator {
     pub lease_s: u32,
     /// Seconds between heartbeats.
     pub heartbeat_s: u16,
+    /// Earliest and latest reconnection after a loss, in seconds.
+    pub reconnect_s: (u16, u16),
     /// New devices wait for an operator.
     pub needs_approval: bool,
     /// New devices are refused for this reason.
@@ -146,6 +148,7 @@ impl Coordinator {
             epoch: Epoch(rng.next() as u32 | 1),
             lease_s: 7 * 86_400,
             heartbeat_s: 900,
+            reconnect_s: (0, 1),
             needs_approval: false,
             refuse: None,
             under_load: false,
@@ -386,8 +389,8 @@ impl Coordinator {
             inbox: device.map_or(inbox, |device| device.inbox),
             password: self.password(&device.map_or(inbox, |device| device.inbox)),
             password_expiry: u32::MAX,
-            reconnect_min_s: 0,
-            reconnect_max_s: 1,
+            reconnect_min_s: self.reconnect_s.0,
+            reconnect_max_s: self.reconnect_s.1,
             heartbeat_s: self.heartbeat_s,
         };
         let mut writer = ItemWriter::new(&mut plain);

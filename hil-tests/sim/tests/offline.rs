@@ -1,0 +1,148 @@
+//! Life without the coordinator: days of it, restarts in it, the return of a
+//! whole fleet, and a coordinator that comes back as an older one.
+#![allow(missing_docs, reason = "a test")]
+
+use std::collections::BTreeMap;
+
+use weft_agent_core::agent::AgentEvent;
+use weft_agent_core::control::Held;
+use weft_agent_core::time::Duration;
+use weft_sim::Rng;
+use weft_sim::mesh::Mesh;
+
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+
+fn held(mesh: &Mesh, node: usize) -> Held {
+    mesh.agent(node).coordinator(mesh.now).held
+}
+
+fn online(mesh: &Mesh, node: usize) -> bool {
+    mesh.agent(node).coordinator(mesh.now).online
+}
+
+fn dropped_maps(mesh: &Mesh, node: usize) -> usize {
+    mesh.events(node, |event| matches!(event, AgentEvent::MapDropped(_)).then_some(())).len()
+}
+
+/// One echo request and its answer.
+fn answers(mesh: &mut Mesh, from: usize, to: usize, sequence: u16) -> bool {
+    let (host, before) = (mesh.host(to), mesh.replies(from));
+    mesh.ping(from, host, sequence);
+    mesh.run_for(SECOND);
+    mesh.replies(from) > before
+}
+
+/// Coordinator and broker are gone; every line notices at once.
+fn go_down(mesh: &mut Mesh) {
+    mesh.coordinator_down = true;
+    mesh.cut_lines();
+}
+
+#[test]
+fn nearly_a_week_alone_with_restarts_loses_nothing() {
+    let mut mesh = Mesh::new(40);
+    let nodes = ["gw-a", "gw-b", "gw-c"].map(|name| mesh.add(name));
+    mesh.run_to(5 * SECOND, |mesh| nodes.iter().all(|&node| mesh.knows(node, 2)));
+    let pairs = [(0, 1), (1, 2), (2, 0)].map(|(from, to)| (nodes[from], nodes[to]));
+    for (from, to) in pairs {
+        assert!(answers(&mut mesh, from, to, 0));
+    }
+    mesh.run_for(MINUTE);
+    go_down(&mut mesh);
+    let writes = |mesh: &Mesh| nodes.map(|node| mesh.nodes[node].storage.cache_writes);
+    let (mut rng, before) = (Rng::new(41), writes(&mesh));
+    let mut restarts = [0; 3];
+    // Every pair talks once in an hour at random, so that each time a handshake
+    // is due; one of them is restarted about three times a day.
+    let hours = 6 * 24;
+    for hour in 1..=hours {
+        if rng.below(8) == 0 {
+            let node = rng.below(3) as usize;
+            restarts[node] += 1;
+            mesh.stop(nodes[node]);
+            mesh.run_for(rng.below(MINUTE));
+            mesh.boot(nodes[node]);
+        }
+        mesh.run_for(rng.below(10 * MINUTE));
+        for (from, to) in pairs {
+            assert!(answers(&mut mesh, from, to, hour), "hour {hour}");
+        }
+        mesh.run_for(45 * MINUTE);
+    }
+    // Four times a day, and once at each start.
+    for ((after, before), starts) in writes(&mesh).into_iter().zip(before).zip(restarts) {
+        let written = after - before;
+        assert!(written <= 4 * 6 + 2 * starts, "{written} times, {starts} starts");
+    }
+    let hellos = mesh.coordinator.hellos;
+    mesh.coordinator_down = false;
+    mesh.run_to(2 * MINUTE, |mesh| nodes.iter().all(|&node| online(mesh, node)));
+    // No storm afterwards: one handshake each.
+    mesh.run_for(10 * MINUTE);
+    assert_eq!(mesh.coordinator.hellos - hellos, 3);
+    assert_eq!(nodes.map(|node| dropped_maps(&mesh, node)), [0; 3]);
+}
+
+#[test]
+fn a_fleet_comes_back_spread_over_the_window_that_it_was_told() {
+    const DEVICES: usize = 24;
+    const SEEDS: u64 = 8;
+    let mut slices = [0; 6];
+    for seed in 0..SEEDS {
+        let mut mesh = Mesh::new(420 + seed);
+        mesh.coordinator.reconnect_s = (5, 35);
+        let nodes: Vec<usize> = (0..DEVICES).map(|_| mesh.add("gw")).collect();
+        mesh.run_to(20 * SECOND, |mesh| nodes.iter().all(|&node| mesh.knows(node, DEVICES - 1)));
+        // A line that held half a minute is lost through no fault of its own.
+        mesh.run_for(40 * SECOND);
+        mesh.coordinator.restart();
+        mesh.cut_lines();
+        let lost = mesh.now;
+        let mut back = BTreeMap::new();
+        while back.len() < DEVICES {
+            mesh.run_for(50);
+            for &node in &nodes {
+                if online(&mesh, node) {
+                    back.entry(node).or_insert(mesh.now - lost);
+                }
+            }
+            assert!(mesh.now - lost <= Duration::from_secs(36), "only {} came back", back.len());
+        }
+        for after in back.values() {
+            let waited = after.as_secs().checked_sub(5);
+            let slice = waited.expect("nobody comes before the window") as usize / 5;
+            slices[slice.min(5)] += 1;
+        }
+    }
+    // A slice of 5 s has 32 of 192 devices at random, 5 more or less.
+    assert!(slices.iter().all(|count| (12..=52).contains(count)), "{slices:?}");
+}
+
+#[test]
+fn a_restored_database_is_taken_anew_by_running_and_started_devices() {
+    let mut mesh = Mesh::new(43);
+    let (a, b, c) = (mesh.add("gw-a"), mesh.add("gw-b"), mesh.add("gw-c"));
+    mesh.run_to(5 * SECOND, |mesh| [a, b, c].iter().all(|&node| mesh.knows(node, 2)));
+    assert!(answers(&mut mesh, a, b, 1));
+    mesh.run_for(MINUTE);
+    let before = held(&mesh, a);
+    let (host_a, host_b) = (mesh.host(a), mesh.host(b));
+    go_down(&mut mesh);
+    mesh.stop(b);
+    mesh.coordinator.restore_backup();
+    mesh.coordinator_down = false;
+    mesh.boot(b);
+    mesh.run_to(MINUTE, |mesh| {
+        [a, b, c].iter().all(|&node| held(mesh, node).epoch == mesh.coordinator.epoch)
+    });
+    assert!(held(&mesh, a).epoch != before.epoch && held(&mesh, a).revision < before.revision);
+    assert!([a, b, c].iter().all(|&node| mesh.knows(node, 2)));
+    assert_eq!((mesh.host(a), mesh.host(b)), (host_a, host_b));
+    // The new life's map survives a restart, and what the old one held is gone.
+    mesh.stop(a);
+    mesh.coordinator_down = true;
+    mesh.boot(a);
+    assert_eq!(held(&mesh, a).epoch, mesh.coordinator.epoch);
+    assert!(answers(&mut mesh, a, b, 2));
+}
