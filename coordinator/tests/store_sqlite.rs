@@ -73,6 +73,8 @@ conformance!(enrol:
     a_freed_address_rests
     approval_comes_before_the_address
     a_deleted_device_stays_out
+    a_lost_device_waits_with_its_address
+    a_lost_device_finds_its_address_taken
     a_blocked_device_hears_it
 );
 conformance!(devices:

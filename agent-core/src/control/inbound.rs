@@ -3,8 +3,8 @@
 
 use weft_wire::id::{DeviceId, Revision};
 use weft_wire::item::{
-    Command, Done, Duplicate, Item, ItemError, Items, Leave, NewInbox, Ping, RawItem, Refused,
-    Registered, Stamps, Standing, State, Unsupported, WelcomeInfo,
+    Command, Done, Duplicate, Item, ItemError, Items, Leave, Lost, NewInbox, Ping, RawItem,
+    Refused, Registered, Stamps, Standing, State, Unsupported, WelcomeInfo,
 };
 use weft_wire::map::{
     Lease as LeaseOp, MapReady, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey, Servers,
@@ -105,6 +105,7 @@ enum Message {
     State(State),
     Duplicate(Duplicate),
     Stamps(Stamps),
+    Lost,
     Command(Command),
     Ping(Ping),
     Done(Done),
@@ -134,6 +135,7 @@ impl Message {
             State::TAG => Self::State(raw.decode()?),
             Duplicate::TAG => Self::Duplicate(raw.decode()?),
             Stamps::TAG => Self::Stamps(raw.decode()?),
+            Lost::TAG => raw.decode::<Lost>().map(|_| Self::Lost)?,
             Command::TAG => Self::Command(raw.decode()?),
             Ping::TAG => Self::Ping(raw.decode()?),
             Done::TAG => Self::Done(raw.decode()?),
@@ -224,6 +226,8 @@ impl<const FRAME: usize> Control<FRAME> {
         self.clock = (info.time_ms > 0).then_some((now, info.time_ms));
         self.online = true;
         self.line.handle_welcome(info.reconnect_min_s, info.reconnect_max_s, now);
+        // There is one for members only.
+        self.has_map = info.revision != Revision(0);
         self.handle_heard(now);
         self.requests.restart();
         self.take_credentials(&info);
@@ -302,9 +306,13 @@ impl<const FRAME: usize> Control<FRAME> {
         Op::decode(raw).map(|op| self.apply(op))
     }
 
+    /// Who is no member may still hold the map of the database's life before: its
+    /// lease goes on and ends.
     fn handle_heard(&mut self, now: Instant) {
         self.heard_at = Some(now);
-        self.lease.renew(now);
+        if self.has_map {
+            self.lease.renew(now);
+        }
     }
 
     /// The outer `None`: nothing is left.
@@ -439,6 +447,7 @@ impl<const FRAME: usize> Control<FRAME> {
                     self.notify(Notice::CacheChanged);
                 }
             }
+            Message::Lost => self.lost = self.is_member(),
             Message::MapReady(ready) => {
                 let newest = Held { epoch: ready.epoch, revision: ready.revision };
                 if self.standing == Standing::Active && !self.map.handle_ready(newest) {
@@ -502,6 +511,7 @@ impl<const FRAME: usize> Control<FRAME> {
             master: answer.master,
         });
         self.standing = answer.standing;
+        self.lost = false;
         self.channel.clear();
         self.online = false;
         self.line.restart();
@@ -516,6 +526,12 @@ impl<const FRAME: usize> Control<FRAME> {
         } else {
             self.requests.abandon(ask);
             match ask {
+                // Its map holds until its lease ends, and an operator may think
+                // otherwise by then.
+                Ask::Register if self.is_member() => {
+                    self.lost = false;
+                    self.line.rest();
+                }
                 Ask::Register => self.line.end(),
                 Ask::Heartbeat => self.heartbeats.handle_done(),
                 Ask::Leave | Ask::Ping => {}
@@ -526,6 +542,7 @@ impl<const FRAME: usize> Control<FRAME> {
 
     fn handle_state(&mut self, state: State) -> ControlEvent {
         let before = core::mem::replace(&mut self.standing, state.standing);
+        self.has_map = state.standing == Standing::Active;
         match state.standing {
             Standing::Active => {
                 self.other = None;

@@ -254,6 +254,10 @@ pub struct Control<const FRAME: usize> {
     standing: Standing,
     /// Another machine with this identity.
     other: Option<Other>,
+    /// Whether the coordinator has a map for this device, as last heard.
+    has_map: bool,
+    /// The coordinator's database has lost this member.
+    lost: bool,
     /// The coordinator's Unix time in milliseconds at an instant.
     clock: Option<(Instant, u64)>,
     signals: heapless::Deque<Signal, SIGNALS>,
@@ -304,6 +308,8 @@ impl<const FRAME: usize> Control<FRAME> {
             commands: Commands::new(),
             standing: Standing::Active,
             other: None,
+            has_map: false,
+            lost: false,
             clock: None,
             signals: heapless::Deque::new(),
             unsupported: heapless::Vec::new(),
@@ -438,7 +444,7 @@ impl<const FRAME: usize> Control<FRAME> {
         if !self.can_send() {
             return;
         }
-        if self.lease.half_at().is_some_and(|at| at <= now) {
+        if self.has_map && self.lease.half_at().is_some_and(|at| at <= now) {
             self.requests.open(Ask::Ping, entropy);
         }
         if self.is_member() && self.heartbeats.poll_due(now) {
@@ -472,7 +478,8 @@ impl<const FRAME: usize> Control<FRAME> {
             if self.is_member() {
                 consider(self.heartbeats.due_at(), "control: heartbeat");
             }
-            if !self.requests.is_open(Ask::Ping) {
+            // Where an answer renews nothing there is nothing to ask for.
+            if self.has_map && !self.requests.is_open(Ask::Ping) {
                 consider(self.lease.half_at(), "control: renew the lease");
             }
         }

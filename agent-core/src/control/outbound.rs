@@ -3,13 +3,15 @@
 
 use weft_wire::PROTOCOL;
 use weft_wire::frame::{PskKind, PskSelector, RECORD_HEADER_LEN, TAG_LEN};
-use weft_wire::item::{HelloInfo, ItemError, ItemWriter, Leave, Ping, Register, Unsupported};
+use weft_wire::item::{
+    HelloInfo, ItemError, ItemWriter, Leave, Ping, Register, Returning, Unsupported,
+};
 use weft_wire::map::MapApplied;
 use weft_wire::topic::Topic;
 
 use super::cache::CacheHead;
 use super::channel::HelloPlan;
-use super::identity::Membership;
+use super::identity::{Member, Membership};
 use super::request::Ask;
 use super::{Control, ControlTransmit, Signal};
 use crate::entropy::Entropy;
@@ -42,6 +44,9 @@ impl<const FRAME: usize> Control<FRAME> {
         }
         if !self.online {
             return None;
+        }
+        if self.lost {
+            self.requests.open(Ask::Register, entropy);
         }
         let replica = self.channel.replica()?;
         let room = out.len().checked_sub(TAG_LEN)?.min(RECORD_HEADER_LEN + RECORD_PLAIN);
@@ -160,6 +165,9 @@ impl<const FRAME: usize> Control<FRAME> {
         now: Instant,
     ) -> Result<(), ItemError> {
         if let Some(request) = self.requests.due(Ask::Register, now) {
+            if let Membership::Member(Member { device, network, .. }) = self.identity.membership {
+                writer.put(&Returning { device, network })?;
+            }
             writer.put(&self.register(request))?;
             self.requests.sent(Ask::Register, now, entropy);
         }
@@ -183,15 +191,20 @@ impl<const FRAME: usize> Control<FRAME> {
     }
 
     fn register(&self, request: u32) -> Register {
-        let host = match &self.identity.membership {
-            Membership::Enrolling(enrolment) => enrolment.host,
-            Membership::Member(_) => 0,
+        let settings = self.settings.settings();
+        let (host, name) = match &self.identity.membership {
+            Membership::Enrolling(enrolment) => (enrolment.host, &self.config.name),
+            // As it was called and addressed before the database lost it.
+            Membership::Member(member) => (
+                settings.map_or(0, |settings| settings.host),
+                settings.map_or(&member.name, |settings| &settings.name),
+            ),
         };
         Register {
             request,
             wg_key: self.config.wireguard_key,
             fingerprint: self.config.fingerprint,
-            name: self.config.name.clone(),
+            name: name.clone(),
             host,
             abilities: self.config.abilities.clone(),
         }

@@ -573,6 +573,24 @@ item!(
     }
 );
 
+item!(
+    /// The database knows this device no more, and its handshake proves that this
+    /// coordinator once took it in: a backup was restored. It may be taken back in
+    /// this session by [`Returning`] and [`Register`], and do nothing else.
+    15 Lost {}
+);
+
+item!(
+    /// What a device was before the database lost it; right before its
+    /// [`Register`], which names the host number that it holds.
+    16 Returning {
+        /// The id it had.
+        device: DeviceId,
+        /// Its network.
+        network: NetworkId,
+    }
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -104,6 +104,8 @@ fn session(golden: &mut Golden) {
     );
     golden.item("unsupported", &Unsupported { tag: 20_000 });
     golden.item("leave", &Leave { request: 9 });
+    golden.item("lost", &Lost {});
+    golden.item("returning", &Returning { device: DeviceId(2), network: NetworkId(3) });
     golden.item("done", &Done { request: 9 });
     let reason = text("cloned");
     let since_ms = 1_795_000_000_000;

@@ -1,6 +1,6 @@
 //! Taking a device in: what it asks, what it gets, why it is refused.
 
-use weft_wire::id::{Inbox, KeyId, PublicKey, is_name};
+use weft_wire::id::{DeviceId, Inbox, KeyId, NetworkId, PublicKey, is_name};
 
 use super::device::{Abilities, Device};
 use super::key::EnrolmentKey;
@@ -73,6 +73,30 @@ pub struct Enrolled {
     pub new: bool,
 }
 
+/// A device that a restored backup does not know. Its handshake proved that this
+/// coordinator took it in once: its PSK can come from nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adoption {
+    /// What it says about itself. It came with no enrolment key: that one is of
+    /// no meaning.
+    pub enrolment: Enrolment,
+    /// The id it had.
+    pub device: DeviceId,
+    /// The network it was in.
+    pub network: NetworkId,
+}
+
+/// A device that was taken back, now or before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// The device: it waits for an operator.
+    pub device: Device,
+    /// Its network.
+    pub network: Network,
+    /// Whether it was taken back now; `false` = the same answer again.
+    pub new: bool,
+}
+
 /// Why a device is not taken in. Only ever told inside the sealed channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -140,4 +164,6 @@ pub enum Refused {
     KeyInUse,
     /// Two machines used this identity, and the other one is the device.
     Cloned,
+    /// The restored backup does not know its network either.
+    NetworkGone,
 }

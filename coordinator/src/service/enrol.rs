@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weft_wire::id::{Inbox, KeyId, PublicKey};
 use weft_wire::item::{Abilities as WireAbilities, Backend as WireBackend};
-use weft_wire::item::{Refused as WireRefused, Register, Registered, RequestId};
+use weft_wire::item::{Refused as WireRefused, Register, Registered, RequestId, Returning};
 use weft_wire::verdict::Refusal;
 
 use super::channel::sentence;
@@ -14,8 +14,9 @@ use super::quiet::Quiet;
 use super::random::Random;
 use super::seams::{Refusal as NotedRefusal, Refusals};
 use super::secrets::Secrets;
-use crate::domain::device::{Abilities, Backend, Standing};
-use crate::domain::enrolment::{Enrolled, Enrolment, Refused};
+use crate::domain::device::{Abilities, Backend, Device, Standing};
+use crate::domain::enrolment::{Adopted, Adoption, Enrolled, Enrolment, Refused};
+use crate::domain::network::Network;
 use crate::domain::time::UnixMs;
 use crate::store::{SharedStore, StoreError};
 
@@ -85,18 +86,7 @@ impl Enrol {
         now: UnixMs,
     ) -> Result<Box<Registered>, WireRefused> {
         let request = register.request;
-        let mut enrolment = Enrolment {
-            key,
-            identity,
-            wg_key: register.wg_key,
-            fingerprint: register.fingerprint,
-            name: register.name.as_str().to_owned(),
-            host_hint: register.host,
-            abilities: abilities(&register.abilities),
-            inbox: Inbox(self.random.bytes()),
-            master: self.secrets.master_version(),
-            from,
-        };
+        let mut enrolment = self.enrolment(&register, identity, key, from);
         match self.may_renew(&mut enrolment).await {
             Ok(true) => {}
             Ok(false) => return Err(unavailable(request)),
@@ -107,10 +97,14 @@ impl Enrol {
         }
         match self.store.enrol(enrolment, now).await {
             Ok(Ok(enrolled)) => {
-                let Enrolled { device, new, .. } = &enrolled;
+                let Enrolled { device, network, key, new } = &enrolled;
                 tracing::info!(device = %device.id, name = device.name, new, "enrol.registered");
-                let registered = self.registered(request, &enrolled, password_expiry);
-                registered.ok_or_else(|| unavailable(request))
+                let registered = self.registered(request, device, network, password_expiry);
+                let mut registered = registered.ok_or_else(|| unavailable(request))?;
+                registered.key_name = sentence(&key.name);
+                registered.key_uses = key.uses;
+                registered.key_max_uses = key.max_uses.unwrap_or(0);
+                Ok(registered)
             }
             Ok(Err(reason)) => {
                 let refused = refusal(request, &reason);
@@ -129,15 +123,78 @@ impl Enrol {
         }
     }
 
+    /// Takes a device back that a restored backup does not know; the handshake
+    /// proved that it was taken in once. The same device gets the same answer
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// What the device is told instead.
+    pub async fn adopt(
+        &self,
+        register: Register,
+        returning: &Returning,
+        identity: PublicKey,
+        from: Option<String>,
+        password_expiry: u32,
+        now: UnixMs,
+    ) -> Result<Box<Registered>, WireRefused> {
+        let request = register.request;
+        let nobody = KeyId::from_random([0; 8]);
+        let enrolment = self.enrolment(&register, identity, nobody, from);
+        let (device, network) = (returning.device, returning.network);
+        match self.store.adopt(Adoption { enrolment, device, network }, now).await {
+            Ok(Ok(Adopted { device, network, new })) => {
+                if new {
+                    let (name, reason) = (&device.name, &device.standing_reason);
+                    tracing::warn!(device = %device.id, name, reason, "enrol.adopted");
+                }
+                let registered = self.registered(request, &device, &network, password_expiry);
+                registered.ok_or_else(|| unavailable(request))
+            }
+            Ok(Err(reason)) => {
+                tracing::warn!(before = %device, code = word(&reason), "enrol.not-adopted");
+                let refused = refusal(request, &reason);
+                self.refusals.note(NotedRefusal { identity, at: now, reason });
+                Err(refused)
+            }
+            Err(error) => {
+                self.quiet.store_failed("adopt", &error);
+                Err(unavailable(request))
+            }
+        }
+    }
+
+    fn enrolment(
+        &self,
+        register: &Register,
+        identity: PublicKey,
+        key: KeyId,
+        from: Option<String>,
+    ) -> Enrolment {
+        Enrolment {
+            key,
+            identity,
+            wg_key: register.wg_key,
+            fingerprint: register.fingerprint,
+            name: register.name.as_str().to_owned(),
+            host_hint: register.host,
+            abilities: abilities(&register.abilities),
+            inbox: Inbox(self.random.bytes()),
+            master: self.secrets.master_version(),
+            from,
+        }
+    }
+
     /// `None` = the row is not one of a device with an agent, or its master is
     /// gone: nothing that the device could be told.
     fn registered(
         &self,
         request: RequestId,
-        enrolled: &Enrolled,
+        device: &Device,
+        network: &Network,
         password_expiry: u32,
     ) -> Option<Box<Registered>> {
-        let Enrolled { device, network, key, .. } = enrolled;
         let agent = device.agent()?;
         let psk = self.secrets.device_psk(&agent.identity, agent.master)?;
         Some(Box::new(Registered {
@@ -155,9 +212,9 @@ impl Enrol {
             password_expiry,
             psk,
             master: agent.master,
-            key_name: sentence(&key.name),
-            key_uses: key.uses,
-            key_max_uses: key.max_uses.unwrap_or(0),
+            key_name: sentence(&agent.key.1),
+            key_uses: 0,
+            key_max_uses: 0,
         }))
     }
 }
@@ -209,6 +266,7 @@ const fn word(reason: &Refused) -> &'static str {
         Refused::TooManyRules { .. } => "join.too-many-rules",
         Refused::KeyInUse => "join.key-in-use",
         Refused::Cloned => "join.clone",
+        Refused::NetworkGone => "join.network-gone",
     }
 }
 
@@ -234,5 +292,8 @@ fn refusal(request: RequestId, reason: &Refused) -> WireRefused {
         }
         Refused::KeyInUse => wire(request, Refusal::KeyInUse, 0, (0, 0), ""),
         Refused::Cloned => wire(request, Refusal::Cloned, 0, (0, 0), ""),
+        Refused::NetworkGone => {
+            wire(request, Refusal::Malformed, 0, (0, 0), "the backup does not know its network")
+        }
     }
 }

@@ -143,5 +143,6 @@ fn refused(reason: &Refused) -> (String, Option<String>) {
         }
         Refused::KeyInUse => ("its WireGuard key belongs to another device".to_owned(), None),
         Refused::Cloned => ("another machine uses its identity".to_owned(), None),
+        Refused::NetworkGone => ("the restored backup does not know its network".to_owned(), None),
     }
 }

@@ -19,7 +19,7 @@ use weft_wire::id::{
 use crate::domain::audit::{Action, Actor, AuditRow};
 use crate::domain::change::Change;
 use crate::domain::device::{Decision, Device, NewWireGuard, Standing, Tombstone};
-use crate::domain::enrolment::{Enrolled, Enrolment, Refused};
+use crate::domain::enrolment::{Adopted, Adoption, Enrolled, Enrolment, Refused};
 use crate::domain::key::{EnrolmentKey, NewKey};
 use crate::domain::netmap::{MapDelta, Newest, PeerEntry};
 use crate::domain::network::{Network, NewNetwork};
@@ -243,6 +243,9 @@ pub trait Devices: Send + Sync {
     /// Takes a device in, or says why not. Idempotent by its identity key: the
     /// same device again gets the same answer and counts no use.
     fn enrol(&self, enrolment: Enrolment, now: UnixMs) -> Answer<'_, Result<Enrolled, Refused>>;
+    /// Takes a device back that a restored backup does not know, or says why not.
+    /// It waits for an operator. Idempotent by its identity key.
+    fn adopt(&self, adoption: Adoption, now: UnixMs) -> Answer<'_, Result<Adopted, Refused>>;
     /// Adds a peer without an agent.
     fn add_wireguard(&self, new: NewWireGuard, by: By) -> Answer<'_, Device>;
     /// Does what was decided. With `if_version` only while the device has that

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_coordinator::domain::device::{Decision, Standing};
-use weft_coordinator::domain::enrolment::{Enrolment, Refused};
+use weft_coordinator::domain::enrolment::{Adoption, Enrolment, Refused};
 use weft_coordinator::domain::key::{KeyState, NewKey};
 use weft_coordinator::domain::policy::{Policy, Rule, parse_traffic};
 use weft_coordinator::domain::time::UnixMs;
 use weft_coordinator::store::{SharedStore, Store, StoreError};
 
 use weft_coordinator::domain::device::NewWireGuard;
-use weft_wire::id::{Inbox, KeyId, PublicKey};
+use weft_wire::id::{DeviceId, Inbox, KeyId, NetworkId, PublicKey};
 
 use crate::common::fleet::{NOW, by, enrol, enrolment, key, new_key, try_enrol, unique};
 
@@ -291,6 +291,79 @@ pub(crate) async fn a_deleted_device_stays_out(store: &dyn Store) {
     store.decide(device.id, Decision::Leave, None, by(NOW)).await.unwrap();
     let again = try_enrol(store, second).await.unwrap().device;
     assert_ne!(again.id, device.id);
+}
+
+/// A device that says that it held this host before its row was lost.
+fn lost(network: NetworkId, name: &str, host_hint: u32) -> Adoption {
+    let enrolment = Enrolment { host_hint, ..enrolment(KeyId::from_random([0; 8]), name) };
+    Adoption { enrolment, device: DeviceId(9), network }
+}
+
+pub(crate) async fn a_lost_device_waits_with_its_address(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let adoption = lost(key.network, "gw-a", 77);
+    let adopted = store.adopt(adoption.clone(), NOW).await.unwrap().unwrap();
+    let (device, address) = (adopted.device, adopted.network.overlay.address_v4(77));
+    assert!(adopted.new);
+    assert_eq!(
+        (device.standing, device.host, &*device.name),
+        (Standing::Pending, Some(77), "gw-a")
+    );
+    assert_eq!(device.standing_reason, format!("lost with a restored backup; {address} is kept"));
+    assert!(device.tags.is_empty());
+    let audit = store.audit(device.organisation, 0, 100).await.unwrap();
+    let row = audit.last().unwrap();
+    assert_eq!(row.action, "device.adopt");
+    assert!(row.detail.contains(&("kept".to_owned(), address.to_string())), "{row:?}");
+    // Nobody else gets it meanwhile.
+    let hinted = Enrolment { host_hint: 77, ..enrolment(key.id, "gw-b") };
+    assert_ne!(try_enrol(store, hinted).await.unwrap().device.host, Some(77));
+    // The same device gets the same answer, also as a member.
+    let again = store.adopt(adoption.clone(), NOW).await.unwrap().unwrap();
+    assert!(!again.new && again.device == device);
+    store.decide(device.id, Decision::Approve, None, by(NOW)).await.unwrap();
+    let again = store.adopt(adoption.clone(), NOW).await.unwrap().unwrap().device;
+    assert_eq!((again.standing, again.host), (Standing::Active, Some(77)));
+    // One that was deleted in this life does not come back so.
+    store.decide(device.id, Decision::Delete, None, by(NOW)).await.unwrap();
+    let refused = store.adopt(adoption, NOW).await.unwrap();
+    assert_eq!(refused.err(), Some(Refused::Tombstoned { at: NOW }));
+}
+
+pub(crate) async fn a_lost_device_finds_its_address_taken(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let owner = enrol(store, key.id, "gw-c").await;
+    let host = owner.host.unwrap();
+    let adopt = async |name: &str, host| {
+        store.adopt(lost(key.network, name, host), NOW).await.unwrap().unwrap()
+    };
+    let taken = adopt("gw-a", host).await;
+    let address = taken.network.overlay.address_v4(host);
+    assert_eq!(taken.device.host, None);
+    let reason = format!("lost with a restored backup; {address} is gw-c's now");
+    assert_eq!(taken.device.standing_reason, reason);
+    let audit = store.audit(owner.organisation, 0, 100).await.unwrap();
+    let detail = &audit.last().unwrap().detail;
+    assert!(detail.contains(&("conflict".to_owned(), address.to_string())), "{detail:?}");
+    store.decide(taken.device.id, Decision::Approve, None, by(NOW)).await.unwrap();
+    let after = store.device(taken.device.id).await.unwrap().unwrap();
+    assert!(after.host.is_some_and(|other| other != host));
+    // One that rests after a deleted device is not free either, a name that is
+    // taken gets a number, and what no device can hold is not asked for.
+    store.decide(owner.id, Decision::Delete, None, by(NOW)).await.unwrap();
+    let resting = adopt("gw-a", host).await.device;
+    assert_eq!((resting.host, &*resting.name), (None, "gw-a-2"));
+    assert!(resting.standing_reason.ends_with(" rests"), "{}", resting.standing_reason);
+    for host in [0, 1, 255, u32::MAX] {
+        let device = adopt("gw-d", host).await.device;
+        assert_eq!(
+            (device.host, &*device.standing_reason),
+            (None, "lost with a restored backup"),
+            "{host}"
+        );
+    }
+    let nowhere = store.adopt(lost(NetworkId(99), "gw-e", 7), NOW).await.unwrap();
+    assert_eq!(nowhere.err(), Some(Refused::NetworkGone));
 }
 
 pub(crate) async fn a_blocked_device_hears_it(store: &dyn Store) {

@@ -9,6 +9,8 @@ use weft_agent_core::control::Held;
 use weft_agent_core::time::Duration;
 use weft_sim::Rng;
 use weft_sim::mesh::Mesh;
+use weft_wire::item::Standing;
+use weft_wire::verdict::Refusal;
 
 const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
@@ -145,4 +147,83 @@ fn a_restored_database_is_taken_anew_by_running_and_started_devices() {
     mesh.boot(a);
     assert_eq!(held(&mesh, a).epoch, mesh.coordinator.epoch);
     assert!(answers(&mut mesh, a, b, 2));
+}
+
+/// Three devices, and a backup that does not know the first of them.
+fn without_the_first(seed: u64) -> (Mesh, [usize; 3]) {
+    let mut mesh = Mesh::new(seed);
+    let nodes = ["gw-a", "gw-b", "gw-c"].map(|name| mesh.add(name));
+    mesh.run_to(5 * SECOND, |mesh| nodes.iter().all(|&node| mesh.knows(node, 2)));
+    assert!(answers(&mut mesh, nodes[0], nodes[1], 1));
+    mesh.run_for(MINUTE);
+    go_down(&mut mesh);
+    mesh.run_for(MINUTE);
+    mesh.coordinator.restore_backup_without(mesh.id(nodes[0]));
+    (mesh, nodes)
+}
+
+#[test]
+fn a_device_that_the_backup_does_not_know_is_taken_back_with_its_address() {
+    let (mut mesh, [a, b, c]) = without_the_first(44);
+    let (host, registers) = (mesh.host(a), mesh.coordinator.registers);
+    mesh.coordinator.needs_approval = true;
+    mesh.coordinator_down = false;
+    // Its peers lose it at once, it keeps its map until it is heard again.
+    mesh.run_to(2 * MINUTE, |mesh| mesh.knows(b, 1) && mesh.coordinator.devices.len() == 3);
+    mesh.run_for(MINUTE);
+    let standing = |mesh: &Mesh| mesh.agent(a).coordinator(mesh.now).standing;
+    assert_eq!(standing(&mesh), Standing::Pending);
+    assert!(mesh.knows(a, 2) && mesh.knows(c, 1));
+    // It survives a restart as what it is.
+    mesh.stop(a);
+    mesh.boot(a);
+    mesh.run_for(MINUTE);
+    assert_eq!(standing(&mesh), Standing::Pending);
+    assert_eq!(mesh.coordinator.registers, registers + 1);
+    let frames = mesh.coordinator.set_standing(mesh.id(a), Standing::Active);
+    mesh.send(frames);
+    mesh.run_to(5 * SECOND, |mesh| mesh.knows(b, 2) && held(mesh, a).epoch == held(mesh, b).epoch);
+    assert_eq!(mesh.host(a), host);
+    assert!(answers(&mut mesh, a, b, 2) && answers(&mut mesh, c, a, 3));
+    assert_eq!(mesh.coordinator.unknown, []);
+}
+
+#[test]
+fn a_lost_device_gets_another_address_when_its_own_is_taken() {
+    let (mut mesh, [a, b, _]) = without_the_first(45);
+    let host = mesh.host(a);
+    mesh.coordinator.devices[0].host = host;
+    mesh.coordinator_down = false;
+    mesh.run_to(2 * MINUTE, |mesh| {
+        mesh.coordinator.devices.len() == 3 && held(mesh, a).epoch == mesh.coordinator.epoch
+    });
+    mesh.run_for(MINUTE);
+    assert!(mesh.knows(a, 2) && mesh.knows(b, 2));
+    assert!(mesh.host(a) != host);
+    assert!(answers(&mut mesh, a, b, 2) && answers(&mut mesh, b, a, 3));
+}
+
+#[test]
+fn the_lease_of_a_lost_device_ends_although_the_coordinator_speaks_to_it() {
+    let (mut mesh, [a, b, _]) = without_the_first(46);
+    mesh.coordinator.needs_approval = true;
+    mesh.coordinator_down = false;
+    mesh.run_for(6 * 24 * 60 * MINUTE);
+    assert!(online(&mesh, a) && mesh.knows(a, 2));
+    mesh.run_for(24 * 60 * MINUTE);
+    assert!(online(&mesh, a) && mesh.knows(a, 0) && mesh.knows(b, 1));
+    assert_eq!(dropped_maps(&mesh, a), 1);
+}
+
+#[test]
+fn a_lost_device_that_is_refused_asks_again_after_a_while() {
+    let (mut mesh, [a, ..]) = without_the_first(47);
+    let registers = mesh.coordinator.registers;
+    mesh.coordinator.refuse = Some(Refusal::KeyInUse);
+    mesh.coordinator_down = false;
+    mesh.run_for(4 * MINUTE);
+    assert_eq!(mesh.coordinator.registers, registers + 1);
+    assert!(mesh.knows(a, 2), "its map holds until its lease ends");
+    mesh.coordinator.refuse = None;
+    mesh.run_to(4 * MINUTE, |mesh| mesh.coordinator.devices.len() == 3);
 }

@@ -39,8 +39,9 @@ const CLOCK_SET_S: u64 = 1_600_000_000;
 const ID_ATTEMPTS: usize = 16;
 
 /// Who sends a HELLO, as the store knows it, before it is authentic.
-enum Claimed {
+pub(super) enum Claimed {
     Device(Box<Holder>),
+    Lost,
     Key(KeyId),
 }
 
@@ -121,8 +122,12 @@ impl Channel {
             PskKind::Enrolment => self.known_key(hello).await?,
         };
         let mut payload = [0; MAX_FRAME];
-        let (len, verified) =
-            opened.verify(key, hello, &psk, &mut payload).map_err(|_| FrameDrop::Unauthentic)?;
+        let verified = opened.verify(key, hello, &psk, &mut payload);
+        let (len, verified) = verified.map_err(|_| match claimed {
+            // Nobody whom this coordinator ever took in.
+            Claimed::Lost => FrameDrop::UnknownDevice,
+            Claimed::Device(_) | Claimed::Key(_) => FrameDrop::Unauthentic,
+        })?;
         let info = hello_info(payload.get(..len).unwrap_or_default())?;
         if info.wire_min > PROTOCOL || info.wire_max < PROTOCOL {
             return Err(FrameDrop::Version);
@@ -132,6 +137,8 @@ impl Channel {
         }
         let caller = match claimed {
             Claimed::Device(holder) => self.caller(&holder, &info, uplink.inbox).await?,
+            Claimed::Lost if info.epoch == self.epoch => return Err(FrameDrop::UnknownDevice),
+            Claimed::Lost => Caller { who: Who::Lost, inbox: uplink.inbox, newest: None },
             Claimed::Key(key) => {
                 let (who, inbox) = (Who::Enrolling { key }, uplink.inbox);
                 Caller { who, inbox, newest: None }
@@ -150,7 +157,7 @@ impl Channel {
             self.quiet.store_failed("device", &error);
             FrameDrop::Store
         })?;
-        let holder = holder.ok_or(FrameDrop::UnknownDevice)?;
+        let Some(holder) = holder else { return self.lost_device(hello, identity).await };
         let agent = holder.device.agent().ok_or(FrameDrop::UnknownDevice)?;
         if agent.master != hello.selector().master {
             return Err(FrameDrop::UnknownMaster);
@@ -206,7 +213,7 @@ impl Channel {
         let identity = *verified.device();
         let expiry = self.password_expiry();
         let password = match caller.who {
-            Who::Device { .. } | Who::Quarantined { .. } => {
+            Who::Device { .. } | Who::Quarantined { .. } | Who::Lost => {
                 self.secrets.broker_password(&caller.inbox, expiry)
             }
             // Its password is in its join string.

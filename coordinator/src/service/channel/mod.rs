@@ -13,6 +13,7 @@ pub mod table;
 mod changes;
 mod fleet;
 mod hello;
+mod lost;
 mod quarantine;
 mod record;
 

@@ -6,8 +6,8 @@ use weft_noise::sealed::SealedError;
 use weft_wire::frame::{MAX_FRAME, RecordHeader, Reset};
 use weft_wire::id::DeviceId;
 use weft_wire::item::{
-    CommandDone, Done, Item, ItemError, Items, Leave, Ping, RawItem, Refused, Register, State,
-    Unsupported,
+    CommandDone, Done, Item, ItemError, Items, Leave, Lost, Ping, RawItem, Refused, Register,
+    Returning, State, Unsupported,
 };
 use weft_wire::map::{MapApplied, MapNext};
 use weft_wire::signal::{Call, CallAck, Go};
@@ -87,6 +87,8 @@ pub(super) struct Context<'a> {
     pub(super) entry: &'a Arc<Entry>,
     pub(super) uplink: &'a Uplink<'a>,
     replies: Replies,
+    /// What a lost device was, until its `Register` is read.
+    pub(super) returning: Option<Returning>,
     /// The connection is of no more use afterwards.
     pub(super) close: bool,
 }
@@ -126,8 +128,8 @@ impl Channel {
         };
         self.stats.records.add();
         let confirmed = self.sessions.table().confirm(entry.id, now);
-        let mut context =
-            Context { entry: &entry, uplink, replies: Replies::new(entry.max_rx), close: false };
+        let replies = Replies::new(entry.max_rx);
+        let mut context = Context { entry: &entry, uplink, replies, returning: None, close: false };
         if confirmed.is_some() {
             let goes = match entry.who {
                 Who::Device { id, .. } => {
@@ -135,6 +137,10 @@ impl Channel {
                     self.begin(id, &mut context).await
                 }
                 Who::Quarantined { id } => self.begin_copy(id, &mut context).await,
+                Who::Lost => {
+                    context.answer(&Lost {});
+                    Goes::On
+                }
                 Who::Enrolling { .. } => Goes::On,
             };
             if goes == Goes::Away {
@@ -212,6 +218,7 @@ impl Channel {
                 Ok(item) => match context.entry.who {
                     Who::Device { id, .. } => self.handle_item(id, &item, context).await,
                     Who::Quarantined { .. } => self.handle_copy(&item, context),
+                    Who::Lost => self.handle_lost(&item, context).await,
                     Who::Enrolling { .. } => self.handle_enrolling(&item, context).await,
                 },
                 Err(error) => Err(error),
@@ -293,6 +300,11 @@ impl Channel {
             CallAck::TAG => self.signal(device, Message::CallAck(item.decode()?), context).await,
             Go::TAG => self.signal(device, Message::Go(item.decode()?), context).await,
             Leave::TAG => self.leave(device, &item.decode()?, context).await,
+            // It was taken back and the answer was lost: the same again.
+            Returning::TAG => context.returning = Some(item.decode()?),
+            Register::TAG if context.returning.is_some() => {
+                self.handle_lost(item, context).await?;
+            }
             // The device could not do something that we asked for; commands have
             // an answer of their own.
             Unsupported::TAG => {

@@ -59,6 +59,8 @@ pub enum Who {
         /// The device's id.
         id: DeviceId,
     },
+    /// A device's whose row was lost with a restored backup: as one that enrols.
+    Lost,
     /// Somebody's with an enrolment key: may send `Register` and nothing else.
     Enrolling {
         /// The key.
@@ -116,7 +118,7 @@ impl Entry {
     pub const fn device(&self) -> Option<DeviceId> {
         match self.who {
             Who::Device { id, .. } => Some(id),
-            Who::Quarantined { .. } | Who::Enrolling { .. } => None,
+            Who::Quarantined { .. } | Who::Lost | Who::Enrolling { .. } => None,
         }
     }
 }
@@ -226,7 +228,7 @@ impl Table {
         let age = now.saturating_duration_since(slot.entry.born);
         let alive = match (slot.stage, slot.entry.who) {
             (Stage::Previous { until }, _) => now < until,
-            (_, Who::Enrolling { .. }) => age < ENROLMENT,
+            (_, Who::Lost | Who::Enrolling { .. }) => age < ENROLMENT,
             (_, Who::Device { .. } | Who::Quarantined { .. }) => age < MAX_AGE,
         };
         if alive {
@@ -256,7 +258,7 @@ impl Table {
                 older.into_iter().for_each(|id| self.remove(id));
                 Some(Confirmed { superseded: None })
             }
-            Who::Enrolling { .. } => {
+            Who::Lost | Who::Enrolling { .. } => {
                 if self.enrolling.len() >= self.limits.enrolling {
                     let oldest = self.enrolling.first_key_value().map(|(_, id)| *id);
                     oldest.into_iter().for_each(|id| self.remove(id));

@@ -9,7 +9,7 @@ use weft_wire::id::{CommandId, DeviceId, Inbox, NetworkId, PublicKey, Revision};
 use crate::domain::audit::Action;
 use crate::domain::change::{Gone, StandingChange};
 use crate::domain::device::{Decision, Device, NewWireGuard, Standing, Tombstone, standing_word};
-use crate::domain::enrolment::{Enrolled, Enrolment, Refused};
+use crate::domain::enrolment::{Adopted, Adoption, Enrolled, Enrolment, Refused};
 use crate::domain::network::{Network, capacity};
 use crate::domain::quarantine::{Heard, Heeded, Quarantine};
 use crate::domain::tags::TagSet;
@@ -18,7 +18,7 @@ use crate::store::{Answer, By, Decided, Devices, Known, StoreError, What};
 
 use super::row::{self, DEVICE, all, bytes, get, number, one, run, signed, time};
 use super::writer::{Touch, Unit, affected};
-use super::{SqliteStore, audit, enrol, maps, networks, policies, quarantine};
+use super::{SqliteStore, adopt, audit, enrol, maps, networks, policies, quarantine};
 
 pub(super) fn find(conn: &Connection, id: DeviceId) -> Result<Option<Device>, StoreError> {
     one(conn, &format!("{DEVICE} WHERE d.id = ?1"), [id.0], row::device)
@@ -65,11 +65,7 @@ pub(super) fn give_address(
     hint: u32,
     now: UnixMs,
 ) -> Result<u32, StoreError> {
-    run(
-        conn,
-        "DELETE FROM address WHERE network = ?1 AND rests_until <= ?2",
-        params![network.id.0, signed(now.0)],
-    )?;
+    end_rests(conn, network.id, now)?;
     let hosts = network.overlay.hosts();
     let next_host =
         one(conn, "SELECT next_host FROM network WHERE id = ?1", [network.id.0], |row| {
@@ -100,6 +96,17 @@ pub(super) fn give_address(
         run(conn, "UPDATE network SET next_host = ?2 WHERE id = ?1", params![network.id.0, after])?;
     }
     Ok(host)
+}
+
+/// Addresses that have rested long enough are free.
+pub(super) fn end_rests(
+    conn: &Connection,
+    network: NetworkId,
+    now: UnixMs,
+) -> Result<(), StoreError> {
+    let sql = "DELETE FROM address WHERE network = ?1 AND rests_until <= ?2";
+    run(conn, sql, params![network.0, signed(now.0)])?;
+    Ok(())
 }
 
 fn is_free(conn: &Connection, network: NetworkId, host: u32) -> Result<bool, StoreError> {
@@ -350,13 +357,12 @@ fn new_command(
 impl Devices for SqliteStore {
     fn enrol(&self, enrolment: Enrolment, now: UnixMs) -> Answer<'_, Result<Enrolled, Refused>> {
         let work = self.write(move |unit| enrol::enrol(unit, &enrolment, now));
-        Box::pin(async move {
-            match work.await {
-                Ok(enrolled) => Ok(Ok(enrolled)),
-                Err(enrol::NotEnrolled::Refused(refused)) => Ok(Err(refused)),
-                Err(enrol::NotEnrolled::Store(error)) => Err(error),
-            }
-        })
+        Box::pin(async move { enrol::told(work.await) })
+    }
+
+    fn adopt(&self, adoption: Adoption, now: UnixMs) -> Answer<'_, Result<Adopted, Refused>> {
+        let work = self.write(move |unit| adopt::adopt(unit, &adoption, now));
+        Box::pin(async move { enrol::told(work.await) })
     }
 
     fn add_wireguard(&self, new: NewWireGuard, by: By) -> Answer<'_, Device> {

@@ -2,7 +2,7 @@
 
 use rusqlite::params;
 use weft_noise::mac;
-use weft_wire::id::{DeviceId, NetworkId, PublicKey};
+use weft_wire::id::{DeviceId, KeyId, NetworkId, PublicKey};
 
 use crate::domain::audit::{Action, Actor};
 use crate::domain::device::{
@@ -42,6 +42,15 @@ impl From<StoreError> for NotEnrolled {
     }
 }
 
+/// What the device is told apart from what the store says.
+pub(super) fn told<T>(result: Result<T, NotEnrolled>) -> Result<Result<T, Refused>, StoreError> {
+    match result {
+        Ok(done) => Ok(Ok(done)),
+        Err(NotEnrolled::Refused(refused)) => Ok(Err(refused)),
+        Err(NotEnrolled::Store(error)) => Err(error),
+    }
+}
+
 /// Takes a device in. Every check is made here, inside the transaction that
 /// counts the use: two devices never share the last use of a key.
 pub(super) fn enrol(
@@ -67,7 +76,9 @@ pub(super) fn enrol(
         check_rules(unit, network.id, &key.tags, &enrolment.abilities)?;
     }
     let name = free_name(unit, &network, &enrolment.name)?;
-    let id = insert(unit, &network, &key, enrolment, &name, standing, now)?;
+    let newcomer =
+        Newcomer { enrolment, name: &name, standing, tags: &key.tags, key: (key.id, &key.name) };
+    let id = insert(unit, &network, &newcomer, now)?;
     if standing == Standing::Active {
         let given = devices::give_address(unit.conn, &network, id, enrolment.host_hint, now);
         given.map_err(|error| full(error, &network))?;
@@ -88,7 +99,7 @@ pub(super) fn enrol(
     let action = Action { action: "device.enrol", subject: id.to_string(), detail };
     let by = By { actor: Actor::device(id), at: now };
     audit::append(unit.conn, network.organisation, &action, &by)?;
-    answer(unit, id, network, true)
+    answer(unit, id, network, key, true)
 }
 
 /// The same device again: the same answer, no use counted. A new WireGuard key
@@ -134,7 +145,7 @@ fn again(
     } else if enrolment.differs(&device) && admitted.is_ok() {
         renew(unit, &device, enrolment, now)?;
     }
-    answer(unit, device.id, network, false)
+    answer(unit, device.id, network, key, false)
 }
 
 fn renew(
@@ -206,15 +217,18 @@ fn set_abilities(
     Ok(())
 }
 
+/// A device names the key that let it in; one that was taken back after a backup
+/// was restored has none, and names the one that it came with this time.
 fn answer(
     unit: &Unit<'_>,
     id: DeviceId,
     network: Network,
+    key: EnrolmentKey,
     new: bool,
 ) -> Result<Enrolled, NotEnrolled> {
     let device = devices::load(unit.conn, id)?;
-    let (key, _) = device.agent().ok_or_else(|| damaged("agent", id))?.key.clone();
-    let key = keys::find(unit.conn, key)?.ok_or_else(|| damaged("key", key))?;
+    let (own, _) = device.agent().ok_or_else(|| damaged("agent", id))?.key.clone();
+    let key = keys::find(unit.conn, own)?.unwrap_or(key);
     Ok(Enrolled { device, network, key, new })
 }
 
@@ -227,7 +241,10 @@ fn full(error: StoreError, network: &Network) -> NotEnrolled {
     }
 }
 
-fn tombstone(unit: &Unit<'_>, identity: &PublicKey) -> Result<Option<UnixMs>, StoreError> {
+pub(super) fn tombstone(
+    unit: &Unit<'_>,
+    identity: &PublicKey,
+) -> Result<Option<UnixMs>, StoreError> {
     one(unit.conn, "SELECT at FROM tombstone WHERE identity = ?1", [identity.0], |row| {
         time(row, "at")
     })
@@ -237,7 +254,11 @@ fn tombstone(unit: &Unit<'_>, identity: &PublicKey) -> Result<Option<UnixMs>, St
 /// are tried one by one; where more are taken, a free one is found by doubling
 /// and the first of them by halving, so that ten thousand devices of one name
 /// cost two dozen look-ups and not ten thousand.
-fn free_name(unit: &Unit<'_>, network: &Network, wanted: &str) -> Result<String, StoreError> {
+pub(super) fn free_name(
+    unit: &Unit<'_>,
+    network: &Network,
+    wanted: &str,
+) -> Result<String, StoreError> {
     let taken = |n| devices::name_is_taken(unit.conn, network.id, &numbered_name(wanted, n));
     for n in 1..=NAME_TRIES {
         if !taken(n)? {
@@ -285,17 +306,26 @@ fn insert_device(
     u32::try_from(id).map(DeviceId).map_err(|_| damaged("device", id))
 }
 
-fn insert(
+/// A device with an agent that gets a row.
+pub(super) struct Newcomer<'a> {
+    pub(super) enrolment: &'a Enrolment,
+    /// A free one.
+    pub(super) name: &'a str,
+    pub(super) standing: Standing,
+    pub(super) tags: &'a TagSet,
+    /// The key that let it in, and its name.
+    pub(super) key: (KeyId, &'a str),
+}
+
+pub(super) fn insert(
     unit: &Unit<'_>,
     network: &Network,
-    key: &EnrolmentKey,
-    enrolment: &Enrolment,
-    name: &str,
-    standing: Standing,
+    newcomer: &Newcomer<'_>,
     now: UnixMs,
 ) -> Result<DeviceId, StoreError> {
-    let tags = key.tags.to_string();
-    let id = insert_device(unit, network, name, &enrolment.wg_key, &tags, standing, now)?;
+    let Newcomer { enrolment, name, standing, tags, key } = newcomer;
+    let tags = tags.to_string();
+    let id = insert_device(unit, network, name, &enrolment.wg_key, &tags, *standing, now)?;
     let abilities = &enrolment.abilities;
     run(
         unit.conn,
@@ -320,8 +350,8 @@ fn insert(
             abilities.agent,
             abilities.platform,
             to_words(&abilities.endpoints),
-            key_number(key.id),
-            key.name,
+            key_number(key.0),
+            key.1,
             enrolment.master,
             enrolment.from,
         ],

@@ -22,6 +22,7 @@ use crate::domain::time::UnixMs;
 
 use super::{Answer, Changes, StoreError};
 
+mod adopt;
 mod audit;
 mod census;
 mod devices;

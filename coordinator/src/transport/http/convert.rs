@@ -81,6 +81,7 @@ pub(super) fn device(seen: &Seen) -> api::Device {
         },
         lease_s: seen.network.lease_s,
         enrolled_by: agent
+            .filter(|agent| !agent.key.1.is_empty())
             .map(|agent| api::Named { id: agent.key.0.to_string(), name: agent.key.1.clone() }),
         enrolled_from: agent.and_then(|agent| agent.enrolled_from.clone()),
         created_at: device.created.to_string(),

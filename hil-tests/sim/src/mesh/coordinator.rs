@@ -64,6 +64,8 @@ struct Live {
     session: Session,
     identity: PublicKey,
     enrolment: Option<KeyId>,
+    /// Its row is lost, and it was not told so yet.
+    lost: bool,
     inbox: Inbox,
     max_rx: usize,
     on_demand: bool,
@@ -275,6 +277,12 @@ impl Coordinator {
         NewInbox { inbox, password: self.password(&inbox), password_expiry: 1 << 31 }
     }
 
+    /// A backup is restored that does not know this device.
+    pub fn restore_backup_without(&mut self, id: DeviceId) {
+        self.devices.retain(|device| device.id != id);
+        self.restore_backup();
+    }
+
     /// Deletes a device.
     pub fn remove(&mut self, id: DeviceId) -> Frames {
         self.devices.retain(|device| device.id != id);
@@ -364,7 +372,6 @@ impl Coordinator {
                 (psk, Some(id))
             }
             PskKind::Device => {
-                self.device(&identity)?;
                 let psk = mac::psk(&self.master, selector.master, PskKind::Device, &identity.0);
                 (psk, None)
             }
@@ -374,6 +381,10 @@ impl Coordinator {
         let info: HelloInfo = Items::new(&plain[..len]).next()?.ok()?.decode().ok()?;
         let id = self.rng.next() as u32;
         let device = self.device(&identity);
+        let lost = enrolment.is_none() && device.is_none();
+        if lost && info.epoch == self.epoch {
+            return None;
+        }
         let welcome = WelcomeInfo {
             session: id,
             wire: 1,
@@ -403,7 +414,8 @@ impl Coordinator {
         out.truncate(len);
         self.welcomes += 1;
         let (max_rx, on_demand) = (usize::from(info.max_rx), info.on_demand > 0);
-        self.sessions.insert(id, Live { session, identity, enrolment, inbox, max_rx, on_demand });
+        let live = Live { session, identity, enrolment, lost, inbox, max_rx, on_demand };
+        self.sessions.insert(id, live);
         Some((inbox, out))
     }
 
@@ -416,6 +428,7 @@ impl Coordinator {
         let mut plain = vec![0; 4_096];
         let Ok(len) = live.session.open(frame, &mut plain) else { return vec![] };
         let (identity, enrolment) = (live.identity, live.enrolment);
+        let lost = core::mem::take(&mut live.lost);
         let session = header.session;
         let mut frames = vec![];
         if enrolment.is_none()
@@ -431,23 +444,30 @@ impl Coordinator {
                 );
             }
         }
+        if lost {
+            frames.extend(self.record(session, |writer| writer.put(&Lost {})));
+        }
         for item in Items::new(&plain[..len]) {
-            frames.extend(self.handle_item(
-                session,
-                identity,
-                &item.expect("a message of our own making"),
-            ));
+            let item = item.expect("a message of our own making");
+            if self.may_say(session, identity, item.tag) {
+                frames.extend(self.handle_item(session, identity, &item));
+            }
         }
         frames
     }
 
+    /// Who is none of the devices may register. One that enrols knows that; one
+    /// whose row is lost says what a member says until it has read so.
+    fn may_say(&mut self, session: u32, identity: PublicKey, tag: u32) -> bool {
+        let enrolling = self.sessions.get(&session).is_some_and(|live| live.enrolment.is_some());
+        if enrolling && tag != Register::TAG {
+            self.unknown.push(tag);
+        }
+        tag == Register::TAG || (!enrolling && self.device(&identity).is_some())
+    }
+
     fn handle_item(&mut self, session: u32, identity: PublicKey, raw: &RawItem<'_>) -> Frames {
         let one = |frame: Option<_>| frame.into_iter().collect::<Frames>();
-        let enrolling = self.sessions.get(&session).is_some_and(|live| live.enrolment.is_some());
-        if enrolling && raw.tag != Register::TAG {
-            self.unknown.push(raw.tag);
-            return vec![];
-        }
         match raw.tag {
             Register::TAG => {
                 self.register(session, identity, raw.decode().expect("a message of our own making"))
@@ -538,7 +558,10 @@ impl Coordinator {
         }
         let mut frames = vec![];
         if self.device(&identity).is_none() {
-            let id = DeviceId(100 + self.devices.len() as u32);
+            let id = DeviceId(self.devices.iter().map(|d| d.id.0 + 1).max().unwrap_or(100));
+            let taken = |host| self.devices.iter().any(|device| device.host == host);
+            let next = self.devices.iter().map(|d| d.host + 1).max().unwrap_or(2);
+            let host = if request.host == 0 || taken(request.host) { next } else { request.host };
             let mut inbox = Inbox([0; 16]);
             self.rng.fill(&mut inbox.0);
             let standing = if self.needs_approval { Standing::Pending } else { Standing::Active };
@@ -547,7 +570,7 @@ impl Coordinator {
                 identity,
                 wg_key: request.wg_key,
                 name: request.name.clone(),
-                host: 2 + self.devices.len() as u32,
+                host,
                 inbox,
                 standing,
                 revision: 1,
