@@ -51,7 +51,10 @@ fn is_good(status: &Status) -> bool {
 fn describe(status: &Status, symbols: Symbols, width: Option<usize>) -> Vec<String> {
     let mut lines = head(status, symbols, width);
     lines.push(coordinator(status, symbols));
-    lines.push(lease(status, symbols));
+    // Who is out has no map, and will have none as long as that lasts.
+    if !is_out(status) {
+        lines.push(lease(status, symbols));
+    }
     if let Some(device) = &status.device
         && let Some(text) = standing(device)
     {
@@ -585,7 +588,7 @@ pub(super) mod tests {
             "{blocked}"
         );
         assert!(blocked.contains("standing    ! blocked by an operator; no peers"), "{blocked}");
-        assert!(!blocked.contains("tunnels go on"));
+        assert!(!blocked.contains("tunnels go on") && !blocked.contains("lease"), "{blocked}");
     }
 
     #[test]
