@@ -182,7 +182,7 @@ fn standing(device: &Device) -> Option<String> {
     let because = because(&device.reason);
     Some(match device.standing.as_str() {
         "active" => return None,
-        "pending" => "waits for approval by an operator".to_owned(),
+        "pending" => format!("waits for approval by an operator{because}"),
         "blocked" => format!("blocked by an operator{since}{because}; no peers"),
         "quarantined" => format!(
             "quarantined{since}: another machine uses this identity{}; no peers until an operator \
@@ -616,6 +616,8 @@ pub(super) mod tests {
             say("blocked", "stolen").contains("! blocked by an operator: \"stolen\"; no peers")
         );
         assert!(say("rejected", "").contains("! rejected by an operator\n"));
+        let waits = say("pending", "lost with a restored backup");
+        assert!(waits.contains("approval by an operator: \"lost with a restored backup\"\n"));
         assert!(!is_good(&status));
     }
 

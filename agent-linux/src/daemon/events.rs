@@ -183,8 +183,8 @@ impl Daemon {
         let fields = [("standing", standing.into()), ("reason", state.reason.as_str().into())];
         self.log.write(Event::Standing, &fields);
         self.progress.standing = Some(standing.to_owned());
-        let is_out = !matches!(state.standing, Standing::Active | Standing::Pending);
-        self.told = is_out.then(|| (state.reason.as_str().to_owned(), state.since_ms));
+        let is_member = state.standing == Standing::Active;
+        self.told = (!is_member).then(|| (state.reason.as_str().to_owned(), state.since_ms));
         let name = self.agent.identity().member().map(|member| member.name.clone());
         let name = name.unwrap_or_default();
         self.progress.failed = standing::failure(state, &name, self.other_view().as_ref());
