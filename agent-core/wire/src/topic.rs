@@ -1,7 +1,8 @@
 //! Every MQTT topic, built and read here and nowhere else.
 //!
 //! Up `weft/v1/h/<inbox>` (HELLO) and `weft/v1/r/<replica>/<inbox>` (RECORD),
-//! down `weft/v1/d/<inbox>`. No retained messages, wills or wildcards.
+//! down `weft/v1/d/<inbox>`. No retained messages and no wills; wildcards only
+//! for a coordinator at a foreign broker.
 
 use core::fmt::Write as _;
 
@@ -58,6 +59,28 @@ impl Topic {
     }
 }
 
+/// What a coordinator subscribes to at a broker that is not its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// Every device's HELLO.
+    Hellos,
+    /// The RECORDs for one replica.
+    Records(ReplicaId),
+}
+
+impl Filter {
+    /// The text on the wire.
+    pub fn text(&self) -> TopicText {
+        let mut text = TopicText::new();
+        // Cannot fail: a filter is shorter than the topics that it takes.
+        let _ = match self {
+            Self::Hellos => write!(text, "weft/v1/h/+"),
+            Self::Records(replica) => write!(text, "weft/v1/r/{}/+", replica.0),
+        };
+        text
+    }
+}
+
 /// The MQTT user name of a device that enrols: `e.<key id>`.
 pub fn enrolment_user(key: crate::id::KeyId) -> heapless::String<USER_LEN> {
     let mut text = heapless::String::new();
@@ -100,6 +123,15 @@ mod tests {
         ] {
             assert_eq!(Topic::parse(&text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn filters_are_topics_with_any_inbox() {
+        let inbox = Inbox([7; 16]);
+        let any = |topic: Topic| topic.text().replace(inbox.text().as_str(), "+");
+        assert_eq!(any(Topic::Hello(inbox)), Filter::Hellos.text().as_str());
+        let replica = ReplicaId(u16::MAX);
+        assert_eq!(any(Topic::Record(replica, inbox)), Filter::Records(replica).text().as_str());
     }
 
     #[test]

@@ -63,6 +63,15 @@ pub struct Answer {
     pub close: bool,
 }
 
+/// Which queue a frame waits in, where a carrier has queues of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Frames of devices that are enrolled.
+    Known,
+    /// Those of who enrols, and those of whom nothing is known.
+    Others,
+}
+
 /// A future of a trait's method.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -75,6 +84,16 @@ pub trait Inbound: Send + Sync + 'static {
 
     /// A connection of this inbox ended and none took its place.
     fn handle_gone(&self, inbox: Inbox);
+
+    /// Where a frame belongs that came over a carrier which vouches for nobody;
+    /// `None` = it is worth nothing and was counted. At most one hash: this is
+    /// asked before anything is kept of the frame, so that strangers fill no
+    /// queue.
+    fn sort(&self, inbox: Inbox, frame: &[u8]) -> Option<Lane>;
+
+    /// A carrier was away and is back. Its devices did not notice, so what was
+    /// announced to them meanwhile is announced again.
+    fn handle_return(&self);
 }
 
 /// What became of a frame to a device.

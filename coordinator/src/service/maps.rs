@@ -272,6 +272,17 @@ impl Maps {
         MapReady { epoch, revision }
     }
 
+    /// Announces once more what was announced and not yet applied: the frames
+    /// may be lost.
+    pub fn tell_again(&self, epoch: Epoch) {
+        let told: Vec<_> =
+            self.state().told.iter().map(|(device, revision)| (*device, *revision)).collect();
+        for (device, revision) in told {
+            let ready = MapReady { epoch, revision };
+            self.sessions.push(device, |_, replies| replies.put(&ready));
+        }
+    }
+
     /// What a device has to be told whose heartbeat names an older revision than
     /// the one it was told of: the announcement was lost.
     pub fn behind(

@@ -1,5 +1,6 @@
 //! Everything that faces the network.
 
+pub mod external;
 pub mod http;
 pub mod listen;
 pub mod mqtt;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
-use weft_coordinator::service::bus::{Answer, BoxFuture, Inbound, Uplink};
+use weft_coordinator::service::bus::{Answer, BoxFuture, Inbound, Lane, Uplink};
 use weft_coordinator::service::clock::Clock;
 use weft_coordinator::service::secrets::Secrets;
 use weft_coordinator::transport::listen::{self, INTRODUCTION, Limits, Places, Tls};
@@ -59,6 +59,8 @@ pub fn tls() -> Tls {
 pub struct Echo {
     pub handled: AtomicUsize,
     pub gone: Mutex<Vec<Inbox>>,
+    /// How often a carrier came back.
+    pub returns: AtomicUsize,
     /// When set, a frame is handled only after a permit was added.
     pub gate: Option<Semaphore>,
 }
@@ -91,6 +93,18 @@ impl Inbound for Echo {
 
     fn handle_gone(&self, inbox: Inbox) {
         self.gone.lock().unwrap().push(inbox);
+    }
+
+    fn sort(&self, _inbox: Inbox, frame: &[u8]) -> Option<Lane> {
+        match frame {
+            b"worthless" => None,
+            b"stranger" => Some(Lane::Others),
+            _ => Some(Lane::Known),
+        }
+    }
+
+    fn handle_return(&self) {
+        self.returns.fetch_add(1, Ordering::SeqCst);
     }
 }
 

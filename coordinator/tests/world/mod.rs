@@ -21,6 +21,7 @@ use weft_coordinator::service::seams::Refusals;
 use weft_coordinator::service::secrets::Secrets;
 use weft_coordinator::store::sqlite::{self, NewInstallation, SqliteStore};
 use weft_coordinator::store::{By, SharedStore};
+use weft_coordinator::transport::external::{Account, External, Joined};
 use weft_coordinator::transport::listen::{Behind, Front, Limits, Listener, Places, Stats};
 use weft_coordinator::transport::mqtt::hub::Hub;
 use weft_coordinator::transport::mqtt::{Broker, Embedded};
@@ -38,6 +39,7 @@ use weft_wire::item::{
 use weft_wire::map::Overlay;
 use weft_wire::topic::Topic;
 use weft_wire::{PROTOCOL, login};
+use zeroize::Zeroizing;
 
 use super::common::TempDir;
 use super::endpoint::{Client, Credentials, NOW_MS, connect, enrolling, publish, soon, subscribe};
@@ -76,12 +78,49 @@ pub struct World {
     pub hub: Arc<Hub>,
     pub broker: Arc<Broker>,
     pub refusals: Arc<Refusals>,
+    /// Where devices connect.
     pub address: SocketAddr,
+    /// The way to a foreign broker, and the account that devices share there.
+    pub foreign: Option<(External, Login)>,
     dir: Arc<TempDir>,
+}
+
+/// User name and password.
+#[derive(Clone)]
+pub struct Login {
+    pub user: String,
+    pub password: String,
+}
+
+impl Login {
+    pub fn new(user: &str, password: &str) -> Self {
+        Self { user: user.to_owned(), password: password.to_owned() }
+    }
+
+    /// The coordinator's way to a broker on this machine.
+    pub fn external(&self, address: SocketAddr) -> External {
+        let account = Account {
+            host: address.ip().to_string(),
+            port: address.port(),
+            user: self.user.clone(),
+            password: Zeroizing::new(self.password.clone()),
+        };
+        External::new(account, Random(|out| getrandom::fill(out).unwrap()))
+    }
 }
 
 impl World {
     pub async fn new() -> Self {
+        Self::build(None).await
+    }
+
+    /// One whose devices come over a foreign broker at `address`.
+    pub async fn behind(address: SocketAddr, own: &Login, devices: &Login) -> Self {
+        let foreign = (own.external(address), devices.clone());
+        Self { address, ..Self::build(Some(foreign)).await }
+    }
+
+    async fn build(foreign: Option<(External, Login)>) -> Self {
         let dir = TempDir::new();
         let path = dir.path().join("weft.db");
         let secrets = Arc::new(super::endpoint::secrets());
@@ -93,21 +132,28 @@ impl World {
         };
         let new = NewInstallation { epoch: EPOCH, coordinator: secrets.public(), network };
         sqlite::create(&path, &new, UnixMs(NOW_MS)).unwrap();
-        Self::open(Arc::new(dir), secrets).await
+        Self::open(Arc::new(dir), secrets, foreign).await
     }
 
     /// The same installation, served by another process: only the store knows
     /// what was before.
     pub async fn restarted(&self) -> Self {
         self.broker.stop();
-        Self::open(Arc::clone(&self.dir), Arc::clone(&self.secrets)).await
+        Self::open(Arc::clone(&self.dir), Arc::clone(&self.secrets), None).await
     }
 
-    async fn open(dir: Arc<TempDir>, secrets: Arc<Secrets>) -> Self {
+    async fn open(
+        dir: Arc<TempDir>,
+        secrets: Arc<Secrets>,
+        foreign: Option<(External, Login)>,
+    ) -> Self {
         let path = dir.path().join("weft.db");
         let store: SharedStore = Arc::new(SqliteStore::open(&path, UnixMs(NOW_MS)).unwrap());
         let hub = Arc::new(Hub::default());
-        let bus: Arc<dyn Bus> = Arc::new(Embedded::new(Arc::clone(&hub)));
+        let bus: Arc<dyn Bus> = match &foreign {
+            Some((external, _)) => Arc::new(Joined::new(Arc::clone(&hub), external.clone())),
+            None => Arc::new(Embedded::new(Arc::clone(&hub))),
+        };
         let refusals = Arc::new(Refusals::default());
         let parts = Parts {
             store: Arc::clone(&store),
@@ -124,6 +170,9 @@ impl World {
         let changes = store.changes();
         tokio::spawn(async move { running.run(changes).await });
         let inbound: Arc<dyn Inbound> = Arc::clone(&channel) as _;
+        if let Some((external, _)) = &foreign {
+            tokio::spawn(external.clone().run(Arc::clone(&inbound), Arc::clone(&hub)));
+        }
         let broker = Arc::new(Broker::new(
             Arc::clone(&hub),
             Arc::clone(&inbound),
@@ -140,7 +189,7 @@ impl World {
         let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(listener.run(behind));
-        Self { store, secrets, channel, hub, broker, refusals, address, dir }
+        Self { store, secrets, channel, hub, broker, refusals, address, foreign, dir }
     }
 
     pub fn by(&self) -> By {
@@ -366,7 +415,12 @@ impl Device {
     /// Connects to the broker and subscribes to the own inbox.
     pub async fn connect(&mut self, world: &World, credentials: &Credentials) {
         let mut client = Client::new(TcpStream::connect(world.address).await.unwrap());
-        client.write(&connect(credentials, 300, &[])).await;
+        let shared = world.foreign.as_ref().map(|(_, login)| Credentials {
+            client_id: credentials.client_id.clone(),
+            user: login.user.clone(),
+            password: login.password.clone(),
+        });
+        client.write(&connect(shared.as_ref().unwrap_or(credentials), 300, &[])).await;
         let (first, body) = soon(client.read()).await.expect("a CONNACK");
         assert_eq!((first, body[1]), (0x20, 0), "{body:02x?}");
         client.write(&subscribe(&Topic::Down(self.inbox).text(), 0)).await;

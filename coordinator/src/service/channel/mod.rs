@@ -23,13 +23,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weft_noise::sealed::coordinator::CoordinatorKey;
-use weft_wire::frame::{FrameKind, kind};
+use weft_wire::frame::{FrameKind, Hello, PskKind, RecordHeader, kind};
 use weft_wire::id::{DeviceId, Epoch, Inbox, PublicKey, ReplicaId, Secret};
 
 use self::fleet::Fleet;
 use self::gate::Gate;
 use self::sessions::Sessions;
-use super::bus::{Answer, BoxFuture, Bus, Inbound, Uplink};
+use super::bus::{Answer, BoxFuture, Bus, Inbound, Lane, Uplink};
 use super::clock::Clock;
 use super::commands::CommandQueue;
 use super::count::{Counter, Counts};
@@ -201,7 +201,7 @@ pub struct Channel {
 }
 
 /// The one replica there is.
-const REPLICA: ReplicaId = ReplicaId(0);
+pub const REPLICA: ReplicaId = ReplicaId(0);
 
 impl Channel {
     /// Builds the channel and everything behind it.
@@ -300,6 +300,35 @@ impl Channel {
         Answer { close: true, ..self.dropped(why) }
     }
 
+    /// Where a frame belongs of whose sender the carrier knows nothing.
+    fn lane(&self, inbox: Inbox, frame: &[u8]) -> Result<Lane, FrameDrop> {
+        match kind(frame) {
+            Ok(FrameKind::Hello) => {
+                let hello = Hello::parse(frame).map_err(|_| FrameDrop::Frame)?;
+                if hello.inbox() != inbox {
+                    return Err(FrameDrop::ForeignInbox);
+                }
+                if !self.keys.iter().any(|key| key.check_mac1(&hello)) {
+                    return Err(FrameDrop::Mac1);
+                }
+                Ok(match hello.selector().kind {
+                    PskKind::Device => Lane::Known,
+                    PskKind::Enrolment => Lane::Others,
+                })
+            }
+            Ok(FrameKind::Record) => {
+                let header = RecordHeader::parse(frame).map_err(|_| FrameDrop::Frame)?;
+                let now = tokio::time::Instant::now().into_std();
+                match self.sessions.table().find(header.session, now) {
+                    Some(entry) if entry.inbox != inbox => Err(FrameDrop::ForeignSession),
+                    Some(entry) if entry.device().is_some() => Ok(Lane::Known),
+                    Some(_) | None => Ok(Lane::Others),
+                }
+            }
+            _ => Err(FrameDrop::Frame),
+        }
+    }
+
     /// Ends every session of a device and its connections.
     fn end(&self, device: DeviceId, inbox: Option<Inbox>) {
         let inboxes = self.sessions.table().remove_device(device);
@@ -325,5 +354,19 @@ impl Inbound for Channel {
 
     fn handle_gone(&self, inbox: Inbox) {
         self.sessions.table().remove_pending(inbox);
+    }
+
+    fn sort(&self, inbox: Inbox, frame: &[u8]) -> Option<Lane> {
+        match self.lane(inbox, frame) {
+            Ok(lane) => Some(lane),
+            Err(why) => {
+                self.stats.dropped(why).add();
+                None
+            }
+        }
+    }
+
+    fn handle_return(&self) {
+        self.maps.tell_again(self.epoch);
     }
 }

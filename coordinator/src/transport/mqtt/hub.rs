@@ -290,6 +290,19 @@ impl Hub {
         mailbox.queue.drain(..most).collect()
     }
 
+    /// Takes everything that waits for an inbox whose device is served elsewhere
+    /// from now on.
+    pub fn hand_over(&self, inbox: Inbox) -> VecDeque<Bytes> {
+        let mut frames = lock(&self.mailboxes)
+            .remove(&inbox)
+            .map_or_else(VecDeque::new, |mailbox| mailbox.queue);
+        let link = lock(&self.links).get(&inbox).map(Arc::clone);
+        if let Some(link) = link {
+            frames.append(&mut lock(&link.state).queue);
+        }
+        frames
+    }
+
     /// Tells an inbox's connection to end and forgets its mailbox.
     pub fn close(&self, inbox: Inbox, why: Close) {
         lock(&self.mailboxes).remove(&inbox);
