@@ -166,6 +166,55 @@ fn the_configuration_lies_beside_the_data() {
     assert_eq!(config::load(&overrides).unwrap().threads, 7);
 }
 
+/// A whole `[broker]` with one line changed.
+fn broker(change: impl Fn(&'static str) -> Option<&'static str>) -> String {
+    let lines = [
+        "address = \"broker.lan\"",
+        "user = \"weft-coordinator\"",
+        "password_file = \"/etc/weft/broker.password\"",
+        "device_address = \"mqtt.example.net:8883\"",
+        "device_user = \"weft-device\"",
+        "device_password_file = \"/etc/weft/device.password\"",
+    ];
+    let lines: Vec<_> = lines.iter().filter_map(|line| change(line)).collect();
+    format!("[broker]\n{}\n", lines.join("\n"))
+}
+
+#[test]
+fn a_broker_of_others_is_named_with_both_accounts() {
+    let load = |text: &str| config::load(&Case::new(text).overrides).unwrap();
+    assert_eq!(load("").broker, None);
+    let whole = load(&broker(Some)).broker.unwrap();
+    assert_eq!(whole.address.authority(), "broker.lan:1883");
+    assert_eq!(whole.device_address.authority(), "mqtt.example.net:8883");
+    assert_eq!(whole.own.password_file, PathBuf::from("/etc/weft/broker.password"));
+    let near = load(&broker(|line| (!line.starts_with("device_address")).then_some(line)));
+    assert_eq!(near.broker.unwrap().device_address.authority(), "broker.lan:1883");
+    for (key, expected) in [
+        ("address", "broker.user is set and broker.address is not"),
+        ("user", "broker.user is needed: the coordinator has an account of its own at the broker"),
+        (
+            "device_password_file",
+            "broker.device_password_file is needed: devices share an account at the broker",
+        ),
+    ] {
+        let text = broker(|line| (!line.starts_with(&format!("{key} "))).then_some(line));
+        assert_eq!(complaint(&text), format!("error[config.missing]: {expected}"));
+    }
+    let one = broker(|line| {
+        Some(if line.starts_with("device_user") {
+            "device_user = \"weft-coordinator\""
+        } else {
+            line
+        })
+    });
+    assert!(complaint(&one).contains("both \"weft-coordinator\""));
+    assert_eq!(
+        complaint("[broker]\naddress = \"mqtt://x\"\n"),
+        r#"error[config.address]: address "mqtt://x": a name or an address is needed, with a port if it is not 1883"#,
+    );
+}
+
 #[test]
 fn what_init_writes_is_read_back() {
     let chosen = [("public", "mesh.example.net".to_owned())];

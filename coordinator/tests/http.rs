@@ -113,6 +113,7 @@ fn api_at(now: UnixMs) -> Api {
         clock: Arc::new(Still(now)),
         addresses: vec!["mqtt://mesh.example.net".parse::<Offer>().unwrap().address().unwrap()],
         spki: None,
+        account: None,
         random: Random(counting),
     };
     let devices =

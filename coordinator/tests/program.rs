@@ -271,6 +271,47 @@ fn rights_that_are_missing_are_status_4() {
 }
 
 #[test]
+fn join_strings_name_a_broker_of_others() {
+    let home = Home::initialised();
+    let password = |name: &str, text: &str| {
+        let path = home.0.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    let own = password("own", "own canary\n");
+    let shared = password("shared", "shared secret\n");
+    let serve = || {
+        let mut command = home.command(&["serve", "--listen", "127.0.0.1:0"]);
+        // Nobody listens there; the coordinator serves all the same.
+        command.env("WEFT_COORDINATOR_BROKER_ADDRESS", "127.0.0.1:1");
+        command.env("WEFT_COORDINATOR_BROKER_USER", "weft-coordinator");
+        command.env("WEFT_COORDINATOR_BROKER_PASSWORD_FILE", &own);
+        command.env("WEFT_COORDINATOR_BROKER_DEVICE_ADDRESS", "mqtt.example.net");
+        command.env("WEFT_COORDINATOR_BROKER_DEVICE_USER", "weft-device");
+        command.env("WEFT_COORDINATOR_BROKER_DEVICE_PASSWORD_FILE", &shared);
+        command
+    };
+    fs::set_permissions(&own, Permissions::from_mode(0o644)).unwrap();
+    let output = serve().output().unwrap();
+    assert_eq!(status(&output), 4, "{}", errors(&output));
+    assert!(errors(&output).starts_with("error[broker.password-open]: "), "{}", errors(&output));
+    fs::set_permissions(&own, Permissions::from_mode(0o600)).unwrap();
+
+    let server = Server::start(serve());
+    assert!(server.said.contains("  broker    mqtt 127.0.0.1:1 as weft-coordinator"));
+    let line = home.done(&["key", "create", "-q"]);
+    let join = weft_wire::join::JoinString::parse(&line).ok().unwrap();
+    assert_eq!(join.addresses.len(), 1);
+    assert_eq!(join.addresses[0].authority, "mqtt.example.net:1883");
+    let account = join.account.unwrap();
+    assert_eq!((&*account.user, &*account.password), ("weft-device", "shared secret"));
+    let (status, rest) = server.end(Signal::TERM);
+    assert_eq!(status, Some(0));
+    assert!(!rest.contains("canary"), "{rest}");
+}
+
+#[test]
 fn serves_commands_and_ends_cleanly() {
     let home = Home::initialised();
     home.refused(&["key", "list"], 3, "socket.unreachable");

@@ -13,6 +13,7 @@ use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
 use crate::service::clock::Clock as _;
 
+mod broker;
 mod clock;
 mod files;
 mod holder;
@@ -218,6 +219,6 @@ fn say_config(config: &Config, overrides: &Overrides, args: &Args) {
     }
     for one in &config.resolved {
         let value = if one.value.is_empty() { crate::cli::format::NOTHING } else { &one.value };
-        ui::out(format!("{:14}  {value:30}  {}", one.name, one.source));
+        ui::out(format!("{:27}  {value:30}  {}", one.name, one.source));
     }
 }

@@ -26,6 +26,7 @@ use crate::service::seams::Refusals;
 use crate::service::secrets::Secrets;
 use crate::store::sqlite::{SCHEMA, SqliteStore};
 use crate::store::{SharedStore, StoreError};
+use crate::transport::external::{External, Joined};
 use crate::transport::http::metrics::{self, Meters};
 use crate::transport::http::unix::Socket;
 use crate::transport::listen::{Behind, Front, Limits, Listener, Places, Stats};
@@ -35,7 +36,7 @@ use crate::transport::{http, post};
 
 use super::clock::{RANDOM, SystemClock, monotonic};
 use super::place::{Place, VERSION, by_whom, fingerprint};
-use super::{files, holder, stun, tls};
+use super::{broker, files, holder, stun, tls};
 
 /// Threads that may block: readers of the database, and name look-ups.
 const BLOCKING_THREADS: usize = 6;
@@ -224,14 +225,20 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
     let (failed, mut failures) = mpsc::unbounded_channel();
     let Doors { listeners, stun, socket } = bind(config, &failed)?;
     let limits = site.files.map_or_else(Limits::default, Limits::within);
-    let Works { channel, routes, behind } = works(site, &store, limits).await?;
+    let Works { channel, routes, behind, external } = works(site, &store, limits).await?;
 
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let changes = store.changes();
-    tasks.spawn(async move { match channel.run(changes).await {} });
+    let told = Arc::clone(&channel);
+    tasks.spawn(async move { match told.run(changes).await {} });
     let announced = stun::run(Arc::clone(&store), public.clone());
     tasks.spawn(async move { match announced.await {} });
+    if let Some(external) = external {
+        let inbound: Arc<dyn Inbound> = Arc::clone(&channel) as _;
+        let hub = Arc::clone(behind.broker.hub());
+        tasks.spawn(async move { match external.run(inbound, hub).await {} });
+    }
     say_where(config, place, secrets, &listeners);
     for (listener, _) in listeners {
         let behind = Arc::clone(&behind);
@@ -284,13 +291,19 @@ struct Works {
     channel: Arc<Channel>,
     routes: Router,
     behind: Arc<Behind>,
+    external: Option<External>,
 }
 
 async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<Works, Failure> {
     let Site { config, public, place, secrets, .. } = *site;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let hub = Arc::new(Hub::default());
-    let bus: Arc<dyn Bus> = Arc::new(Embedded::new(Arc::clone(&hub)));
+    let foreign = config.broker.as_ref().map(broker::parts).transpose()?;
+    let (external, foreign) = foreign.map(|parts| (parts.external, parts.devices)).unzip();
+    let bus: Arc<dyn Bus> = match &external {
+        Some(external) => Arc::new(Joined::new(Arc::clone(&hub), external.clone())),
+        None => Arc::new(Embedded::new(Arc::clone(&hub))),
+    };
     let refusals = Arc::new(Refusals::default());
     let parts = Parts {
         store: Arc::clone(store),
@@ -314,6 +327,7 @@ async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<W
         clock: Arc::clone(&clock),
         addresses: config.offers(public).iter().filter_map(Offer::address).collect(),
         spki: pinned.then(|| tls.spki()),
+        account: foreign,
         random: RANDOM,
     });
     let inbound: Arc<dyn Inbound> = Arc::clone(&channel) as _;
@@ -330,7 +344,7 @@ async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<W
     let routes = http::router(operator, metrics::routes(meters), post::declare(), posts);
     let front = Front::new(routes.clone());
     let behind = Arc::new(Behind { broker, front, tls, places, stats });
-    Ok(Works { channel, routes, behind })
+    Ok(Works { channel, routes, behind, external })
 }
 
 fn unreadable(place: &Place, error: &StoreError) -> Failure {
@@ -359,6 +373,10 @@ fn say_where(
             "  devices   mqtt and http, plain or in TLS, {address} tcp   stun {} udp",
             address.port()
         ));
+    }
+    if let Some(broker) = &config.broker {
+        let (address, user) = (broker.address.authority(), &broker.own.user);
+        ui::note(format!("  broker    mqtt {address} as {user}"));
     }
     ui::note(format!("  commands  {}", config.socket.display()));
 }

@@ -11,10 +11,12 @@ use weft_wire::join::{ADDRESSES, Carrier};
 
 use crate::failure::{Code, Failure, nearest};
 
+pub mod broker;
 pub mod document;
 pub mod policy_file;
 pub mod public;
 
+use broker::Broker;
 use document::{COMPLAINTS, Document, Value, type_word};
 use public::{Offer, Public};
 
@@ -35,6 +37,8 @@ enum Shape {
     /// A path, or nothing.
     Optional,
     Public,
+    Broker,
+    User,
     Listen,
     Offers,
     Number(u32, u32),
@@ -99,7 +103,7 @@ const SETTINGS: &[Setting] = &[
         shape: Shape::Offers,
         default: "",
         about: "What join strings offer, best first: up to 4 like \"wss://HOST[:PORT]\" (mqtt, mqtts, \
-                wss, https). Empty: mqtt at public.",
+                wss, https). Empty: mqtt at public, or at the broker.",
     },
     Setting {
         section: "tls",
@@ -125,6 +129,54 @@ const SETTINGS: &[Setting] = &[
         default: "auto",
         about: "Whether join strings pin the certificate's key: auto pins the one that is made here; \
                 behind a proxy that ends TLS it is no.",
+    },
+    Setting {
+        section: "broker",
+        key: "address",
+        env: "WEFT_COORDINATOR_BROKER_ADDRESS",
+        shape: Shape::Broker,
+        default: "",
+        about: "A broker of yours that carries the frames, with a port if it is not 1883.",
+    },
+    Setting {
+        section: "broker",
+        key: "user",
+        env: "WEFT_COORDINATOR_BROKER_USER",
+        shape: Shape::User,
+        default: "",
+        about: "The coordinator's own account there.",
+    },
+    Setting {
+        section: "broker",
+        key: "password_file",
+        env: "WEFT_COORDINATOR_BROKER_PASSWORD_FILE",
+        shape: Shape::Optional,
+        default: "",
+        about: "File with that account's password; its owner's alone.",
+    },
+    Setting {
+        section: "broker",
+        key: "device_address",
+        env: "WEFT_COORDINATOR_BROKER_DEVICE_ADDRESS",
+        shape: Shape::Broker,
+        default: "",
+        about: "Where devices reach it, if not by the same address or by server.addresses.",
+    },
+    Setting {
+        section: "broker",
+        key: "device_user",
+        env: "WEFT_COORDINATOR_BROKER_DEVICE_USER",
+        shape: Shape::User,
+        default: "",
+        about: "The account that all devices share there.",
+    },
+    Setting {
+        section: "broker",
+        key: "device_password_file",
+        env: "WEFT_COORDINATOR_BROKER_DEVICE_PASSWORD_FILE",
+        shape: Shape::Optional,
+        default: "",
+        about: "File with its password, which goes into join strings.",
     },
     Setting {
         section: "log",
@@ -200,10 +252,12 @@ pub struct Log {
 }
 
 impl Config {
-    /// What join strings offer, best first: what was set, or MQTT at `public`.
+    /// What join strings offer, best first: what was set, or MQTT at the broker
+    /// of others, or at `public`.
     pub fn offers(&self, public: &Public) -> Vec<Offer> {
         if self.addresses.is_empty() {
-            return vec![Offer { carrier: Carrier::Mqtt, place: public.clone() }];
+            let place = self.broker.as_ref().map_or(public, |broker| &broker.device_address);
+            return vec![Offer { carrier: Carrier::Mqtt, place: place.clone() }];
         }
         self.addresses.clone()
     }
@@ -226,6 +280,8 @@ pub struct Config {
     pub addresses: Vec<Offer>,
     /// The certificate.
     pub tls: TlsFiles,
+    /// A broker that is not ours, if one is to carry the frames.
+    pub broker: Option<Broker>,
     /// What is logged.
     pub log: Log,
     /// Every value with its source.
@@ -315,7 +371,7 @@ pub fn load(overrides: &Overrides) -> Result<Config, Vec<Failure>> {
         resolved.push(Resolved { name, value, source });
     }
     if failures.is_empty() {
-        return Ok(assemble(resolved));
+        return assemble(resolved).map_err(|failure| vec![failure]);
     }
     failures.truncate(COMPLAINTS);
     Err(failures)
@@ -330,13 +386,14 @@ fn blame(code: Code, message: String, source: &Source) -> Failure {
     }
 }
 
-/// Values are known to be right here.
-fn assemble(resolved: Vec<Resolved>) -> Config {
+/// Each value is known to be right here.
+fn assemble(resolved: Vec<Resolved>) -> Result<Config, Failure> {
+    let broker = broker::assemble(&resolved)?;
     let value = |name: &str| {
         resolved.iter().find(|one| one.name == name).map_or("", |one| one.value.as_str())
     };
     let path = |name: &str| Some(value(name)).filter(|text| !text.is_empty()).map(PathBuf::from);
-    Config {
+    Ok(Config {
         public: value("server.public").parse().ok(),
         data: value("server.data").into(),
         listen: list(value("server.listen")).filter_map(|text| text.parse().ok()).collect(),
@@ -352,9 +409,10 @@ fn assemble(resolved: Vec<Resolved>) -> Config {
                 _ => None,
             },
         },
+        broker,
         log: Log { level: value("log.level").to_owned(), json: value("log.format") == "json" },
         resolved,
-    }
+    })
 }
 
 fn list(value: &str) -> impl Iterator<Item = &str> {
@@ -428,19 +486,21 @@ fn read_value(
     let wants = match setting.shape {
         Shape::Number(..) => "a number",
         Shape::Listen | Shape::Offers => "a list of addresses",
-        Shape::Path | Shape::Optional | Shape::Public | Shape::Word(_) => "a string",
+        Shape::Path
+        | Shape::Optional
+        | Shape::Public
+        | Shape::Broker
+        | Shape::User
+        | Shape::Word(_) => "a string",
     };
     let text = match (setting.shape, value.get_ref()) {
         (Shape::Number(..), DeValue::Integer(number)) => number.as_str().replace('_', ""),
-        (
-            Shape::Path
-            | Shape::Optional
-            | Shape::Public
-            | Shape::Word(_)
-            | Shape::Listen
-            | Shape::Offers,
-            DeValue::String(text),
-        ) => text.to_string(),
+        (Shape::Number(..), DeValue::String(text)) => {
+            let message =
+                format!("{key} is a number, found the string \"{text}\"; write it without quotes");
+            return Err(document.complain(Code::ConfigType, message, &value.span()));
+        }
+        (_, DeValue::String(text)) => text.to_string(),
         (Shape::Listen | Shape::Offers, DeValue::Array(items)) => {
             let mut texts = Vec::new();
             for item in items.iter() {
@@ -453,11 +513,6 @@ fn read_value(
                 texts.push(text.to_owned());
             }
             texts.join(",")
-        }
-        (Shape::Number(..), DeValue::String(text)) => {
-            let message =
-                format!("{key} is a number, found the string \"{text}\"; write it without quotes");
-            return Err(document.complain(Code::ConfigType, message, &value.span()));
         }
         (_, other) => {
             let message = format!("{key} is {wants}, found {}", type_word(other));
@@ -476,10 +531,20 @@ fn check(setting: &Setting, text: &str) -> Result<(), (Code, String)> {
     match setting.shape {
         Shape::Path if text.is_empty() => Err((Code::ConfigValue, format!("{key} is empty"))),
         Shape::Path | Shape::Optional => Ok(()),
-        Shape::Public => text
-            .parse::<Public>()
-            .map(|_| ())
-            .map_err(|error| (Code::ConfigAddress, format!("{key} \"{text}\": {error}"))),
+        // As good as not set: without a broker of others nothing is missing.
+        Shape::Broker | Shape::User if text.is_empty() => Ok(()),
+        Shape::Public | Shape::Broker => {
+            let usual =
+                if setting.shape == Shape::Broker { broker::PORT } else { COORDINATOR_PORT };
+            Public::parse(text, usual)
+                .map(|_| ())
+                .map_err(|error| (Code::ConfigAddress, format!("{key} \"{text}\": {error}")))
+        }
+        Shape::User if broker::is_user(text) => Ok(()),
+        Shape::User => {
+            let most = weft_wire::join::ACCOUNT_LEN;
+            Err((Code::ConfigValue, format!("{key} is a name of 1 to {most} bytes")))
+        }
         Shape::Listen => {
             if list(text).next().is_none() {
                 return Err((Code::ConfigValue, format!("{key} is empty")));
@@ -543,7 +608,12 @@ pub fn template(chosen: &[(&str, String)]) -> String {
             Shape::Listen | Shape::Offers => {
                 format!("[{}]", list(value).map(quoted).collect::<Vec<_>>().join(", "))
             }
-            Shape::Path | Shape::Optional | Shape::Public | Shape::Word(_) => quoted(value),
+            Shape::Path
+            | Shape::Optional
+            | Shape::Public
+            | Shape::Broker
+            | Shape::User
+            | Shape::Word(_) => quoted(value),
         };
         text.push_str(&format!("# {}\n{mark}{} = {value}\n", setting.about, setting.key));
     }

@@ -19,8 +19,9 @@ pub struct Public {
 /// Why a text is not a place where devices find the coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublicError {
-    /// Not a name, address, or either with a port.
-    Form,
+    /// Not a name, address, or either with a port; the port that need not be
+    /// written.
+    Form(u16),
     /// Longer than a join string can hold.
     Length,
 }
@@ -28,8 +29,8 @@ pub enum PublicError {
 impl fmt::Display for PublicError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Form => {
-                f.write_str("a name or an address is needed, with a port if it is not 7420")
+            Self::Form(port) => {
+                write!(f, "a name or an address is needed, with a port if it is not {port}")
             }
             Self::Length => write!(f, "at most {ADDRESS_LEN} characters fit into a join string"),
         }
@@ -89,8 +90,12 @@ impl FromStr for Public {
 
 impl Public {
     /// Reads a place whose port, if it names none, is this one.
-    fn parse(text: &str, usual: u16) -> Result<Self, PublicError> {
-        let (host, port) = split(text, usual).ok_or(PublicError::Form)?;
+    ///
+    /// # Errors
+    ///
+    /// [`PublicError`].
+    pub fn parse(text: &str, usual: u16) -> Result<Self, PublicError> {
+        let (host, port) = split(text, usual).ok_or(PublicError::Form(usual))?;
         let is_name = |host: &str| {
             let label = |label: &str| {
                 let plain = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
@@ -103,7 +108,7 @@ impl Public {
             host.split('.').all(label) && !host.bytes().all(|c| c.is_ascii_digit() || c == b'.')
         };
         if host.parse::<IpAddr>().is_err() && !is_name(host) {
-            return Err(PublicError::Form);
+            return Err(PublicError::Form(usual));
         }
         let public = Self { host: host.to_ascii_lowercase(), port };
         if public.authority().len() > ADDRESS_LEN {
@@ -224,7 +229,7 @@ mod tests {
             assert_eq!(text.parse::<Offer>(), Err(OfferError::Carrier), "{text}");
         }
         let path = "wss://mesh.example.net/mqtt".parse::<Offer>();
-        assert_eq!(path, Err(OfferError::Place(PublicError::Form)));
+        assert_eq!(path, Err(OfferError::Place(PublicError::Form(443))));
     }
 
     #[test]
@@ -246,10 +251,19 @@ mod tests {
             "::1]:5",
             "[::1]x",
         ] {
-            assert_eq!(text.parse::<Public>(), Err(PublicError::Form), "{text}");
+            assert_eq!(text.parse::<Public>(), Err(PublicError::Form(COORDINATOR_PORT)), "{text}");
         }
         let long = vec!["a".repeat(60); 2].join(".");
         assert_eq!(long.parse::<Public>(), Err(PublicError::Length));
+    }
+
+    #[test]
+    fn another_port_may_be_the_usual_one() {
+        let authority = |text| Public::parse(text, 1883).unwrap().authority();
+        assert_eq!(authority("mqtt.example.net"), "mqtt.example.net:1883");
+        assert_eq!(authority("::1"), "[::1]:1883");
+        assert_eq!(authority("10.0.0.1:7420"), "10.0.0.1:7420");
+        assert_eq!(Public::parse("a:", 1883), Err(PublicError::Form(1883)));
     }
 
     #[test]

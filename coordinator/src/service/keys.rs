@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use weft_wire::id::{DeviceId, KeyId, is_name};
-use weft_wire::join::{ADDRESSES, EnrolToken, JoinString, MAX_TEXT};
+use weft_wire::join::{ADDRESSES, BrokerAccount, EnrolToken, JoinString, MAX_TEXT};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::domain::audit::Actor;
@@ -12,7 +12,7 @@ use crate::domain::tags::TagSet;
 use crate::failure::{Code, Failure, nearest};
 use crate::store::{KeyRevoked, StoreError};
 
-use super::operator::{Operator, fault, not_found, printable};
+use super::operator::{Operator, SharedAccount, fault, not_found, printable};
 
 /// The longest life of a key.
 const LONGEST: Duration = Duration::from_hours(24 * 3_660);
@@ -103,7 +103,7 @@ impl Operator {
             token: EnrolToken { expiry, mac: self.secrets.enrol_password(key.id, expiry) },
             addresses: self.addresses.iter().take(ADDRESSES).cloned().collect(),
             spki: self.spki,
-            account: None,
+            account: self.account.as_ref().map(broker_account).transpose()?,
         };
         let mut text = [0; MAX_TEXT];
         let written = join.emit(&mut text).map_err(|_| bug("server.public is not set"));
@@ -199,4 +199,15 @@ fn check(request: &KeyRequest) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// The account that devices share at a broker, as a join string holds it.
+fn broker_account(account: &SharedAccount) -> Result<BrokerAccount, Failure> {
+    let text = |text: &str| {
+        heapless::String::try_from(text).map_err(|_| {
+            let message = "the devices' account at the broker does not fit into a join string";
+            Failure::new(Code::InternalFault, message)
+        })
+    };
+    Ok(BrokerAccount { user: text(&account.user)?, password: text(&account.password)? })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weft_wire::id::NetworkId;
 use weft_wire::join::Address;
+use zeroize::Zeroizing;
 
 use crate::domain::audit::Actor;
 use crate::domain::network::Network;
@@ -35,8 +36,19 @@ pub struct Operator {
     pub addresses: Vec<Address>,
     /// SHA-256 of the key that TLS must show there, if join strings pin it.
     pub spki: Option<[u8; 32]>,
+    /// The account that devices share at a broker that is not ours, if there is
+    /// one.
+    pub account: Option<SharedAccount>,
     /// Randomness.
     pub random: Random,
+}
+
+/// What all devices log in with at a broker that is not ours.
+pub struct SharedAccount {
+    /// User name.
+    pub user: String,
+    /// Password. A secret.
+    pub password: Zeroizing<String>,
 }
 
 impl Operator {
