@@ -82,6 +82,7 @@ codes! {
     JoinStateWrite "join.state-write" 1,
     JoinTypo "join.typo" 2,
     JoinUnreachable "join.unreachable" 3,
+    JoinWrongCertificate "join.wrong-certificate" 4,
     JoinWrongCoordinator "join.wrong-coordinator" 4,
     LeaveDenied "leave.denied" 4,
     LeaveErase "leave.erase" 1,

@@ -59,7 +59,6 @@ events! {
     /// The line was lost or could not be opened.
     LineLost "control.lost" Warn,
     /// Addresses of the join string that this build cannot use.
-    LineSkipped "control.skipped" Info,
     /// The coordinator proved itself.
     Online "control.online" Info,
     /// A frame was dropped.

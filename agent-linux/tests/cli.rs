@@ -251,20 +251,6 @@ fn a_join_string_comes_from_a_file_or_the_standard_input_too() {
 }
 
 #[test]
-fn addresses_of_other_carriers_are_skipped_with_a_note() {
-    let scratch = Scratch::new("carrier");
-    let line = join_string(Carrier::Wss, "mesh.example.net:443");
-    let output = scratch.run(&["join", &line]);
-    assert_eq!(output.status.code(), Some(2));
-    assert_eq!(
-        text(&output.stderr),
-        "note: wss://mesh.example.net:443 is skipped: this weft speaks mqtt\n\
-         error[join.no-carrier]: the join string has no address that this weft can use: \
-         it speaks mqtt\n"
-    );
-}
-
-#[test]
 fn a_configuration_error_shows_file_line_and_caret() {
     let scratch = Scratch::new("config");
     let file = scratch.0.join("weft.toml");

@@ -6,8 +6,9 @@
 //! header [`INBOX_HEADER`]. The answer 200 holds **zero or more frames**, each
 //! after its length as u16 little-endian: first what answers the request's
 //! frame, then, when that frame was a RECORD of a confirmed session, what waits
-//! for this inbox. A device that has nothing to say fetches with a record of
-//! [`crate::item::Ping`]. Any other status has an empty body: nothing is
+//! for this inbox. A device that has nothing to say fetches with a record
+//! without items. With the header [`WAIT_HEADER`] a record that nothing answers
+//! waits until something is there, at most so many seconds. Any other status has an empty body: nothing is
 //! explained before a frame is authentic.
 
 use crate::frame::MAX_FRAME;
@@ -18,6 +19,11 @@ pub const REGISTER: &str = "/api/v1/device/register";
 pub const METRICS: &str = "/api/v1/device/metrics";
 /// The header that holds the sender's inbox.
 pub const INBOX_HEADER: &str = "weft-inbox";
+/// The header that says how many seconds a record may wait for something to
+/// fetch, 1 to [`MAX_WAIT_S`].
+pub const WAIT_HEADER: &str = "weft-wait";
+/// The longest wait, in seconds.
+pub const MAX_WAIT_S: u8 = 50;
 /// The type of both bodies.
 pub const CONTENT_TYPE: &str = "application/octet-stream";
 /// The most frames in one answer.

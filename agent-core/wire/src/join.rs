@@ -49,7 +49,8 @@ pub enum Carrier {
 }
 
 impl Carrier {
-    const fn from_byte(byte: u8) -> Option<Self> {
+    /// The carrier of this number in a join string.
+    pub const fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Mqtt),
             2 => Some(Self::Mqtts),

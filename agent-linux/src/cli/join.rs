@@ -13,7 +13,6 @@ use zeroize::Zeroizing;
 
 use crate::cli::story::{Keys, Story};
 use crate::cli::{Context, down, peer, start, typo};
-use crate::control::failure::usable;
 use crate::daemon::{self, Mode, texts};
 use crate::failure::{Code, Failure, Result};
 use crate::ipc::client::Client;
@@ -65,7 +64,6 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     let started_us = clock::boot_micros();
     let join = read_source(&arguments.source)?;
     let name = wanted_name(arguments.name.as_deref())?;
-    check_carriers(context, &join)?;
     check_rights()?;
     let was_there = context.config.state.exists();
     let joining = lock_joining(&Folder::new(&context.config.state))?;
@@ -228,19 +226,6 @@ fn label(host: &str) -> String {
     let label: String = first.chars().map(usual).take(32).collect();
     let label = label.trim_matches('-');
     if is_name(label) { label.to_owned() } else { "device".to_owned() }
-}
-
-fn check_carriers(context: &mut Context, join: &JoinString) -> Result<()> {
-    let (mqtt, other) = usable(&join.addresses);
-    for address in &other {
-        let (scheme, authority) = (address.carrier.scheme(), &address.authority);
-        context.ui.note(&format!("note: {scheme}://{authority} is skipped: this weft speaks mqtt"));
-    }
-    if mqtt.is_empty() {
-        let message = "the join string has no address that this weft can use: it speaks mqtt";
-        return Err(Failure::new(Code::JoinNoCarrier, message));
-    }
-    Ok(())
 }
 
 fn check_rights() -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use weft_wire::join::Address;
+use crate::control::way::Way;
 
 /// What went wrong at one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +14,18 @@ pub(crate) enum Reason {
     Silent(Option<String>),
     /// The machine is up and nothing listens.
     Refused,
-    /// Something answers that is not MQTT; what its first bytes look like.
-    NotMqtt(&'static str),
+    /// Something answers that is not what was wanted; what it looks like.
+    Foreign {
+        /// `HTTP`, `a proxy that wants a password`.
+        what: String,
+        /// `MQTT`, `TLS`, `WebSocket`, `Weft`.
+        wanted: &'static str,
+    },
+    /// The network answers in the coordinator's place, as networks do that want
+    /// one to sign in; what it answers.
+    Portal(String),
+    /// TLS shows another key than the join string pins.
+    WrongPin,
     /// The broker does not take user name and password.
     Denied,
     /// The broker takes nobody now.
@@ -24,34 +34,15 @@ pub(crate) enum Reason {
     Lost(String),
 }
 
-/// One address and what went wrong there.
+/// One way and what went wrong there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attempt {
-    /// `mesh.example.net:7420`.
-    pub(crate) authority: String,
+    /// How and where.
+    pub(crate) way: Way,
     /// The IP address tried last, where a name was resolved.
     pub(crate) resolved: Option<String>,
     /// What happened.
     pub(crate) reason: Reason,
-}
-
-impl Attempt {
-    /// The host without its port.
-    pub(crate) fn host(&self) -> &str {
-        split(&self.authority).0
-    }
-
-    /// The port as text.
-    pub(crate) fn port(&self) -> &str {
-        split(&self.authority).1
-    }
-}
-
-/// `host:port` in two; an IPv6 host loses its brackets.
-pub(crate) fn split(authority: &str) -> (&str, &str) {
-    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, ""));
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    (bare.unwrap_or(host), port)
 }
 
 /// Every address failed, or the one that was open ended.
@@ -68,10 +59,12 @@ impl LineFailure {
             Reason::Name(_) => 0,
             Reason::Silent(_) => 1,
             Reason::Refused => 2,
-            Reason::NotMqtt(_) => 3,
-            Reason::Busy => 4,
-            Reason::Denied => 5,
-            Reason::Lost(_) => 6,
+            Reason::Foreign { .. } => 3,
+            Reason::Portal(_) => 4,
+            Reason::WrongPin => 5,
+            Reason::Busy => 6,
+            Reason::Denied => 7,
+            Reason::Lost(_) => 8,
         })
     }
 
@@ -84,7 +77,9 @@ impl LineFailure {
             Some(Reason::Silent(None)) => "timed out".to_owned(),
             Some(Reason::Silent(Some(cause)) | Reason::Lost(cause)) => cause.clone(),
             Some(Reason::Refused) => "refused".to_owned(),
-            Some(Reason::NotMqtt(what)) => format!("answers {what}, not MQTT"),
+            Some(Reason::Foreign { what, wanted }) => format!("answers {what}, not {wanted}"),
+            Some(Reason::Portal(what)) => format!("the network answers {what}"),
+            Some(Reason::WrongPin) => "TLS shows another key than the pinned one".to_owned(),
             Some(Reason::Denied) => "password not accepted".to_owned(),
             Some(Reason::Busy) => "broker busy".to_owned(),
         }
@@ -110,28 +105,32 @@ pub(crate) fn connect_reason(error: &io::Error) -> Reason {
     }
 }
 
-/// Addresses that this program can use, and the others.
-pub(crate) fn usable(addresses: &[Address]) -> (Vec<String>, Vec<Address>) {
-    let (mqtt, other): (Vec<&Address>, Vec<&Address>) =
-        addresses.iter().partition(|address| address.carrier == weft_wire::join::Carrier::Mqtt);
-    let mqtt = mqtt.iter().map(|address| address.authority.to_string());
-    (mqtt.collect(), other.into_iter().cloned().collect())
+/// A name of a program's in words: "HandshakeFailure" is "handshake failure".
+pub(crate) fn spaced(name: &str) -> String {
+    let mut out = String::new();
+    for character in name.chars() {
+        if character.is_ascii_uppercase() && !out.is_empty() {
+            out.push(' ');
+        }
+        out.push(character.to_ascii_lowercase());
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_wire::join::Carrier;
 
     #[test]
-    fn hosts_and_ports_are_told_apart() {
-        assert_eq!(split("mesh.example.net:7420"), ("mesh.example.net", "7420"));
-        assert_eq!(split("[2001:db8::1]:7420"), ("2001:db8::1", "7420"));
-        assert_eq!(split("mesh"), ("mesh", ""));
+    fn names_become_words() {
+        assert_eq!(spaced("HandshakeFailure"), "handshake failure");
     }
 
     #[test]
     fn the_furthest_attempt_speaks() {
-        let attempt = |reason| Attempt { authority: "h:1".to_owned(), resolved: None, reason };
+        let way = || Way { carrier: Carrier::Mqtt, authority: "h:1".to_owned() };
+        let attempt = |reason| Attempt { way: way(), resolved: None, reason };
         let failure = LineFailure {
             attempts: vec![
                 attempt(Reason::Silent(None)),

@@ -1,5 +1,9 @@
 //! The line as the control loop drives it: `open` and `close` as the agent says,
 //! `poll` when a descriptor or a deadline is due, then take what came.
+//!
+//! Of the ways to the coordinator the best is tried first; the next one joins in
+//! when it has failed or takes long, and the first that stands is the line. On a
+//! lesser way a better one is looked for later, beside the line.
 
 use core::cell::{Cell, RefCell};
 use core::future::Future;
@@ -13,8 +17,11 @@ use weft_wire::login::PasswordText;
 use weft_wire::topic::{Topic, TopicText};
 
 use crate::control::failure::{Attempt, LineFailure, Reason};
-use crate::control::mqtt;
+use crate::control::order::Order;
+use crate::control::reach::{self, Reach, TlsSource};
 use crate::control::wait::{FirstBytes, Waiting};
+use crate::control::way::Way;
+use crate::os::clock;
 use crate::os::poll::{Interest, Place, PollSet};
 use crate::os::timer;
 
@@ -22,6 +29,9 @@ use crate::os::timer;
 const INBOUND: usize = 32;
 /// Frames that wait for the line; the agent keeps the rest.
 const OUTBOUND: usize = 8;
+/// How long a way is alone before the next one is tried beside it, in
+/// microseconds: a port that swallows everything costs this and no more.
+const STAGGER_US: u64 = if cfg!(test) { 200_000 } else { 4_000_000 };
 
 /// Who the line says it is.
 #[derive(Clone)]
@@ -58,15 +68,17 @@ impl From<&PasswordText> for Password {
 
 /// A frame on its way up.
 pub(super) struct Publish {
-    pub(super) topic: TopicText,
+    pub(super) topic: Topic,
     pub(super) frame: Vec<u8>,
 }
 
 /// What the line tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LineEvent {
-    /// Open and subscribed, at this `host:port`.
-    Connected(String),
+    /// Open and subscribed, by this way.
+    Connected(Way),
+    /// Open as before, by a better way from now on.
+    Moved(Way),
     /// A frame came.
     Frame(Vec<u8>),
     /// Closed as asked.
@@ -75,56 +87,102 @@ pub(crate) enum LineEvent {
     Failed(LineFailure),
 }
 
+/// The connections of one way: posts need two, everything else one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Says something and hears the answer.
+    Speak,
+    /// Waits for what the coordinator has to say.
+    Listen,
+}
+
 /// Shared between the future and its owner; both live on one thread.
 #[derive(Default)]
 pub(super) struct Shared {
-    pub(super) waiting: Rc<RefCell<Waiting>>,
+    waiting: [Rc<RefCell<Waiting>>; 2],
     pub(super) first: Rc<Cell<FirstBytes>>,
     pub(super) inbound: RefCell<VecDeque<Vec<u8>>>,
     pub(super) outbound: RefCell<VecDeque<Publish>>,
     pub(super) closing: Cell<bool>,
-    pub(super) connected: RefCell<Option<String>>,
-    /// The line was open and subscribed once.
-    pub(super) stood: Cell<bool>,
+    /// The line is open and subscribed.
+    pub(super) stands: Cell<bool>,
+    /// A record is wanted to wait with for what the coordinator has to say.
+    pub(super) wants_record: Cell<bool>,
     /// Our end of the connection, while there is one.
     pub(super) local: Cell<Option<SocketAddr>>,
-    /// The `host:port` in use.
-    pub(super) authority: RefCell<String>,
 }
 
 impl Shared {
     pub(super) fn has_room(&self) -> bool {
         self.inbound.borrow().len() < INBOUND
     }
+
+    pub(super) const fn waiting(&self, lane: Lane) -> &Rc<RefCell<Waiting>> {
+        let [speak, listen] = &self.waiting;
+        match lane {
+            Lane::Speak => speak,
+            Lane::Listen => listen,
+        }
+    }
 }
 
-/// How the future ends.
-pub(super) enum Ended {
-    Closed,
-    Failed(LineFailure),
+type Session = Pin<Box<dyn Future<Output = Result<(), Attempt>>>>;
+
+/// One way that is being tried, or stands.
+struct Run {
+    /// Its place in the list of ways.
+    way: usize,
+    shared: Rc<Shared>,
+    session: Session,
 }
 
-type Session = Pin<Box<dyn Future<Output = Ended>>>;
+impl Run {
+    fn poll(&mut self) -> Poll<Result<(), Attempt>> {
+        for waiting in &self.shared.waiting {
+            if let Waiting::Stream(_, interest) = &mut *waiting.borrow_mut() {
+                *interest = Interest::default();
+            }
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        self.session.as_mut().poll(&mut context)
+    }
+}
 
 /// The line.
 pub(crate) struct Line {
-    authorities: Vec<String>,
-    session: Option<Session>,
-    shared: Rc<Shared>,
+    order: Order,
+    tls: Rc<TlsSource>,
+    /// For tries beside a line that stands.
+    login: Option<Login>,
+    /// The way that stands.
+    standing: Option<Run>,
+    /// Ways that are being tried.
+    trying: Vec<Run>,
+    /// Ways to be tried after these, best first, and when the next is due.
+    left: VecDeque<usize>,
+    next_try: Option<u64>,
+    /// What became of the others.
+    attempts: Vec<(usize, Attempt)>,
     events: VecDeque<LineEvent>,
     deadline: Option<u64>,
-    /// Something was asked of the future since it was last polled.
+    /// Something was asked of a future since it was last polled.
     pressed: bool,
     places: Vec<Place>,
 }
 
 impl Line {
-    /// A closed line to these `host:port`, best first.
-    pub(crate) fn new(authorities: Vec<String>) -> Self {
+    /// A closed line to a coordinator that is found by these ways, best first.
+    /// In TLS it shows the pinned key, or any.
+    pub(crate) fn new(ways: Vec<Way>, pin: Option<[u8; 32]>) -> Self {
         Self {
-            authorities,
-            session: None,
-            shared: Rc::default(),
+            order: Order::new(ways),
+            tls: Rc::new(TlsSource::new(pin)),
+            login: None,
+            standing: None,
+            trying: Vec::new(),
+            left: VecDeque::new(),
+            next_try: None,
+            attempts: Vec::new(),
             events: VecDeque::new(),
             deadline: None,
             pressed: false,
@@ -134,17 +192,28 @@ impl Line {
 
     /// Opens the line; what was open is dropped.
     pub(crate) fn open(&mut self, login: Login) {
-        self.shared = Rc::default();
-        let shared = Rc::clone(&self.shared);
-        let authorities = self.authorities.clone();
-        self.session = Some(Box::pin(mqtt::run(shared, authorities, login)));
+        self.drop_all();
+        self.login = Some(login);
+        self.left = self.order.all().into();
+        self.next_try = Some(0);
         self.pressed = true;
+    }
+
+    fn drop_all(&mut self) {
+        self.standing = None;
+        self.trying.clear();
+        self.left.clear();
+        self.attempts.clear();
+        self.next_try = None;
     }
 
     /// Says goodbye and closes; [`LineEvent::Closed`] follows.
     pub(crate) fn close(&mut self) {
-        if self.session.is_some() {
-            self.shared.closing.set(true);
+        self.trying.clear();
+        self.left.clear();
+        self.next_try = None;
+        if let Some(run) = &self.standing {
+            run.shared.closing.set(true);
             self.pressed = true;
         } else {
             self.events.push_back(LineEvent::Closed);
@@ -153,54 +222,88 @@ impl Line {
 
     /// Our end of the connection, while there is one.
     pub(crate) fn local_address(&self) -> Option<SocketAddr> {
-        self.session.as_ref().and_then(|_| self.shared.local.get())
+        self.standing.as_ref().and_then(|run| run.shared.local.get())
+    }
+
+    /// The host is on this network now, known by a number that is the same
+    /// whenever it comes back.
+    pub(crate) fn handle_network(&mut self, network: u64) {
+        let changed = self.order.set_network(network, clock::boot_micros());
+        if changed && self.standing.is_none() && !self.trying.is_empty() {
+            // What was begun elsewhere leads nowhere.
+            self.trying.clear();
+            self.attempts.clear();
+            self.left = self.order.all().into();
+            self.next_try = Some(0);
+        }
+        self.pressed = true;
     }
 
     /// Gives the connection up without a goodbye, which would not arrive;
     /// [`LineEvent::Failed`] follows.
     pub(crate) fn give_up(&mut self, cause: &str) {
-        if self.session.take().is_none() {
+        let Some(run) = self.standing.take() else {
             return;
-        }
-        *self.shared.waiting.borrow_mut() = Waiting::Nothing;
-        let authority = self.shared.authority.take();
-        let attempt = Attempt { authority, resolved: None, reason: Reason::Lost(cause.to_owned()) };
+        };
+        self.drop_all();
+        let way = self.order.way(run.way).clone();
+        let attempt = Attempt { way, resolved: None, reason: Reason::Lost(cause.to_owned()) };
         self.events.push_back(LineEvent::Failed(LineFailure { attempts: vec![attempt] }));
         self.pressed = true;
     }
 
     /// Whether [`Self::publish`] would take a frame.
     pub(crate) fn takes_frame(&self) -> bool {
-        self.session.is_some() && self.shared.outbound.borrow().len() < OUTBOUND
+        self.standing.as_ref().is_some_and(|run| run.shared.outbound.borrow().len() < OUTBOUND)
     }
 
     /// Whether everything given to [`Self::publish`] has been written.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
-        self.shared.outbound.borrow().is_empty()
+        self.standing.as_ref().is_none_or(|run| run.shared.outbound.borrow().is_empty())
+    }
+
+    /// Whether the line wants a record, of whatever content, to hear what the
+    /// coordinator has to say; asked once for each.
+    pub(crate) fn take_wish(&mut self) -> bool {
+        self.standing.as_ref().is_some_and(|run| {
+            run.shared.wants_record.take() && run.shared.outbound.borrow().is_empty()
+        })
     }
 
     /// Publishes a frame. Ask [`Self::takes_frame`] first; without room it is
     /// dropped, as the network may drop it.
     pub(crate) fn publish(&mut self, topic: Topic, frame: &[u8]) {
-        if self.takes_frame() {
-            self.shared
-                .outbound
-                .borrow_mut()
-                .push_back(Publish { topic: topic.text(), frame: frame.to_vec() });
+        if self.takes_frame()
+            && let Some(run) = &self.standing
+        {
+            let publish = Publish { topic, frame: frame.to_vec() };
+            run.shared.outbound.borrow_mut().push_back(publish);
             self.pressed = true;
         }
     }
 
+    fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.standing.iter().chain(&self.trying)
+    }
+
     /// Adds what the line waits for.
     pub(crate) fn register(&mut self, set: &mut PollSet) {
-        self.places.clear();
-        self.shared.waiting.borrow().register(set, &mut self.places);
+        let mut places = core::mem::take(&mut self.places);
+        places.clear();
+        for waiting in self.runs().flat_map(|run| &run.shared.waiting) {
+            waiting.borrow().register(set, &mut places);
+        }
+        self.places = places;
     }
 
     /// When it is to be polled at the latest, in microseconds since boot.
     pub(crate) fn deadline(&self) -> Option<u64> {
-        if self.pressed { Some(0) } else { self.deadline }
+        if self.pressed {
+            return Some(0);
+        }
+        let better = self.standing.as_ref().and_then(|_| self.order.look_at());
+        [self.deadline, self.next_try, better].into_iter().flatten().min()
     }
 
     /// Whether something is due, after a wait on `set`.
@@ -213,43 +316,144 @@ impl Line {
     pub(crate) fn poll(&mut self) {
         self.pressed = false;
         self.deadline = None;
-        let Some(session) = &mut self.session else {
+        timer::forget();
+        let now_us = clock::boot_micros();
+        self.poll_standing();
+        self.look_for_better(now_us);
+        if self.next_try.is_some_and(|at| at <= now_us) {
+            self.try_next(now_us);
+        }
+        self.poll_trying(now_us);
+        self.deadline = timer::earliest();
+    }
+
+    fn poll_standing(&mut self) {
+        let Some(run) = &mut self.standing else {
             return;
         };
-        timer::forget();
-        if let Waiting::Stream(_, interest) = &mut *self.shared.waiting.borrow_mut() {
-            *interest = Interest::default();
-        }
-        let polled = {
-            let mut context = Context::from_waker(Waker::noop());
-            session.as_mut().poll(&mut context)
+        let Poll::Ready(ended) = run.poll() else {
+            return;
         };
-        if let Some(authority) = self.shared.connected.take() {
-            self.events.push_back(LineEvent::Connected(authority));
+        let run = self.standing.take();
+        let attempts = core::mem::take(&mut self.attempts);
+        // What came before the line was lost comes before the loss.
+        self.take_inbound(run.as_ref());
+        self.drop_all();
+        self.events.push_back(match ended {
+            Ok(()) => LineEvent::Closed,
+            Err(attempt) => {
+                let mut attempts: Vec<_> = attempts.into_iter().map(|(_, one)| one).collect();
+                attempts.push(attempt);
+                LineEvent::Failed(LineFailure { attempts })
+            }
+        });
+    }
+
+    /// Moves the frames of a run to the events.
+    fn take_inbound(&mut self, run: Option<&Run>) {
+        if let Some(run) = run {
+            let frames = core::mem::take(&mut *run.shared.inbound.borrow_mut());
+            self.events.extend(frames.into_iter().map(LineEvent::Frame));
         }
-        match polled {
-            Poll::Pending => self.deadline = timer::earliest(),
-            Poll::Ready(ended) => {
-                self.session = None;
-                *self.shared.waiting.borrow_mut() = Waiting::Nothing;
-                self.events.push_back(match ended {
-                    Ended::Closed => LineEvent::Closed,
-                    Ended::Failed(failure) => LineEvent::Failed(failure),
-                });
+    }
+
+    /// Starts to try better ways beside the one that stands, when it is time.
+    fn look_for_better(&mut self, now_us: u64) {
+        if let Some(run) = &self.standing
+            && self.trying.is_empty()
+            && self.next_try.is_none()
+            && self.order.look_at().is_some_and(|at| at <= now_us)
+        {
+            self.left = self.order.better_than(run.way).into();
+            self.order.looked(now_us);
+            self.next_try = (!self.left.is_empty()).then_some(now_us);
+        }
+    }
+
+    fn try_next(&mut self, now_us: u64) {
+        self.next_try = None;
+        let Some(login) = self.login.clone() else {
+            return;
+        };
+        if let Some(index) = self.left.pop_front() {
+            let shared = Rc::<Shared>::default();
+            let reach = Reach {
+                shared: Rc::clone(&shared),
+                way: self.order.way(index).clone(),
+                tls: Rc::clone(&self.tls),
+            };
+            let session = Box::pin(reach::run(reach, login));
+            self.trying.push(Run { way: index, shared, session });
+            self.next_try = (!self.left.is_empty()).then_some(now_us + STAGGER_US);
+        }
+        if self.trying.is_empty() && self.standing.is_none() {
+            self.fail();
+        }
+    }
+
+    fn fail(&mut self) {
+        let mut attempts = core::mem::take(&mut self.attempts);
+        attempts.sort_by_key(|(way, _)| *way);
+        let attempts = attempts.into_iter().map(|(_, attempt)| attempt).collect();
+        self.events.push_back(LineEvent::Failed(LineFailure { attempts }));
+    }
+
+    fn poll_trying(&mut self, now_us: u64) {
+        let mut at = 0;
+        while let Some(run) = self.trying.get_mut(at) {
+            let polled = run.poll();
+            if run.shared.stands.get() && !matches!(polled, Poll::Ready(Ok(()))) {
+                return self.stand(at, polled, now_us);
+            }
+            match polled {
+                Poll::Pending => at += 1,
+                Poll::Ready(ended) => {
+                    let run = self.trying.remove(at);
+                    if let Err(attempt) = ended
+                        && self.standing.is_none()
+                    {
+                        self.attempts.push((run.way, attempt));
+                    }
+                    // The next one need not wait any longer; it is polled in
+                    // this turn, so that it tells what it waits for.
+                    self.try_next(now_us);
+                }
             }
         }
     }
 
-    /// The next thing that the line tells, in the order in which it happened:
-    /// what came before the line was lost comes before the loss.
-    pub(crate) fn next_event(&mut self) -> Option<LineEvent> {
-        if !matches!(self.events.front(), Some(LineEvent::Connected(_)))
-            && let Some(frame) = self.shared.inbound.borrow_mut().pop_front()
-        {
-            // There is room again.
-            self.pressed |= self.session.is_some();
-            return Some(LineEvent::Frame(frame));
+    /// The way at this place of those that are tried stands: it is the line.
+    fn stand(&mut self, at: usize, polled: Poll<Result<(), Attempt>>, now_us: u64) {
+        let run = self.trying.swap_remove(at);
+        self.trying.clear();
+        self.left.clear();
+        self.next_try = None;
+        let way = self.order.way(run.way).clone();
+        self.order.stood(run.way, now_us);
+        let older = self.standing.replace(run);
+        // The coordinator cuts the older one by itself.
+        self.take_inbound(older.as_ref());
+        self.events.push_back(match older {
+            Some(_) => LineEvent::Moved(way),
+            None => LineEvent::Connected(way),
+        });
+        if let Poll::Ready(Err(attempt)) = polled {
+            let run = self.standing.take();
+            self.take_inbound(run.as_ref());
+            let attempts = core::mem::take(&mut self.attempts).into_iter().map(|(_, one)| one);
+            let attempts = attempts.chain([attempt]).collect();
+            self.events.push_back(LineEvent::Failed(LineFailure { attempts }));
         }
-        self.events.pop_front()
+    }
+
+    /// The next thing that the line tells, in the order in which it happened.
+    pub(crate) fn next_event(&mut self) -> Option<LineEvent> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        let frame = self.standing.as_ref()?.shared.inbound.borrow_mut().pop_front()?;
+        // There is room again.
+        self.pressed = true;
+        Some(LineEvent::Frame(frame))
     }
 }

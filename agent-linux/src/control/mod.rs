@@ -1,8 +1,19 @@
-//! The line to the coordinator: MQTT, carried over what reaches it.
+//! The line to the coordinator: sealed frames by MQTT or by posts, plain, in TLS
+//! or in WebSocket, whatever of these reaches it.
 
 pub(crate) mod failure;
+mod http;
 pub(crate) mod line;
 mod mqtt;
+mod order;
+mod post;
+mod reach;
+mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_carriers;
+mod tls;
 mod wait;
+pub(crate) mod way;
+mod websocket;

@@ -6,16 +6,18 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 
 use weft_wire::id::Inbox;
+use weft_wire::join::Carrier;
 use weft_wire::topic::Topic;
 
 use super::failure::Reason;
 use super::line::{Line, LineEvent, Login, Password};
+use super::way::Way;
 use crate::os::clock;
 use crate::os::poll::PollSet;
 
-const INBOX: Inbox = Inbox([7; 16]);
+pub(super) const INBOX: Inbox = Inbox([7; 16]);
 
-fn login() -> Login {
+pub(super) fn login() -> Login {
     Login {
         client: INBOX.text(),
         user: "e.key_aaaaaaaaaaaa".to_owned(),
@@ -24,8 +26,12 @@ fn login() -> Login {
     }
 }
 
+pub(super) fn mqtt(authority: &str) -> Way {
+    Way { carrier: Carrier::Mqtt, authority: authority.to_owned() }
+}
+
 /// Reads one MQTT packet: its first byte and its body.
-fn packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+pub(super) fn packet(stream: &mut impl Read) -> (u8, Vec<u8>) {
     let mut byte = [0];
     stream.read_exact(&mut byte).unwrap();
     let (kind, mut len, mut shift) = (byte[0], 0usize, 0);
@@ -43,7 +49,7 @@ fn packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
 }
 
 /// A broker that runs `serve` with its first connection.
-fn broker(serve: impl FnOnce(TcpStream) + Send + 'static) -> (String, JoinHandle<()>) {
+pub(super) fn broker(serve: impl FnOnce(TcpStream) + Send + 'static) -> (String, JoinHandle<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let authority = listener.local_addr().unwrap().to_string();
     let thread = std::thread::spawn(move || serve(listener.accept().unwrap().0));
@@ -51,7 +57,7 @@ fn broker(serve: impl FnOnce(TcpStream) + Send + 'static) -> (String, JoinHandle
 }
 
 /// Lets a client in, as far as the SUBACK.
-fn let_in(stream: &mut TcpStream) {
+pub(super) fn let_in(stream: &mut (impl Read + Write)) {
     let (kind, body) = packet(stream);
     assert_eq!(kind, 0x10);
     let text = String::from_utf8_lossy(&body).into_owned();
@@ -65,9 +71,15 @@ fn let_in(stream: &mut TcpStream) {
     stream.write_all(&[0x90, 4, body[0], body[1], 0, 0]).unwrap();
 }
 
-fn message(payload: &[u8]) -> Vec<u8> {
+pub(super) fn message(payload: &[u8]) -> Vec<u8> {
     let topic = Topic::Down(INBOX).text();
-    let mut out = vec![0x30, (2 + topic.len() + 1 + payload.len()) as u8];
+    let mut out = vec![0x30];
+    let mut left = 2 + topic.len() + 1 + payload.len();
+    while left > 0x7F {
+        out.push(0x80 | (left & 0x7F) as u8);
+        left >>= 7;
+    }
+    out.push(left as u8);
     out.extend((topic.len() as u16).to_be_bytes());
     out.extend(topic.as_bytes());
     out.push(0);
@@ -76,7 +88,7 @@ fn message(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Drives the line as the control loop does, until `done`.
-fn drive(line: &mut Line, mut done: impl FnMut(&mut Line) -> bool) {
+pub(super) fn drive(line: &mut Line, mut done: impl FnMut(&mut Line) -> bool) {
     let give_up = clock::boot_micros() + 10_000_000;
     let mut set = PollSet::default();
     while !done(line) {
@@ -92,7 +104,7 @@ fn drive(line: &mut Line, mut done: impl FnMut(&mut Line) -> bool) {
     }
 }
 
-fn first_event(line: &mut Line) -> LineEvent {
+pub(super) fn first_event(line: &mut Line) -> LineEvent {
     let mut event = None;
     drive(line, |line| {
         event = line.next_event();
@@ -102,7 +114,7 @@ fn first_event(line: &mut Line) -> LineEvent {
 }
 
 fn reason(authority: String) -> Reason {
-    let mut line = Line::new(vec![authority]);
+    let mut line = Line::new(vec![mqtt(&authority)], None);
     line.open(login());
     match first_event(&mut line) {
         LineEvent::Failed(failure) => failure.furthest().unwrap().reason.clone(),
@@ -126,9 +138,9 @@ fn frames_go_both_ways_and_the_goodbye_is_said() {
         assert_eq!(kind, 0xE0);
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     });
-    let mut line = Line::new(vec![authority.clone()]);
+    let mut line = Line::new(vec![mqtt(&authority)], None);
     line.open(login());
-    assert_eq!(first_event(&mut line), LineEvent::Connected(authority));
+    assert_eq!(first_event(&mut line), LineEvent::Connected(mqtt(&authority)));
     line.publish(Topic::Hello(INBOX), b"hello");
     let mut frames = Vec::new();
     drive(&mut line, |line| {
@@ -160,7 +172,7 @@ fn refusals_are_told_apart() {
         packet(&mut stream);
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").unwrap();
     });
-    assert_eq!(reason(web), Reason::NotMqtt("HTTP"));
+    assert_eq!(reason(web), Reason::Foreign { what: "HTTP".to_owned(), wanted: "MQTT" });
     thread.join().unwrap();
     let (gone, thread) = broker(|mut stream| {
         packet(&mut stream);
@@ -176,9 +188,9 @@ fn the_next_address_is_tried_when_nothing_listens() {
     drop(closed);
     assert_eq!(reason(refused.clone()), Reason::Refused);
     let (authority, thread) = broker(|mut stream| let_in(&mut stream));
-    let mut line = Line::new(vec![refused, authority.clone()]);
+    let mut line = Line::new(vec![mqtt(&refused), mqtt(&authority)], None);
     line.open(login());
-    assert_eq!(first_event(&mut line), LineEvent::Connected(authority));
+    assert_eq!(first_event(&mut line), LineEvent::Connected(mqtt(&authority)));
     thread.join().unwrap();
     assert!(matches!(first_event(&mut line), LineEvent::Failed(_)));
 }
@@ -189,9 +201,9 @@ fn the_next_address_is_tried_when_one_hangs_up_before_it_lets_us_in() {
         packet(&mut stream);
     });
     let (second, thread) = broker(|mut stream| let_in(&mut stream));
-    let mut line = Line::new(vec![first, second.clone()]);
+    let mut line = Line::new(vec![mqtt(&first), mqtt(&second)], None);
     line.open(login());
-    assert_eq!(first_event(&mut line), LineEvent::Connected(second));
+    assert_eq!(first_event(&mut line), LineEvent::Connected(mqtt(&second)));
     hung_up.join().unwrap();
     thread.join().unwrap();
     // The line stood, so its end is told and no further address is tried.
@@ -208,16 +220,16 @@ fn a_line_whose_own_end_is_gone_is_given_up() {
         // No goodbye: the stream just ends.
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     });
-    let mut line = Line::new(vec![authority.clone()]);
+    let mut line = Line::new(vec![mqtt(&authority)], None);
     assert_eq!(line.local_address(), None);
     line.open(login());
-    assert_eq!(first_event(&mut line), LineEvent::Connected(authority.clone()));
+    assert_eq!(first_event(&mut line), LineEvent::Connected(mqtt(&authority)));
     assert!(line.local_address().unwrap().ip().is_loopback());
     line.give_up("its own address is gone");
     match first_event(&mut line) {
         LineEvent::Failed(failure) => {
             let attempt = failure.furthest().unwrap();
-            assert_eq!(attempt.authority, authority);
+            assert_eq!(attempt.way, mqtt(&authority));
             assert_eq!(attempt.reason, Reason::Lost("its own address is gone".to_owned()));
         }
         other => panic!("{other:?}"),
@@ -234,7 +246,7 @@ fn a_name_that_does_not_exist_is_said() {
 
 #[test]
 fn closing_an_unopened_line_is_told_too() {
-    let mut line = Line::new(Vec::new());
+    let mut line = Line::new(Vec::new(), None);
     line.close();
     assert_eq!(line.next_event(), Some(LineEvent::Closed));
     line.open(login());
@@ -253,7 +265,7 @@ fn a_full_agent_stops_the_reading_and_nothing_is_lost() {
         }
         assert_eq!(packet(&mut stream).0, 0xE0);
     });
-    let mut line = Line::new(vec![authority]);
+    let mut line = Line::new(vec![mqtt(&authority)], None);
     line.open(login());
     assert!(matches!(first_event(&mut line), LineEvent::Connected(_)));
     let mut seen = Vec::new();
@@ -279,7 +291,7 @@ fn the_last_words_come_before_the_end() {
         last.extend([0xE0, 2, 0x8E, 0]);
         stream.write_all(&last).unwrap();
     });
-    let mut line = Line::new(vec![authority]);
+    let mut line = Line::new(vec![mqtt(&authority)], None);
     line.open(login());
     assert!(matches!(first_event(&mut line), LineEvent::Connected(_)));
     line.publish(Topic::Hello(INBOX), b"leave");

@@ -12,6 +12,7 @@ use weft_wire::verdict::Refusal;
 
 use crate::control::failure::LineFailure;
 use crate::control::line::{LineEvent, Login, Password};
+use crate::control::way::Way;
 use crate::daemon::end::End;
 use crate::daemon::overlay::{Applied, network, ranges};
 use crate::daemon::{Daemon, RETRY_US, now, standing, texts, view};
@@ -270,6 +271,7 @@ impl Daemon {
         if self.line.local_address().is_some_and(|own| !tcp::is_local(own)) {
             self.line.give_up("the address it came from is gone");
         }
+        self.line.handle_network(view.fingerprint(self.mesh.name()));
         let port = self.udp.port;
         let configured = self
             .configured
@@ -376,7 +378,10 @@ impl Daemon {
         self.line.poll();
         while let Some(event) = self.line.next_event() {
             match event {
-                LineEvent::Connected(authority) => self.handle_line_connected(&authority),
+                LineEvent::Connected(way) => self.handle_line_connected(&way),
+                LineEvent::Moved(way) => {
+                    self.tell_line(&way);
+                }
                 LineEvent::Frame(frame) => {
                     if let Err(reason) = self.agent.handle_frame(&frame, now()) {
                         let reason = format!("{reason:?}").to_ascii_lowercase();
@@ -393,14 +398,20 @@ impl Daemon {
         }
     }
 
-    fn handle_line_connected(&mut self, authority: &str) {
-        let address = format!("mqtt://{authority}");
+    fn handle_line_connected(&mut self, way: &Way) {
+        let at = self.tell_line(way);
+        self.progress.asked_at.get_or_insert(at);
+        self.agent.handle_connected(now());
+    }
+
+    /// Tells people by which way the coordinator is reached, and when it was.
+    fn tell_line(&mut self, way: &Way) -> u64 {
+        let address = way.to_string();
         self.log.write(Event::LineConnected, &[("address", address.as_str().into())]);
         let at = clock::boot_micros();
         self.progress.connected = Some((address, at));
-        self.progress.asked_at.get_or_insert(at);
         self.progress_changed = true;
-        self.agent.handle_connected(now());
+        at
     }
 
     fn handle_line_failed(&mut self, failure: &LineFailure) {

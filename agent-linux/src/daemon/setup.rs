@@ -52,8 +52,8 @@ const HANDSHAKES_PER_SECOND: u32 = 1_000;
 type Endpoints = heapless::Vec<SocketAddr, 4>;
 /// Bytes of stack to build the agent on; only what is used becomes memory.
 const BUILD_STACK: usize = 64 * 1024 * 1024;
-/// Bit of the carrier that this build speaks: MQTT over TCP.
-const CARRIERS: u8 = 1 << (weft_wire::join::Carrier::Mqtt as u8 - 1);
+/// Bits of the carriers that this build speaks: all four.
+const CARRIERS: u8 = 0b1111;
 
 /// Opens everything that the daemon needs, and gives away the rights that it
 /// needs no more.
@@ -87,10 +87,7 @@ pub(super) fn open(
     if let Err(error) = privilege::drop_to_net_admin() {
         log.write(Event::RightsKept, &[("cause", error.to_string().into())]);
     }
-    let line = Line::new(home.mqtt());
-    for skipped in home.skipped() {
-        log.write(Event::LineSkipped, &[("address", skipped.into())]);
-    }
+    let line = Line::new(home.ways(), home.spki);
     let joining = identity.member().is_none();
     let starts = stamp.starts.saturating_add(1);
     let agent = agent(config, identity, &home, abilities(&udp, endpoints), stamp)?;

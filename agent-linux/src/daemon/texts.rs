@@ -231,19 +231,33 @@ fn listed(ports: &[&str], last: &str) -> String {
     }
 }
 
+/// TLS does not show the key that the join string pins.
+fn wrong_pin(attempt: &Attempt) -> Failure {
+    let message = format!(
+        "{} shows another TLS key than the join string pins: a proxy reads along, or the \
+         coordinator got a new certificate",
+        attempt.way
+    );
+    Failure::new(Code::JoinWrongCertificate, message)
+        .try_command("use a network without such a proxy")
+        .try_command("weft-coordinator key create        (for a join string with its key)")
+}
+
 /// Why the line to the coordinator cannot be opened.
 pub(crate) fn line(failure: &LineFailure, fingerprint: &str) -> Failure {
     let Some(attempt) = failure.furthest() else {
-        let message = "the join string has no address that this weft can use: it speaks mqtt";
+        let message = "the join string has no address that this weft can use";
         return Failure::new(Code::JoinNoCarrier, message);
     };
-    let host = attempt.host();
+    let host = attempt.way.host();
     let same = |other: &&Attempt| {
-        other.host() == host
+        other.way.host() == host
             && core::mem::discriminant(&other.reason) == core::mem::discriminant(&attempt.reason)
     };
     let alike = failure.attempts.iter().filter(same);
-    let ports: Vec<&str> = alike.map(Attempt::port).collect();
+    // Several carriers share a port.
+    let mut ports: Vec<&str> = alike.map(|attempt| attempt.way.port()).collect();
+    ports.dedup();
     let failure = match &attempt.reason {
         Reason::Name(None) => {
             let server = resolver::name_server().unwrap_or_else(|| "of this machine".to_owned());
@@ -274,14 +288,21 @@ pub(crate) fn line(failure: &LineFailure, fingerprint: &str) -> Failure {
             Failure::new(Code::JoinRefused, message)
                 .try_command(format!("systemctl status weft-coordinator        (on {host})"))
         }
-        Reason::NotMqtt(what) => {
-            let authority = &attempt.authority;
+        Reason::Foreign { what, wanted } => {
+            let way = &attempt.way;
             let message = format!(
-                "{authority} answers {what}, not MQTT or Weft: \
-                 a proxy or another server is in front"
+                "{way} answers {what}, not {wanted}: a proxy or another server is in front"
             );
             Failure::new(Code::JoinNotWeft, message)
         }
+        Reason::Portal(what) => {
+            let message = format!(
+                "this network answers {what} in place of {host}: it may want you to sign in first"
+            );
+            Failure::new(Code::JoinNotWeft, message)
+                .try_command("open http://example.com in a browser on this network and sign in")
+        }
+        Reason::WrongPin => wrong_pin(attempt),
         Reason::Denied => {
             let message = format!(
                 "{host} does not accept this join string's broker password: it was made by \
@@ -384,10 +405,12 @@ pub(crate) fn cache_words(error: &ReadError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::way::Way;
+    use weft_wire::join::Carrier;
 
     fn failed(reasons: &[(&str, Reason)]) -> LineFailure {
         let attempt = |(authority, reason): &(&str, Reason)| Attempt {
-            authority: (*authority).to_owned(),
+            way: Way { carrier: Carrier::Mqtt, authority: (*authority).to_owned() },
             resolved: Some("203.0.113.10".to_owned()),
             reason: reason.clone(),
         };
@@ -424,13 +447,32 @@ mod tests {
             (3, format!("{h} refuses TCP 8883, 8443 and 443: the machine is up, nothing listens"))
         );
         assert_eq!(
-            all(vec![at(443, Reason::NotMqtt("HTTP"))]),
+            all(vec![at(443, Reason::Foreign { what: "HTTP".to_owned(), wanted: "MQTT" })]),
             (
                 3,
                 format!(
-                    "{h}:443 answers HTTP, not MQTT or Weft: a proxy or another server is in front"
+                    "mqtt://{h}:443 answers HTTP, not MQTT: a proxy or another server is in front"
                 )
             )
+        );
+        let portal = Reason::Portal("a web page".to_owned());
+        assert_eq!(
+            all(vec![at(7420, Reason::Silent(None)), at(443, portal)]),
+            (
+                3,
+                format!(
+                    "this network answers a web page in place of {h}: \
+                     it may want you to sign in first"
+                )
+            )
+        );
+        let (exit, sentence) = all(vec![at(7420, Reason::Silent(None)), at(443, Reason::WrongPin)]);
+        assert_eq!(exit, 4);
+        assert!(sentence.contains("shows another TLS key than the join string pins"), "{sentence}");
+        // Two carriers at one port are one port.
+        assert_eq!(
+            all(vec![at(7420, Reason::Refused), at(7420, Reason::Refused)]).1,
+            format!("{h} refuses TCP 7420: the machine is up, nothing listens")
         );
         assert_eq!(all(vec![at(7420, Reason::Denied)]).0, 4);
         assert_eq!(

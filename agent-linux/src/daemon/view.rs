@@ -130,12 +130,12 @@ impl Daemon {
 
     fn coordinator_view(&self) -> Coordinator {
         let status = self.agent.coordinator(now());
-        let first = self.home.mqtt().into_iter().next().unwrap_or_default();
+        let first = || self.home.ways().first().map_or_else(String::new, ToString::to_string);
         let address = self.progress.connected.as_ref().map(|(address, _)| address.clone());
         let held = status.held;
         Coordinator {
             host: self.home.host().to_owned(),
-            address: address.unwrap_or_else(|| format!("mqtt://{first}")),
+            address: address.unwrap_or_else(first),
             fingerprint: mac::fingerprint(&self.agent.identity().coordinator).to_string(),
             online: status.online,
             connected: self.progress.connected.is_some(),

@@ -97,6 +97,30 @@ fn interface(payload_attributes: Attributes<'_>, flags: u32) -> Interface {
 }
 
 impl HostView {
+    /// A number for the network that this host is on: the same whenever it comes
+    /// back to it. Addresses are cut to their networks, because many networks
+    /// give another one each time; what the mesh made itself does not count.
+    pub(crate) fn fingerprint(&self, mesh: &str) -> u64 {
+        let mut seen: Vec<String> = self
+            .addresses
+            .iter()
+            .filter_map(|address| {
+                let interface = self.interfaces.get(&address.index)?;
+                let up = interface.flags & libc::IFF_UP as u32 != 0;
+                let loopback = interface.flags & libc::IFF_LOOPBACK as u32 != 0;
+                let counts = up && !loopback && interface.name != mesh;
+                counts.then(|| format!("{} {}", interface.name, address.network.network()))
+            })
+            .collect();
+        seen.sort();
+        seen.dedup();
+        // FNV-1a: nobody gains anything by a collision, and it is the same after
+        // a restart.
+        seen.join("\n").bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+
     /// Reads the tables.
     ///
     /// # Errors

@@ -25,6 +25,21 @@ impl Network {
         Self { address, len }
     }
 
+    /// The range without the bits of the host that was named in it.
+    pub(crate) fn network(&self) -> Self {
+        let address = match self.address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.len)).unwrap_or(0);
+                IpAddr::V4((v4.to_bits() & mask).into())
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.len)).unwrap_or(0);
+                IpAddr::V6((v6.to_bits() & mask).into())
+            }
+        };
+        Self { address, len: self.len }
+    }
+
     /// Whether the two ranges share an address.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let shared = self.len.min(other.len);
@@ -285,6 +300,18 @@ mod unit {
     fn network(text: &str) -> Network {
         let (address, len) = text.split_once('/').unwrap();
         Network { address: address.parse().unwrap(), len: len.parse().unwrap() }
+    }
+
+    #[test]
+    fn a_network_is_what_its_hosts_share() {
+        for (host, expected) in [
+            ("192.168.7.2/24", "192.168.7.0/24"),
+            ("203.0.113.7/32", "203.0.113.7/32"),
+            ("203.0.113.7/0", "0.0.0.0/0"),
+            ("2001:db8:1:2::9/64", "2001:db8:1:2::/64"),
+        ] {
+            assert_eq!(network(host).network().to_string(), expected);
+        }
     }
 
     #[test]

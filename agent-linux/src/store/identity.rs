@@ -7,6 +7,7 @@ use weft_agent_core::control::Identity;
 use weft_wire::join::{Address, Carrier, JoinString};
 use zeroize::Zeroizing;
 
+use crate::control::way::Way;
 use crate::store::Disk;
 use crate::store::envelope::{self, Kind, ReadError};
 use crate::store::folder::Folder;
@@ -57,18 +58,12 @@ impl Home {
         }
     }
 
-    /// The `host:port` that speak MQTT over TCP, best first.
-    pub(crate) fn mqtt(&self) -> Vec<String> {
-        let mqtt = self.addresses.iter();
-        let mqtt = mqtt.filter(|(carrier, _)| *carrier == Carrier::Mqtt as u8);
-        mqtt.map(|(_, authority)| authority.clone()).collect()
-    }
-
-    /// Addresses of carriers that this build does not speak.
-    pub(crate) fn skipped(&self) -> impl Iterator<Item = &str> {
-        let other = self.addresses.iter();
-        let other = other.filter(|(carrier, _)| *carrier != Carrier::Mqtt as u8);
-        other.map(|(_, authority)| authority.as_str())
+    /// The ways to the coordinator, best first.
+    pub(crate) fn ways(&self) -> Vec<Way> {
+        let way = |(carrier, authority): &(u8, String)| {
+            Some(Way { carrier: Carrier::from_byte(*carrier)?, authority: authority.clone() })
+        };
+        self.addresses.iter().filter_map(way).collect()
     }
 
     /// The coordinator's host, as people know it.
@@ -196,8 +191,8 @@ mod tests {
         assert_eq!(back.identity_key.0, identity.identity_key.0);
         assert_eq!(back.wireguard_key.0, identity.wireguard_key.0);
         assert_eq!(back.coordinator, identity.coordinator);
-        assert_eq!(home.mqtt(), ["[2001:db8::1]:7420"]);
-        assert_eq!(home.skipped().collect::<Vec<_>>(), ["mesh.example.net:443"]);
+        let ways: Vec<_> = home.ways().iter().map(ToString::to_string).collect();
+        assert_eq!(ways, ["https://mesh.example.net:443", "mqtt://[2001:db8::1]:7420"]);
         assert_eq!(home.host(), "mesh.example.net");
         assert_eq!(home.account(), Some(("fleet", "pass word")));
         assert_eq!((home.spki, home.since_ms), (Some([5; 32]), 77));
