@@ -21,7 +21,7 @@ use tower::ServiceExt as _;
 use weft_coordinator::transport::listen::Limits;
 use weft_coordinator::transport::post;
 use weft_wire::frame::MAX_FRAME;
-use weft_wire::http::{CONTENT_TYPE, Frames, INBOX_HEADER, METRICS, REGISTER};
+use weft_wire::http::{CONTENT_TYPE, Frames, INBOX_HEADER, METRICS, REGISTER, WAIT_HEADER};
 use weft_wire::id::Inbox;
 use weft_wire::item::{Ping, Registered};
 use weft_wire::map::MapReady;
@@ -29,10 +29,21 @@ use world::{Device, World, enrolment_psk, find};
 
 /// One post over a connection of its own: the status and the answered frames.
 async fn post(world: &World, path: &str, inbox: Inbox, frame: &[u8]) -> (u16, Vec<Vec<u8>>) {
+    post_waiting(world, path, inbox, frame, 0).await
+}
+
+/// One that waits so many seconds for something to fetch.
+async fn post_waiting(
+    world: &World,
+    path: &str,
+    inbox: Inbox,
+    frame: &[u8],
+    wait_s: u8,
+) -> (u16, Vec<Vec<u8>>) {
     let mut stream = TcpStream::connect(world.address).await.unwrap();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: weft\r\nconnection: close\r\ncontent-type: {CONTENT_TYPE}\r\n\
-         {INBOX_HEADER}: {inbox}\r\ncontent-length: {}\r\n\r\n",
+         {INBOX_HEADER}: {inbox}\r\n{WAIT_HEADER}: {wait_s}\r\ncontent-length: {}\r\n\r\n",
         frame.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -89,6 +100,46 @@ async fn a_device_enrols_and_lives_by_posts_alone() {
     assert_eq!((status, frames.len()), (200, 0), "a replay");
     let (status, frames) = post(&world, METRICS, device.inbox, b"nonsense").await;
     assert_eq!((status, frames.len()), (200, 0));
+}
+
+#[tokio::test]
+async fn a_record_without_items_waits_for_what_comes() {
+    let world = World::new().await;
+    let key = world.key(|_| {}).await;
+    let mut device = world.member(&key, "posts").await;
+    device.client = None;
+    soon(world.hub.emptied()).await;
+    let (hello, pending) = device.hello(&device.device_psk(), None);
+    let (_, frames) = post(&world, REGISTER, device.inbox, &hello).await;
+    device.take_welcome(pending, &frames[0]);
+    // Confirms the session, and takes what is said at its begin.
+    let first = device.seal(|_| {});
+    post(&world, METRICS, device.inbox, &first).await;
+    loop {
+        let frame = device.seal(|_| {});
+        if post(&world, METRICS, device.inbox, &frame).await.1.is_empty() {
+            break;
+        }
+    }
+    let inbox = device.inbox;
+    let frame = device.seal(|_| {});
+    let told = soon(async {
+        let waiting = post_waiting(&world, METRICS, inbox, &frame, 50);
+        let other = async {
+            while world.behind.places.counts().2 > 0 || world.behind.places.counts().1 == 0 {
+                tokio::task::yield_now().await;
+            }
+            // It counts among the known now, no longer among HTTP's strangers.
+            let other = world.member(&key, "other").await;
+            (other, post_waiting(&world, METRICS, inbox, &frame, 50).await)
+        };
+        let ((_, told), (_other, replayed)) = tokio::join!(waiting, other);
+        assert!(replayed.1.is_empty(), "a replay waits for nothing");
+        told
+    })
+    .await;
+    let told: Vec<_> = told.iter().filter_map(|frame| find(&device.open(frame))).collect();
+    assert!(told.iter().any(|ready: &MapReady| ready.revision.0 > 0));
 }
 
 #[tokio::test]

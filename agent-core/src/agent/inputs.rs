@@ -45,6 +45,13 @@ impl<
         self.pump();
     }
 
+    /// The line carries nothing down by itself and wants a record to fetch with.
+    pub fn handle_fetch(&mut self, now: Instant) {
+        self.now = now;
+        self.control.handle_fetch();
+        self.recorder.put(now, &Entry::Fetch);
+    }
+
     /// A frame from the inbox.
     ///
     /// # Errors

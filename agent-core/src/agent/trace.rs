@@ -107,6 +107,8 @@ pub enum Entry<'a> {
     Online(bool),
     /// Transition: every peer was dropped.
     MapDropped,
+    /// Input: the line wants a record to fetch with.
+    Fetch,
 }
 
 impl Entry<'_> {

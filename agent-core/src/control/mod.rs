@@ -267,6 +267,8 @@ pub struct Control<const FRAME: usize> {
     snapshot: Snapshot,
     /// A handshake was done over the line that is up.
     online: bool,
+    /// The line wants a record, of whatever content.
+    record_wanted: bool,
     heard_at: Option<Instant>,
     /// Of the last handshake.
     rtt_ms: u16,
@@ -317,6 +319,7 @@ impl<const FRAME: usize> Control<FRAME> {
             inbound: Inbound::new(),
             snapshot: Snapshot::default(),
             online: false,
+            record_wanted: false,
             heard_at: None,
             rtt_ms: 0,
             counters: ControlCounters::default(),
@@ -357,6 +360,7 @@ impl<const FRAME: usize> Control<FRAME> {
         self.now = now;
         let was_up = self.line.is_up();
         self.online = false;
+        self.record_wanted = false;
         self.line.handle_disconnected(entropy, now);
         self.channel.handle_disconnected();
         self.signals.clear();
@@ -389,6 +393,13 @@ impl<const FRAME: usize> Control<FRAME> {
             FrameKind::Reset => Ok(self.channel.handle_reset(frame, now, entropy)?),
             FrameKind::Hello => Err(FrameDrop::Malformed),
         }
+    }
+
+    /// The line carries nothing down by itself and wants a record to fetch with:
+    /// the next one, or one without items as soon as there can be one. Before
+    /// this device is a member nothing waits for it.
+    pub const fn handle_fetch(&mut self) {
+        self.record_wanted = true;
     }
 
     /// Tells a peer something through the coordinator. `false`: not now; ask

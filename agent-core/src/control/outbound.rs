@@ -53,9 +53,10 @@ impl<const FRAME: usize> Control<FRAME> {
         let mut writer = ItemWriter::new(out.get_mut(RECORD_HEADER_LEN..room)?);
         // NoRoom ends this record; what did not fit is due for the next.
         let _ = self.write_items(&mut writer, entropy, now);
-        if writer.is_empty() {
+        if writer.is_empty() && !(self.record_wanted && self.is_member()) {
             return None;
         }
+        self.record_wanted = false;
         let plain = writer.finish();
         let len = self.channel.seal(out, plain).ok()?;
         Some(ControlTransmit { topic: Topic::Record(replica, inbox), len })

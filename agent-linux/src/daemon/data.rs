@@ -182,6 +182,9 @@ impl Daemon {
                 self.handle_line_request(request);
                 continue;
             }
+            if self.line.take_wish() {
+                self.agent.handle_fetch(now());
+            }
             if self.line.takes_frame()
                 && let Some(frame) = self.agent.poll_control(&mut *self.buffers.frame)
             {

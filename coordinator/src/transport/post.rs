@@ -16,10 +16,14 @@ use axum::{Extension, Router};
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, timeout};
 use weft_wire::frame::MAX_FRAME;
-use weft_wire::http::{CONTENT_TYPE, INBOX_HEADER, MAX_FRAMES, METRICS, REGISTER, length_prefix};
+use weft_wire::http::{
+    CONTENT_TYPE, INBOX_HEADER, MAX_FRAMES, MAX_WAIT_S, METRICS, REGISTER, WAIT_HEADER,
+    length_prefix,
+};
 use weft_wire::id::Inbox;
 
 use super::http::{Permission, Routes};
+use super::listen::Counted;
 use super::mqtt::hub::Hub;
 use crate::service::bus::{Carrier, Class, Inbound, Uplink};
 use crate::service::count::Counter;
@@ -112,6 +116,7 @@ pub fn routes(inbound: Arc<dyn Inbound>, hub: Arc<Hub>) -> Router {
 async fn handle(
     State(posts): State<Posts>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    place: Option<Extension<Arc<Counted>>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -127,17 +132,53 @@ async fn handle(
         Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
     };
     let address = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_canonical());
-    answer(&posts, inbox, address, &frame).await
+    let Some(mut frames) = answer(&posts, inbox, address, &frame).await else {
+        return response(&[]);
+    };
+    if frames.is_empty()
+        && let Some(wait) = wait(&headers)
+    {
+        frames = collect(&posts, inbox, wait, place.as_deref()).await;
+    }
+    response(&frames)
+}
+
+/// How long a record may wait for something to fetch.
+fn wait(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u8 = headers.get(WAIT_HEADER)?.to_str().ok()?.parse().ok()?;
+    (seconds > 0).then(|| Duration::from_secs(seconds.min(MAX_WAIT_S).into()))
+}
+
+/// Waits for what comes. Its sender is a device as any that is connected, and
+/// counts as one; where there are too many of those nothing waits.
+async fn collect(
+    posts: &Posts,
+    inbox: Inbox,
+    wait: Duration,
+    place: Option<&Arc<Counted>>,
+) -> Vec<Bytes> {
+    let known = place.map(Counted::known);
+    if matches!(known, Some(None)) {
+        return Vec::new();
+    }
+    posts.hub.collect_by(inbox, MAX_FRAMES, Instant::now() + wait).await
 }
 
 fn inbox(headers: &HeaderMap) -> Option<Inbox> {
     headers.get(INBOX_HEADER)?.to_str().ok()?.parse().ok()
 }
 
-async fn answer(posts: &Posts, inbox: Inbox, address: Option<IpAddr>, frame: &[u8]) -> Response {
+/// The frames that answer a frame; `None` = nothing waits for its sender, as far
+/// as the frame proves.
+async fn answer(
+    posts: &Posts,
+    inbox: Inbox,
+    address: Option<IpAddr>,
+    frame: &[u8],
+) -> Option<Vec<Bytes>> {
     let now = Instant::now().into_std();
     if !posts.rates.allow(inbox, address, now) {
-        return response(&[]);
+        return None;
     }
     let uplink = Uplink { inbox, class: Class::Unknown, carrier: Carrier::Http, address, frame };
     let answer = posts.inbound.handle_uplink(uplink).await;
@@ -145,8 +186,9 @@ async fn answer(posts: &Posts, inbox: Inbox, address: Option<IpAddr>, frame: &[u
     if answer.authentic {
         let room = MAX_FRAMES.saturating_sub(frames.len());
         frames.extend(posts.hub.collect(inbox, room, Instant::now().into_std()));
+        return Some(frames);
     }
-    response(&frames)
+    (!frames.is_empty()).then_some(frames)
 }
 
 fn response(frames: &[Bytes]) -> Response {

@@ -82,6 +82,7 @@ pub struct World {
     pub address: SocketAddr,
     /// The way to a foreign broker, and the account that devices share there.
     pub foreign: Option<(External, Login)>,
+    pub behind: Arc<Behind>,
     dir: Arc<TempDir>,
 }
 
@@ -188,8 +189,8 @@ impl World {
         });
         let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(listener.run(behind));
-        Self { store, secrets, channel, hub, broker, refusals, address, foreign, dir }
+        tokio::spawn(listener.run(Arc::clone(&behind)));
+        Self { store, secrets, channel, hub, broker, refusals, address, foreign, behind, dir }
     }
 
     pub fn by(&self) -> By {

@@ -11,6 +11,7 @@ use weft_sim::{Link, Rng};
 use weft_wire::frame::{FrameKind, RecordHeader, Reset, Retry, kind};
 use weft_wire::id::{CommandId, DeviceId, PublicKey};
 use weft_wire::item::{Command, CommandKind, Item, Outcome, Standing, State};
+use weft_wire::topic::Topic;
 use weft_wire::verdict::Refusal;
 
 const HOUR: u64 = 3_600_000;
@@ -144,6 +145,35 @@ fn the_map_follows_changes() {
     mesh.run_for(100);
     let device = &mesh.coordinator.devices[0];
     assert_eq!(device.applied.map(|(_, revision)| revision), Some(held(&mesh, a).revision));
+}
+
+#[test]
+fn a_line_that_carries_nothing_down_gets_one_record_to_fetch_with() {
+    let (mut mesh, a, _) = Mesh::pair(3);
+    mesh.run_for(5_000);
+    let mut out = [0; 1_024];
+    let fetch = mesh.raw_input(a, |agent, now| {
+        assert_eq!(agent.poll_control(&mut out), None, "there is nothing to say");
+        agent.handle_fetch(now);
+        let fetch = agent.poll_control(&mut out);
+        assert_eq!(agent.poll_control(&mut [0; 1_024]), None, "once");
+        fetch
+    });
+    let fetch = fetch.expect("a record without items");
+    let frame = &out[..fetch.len];
+    assert!(matches!(kind(frame), Ok(FrameKind::Record)));
+    let Topic::Record(_, inbox) = fetch.topic else { panic!("{:?}", fetch.topic) };
+    assert!(mesh.coordinator.handle(inbox, frame).is_empty(), "nothing answers it");
+
+    // Who is no member yet has nothing to fetch, and is not asked again.
+    let mut mesh = Mesh::new(4);
+    mesh.coordinator.refuse = Some(Refusal::Unavailable);
+    let b = mesh.add("gw-b");
+    mesh.run_for(2_000);
+    mesh.raw_input(b, |agent, now| {
+        agent.handle_fetch(now);
+        assert_eq!(agent.poll_control(&mut out), None);
+    });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::body::Body;
@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower::ServiceExt as _;
 
-use super::{INTRODUCTION, websocket, within_request};
+use super::{Counted, INTRODUCTION, websocket, within_request};
 
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 * 1_024;
@@ -30,7 +30,7 @@ pub struct Front {
 
 impl Front {
     /// Serves these routes. Handlers find the client's address in
-    /// [`ConnectInfo`].
+    /// [`ConnectInfo`], and its place among the connections.
     pub const fn new(routes: Router) -> Self {
         Self { routes }
     }
@@ -38,13 +38,19 @@ impl Front {
     /// Serves one connection until it ends, or speaks WebSocket from then on. A
     /// request's head has [`INTRODUCTION`] to arrive, and so has the next one
     /// after an answer.
-    pub(super) async fn serve<S>(&self, stream: S, peer: SocketAddr) -> Option<OnUpgrade>
+    pub(super) async fn serve<S>(
+        &self,
+        stream: S,
+        peer: SocketAddr,
+        counted: Counted,
+    ) -> Option<OnUpgrade>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let upgrade = Mutex::new(None);
+        let (upgrade, counted) = (Mutex::new(None), Arc::new(counted));
         let service = service_fn(|request: Request<Incoming>| {
             let (routes, upgrade) = (self.routes.clone(), &upgrade);
+            let counted = Arc::clone(&counted);
             async move {
                 if websocket::is_wanted(&request) {
                     let (answer, upgraded) = websocket::answer(request);
@@ -53,6 +59,7 @@ impl Front {
                 }
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(ConnectInfo(peer));
+                request.extensions_mut().insert(counted);
                 let answer = match within_request(routes.oneshot(request)).await {
                     Some(Ok(answer)) => answer,
                     Some(Err(never)) => match never {},

@@ -12,7 +12,7 @@ mod tls;
 mod websocket;
 
 pub use self::http::Front;
-pub use self::places::{Counted, Limits, Places, Waiting};
+pub use self::places::{Counted, Known, Limits, Places, Waiting};
 pub use self::tls::{Credentials, CredentialsError, Tls};
 
 use std::io;
@@ -266,8 +266,7 @@ where
         return;
     };
     behind.stats.http.add();
-    let upgrade = behind.front.serve(stream, peer).await;
-    drop(counted);
+    let upgrade = behind.front.serve(stream, peer, counted).await;
     if let Some(upgrade) = upgrade {
         serve_websocket(behind, upgrade, peer).await;
     }
@@ -290,7 +289,7 @@ async fn serve_websocket(behind: &Behind, upgrade: OnUpgrade, peer: SocketAddr) 
 }
 
 /// Closes an HTTP connection whose request never gets an answer.
-const REQUEST: Duration = Duration::from_secs(60);
+const REQUEST: Duration = Duration::from_secs(75);
 
 /// Runs a request's handler, at most [`REQUEST`] long.
 async fn within_request<T>(answer: impl Future<Output = T>) -> Option<T> {

@@ -86,6 +86,17 @@ impl Held {
         true
     }
 
+    /// Takes an HTTP connection of this address out.
+    fn leave_http(&mut self, address: IpAddr) {
+        self.http -= 1;
+        if let Some(count) = self.http_by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.http_by_address.remove(&address);
+            }
+        }
+    }
+
     /// Takes the stranger out that waited longest and tells it.
     fn cut(&mut self, id: Option<u64>) {
         let cut = id.and_then(|id| self.waiting.get(&id).map(|(_, cut)| (id, Arc::clone(cut))));
@@ -199,6 +210,37 @@ pub struct Counted {
     http: Option<IpAddr>,
 }
 
+impl Counted {
+    /// Counts an HTTP connection among the known as long as the guard lives: its
+    /// device showed who it is and waits. `None` = there are too many of them.
+    pub fn known(self: &Arc<Self>) -> Option<Known> {
+        let address = self.http?;
+        let mut held = self.places.held();
+        if held.mqtt >= self.places.limits.mqtt {
+            return None;
+        }
+        held.mqtt += 1;
+        held.leave_http(address);
+        Some(Known(Arc::clone(self)))
+    }
+}
+
+/// An HTTP connection that counts among the known; a client as any other again
+/// when dropped.
+#[derive(Debug)]
+pub struct Known(Arc<Counted>);
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        let Some(address) = self.0.http else { return };
+        let mut held = self.0.places.held();
+        held.mqtt -= 1;
+        // It was let in before: it is not turned away now.
+        held.http += 1;
+        *held.http_by_address.entry(address).or_insert(0) += 1;
+    }
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut held = self.places.held();
@@ -206,13 +248,7 @@ impl Drop for Counted {
             held.mqtt -= 1;
             return;
         };
-        held.http -= 1;
-        if let Some(count) = held.http_by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                held.http_by_address.remove(&address);
-            }
-        }
+        held.leave_http(address);
     }
 }
 
@@ -288,6 +324,22 @@ mod tests {
         assert!(places.wait(address(3)).admit_http().is_none());
         assert_eq!(places.counts(), (0, 1, 2));
         drop((one, http, other));
+        assert_eq!(places.counts(), (0, 0, 0));
+        assert!(places.held().http_by_address.is_empty());
+    }
+
+    #[test]
+    fn who_waits_for_its_frames_counts_among_the_known() {
+        let places = places();
+        let http = Arc::new(places.wait(address(1)).admit_http().unwrap());
+        let known = http.known().unwrap();
+        assert_eq!(places.counts(), (0, 1, 0));
+        // Its address has room for another one meanwhile, the known have not.
+        let other = Arc::new(places.wait(address(1)).admit_http().unwrap());
+        assert!(other.known().is_none());
+        drop(known);
+        assert_eq!(places.counts(), (0, 0, 2));
+        drop((http, other));
         assert_eq!(places.counts(), (0, 0, 0));
         assert!(places.held().http_by_address.is_empty());
     }

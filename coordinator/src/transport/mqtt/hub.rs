@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -101,6 +101,32 @@ impl Link {
 struct Mailbox {
     queue: VecDeque<Bytes>,
     used_at: Instant,
+    /// The post that waits for something to take, while there is one.
+    waiter: Weak<Waiter>,
+}
+
+impl Mailbox {
+    /// The mailbox is gone: whoever waits at it takes what is left.
+    fn end(self) {
+        if let Some(waiter) = self.waiter.upgrade() {
+            waiter.end(self.queue.into());
+        }
+    }
+}
+
+/// A post that waits.
+#[derive(Debug, Default)]
+struct Waiter {
+    changed: Notify,
+    /// What was left when there was nothing more to wait for.
+    last: Mutex<Option<Vec<Bytes>>>,
+}
+
+impl Waiter {
+    fn end(&self, last: Vec<Bytes>) {
+        lock(&self.last).get_or_insert(last);
+        self.changed.notify_one();
+    }
 }
 
 /// The table.
@@ -195,6 +221,9 @@ impl Hub {
             // It posted before; what waits goes over the connection, and before
             // what came for it meanwhile.
             let mut state = lock(&link.state);
+            if let Some(waiter) = mailbox.waiter.upgrade() {
+                waiter.end(Vec::new());
+            }
             let newer = core::mem::replace(&mut state.queue, mailbox.queue);
             state.queue.extend(newer);
             let over = state.queue.len().saturating_sub(QUEUE);
@@ -253,6 +282,9 @@ impl Hub {
         } else if let Some(mailbox) = lock(&self.mailboxes).get_mut(&inbox) {
             if mailbox.queue.len() < QUEUE {
                 mailbox.queue.push_back(frame);
+                if let Some(waiter) = mailbox.waiter.upgrade() {
+                    waiter.changed.notify_one();
+                }
                 Delivery::Queued
             } else {
                 Delivery::Full
@@ -282,9 +314,11 @@ impl Hub {
                 }
             }
         }
-        let mailbox = mailboxes
-            .entry(inbox)
-            .or_insert_with(|| Mailbox { queue: VecDeque::new(), used_at: now });
+        let mailbox = mailboxes.entry(inbox).or_insert_with(|| Mailbox {
+            queue: VecDeque::new(),
+            used_at: now,
+            waiter: Weak::new(),
+        });
         mailbox.used_at = now;
         let most = most.min(mailbox.queue.len());
         mailbox.queue.drain(..most).collect()
@@ -303,20 +337,60 @@ impl Hub {
         frames
     }
 
+    /// As [`Hub::collect`], and when there is nothing waits for something until
+    /// `deadline`. One post of an inbox waits: the next one takes its place.
+    pub async fn collect_by(
+        &self,
+        inbox: Inbox,
+        most: usize,
+        deadline: tokio::time::Instant,
+    ) -> Vec<Bytes> {
+        let collect = || self.collect(inbox, most, tokio::time::Instant::now().into_std());
+        let frames = collect();
+        if !frames.is_empty() {
+            return frames;
+        }
+        let waiter = Arc::new(Waiter::default());
+        if let Some(mailbox) = lock(&self.mailboxes).get_mut(&inbox) {
+            let older = core::mem::replace(&mut mailbox.waiter, Arc::downgrade(&waiter));
+            if let Some(older) = older.upgrade() {
+                older.end(Vec::new());
+            }
+        } else {
+            // It has a connection: everything goes there.
+            return frames;
+        }
+        loop {
+            let frames = collect();
+            let changed = tokio::time::timeout_at(deadline, waiter.changed.notified());
+            if !frames.is_empty() || changed.await.is_err() {
+                return frames;
+            }
+            if let Some(last) = lock(&waiter.last).take() {
+                return last;
+            }
+        }
+    }
+
     /// Tells an inbox's connection to end and forgets its mailbox.
     pub fn close(&self, inbox: Inbox, why: Close) {
-        lock(&self.mailboxes).remove(&inbox);
+        if let Some(mailbox) = lock(&self.mailboxes).remove(&inbox) {
+            mailbox.end();
+        }
         let link = lock(&self.links).get(&inbox).map(Arc::clone);
         if let Some(link) = link {
             link.close(why);
         }
     }
 
-    /// Tells every connection to end.
+    /// Tells every connection to end, and every post that waits.
     pub fn close_all(&self, why: Close) {
         let links: Vec<_> = lock(&self.links).values().map(Arc::clone).collect();
         for link in links {
             link.close(why);
+        }
+        for (_, mailbox) in lock(&self.mailboxes).drain() {
+            mailbox.end();
         }
     }
 
@@ -416,6 +490,49 @@ mod tests {
         hub.send(INBOX, frame(2));
         assert_eq!(attachment.link().take(), None);
         assert_eq!(hub.collect(INBOX, QUEUE, start), [frame(1), frame(2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_post_waits_and_hears_at_once() {
+        let hub = Arc::new(Hub::default());
+        let by = |seconds| tokio::time::Instant::now() + Duration::from_secs(seconds);
+        let start = tokio::time::Instant::now();
+        assert!(hub.collect_by(INBOX, QUEUE, by(25)).await.is_empty());
+        assert_eq!(start.elapsed(), Duration::from_secs(25));
+
+        let wait = || {
+            let hub = Arc::clone(&hub);
+            tokio::spawn(async move { hub.collect_by(INBOX, QUEUE, by(25)).await })
+        };
+        let start = tokio::time::Instant::now();
+        let first = wait();
+        tokio::task::yield_now().await;
+        let second = wait();
+        assert!(first.await.unwrap().is_empty(), "the next one took its place");
+        assert_eq!(hub.send(INBOX, frame(1)), Delivery::Queued);
+        assert_eq!(second.await.unwrap(), [frame(1)]);
+
+        // What was said before the end is to be heard.
+        let third = wait();
+        tokio::task::yield_now().await;
+        hub.send(INBOX, frame(2));
+        hub.close(INBOX, Close::Ended);
+        assert_eq!(third.await.unwrap(), [frame(2)]);
+
+        // A connection takes everything over.
+        let fourth = wait();
+        tokio::task::yield_now().await;
+        let attachment = hub.attach(INBOX, Class::Device).unwrap();
+        assert!(fourth.await.unwrap().is_empty());
+        assert!(wait().await.unwrap().is_empty());
+        hub.send(INBOX, frame(3));
+        assert_eq!(attachment.link().take(), Some(frame(3)));
+        drop(attachment);
+        let fifth = wait();
+        tokio::task::yield_now().await;
+        hub.close_all(Close::Stopping);
+        assert!(fifth.await.unwrap().is_empty());
+        assert_eq!(start.elapsed(), Duration::ZERO, "nobody waited in vain");
     }
 
     #[test]

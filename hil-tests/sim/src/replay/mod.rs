@@ -208,6 +208,7 @@ impl<
             }
             Entry::LineUp => self.agent.handle_connected(now),
             Entry::LineDown => self.agent.handle_disconnected(now),
+            Entry::Fetch => self.agent.handle_fetch(now),
             Entry::Frame(head, len, verdict) => self.frame(head, *len, verdict)?,
             Entry::Datagram(socket, from, head, len, verdict) => {
                 let source = Source { socket: SocketId(*socket), address: *from };
