@@ -240,6 +240,24 @@ async fn half_open_handshakes_displace_one_another_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_site_has_so_many_handshakes() {
+    let port = Port::new(Limits::default());
+    for _ in 0..1_500 {
+        port.tcp().await.write_all(&[0x16]).await.unwrap();
+    }
+    soon(async {
+        while port.behind.stats.tls.get() < 1_500 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let refused = port.behind.stats.tls_refused.get();
+    assert!((1..=500).contains(&refused), "{refused}");
+    // Plain MQTT of the same site is not meant.
+    echo(&port, port.tcp().await, 1).await;
+}
+
+#[tokio::test]
 async fn mqtt_goes_through_websocket_whatever_the_borders_of_its_messages() {
     let port = Port::new(Limits::default());
     let stream = port.websocket().await;

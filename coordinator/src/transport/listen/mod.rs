@@ -68,6 +68,8 @@ pub struct Stats {
     pub accepted: Counter,
     /// Connections that began with TLS.
     pub tls: Counter,
+    /// TLS handshakes that were too many of their site.
+    pub tls_refused: Counter,
     /// TLS handshakes that failed.
     pub tls_failed: Counter,
     /// Connections that began with HTTP.
@@ -206,6 +208,9 @@ async fn serve_tls(
     deadline: Instant,
 ) {
     behind.stats.tls.add();
+    if !behind.tls.may_shake(peer.ip()) {
+        return behind.stats.tls_refused.add();
+    }
     let shake = async {
         match behind.tls.accept(stream).await {
             Ok(stream) => Some(BufReader::with_capacity(PEEKED, stream)),

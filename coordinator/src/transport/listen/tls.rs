@@ -5,6 +5,7 @@
 //! TLS 1.3 alone: our agents speak nothing older.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -13,10 +14,13 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use weft_noise::digest::sha256;
 use zeroize::Zeroizing;
+
+use crate::service::limit::{Limiter, Rate, site};
 
 /// What is spoken inside, as ALPN names it (RFC 7301). Who names nothing is told
 /// apart by the first byte.
@@ -117,9 +121,16 @@ impl Credentials {
     }
 }
 
+/// Handshakes of one site: a signature each. A fleet behind one address
+/// translator comes back with tickets, and in a burst.
+const HANDSHAKES: Rate = Rate::per_second(200, 1_000);
+/// Cells of the limiter.
+const CELLS: usize = 4_096;
+
 /// The TLS side of the port.
 pub struct Tls {
     acceptor: TlsAcceptor,
+    handshakes: Limiter,
     spki: [u8; 32],
 }
 
@@ -145,13 +156,19 @@ impl Tls {
         config.ticketer = provider::Ticketer::new()?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), spki })
+        let handshakes = Limiter::new(HANDSHAKES, CELLS);
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), handshakes, spki })
     }
 
     /// SHA-256 of the certificate's SubjectPublicKeyInfo: the pin of join
     /// strings.
     pub const fn spki(&self) -> [u8; 32] {
         self.spki
+    }
+
+    /// Whether this address may have another handshake now.
+    pub(super) fn may_shake(&self, address: IpAddr) -> bool {
+        self.handshakes.try_take(&site(address), Instant::now().into_std())
     }
 
     /// Shakes hands. Bounded by the caller's deadline; rustls bounds the bytes.
