@@ -125,7 +125,7 @@ fn coordinator(status: &Status, symbols: Symbols) -> String {
         (true, heard) => {
             let heard =
                 heard.map_or_else(String::new, |age| format!(", heard {}", units::age_ms(age)));
-            let text = format!("{host}{heard}{map}");
+            let text = format!("{host}{}{heard}{map}", by_carrier(&coordinator.address));
             labelled("coordinator", symbols.ok, style::GOOD, text)
         }
         // Who is out does not stay on the line.
@@ -147,6 +147,14 @@ fn coordinator(status: &Status, symbols: Symbols) -> String {
             let text = format!("{host} not heard since the start{because}");
             labelled("coordinator", symbols.warn, style::WARN, text)
         }
+    }
+}
+
+/// By which carrier, where it is not the usual one: ` by https`.
+fn by_carrier(address: &str) -> String {
+    match address.split_once("://") {
+        Some((scheme, _)) if scheme != "mqtt" => format!(" by {scheme}"),
+        _ => String::new(),
     }
 }
 
@@ -533,6 +541,14 @@ pub(super) mod tests {
              plc-7  100.93.0.9  idle   rings on demand     –        2 h ago    1.2 MB  310 kB"
         );
         assert!(text.lines().all(|line| line.chars().count() <= 80));
+    }
+
+    #[test]
+    fn a_carrier_of_need_is_named() {
+        let mut status = sample();
+        status.coordinator.address = "https://mesh.example.net:443".to_owned();
+        let text = text(&status, None);
+        assert!(text.contains("mesh.example.net by https, heard 12 s ago"), "{text}");
     }
 
     #[test]

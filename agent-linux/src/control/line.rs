@@ -33,6 +33,11 @@ const OUTBOUND: usize = 8;
 /// microseconds: a port that swallows everything costs this and no more.
 const STAGGER_US: u64 = if cfg!(test) { 200_000 } else { 4_000_000 };
 
+/// The same for a way that stood on this network before: a coordinator that
+/// everybody comes back to at once may be slow, and other ways to it are not
+/// faster.
+const KNOWN_STAGGER_US: u64 = 12_000_000;
+
 /// Who the line says it is.
 #[derive(Clone)]
 pub(crate) struct Login {
@@ -267,7 +272,7 @@ impl Line {
     /// coordinator has to say; asked once for each.
     pub(crate) fn take_wish(&mut self) -> bool {
         self.standing.as_ref().is_some_and(|run| {
-            run.shared.wants_record.take() && run.shared.outbound.borrow().is_empty()
+            run.shared.outbound.borrow().is_empty() && run.shared.wants_record.take()
         })
     }
 
@@ -384,7 +389,9 @@ impl Line {
             };
             let session = Box::pin(reach::run(reach, login));
             self.trying.push(Run { way: index, shared, session });
-            self.next_try = (!self.left.is_empty()).then_some(now_us + STAGGER_US);
+            let alone =
+                if self.order.known() == Some(index) { KNOWN_STAGGER_US } else { STAGGER_US };
+            self.next_try = (!self.left.is_empty()).then_some(now_us + alone);
         }
         if self.trying.is_empty() && self.standing.is_none() {
             self.fail();

@@ -36,10 +36,15 @@ impl Order {
         &self.ways[index]
     }
 
+    /// The way that stood last on this network.
+    pub(super) fn known(&self) -> Option<usize> {
+        let known = self.stood.iter().find(|(network, _)| *network == self.network);
+        known.map(|(_, way)| *way)
+    }
+
     /// All ways in the order in which they are tried.
     pub(super) fn all(&self) -> Vec<usize> {
-        let known = self.stood.iter().rev().find(|(network, _)| *network == self.network);
-        let first = known.map(|(_, way)| *way).filter(|way| *way < self.ways.len());
+        let first = self.known();
         let others = (0..self.ways.len()).filter(|way| Some(*way) != first);
         first.into_iter().chain(others).collect()
     }

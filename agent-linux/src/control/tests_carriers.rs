@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -20,6 +21,8 @@ use super::failure::Reason;
 use super::line::{Line, LineEvent};
 use super::tests::{INBOX, broker, drive, first_event, let_in, login, message, mqtt, packet};
 use super::way::Way;
+use crate::os::clock;
+use crate::os::poll::{EventFd, Interest, PollSet};
 
 type Secure = StreamOwned<ServerConnection, TcpStream>;
 
@@ -310,23 +313,41 @@ struct Post {
     answer: Sender<Vec<u8>>,
 }
 
+/// What came to a server of posts, and what wakes whoever waits for it.
+struct Posts {
+    came: Receiver<Post>,
+    raised: Arc<EventFd>,
+}
+
 /// Answers posts of any number of connections; each is told to the receiver,
 /// which gives the answer.
-fn post_server(certificate: &Certificate) -> (String, Receiver<Post>) {
+fn post_server(certificate: &Certificate) -> (String, Posts) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let authority = listener.local_addr().unwrap().to_string();
-    let (sender, posts) = channel();
+    let (sender, came) = channel();
+    let raised = Arc::new(EventFd::new().unwrap());
+    let posts = Posts { came, raised: Arc::clone(&raised) };
     let config = Arc::clone(&certificate.config);
     std::thread::spawn(move || {
         for (connection, stream) in listener.incoming().enumerate() {
             let (sender, mut stream) = (sender.clone(), wrap(&config, stream.unwrap()));
-            std::thread::spawn(move || while serve_post(&mut stream, connection, &sender) {});
+            let raised = Arc::clone(&raised);
+            std::thread::spawn(
+                move || {
+                    while serve_post(&mut stream, connection, &sender, &raised) {}
+                },
+            );
         }
     });
     (authority, posts)
 }
 
-fn serve_post(stream: &mut Secure, connection: usize, posts: &Sender<Post>) -> bool {
+fn serve_post(
+    stream: &mut Secure,
+    connection: usize,
+    posts: &Sender<Post>,
+    raised: &EventFd,
+) -> bool {
     let mut first = [0];
     if !matches!(stream.read(&mut first), Ok(1)) {
         return false;
@@ -342,6 +363,7 @@ fn serve_post(stream: &mut Secure, connection: usize, posts: &Sender<Post>) -> b
     if posts.send(Post { connection, path, wait, frame, answer }).is_err() {
         return false;
     }
+    raised.raise();
     let Ok(body) = answered.recv() else {
         return false;
     };
@@ -370,13 +392,24 @@ fn frames(frames: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Drives the line until the server has a post.
-fn next_post(line: &mut Line, posts: &Receiver<Post>) -> Post {
-    let mut post = None;
-    drive(line, |_| {
-        post = posts.try_recv().ok();
-        post.is_some()
-    });
-    post.unwrap()
+fn next_post(line: &mut Line, posts: &Posts) -> Post {
+    let give_up = clock::boot_micros() + 10_000_000;
+    let mut set = PollSet::default();
+    loop {
+        if let Ok(post) = posts.came.try_recv() {
+            return post;
+        }
+        let now = clock::boot_micros();
+        assert!(now < give_up, "no post comes");
+        set.clear();
+        line.register(&mut set);
+        set.add(posts.raised.as_fd(), Interest::READ);
+        let wait = line.deadline().map_or(u64::MAX, |at| at.saturating_sub(now));
+        set.wait(Some(wait.min(give_up - now))).unwrap();
+        if line.is_due(&set, clock::boot_micros()) {
+            line.poll();
+        }
+    }
 }
 
 #[test]
