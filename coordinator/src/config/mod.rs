@@ -103,7 +103,8 @@ const SETTINGS: &[Setting] = &[
         shape: Shape::Offers,
         default: "",
         about: "What join strings offer, best first: up to 4 like \"wss://HOST[:PORT]\" (mqtt, mqtts, \
-                wss, https). Empty: mqtt at public, or at the broker.",
+                wss, https). Empty: mqtt at the broker of others; without one all four at public, \
+                the last two at port 443 where that is listened on.",
     },
     Setting {
         section: "tls",
@@ -253,13 +254,27 @@ pub struct Log {
 
 impl Config {
     /// What join strings offer, best first: what was set, or MQTT at the broker
-    /// of others, or at `public`.
+    /// of others, or every carrier at `public`. A network that lets only the web
+    /// through knows port 443.
     pub fn offers(&self, public: &Public) -> Vec<Offer> {
-        if self.addresses.is_empty() {
-            let place = self.broker.as_ref().map_or(public, |broker| &broker.device_address);
-            return vec![Offer { carrier: Carrier::Mqtt, place: place.clone() }];
+        const HTTPS: u16 = 443;
+        if !self.addresses.is_empty() {
+            return self.addresses.clone();
         }
-        self.addresses.clone()
+        if let Some(broker) = &self.broker {
+            let place = broker.device_address.clone();
+            return vec![Offer { carrier: Carrier::Mqtt, place }];
+        }
+        let web_port = self.listen.iter().any(|address| address.port() == HTTPS);
+        let web = Public { port: if web_port { HTTPS } else { public.port }, ..public.clone() };
+        [
+            (Carrier::Mqtt, public),
+            (Carrier::Mqtts, public),
+            (Carrier::Wss, &web),
+            (Carrier::Https, &web),
+        ]
+        .map(|(carrier, place)| Offer { carrier, place: place.clone() })
+        .to_vec()
     }
 }
 
