@@ -62,12 +62,24 @@ pub(crate) struct Coordinator {
     logs: PathBuf,
     /// `BKDL-AME4-GXHL-EGZ3`.
     pub(crate) fingerprint: String,
+    /// Settings in its environment.
+    variables: Variables,
     pub(crate) process: Process,
 }
 
 impl Coordinator {
     /// Initialises and starts one that devices reach at `public`.
     pub(crate) fn start(run: &Run, host: &Host, public: IpAddr) -> Result<Self> {
+        Self::start_in(run, host, public, Variables::new())
+    }
+
+    /// The same, with settings in its environment.
+    pub(crate) fn start_in(
+        run: &Run,
+        host: &Host,
+        public: IpAddr,
+        variables: Variables,
+    ) -> Result<Self> {
         let program = program("weft-coordinator")?;
         let folder = run.folder().join(&host.name);
         fs::create_dir_all(&folder).during("make the coordinator's folder")?;
@@ -80,20 +92,28 @@ impl Coordinator {
         fs::remove_file(run.logs().join("coordinator-init.out")).during("remove a key")?;
         let namespace =
             Namespace::open(host.namespace().name()).during("open the coordinator's namespace")?;
-        let process = serve(&program, &folder, &namespace, run.logs())?;
+        let process = serve(&program, &folder, &namespace, run.logs(), &variables)?;
         Ok(Self {
             program,
             namespace,
             folder,
             logs: run.logs().to_path_buf(),
             fingerprint: text(&document, "/fingerprint")?,
+            variables,
             process,
         })
     }
 
+    /// Starts it again after its end, with other settings in its environment.
+    pub(crate) fn restart_in(&mut self, variables: Variables) -> Result<()> {
+        self.variables = variables;
+        self.restart()
+    }
+
     /// Starts it again after its end, with the data that it left.
     pub(crate) fn restart(&mut self) -> Result<()> {
-        self.process = serve(&self.program, &self.folder, &self.namespace, &self.logs)?;
+        let (namespace, variables) = (&self.namespace, &self.variables);
+        self.process = serve(&self.program, &self.folder, namespace, &self.logs, variables)?;
         Ok(())
     }
 
@@ -147,8 +167,15 @@ impl Coordinator {
 }
 
 /// A coordinator on the data in `folder`, once it can be used.
-fn serve(program: &Path, folder: &Path, namespace: &Namespace, logs: &Path) -> Result<Process> {
+fn serve(
+    program: &Path,
+    folder: &Path,
+    namespace: &Namespace,
+    logs: &Path,
+    variables: &Variables,
+) -> Result<Process> {
     let mut serve = Command::new(program);
+    serve.envs(variables.iter().map(|(name, value)| (name, value)));
     serve.arg("serve").arg("--data").arg(folder).arg("--socket").arg(folder.join("socket"));
     let process = Process::start("coordinator", namespace, logs, &mut serve)?;
     process.wait_for(0, LIMIT, "ready", |line| line.starts_with("ready").then_some(()))?;

@@ -1,5 +1,6 @@
 //! Scenarios: what they are called, how one runs, and how it ends.
 
+mod carriers;
 mod clock;
 mod crash;
 mod demo;
@@ -47,6 +48,11 @@ pub(crate) struct Scenario {
 
 /// Every scenario.
 pub(crate) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "carriers",
+        about: "networks that let one carrier through: join, ping, a new policy",
+        play: carriers::play,
+    },
     Scenario {
         name: "clock",
         about: "a gateway whose clock begins in 1970 and jumps by hours and years",
