@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -371,12 +372,41 @@ impl Gateway {
         )))
     }
 
+    /// The same member on another host, as a copied disk makes it; its daemon
+    /// was just started.
+    pub(crate) fn copy(&self, run: &Run, host: &Host) -> Result<Self> {
+        let folder = run.folder().join(&host.name);
+        let state = folder.join("state");
+        fs::create_dir_all(&state).during("make a copy's folder")?;
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).during("close a folder")?;
+        fs::copy(self.folder.join("weft.toml"), folder.join("weft.toml"))
+            .during("copy a gateway's settings")?;
+        for name in ["identity", "stamp", "cache"] {
+            fs::copy(self.folder.join("state").join(name), state.join(name))
+                .during(&format!("copy a gateway's {name}"))?;
+        }
+        let mut command = up(&self.program, &folder, &self.variables);
+        Ok(Self {
+            name: host.name.clone(),
+            program: self.program.clone(),
+            folder,
+            logs: self.logs.clone(),
+            namespace: Namespace::open(host.namespace().name())
+                .during("open a gateway's namespace")?,
+            variables: self.variables.clone(),
+            process: Process::start(&host.name, host.namespace(), &self.logs, &mut command)?,
+            addresses: self.addresses,
+        })
+    }
+
+    /// What a command says to a person.
+    pub(crate) fn say(&self, command: &str) -> Result<String> {
+        Ok(self.run(&[command])?.stdout)
+    }
+
     /// Starts its daemon again after that one's end; returns at once.
     pub(crate) fn up(&mut self) -> Result<()> {
-        let mut command = Command::new(&self.program);
-        command.args(["up", "--foreground"]);
-        environment(&mut command, &self.folder);
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let mut command = up(&self.program, &self.folder, &self.variables);
         self.process = Process::start(&self.name, &self.namespace, &self.logs, &mut command)?;
         Ok(())
     }
@@ -424,6 +454,15 @@ impl Gateway {
         let name = format!("{}-{}", self.name, arguments.first().unwrap_or(&""));
         finish(&name, &self.namespace, &self.logs, &mut command, LIMIT)
     }
+}
+
+/// A daemon on the state in `folder`.
+fn up(program: &Path, folder: &Path, variables: &Variables) -> Command {
+    let mut command = Command::new(program);
+    command.args(["up", "--foreground"]);
+    environment(&mut command, folder);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    command
 }
 
 /// `VmRSS` of a running program.

@@ -2,6 +2,7 @@
 
 mod carriers;
 mod clock;
+mod clone;
 mod crash;
 mod demo;
 mod footprint;
@@ -57,6 +58,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "clock",
         about: "a gateway whose clock begins in 1970 and jumps by hours and years",
         play: clock::play,
+    },
+    Scenario {
+        name: "clone",
+        about: "a member's keys on a second host: which is kept, how soon, at what cost",
+        play: clone::play,
     },
     Scenario {
         name: "crash",
