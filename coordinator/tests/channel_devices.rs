@@ -447,6 +447,11 @@ async fn a_deleted_device_is_cut_and_not_heard_again() {
     let mut device = world.member(&key, "a").await;
     let id = device.id();
     world.store.decide(id, Decision::Delete, None, world.by()).await.unwrap();
+    let state: State = device.wait_for().await;
+    assert_eq!(
+        (state.standing, state.reason.as_str()),
+        (Standing::Rejected, "this device was deleted")
+    );
     assert_eq!(soon(device.client.as_mut().unwrap().read_end()).await, Some(0x98));
     assert!(world.channel.sessions().current(id).is_none());
     assert_eq!(world.channel.presence().presence(id), None);

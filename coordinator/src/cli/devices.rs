@@ -294,13 +294,7 @@ fn facts(device: &api::Device, now: u64) -> Vec<(&'static str, String)> {
             })
             .or_else(|| Some(format!("{since} by an operator"))),
     );
-    if let Some(reason) = &device.standing_reason {
-        let status = device.status.clone().unwrap_or_default();
-        fact(
-            "standing",
-            Some(format!("{status} since {}: \"{reason}\"", moment_exact(&device.standing_since))),
-        );
-    }
+    fact("standing", standing(device));
     fact("copy", device.copy.as_ref().map(|copy| self::copy(&device.name, copy, now)));
     fact("identity", device.fingerprint.clone());
     fact("wireguard", Some(device.wg_public_key.clone()));
@@ -333,6 +327,21 @@ fn facts(device: &api::Device, now: u64) -> Vec<(&'static str, String)> {
         Some(format!("out in 2 s where the coordinator reaches, else in {lease} (lease)")),
     );
     facts
+}
+
+/// Why it is no member, since when, and what ends that.
+fn standing(device: &api::Device) -> Option<String> {
+    let name = &device.name;
+    let (what, action) = match device.status.as_deref()? {
+        "pending" => ("waits for approval", "approve"),
+        "blocked" => ("blocked", "unblock"),
+        "rejected" => ("rejected", "approve"),
+        _ => return None,
+    };
+    let because = device.standing_reason.as_ref();
+    let because = because.map_or_else(String::new, |reason| format!(": \"{reason}\""));
+    let since = moment_exact(&device.standing_since);
+    Some(format!("{what} since {since}{because}; weft-coordinator device {action} {name}"))
 }
 
 /// `another machine at 198.51.100.9 uses its identity, heard 12 s ago, quarantined
@@ -547,4 +556,57 @@ fn unseen(name: &str, error: &std::io::Error) -> Failure {
     Failure::new(Code::OutputLost, message)
         .with(Label::Cause, error.to_string())
         .attempt(format!("weft-coordinator device delete {name} --yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn device(more: serde_json::Value) -> api::Device {
+        let mut device = json!({
+            "id": "dev_2j7m5ctnuzov", "name": "gw-a", "kind": "agent", "revision": 3,
+            "network": {"id": "net_x", "name": "home"}, "status": "online",
+            "standing_since": "2026-11-20T17:00:00.000Z", "addresses": [], "tags": [],
+            "wg_public_key": "", "created_at": "2026-11-20T17:00:00.000Z", "lease_s": 3600,
+            "policy": {"peers": 0, "may_reach": 0, "reachable_from": 0},
+            "map": {"revision": 1, "applied": null},
+        });
+        for (field, value) in more.as_object().unwrap() {
+            device[field] = value.clone();
+        }
+        serde_json::from_value(device).unwrap()
+    }
+
+    #[test]
+    fn who_is_no_member_is_said_with_what_ends_it() {
+        assert_eq!(standing(&device(json!({}))), None);
+        let said = |status: &str, reason: serde_json::Value| {
+            standing(&device(json!({"status": status, "standing_reason": reason}))).unwrap()
+        };
+        let pending = said("pending", json!(null));
+        assert!(pending.starts_with("waits for approval since 2026-11-"), "{pending}");
+        assert!(pending.ends_with("; weft-coordinator device approve gw-a"), "{pending}");
+        let blocked = said("blocked", json!("stolen"));
+        assert!(blocked.starts_with("blocked since "), "{blocked}");
+        let end = ": \"stolen\"; weft-coordinator device unblock gw-a";
+        assert!(blocked.ends_with(end), "{blocked}");
+        assert!(said("rejected", json!("no")).ends_with("device approve gw-a"));
+    }
+
+    #[test]
+    fn a_copy_is_named_in_the_list_and_told_of() {
+        assert_eq!(status(&device(json!({}))), "online");
+        let since = "2026-11-20T17:00:00.000Z";
+        let copy = json!({"since": since, "quarantined_at": since, "last_seen": since,
+            "address": "198.51.100.9"});
+        let cloned = device(json!({"copy": copy}));
+        assert_eq!(status(&cloned), "online, cloned");
+        let now = millis(since).unwrap() + 12_000;
+        let said = self::copy("gw-a", cloned.copy.as_ref().unwrap(), now);
+        let start = "another machine at 198.51.100.9 uses its identity, heard 12 s ago, \
+                     quarantined since 2026-11-";
+        assert!(said.starts_with(start), "{said}");
+        assert!(said.ends_with("once it is gone: weft-coordinator device release gw-a"), "{said}");
+    }
 }

@@ -55,6 +55,8 @@ pub struct Gone {
     pub device: DeviceId,
     /// Where it received, if it ran an agent.
     pub inbox: Option<Inbox>,
+    /// An operator deleted it: it does not know yet.
+    pub deleted: bool,
 }
 
 /// A device's quarantine ended.

@@ -14,7 +14,7 @@ use super::quiet::Quiet;
 use super::random::Random;
 use super::seams::{Refusal as NotedRefusal, Refusals};
 use super::secrets::Secrets;
-use crate::domain::device::{Abilities, Backend, Device, Standing};
+use crate::domain::device::{Abilities, Backend, Device, Standing, standing_word};
 use crate::domain::enrolment::{Adopted, Adoption, Enrolled, Enrolment, Refused};
 use crate::domain::network::Network;
 use crate::domain::time::UnixMs;
@@ -98,7 +98,9 @@ impl Enrol {
         match self.store.enrol(enrolment, now).await {
             Ok(Ok(enrolled)) => {
                 let Enrolled { device, network, key, new } = &enrolled;
-                tracing::info!(device = %device.id, name = device.name, new, "enrol.registered");
+                let standing = standing_word(device.standing);
+                let (id, name) = (device.id, &device.name);
+                tracing::info!(device = %id, name, standing, new, "enrol.registered");
                 let registered = self.registered(request, device, network, password_expiry);
                 let mut registered = registered.ok_or_else(|| unavailable(request))?;
                 registered.key_name = sentence(&key.name);

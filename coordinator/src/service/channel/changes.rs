@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use weft_wire::id::DeviceId;
+use weft_wire::item::{Standing, State};
 
 use super::Channel;
-use super::record::{is_out, state_of};
+use super::record::{is_out, sentence, state_of};
 use super::sessions::Pushed;
 use crate::domain::change::Change;
 use crate::store::Holder;
@@ -35,6 +36,9 @@ impl Channel {
     async fn handle_change(&self, change: &Change) {
         // Who is out is told first: others then hear of a map without it.
         for gone in &change.gone {
+            if gone.deleted {
+                self.tell_deleted(gone.device);
+            }
             self.end(gone.device, gone.inbox);
             self.presence.forget(gone.device);
         }
@@ -52,6 +56,17 @@ impl Channel {
                 }
             }
         }
+    }
+
+    /// The last word to a device that is connected; afterwards it is a stranger,
+    /// and strangers get no answer.
+    fn tell_deleted(&self, id: DeviceId) {
+        let state = State {
+            standing: Standing::Rejected,
+            since_ms: self.now().0,
+            reason: sentence("this device was deleted"),
+        };
+        let _ = self.sessions.push(id, |_, replies| replies.put(&state));
     }
 
     /// Pushes a device's standing as it is now. One that is out loses its session

@@ -248,7 +248,8 @@ fn remove(
         )?;
     }
     run(unit.conn, "DELETE FROM device WHERE id = ?1", [device.id.0])?;
-    unit.gone(Gone { device: device.id, inbox: device.agent().map(|agent| agent.inbox) });
+    let inbox = device.agent().map(|agent| agent.inbox);
+    unit.gone(Gone { device: device.id, inbox, deleted: tombstone });
     Ok(())
 }
 
