@@ -433,7 +433,7 @@ impl<const FRAME: usize> Control<FRAME> {
             Message::Registered(answer) => return self.handle_registered(answer),
             Message::Refused(refused) => return self.handle_refused(refused),
             Message::State(state) => return Some(self.handle_state(state)),
-            Message::Duplicate(other) => return Some(self.handle_duplicate(other)),
+            Message::Duplicate(other) => return self.handle_duplicate(other),
             Message::Stamps(stamps) => return Some(ControlEvent::Stamps(stamps.ahead_s)),
             Message::Call(call) => return Some(ControlEvent::Call(call)),
             Message::CallAck(ack) => return Some(ControlEvent::CallAck(ack)),
@@ -567,9 +567,13 @@ impl<const FRAME: usize> Control<FRAME> {
     }
 
     /// The one of the two that is kept leaves the inbox that both know: the line
-    /// is opened anew with what only this one was told.
-    fn handle_duplicate(&mut self, mut other: Duplicate) -> ControlEvent {
-        self.other = Some(Other { address: other.address, heard_ms: other.heard_ms });
+    /// is opened anew with what only this one was told. What was said before, in
+    /// an earlier session, is no news.
+    fn handle_duplicate(&mut self, mut other: Duplicate) -> Option<ControlEvent> {
+        let said = Some(Other { address: other.address, heard_ms: other.heard_ms });
+        if core::mem::replace(&mut self.other, said) == said && other.moved.is_none() {
+            return None;
+        }
         if let (Some(NewInbox { inbox, password, password_expiry }), Membership::Member(member)) =
             (other.moved.take(), &mut self.identity.membership)
         {
@@ -579,7 +583,7 @@ impl<const FRAME: usize> Control<FRAME> {
             self.notify(Notice::IdentityChanged);
             self.line.restart();
         }
-        ControlEvent::Duplicate(other)
+        Some(ControlEvent::Duplicate(other))
     }
 
     /// WELCOME renews the credentials for the next connection.
