@@ -106,6 +106,7 @@ const OPPOSITES: &[(Event, Event)] = &[
     (Event::LineLost, Event::Online),
     (Event::InterfaceFailed, Event::InterfaceUp),
     (Event::PeerUp, Event::PeerDown),
+    (Event::Standing, Event::Standing),
 ];
 /// So often within [`QUIET_US`], then even that is noise.
 const TURNS: u8 = 3;
@@ -266,7 +267,12 @@ impl Log {
             OPPOSITES.iter().any(|pair| *pair == (*event, other) || *pair == (other, *event))
         };
         self.recent.iter().any(|((other, about), recent)| {
-            opposite(*other) && recent.at_us >= at_us && (!one_of_many || about == subject)
+            // Another standing is the opposite of a standing; the same is none.
+            let is_itself = (other, about) == (event, subject);
+            !is_itself
+                && opposite(*other)
+                && recent.at_us >= at_us
+                && (!one_of_many || about == subject)
         })
     }
 
@@ -491,6 +497,22 @@ mod tests {
         let lines = lines(&log);
         assert_eq!(lines.len(), 4);
         assert!(lines[2].ends_with("peer=a repeated=59"), "{}", lines[2]);
+    }
+
+    #[test]
+    fn another_standing_is_news_and_the_same_is_not() {
+        let mut log = log(LogFormat::Text);
+        for (second, standing) in ["quarantined", "quarantined", "active", "quarantined", "active"]
+            .into_iter()
+            .enumerate()
+        {
+            let moment = Moment { boot_us: second as u64 * 1_000_000, ..KNOWN };
+            log.write_at(Event::Standing, &[("standing", standing.into())], moment);
+        }
+        let lines = lines(&log);
+        let said: Vec<_> = lines.iter().filter_map(|line| line.split("standing=").nth(1)).collect();
+        let said: Vec<_> = said.iter().filter_map(|said| said.split_whitespace().next()).collect();
+        assert_eq!(said, ["quarantined", "active", "quarantined", "active"]);
     }
 
     #[test]
