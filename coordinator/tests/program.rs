@@ -3,137 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 mod common;
 
-use common::TempDir;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_weft-coordinator");
-const PUBLIC: &str = "mesh.example.net";
-
-struct Home(TempDir);
-
-impl Home {
-    fn new() -> Self {
-        Self(TempDir::new())
-    }
-
-    /// A home with a coordinator in it.
-    fn initialised() -> Self {
-        let home = Self::new();
-        home.done(&["init", "--public", PUBLIC]);
-        home
-    }
-
-    fn data(&self) -> PathBuf {
-        self.0.path().join("data")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command_of(PROGRAM, &[]);
-        command.args(arguments);
-        command
-    }
-
-    /// What begins with these words and goes on with where everything is.
-    fn command_of(&self, program: impl AsRef<std::ffi::OsStr>, words: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        command.env_clear().stdin(Stdio::null()).args(words);
-        command.arg("--data").arg(self.data()).arg("--socket").arg(self.0.path().join("socket"));
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// What a command says that must succeed.
-    fn done(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(status(&output), 0, "{arguments:?}: {}", errors(&output));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// What a command says that must end with this status and code.
-    fn refused(&self, arguments: &[&str], exit: i32, code: &str) -> String {
-        let output = self.run(arguments);
-        let text = errors(&output);
-        assert_eq!(status(&output), exit, "{arguments:?}: {text}");
-        assert!(text.starts_with(&format!("error[{code}]: ")), "{arguments:?}: {text}");
-        text
-    }
-
-    fn serve(&self) -> Server {
-        Server::start(self.command(&["serve", "--listen", "127.0.0.1:0"]))
-    }
-
-    /// Names in the data folder that say of an installation.
-    fn left(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.data()) else { return Vec::new() };
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != "weft.lock")
-            .collect();
-        names.sort();
-        names
-    }
-}
-
-fn status(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-fn errors(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-/// A running coordinator, ended with the value.
-struct Server {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-    said: String,
-}
-
-impl Server {
-    /// Starts it and waits until it says that it is ready.
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut said = String::new();
-        while !said.lines().any(|line| line.starts_with("ready in ")) {
-            assert!(stderr.read_line(&mut said).unwrap() > 0, "it ended: {said}");
-        }
-        Self { child, stderr, said }
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    /// Sends a signal; gives the exit status and what was said after it.
-    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
-        kill_process(self.pid(), signal).unwrap();
-        let status = self.child.wait().unwrap();
-        let mut rest = String::new();
-        self.stderr.read_to_string(&mut rest).unwrap();
-        (status.code(), rest)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use common::program::{Home, PROGRAM, PUBLIC, Server, errors, status};
 
 #[test]
 fn init_makes_an_installation_once() {
@@ -253,8 +132,8 @@ fn rights_that_are_missing_are_status_4() {
     let mut program = PathBuf::from(PROGRAM);
     if is_root {
         // Nobody reaches the folder that this test was built in.
-        fs::set_permissions(home.0.path(), Permissions::from_mode(0o755)).unwrap();
-        program = home.0.path().join("weft-coordinator");
+        fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
+        program = home.path().join("weft-coordinator");
         fs::copy(PROGRAM, &program).unwrap();
     }
     let locked = home.data();
@@ -274,7 +153,7 @@ fn rights_that_are_missing_are_status_4() {
 fn join_strings_name_a_broker_of_others() {
     let home = Home::initialised();
     let password = |name: &str, text: &str| {
-        let path = home.0.path().join(name);
+        let path = home.path().join(name);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         path
@@ -338,7 +217,7 @@ fn serves_commands_and_ends_cleanly() {
     let (status, rest) = server.end(Signal::TERM);
     assert_eq!(status, Some(0), "{rest}");
     assert!(rest.ends_with("database closed\n"), "{rest}");
-    assert!(!home.0.path().join("socket").exists());
+    assert!(!home.path().join("socket").exists());
     assert!(!home.data().join("weft.db-wal").exists(), "one file holds everything");
     let (status, _) = home.serve().end(Signal::INT);
     assert_eq!(status, Some(130));
@@ -369,7 +248,7 @@ fn a_join_string_that_nobody_sees_is_an_error() {
         assert!(text.contains("error[output.lost]: "), "{flag}: {text}");
         home.done(&["key", "revoke", "lab", "--yes"]);
     }
-    let picture = home.0.path().join("join.svg");
+    let picture = home.path().join("join.svg");
     let path = picture.to_str().unwrap();
     home.done(&["key", "create", "--qr-svg", path]);
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;

@@ -13,6 +13,7 @@ use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
 use crate::service::clock::Clock as _;
 
+mod backup;
 mod broker;
 mod clock;
 mod files;
@@ -68,6 +69,10 @@ fn run(args: &Args) -> Result<u8, Vec<Failure>> {
         Command::Recover(wanted) => {
             let config = config::load(&overrides)?;
             recover(&config, &wanted.recovery_key).map_err(|failure| vec![failure])
+        }
+        Command::Backup(_) | Command::Restore(_) => {
+            let config = config::load(&overrides)?;
+            backup::run(args, &config, UnixMs(now)).map_err(|failure| vec![failure])
         }
         Command::Config(ConfigCommand::Check) => {
             let config = config::load(&overrides)?;

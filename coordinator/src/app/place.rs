@@ -151,7 +151,8 @@ impl Place {
             OpenError::Missing(_) => Failure::new(
                 Code::ServeDbMissing,
                 format!("the database {path} is missing, the key file is here"),
-            ),
+            )
+            .attempt("weft-coordinator restore LAST-BACKUP"),
             OpenError::Migrate(MigrateError::Newer(schema)) => {
                 let message = format!(
                     "{path} has schema {schema}, this weft-coordinator {VERSION} knows up to {SCHEMA}; \
@@ -179,9 +180,16 @@ impl Place {
                 let found = found.split_whitespace().collect::<Vec<_>>().join(" ");
                 let message = format!("{path} fails its check: {found}");
                 Failure::new(Code::ServeDbCorrupt, message)
+                    .attempt("weft-coordinator restore LAST-BACKUP")
+            }
+            OpenError::Migrate(MigrateError::Foreign) => {
+                let message = format!("{path} is no database of a weft-coordinator");
+                Failure::new(Code::ServeDbCorrupt, message)
+                    .attempt("weft-coordinator restore LAST-BACKUP")
             }
             other => Failure::new(Code::ServeDbCorrupt, format!("{path} cannot be read"))
-                .with(Label::Cause, other.to_string()),
+                .with(Label::Cause, other.to_string())
+                .attempt("weft-coordinator restore LAST-BACKUP"),
         }
     }
 

@@ -88,6 +88,10 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Write a lost key file anew from the recovery key
     Recover(Recover),
+    /// Copy the database into one file; the server may run
+    Backup(Backup),
+    /// Put a backup in the place of the database
+    Restore(Restore),
     /// Enrolment keys: what lets devices in
     #[command(subcommand)]
     Key(keys::Command),
@@ -150,6 +154,38 @@ pub(crate) struct Recover {
     /// The recovery key that init printed; `-` reads it from standard input
     #[arg(long, value_name = "WREC1-…")]
     pub(crate) recovery_key: String,
+}
+
+/// Flags of `backup`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+The key file is never in it. Keep that file, or the recovery key that init
+printed, apart from backups: together they are the whole coordinator.")]
+pub(crate) struct Backup {
+    /// Where to write it
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Put it in the place of a file that is there
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+/// Flags of `restore`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+The server must not run. The database that is replaced is kept beside it. Every
+enrolment key that could still let devices in is ended: how often it was used
+since the backup is not known, nor whether it was revoked.")]
+pub(crate) struct Restore {
+    /// What `backup` wrote
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Only look whether it is sound and fits
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Leave enrolment keys as the backup knows them
+    #[arg(long)]
+    pub(crate) keep_keys: bool,
 }
 
 /// What to do with settings.

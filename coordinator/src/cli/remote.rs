@@ -38,6 +38,8 @@ pub(crate) async fn run(args: &Args, config: &Config, now: u64) -> Result<u8, Ve
         Command::Init(_)
         | Command::Serve(_)
         | Command::Recover(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
         | Command::Config(_)
         | Command::Completions(_) => Ok(0),
     };

@@ -79,7 +79,11 @@ pub fn create(path: &Path, body: &[u8]) -> io::Result<()> {
 
 /// Moves a file to a name that is free. Unlike a rename, a link never replaces
 /// what is there; some file systems of containers have none.
-fn place(hidden: &Path, path: &Path) -> io::Result<()> {
+///
+/// # Errors
+///
+/// `AlreadyExists` when something has that name; else what the system says.
+pub fn place(hidden: &Path, path: &Path) -> io::Result<()> {
     match std::fs::hard_link(hidden, path) {
         Ok(()) => std::fs::remove_file(hidden),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use std::path::{Path, PathBuf};
 
 pub(crate) mod fleet;
+pub(crate) mod program;
 
 /// A folder of its own, gone with the value.
 pub(crate) struct TempDir(PathBuf);

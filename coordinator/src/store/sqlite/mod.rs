@@ -24,6 +24,7 @@ use super::{Answer, Changes, StoreError};
 
 mod adopt;
 mod audit;
+pub mod backup;
 mod census;
 mod devices;
 mod enrol;
@@ -102,6 +103,15 @@ impl fmt::Display for OpenError {
 }
 
 impl core::error::Error for OpenError {}
+
+impl OpenError {
+    /// Whether the disk does not take or give what it should.
+    pub fn is_of_the_disk(&self) -> bool {
+        let Self::Sqlite(error) = self else { return false };
+        let code = error.sqlite_error_code();
+        matches!(code, Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
+    }
+}
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
@@ -193,6 +203,10 @@ impl SqliteStore {
         if found > SCHEMA {
             return Err(OpenError::Migrate(MigrateError::Newer(found)));
         }
+        // Emptied by somebody: what is made by `create` is never so.
+        if found == 0 {
+            return Err(OpenError::Migrate(MigrateError::Foreign));
+        }
         let mut conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         configure(&conn)?;
         let len = path.metadata().map_err(OpenError::File)?.len();
@@ -200,6 +214,12 @@ impl SqliteStore {
             check(&conn)?;
         }
         migrate::migrate(&mut conn, now).map_err(OpenError::Migrate)?;
+        // A backup that somebody moved here by hand.
+        if let Some(made) = backup::made(&conn)? {
+            let life = backup::start_anew(&mut conn, false, "serve", now)?;
+            let ended = life.ended.len();
+            tracing::warn!(%made, ended, "serve.backup-found");
+        }
         let readers = (0..READERS)
             .map(|_| {
                 let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
