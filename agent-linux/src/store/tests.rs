@@ -280,6 +280,81 @@ fn two_damaged_slots_are_a_lost_floor_and_heal() {
     assert_eq!(stamp::read(&disk).unwrap().floor, Some(11));
 }
 
+/// Bits that flip in one slot cost that slot: the floor of the other holds, and
+/// the next one written is above both.
+#[test]
+fn a_stamp_with_flipped_bits_is_read_from_its_other_slot() {
+    let mut disk = Recorder::default();
+    stamp::write(&mut disk, 10, 1).unwrap();
+    stamp::write(&mut disk, 20, 2).unwrap();
+    let whole = disk.files["stamp"].clone();
+    let mut older = 0;
+    for at in 0..whole.len() {
+        for bit in 0..8 {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << bit;
+            disk.files.insert("stamp".to_owned(), bytes);
+            let found = stamp::read(&disk).unwrap().floor.unwrap();
+            assert!(found == 10 || found == 20, "byte {at}: {found}");
+            older += usize::from(found == 10);
+            stamp::write(&mut disk, 21, 3).unwrap();
+            assert_eq!(stamp::read(&disk).unwrap().floor, Some(21), "byte {at}");
+        }
+    }
+    assert_eq!(older, 24 * 8, "the newer slot's own bytes and no others");
+}
+
+#[test]
+fn a_stamp_of_any_length_is_read_and_written_over() {
+    let mut disk = Recorder::default();
+    stamp::write(&mut disk, 10, 1).unwrap();
+    let whole = disk.files["stamp"].clone();
+    for len in (0..whole.len()).chain([whole.len() + 1, 5_000]) {
+        let mut bytes = whole.clone();
+        bytes.resize(len, 0);
+        disk.files.insert("stamp".to_owned(), bytes);
+        let found = stamp::read(&disk).unwrap().floor;
+        assert_eq!(found, (len >= 24).then_some(10), "{len} bytes");
+        stamp::write(&mut disk, 11, 2).unwrap();
+        assert_eq!(stamp::read(&disk).unwrap().floor, Some(11), "{len} bytes");
+    }
+}
+
+/// What is read never changes what is there: nobody loses an identity by a start
+/// of the daemon.
+#[test]
+fn reading_what_cannot_be_used_leaves_it_as_it_is() {
+    let mut disk = Recorder::default();
+    let newer = Kind { format: 9, ..KIND };
+    envelope::write(&mut disk, newer, &[7; 40]).unwrap();
+    let whole = disk.files["identity"].clone();
+    disk.steps.clear();
+    for bytes in [Vec::new(), vec![0; 400], vec![0xFF; 4_096], whole[..30].to_vec(), whole] {
+        disk.files.insert("identity".to_owned(), bytes.clone());
+        assert!(envelope::read(&disk, KIND).is_err());
+        assert_eq!(disk.files["identity"], bytes);
+    }
+    assert!(disk.steps.is_empty());
+}
+
+#[test]
+fn a_folder_that_is_missing_or_takes_nothing_is_said_and_not_made() {
+    let path = std::env::temp_dir().join(format!("weft-store-none-{}", std::process::id()));
+    let mut folder = Folder::new(&path);
+    assert!(matches!(envelope::read(&folder, KIND), Err(ReadError::Missing)));
+    assert_eq!(stamp::read(&folder).unwrap(), stamp::Stamp::default());
+    let missing = envelope::write(&mut folder, KIND, b"x").unwrap_err();
+    assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    assert_eq!(stamp::write(&mut folder, 1, 1).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert!(!path.exists());
+    // Something else of that name.
+    std::fs::write(&path, b"a file").unwrap();
+    assert!(envelope::write(&mut folder, KIND, b"x").is_err());
+    assert!(matches!(envelope::read(&folder, KIND), Err(ReadError::Io(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"a file");
+    std::fs::remove_file(&path).unwrap();
+}
+
 #[test]
 fn a_real_folder_keeps_files_to_its_owner_and_sweeps_left_overs() {
     let path = std::env::temp_dir().join(format!("weft-store-{}", std::process::id()));
