@@ -91,6 +91,8 @@ events! {
     Candidates "path.candidates" Debug,
     /// State could not be written.
     StateFailed "state.failed" Error,
+    /// State that could not be written is written.
+    StateWritten "state.written" Info,
     /// Rights that are not needed were given away, or could not be.
     RightsKept "agent.rights" Warn,
     /// An operator asked for a restart.
@@ -107,6 +109,7 @@ const OPPOSITES: &[(Event, Event)] = &[
     (Event::InterfaceFailed, Event::InterfaceUp),
     (Event::PeerUp, Event::PeerDown),
     (Event::Standing, Event::Standing),
+    (Event::StateFailed, Event::StateWritten),
 ];
 /// So often within [`QUIET_US`], then even that is noise.
 const TURNS: u8 = 3;
@@ -257,12 +260,15 @@ impl Log {
         self.emit(event.level(), moment.boot_us, line);
     }
 
-    /// Whether the opposite of this event was written since: about the same peer,
-    /// or about the one line or interface.
+    /// Whether the opposite of this event was written since: about the same peer or
+    /// file, or about the one line or interface.
     fn is_news_again(&self, key: &(Event, String)) -> bool {
         let (event, subject) = key;
         let Some(at_us) = self.recent.get(key).map(|recent| recent.at_us) else { return false };
-        let one_of_many = matches!(event, Event::PeerUp | Event::PeerDown);
+        let one_of_many = matches!(
+            event,
+            Event::PeerUp | Event::PeerDown | Event::StateFailed | Event::StateWritten
+        );
         let opposite = |other: Event| {
             OPPOSITES.iter().any(|pair| *pair == (*event, other) || *pair == (other, *event))
         };

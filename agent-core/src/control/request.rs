@@ -17,7 +17,7 @@ pub(super) enum Ask {
 }
 
 /// When a coordinator that could not is asked again.
-const LATER: Duration = Duration::from_secs(20);
+const LATER: Duration = Duration::from_secs(8);
 
 const KINDS: [Ask; 4] = [Ask::Register, Ask::Leave, Ask::Ping, Ask::Heartbeat];
 

@@ -90,11 +90,12 @@ impl Story {
             }
             let host = &self.fingerprint.host;
             follower.wait_remarking(follower.until_no_answer(), |now, elapsed| {
-                let state = match (&now.connected, &now.line) {
-                    (Some(_), _) => "it has not answered yet".to_owned(),
-                    (None, Some((tries, failure))) => {
+                let state = match (&now.line, &now.connected) {
+                    // Also what it answered over a line that is up: "not now".
+                    (Some((tries, failure)), _) => {
                         format!("{} ({})", failure.message(), units::count(*tries as usize, "try"))
                     }
+                    (None, Some(_)) => "it has not answered yet".to_owned(),
                     (None, None) => "no connection yet".to_owned(),
                 };
                 ui.note(&format!(

@@ -74,14 +74,22 @@ impl Daemon {
             Persist::Stamp(floor) => stamp::write(&mut self.folder, floor, self.starts),
             Persist::Cache(..) => self.write_cache(),
         };
+        let file = match what {
+            Persist::Identity => identity::KIND.name,
+            Persist::Stamp(_) => stamp::NAME,
+            Persist::Cache(..) => cache::KIND.name,
+        };
+        let had_failed = self.failing.contains(&file);
+        self.failing.retain(|other| *other != file);
         match written {
-            Ok(()) => self.agent.handle_persisted(what, now()),
+            Ok(()) => {
+                if had_failed {
+                    self.log.write(Event::StateWritten, &[("file", file.into())]);
+                }
+                self.agent.handle_persisted(what, now());
+            }
             Err(error) => {
-                let file = match what {
-                    Persist::Identity => "identity",
-                    Persist::Stamp(_) => "stamp",
-                    Persist::Cache(..) => "cache",
-                };
+                self.failing.push(file);
                 let fields = [("file", file.into()), ("cause", error.to_string().into())];
                 self.log.write(Event::StateFailed, &fields);
                 self.put_off(what, clock::boot_micros() + RETRY_US);

@@ -47,8 +47,9 @@ use overlay::Mesh;
 
 /// The coordinator may take this long to let this device go, in microseconds.
 const LEAVE_US: u64 = 15_000_000;
-/// What could not be written is tried again after this, in microseconds.
-const RETRY_US: u64 = 10_000_000;
+/// What could not be written is tried again after this, in microseconds: it is
+/// written soon after a disk takes it again.
+const RETRY_US: u64 = 5_000_000;
 
 /// How the daemon was started.
 pub(crate) enum Mode {
@@ -111,6 +112,8 @@ struct Daemon {
     leaving: Option<(u64, ClientId)>,
     /// When the cache was written last.
     cache_at: Option<u64>,
+    /// Files that could not be written when that was last tried.
+    failing: Vec<&'static str>,
     /// Writes that failed or were put off, and when they are tried again.
     unwritten: Vec<Persist>,
     retry_at: Option<u64>,

@@ -115,6 +115,7 @@ pub(super) fn open(
         end: None,
         leaving: None,
         cache_at: None,
+        failing: Vec::new(),
         unwritten: Vec::new(),
         retry_at: None,
         mesh_retry_at: None,

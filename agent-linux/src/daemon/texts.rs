@@ -368,8 +368,12 @@ pub(crate) fn refused(refused: &Refused, host: &str) -> Failure {
             let message = "another machine uses this identity and is the device; this is a copy";
             Failure::new(Code::JoinClone, message).try_command("weft join --replace …")
         }
-        Some(Refusal::Unavailable) => {
+        Some(Refusal::Unavailable) if refused.text.is_empty() => {
             Failure::new(Code::JoinBusy, format!("{host} cannot write just now"))
+        }
+        Some(Refusal::Unavailable) => {
+            let why = refused.text.as_str();
+            Failure::new(Code::JoinBusy, format!("{host} takes nobody in just now: {why}"))
         }
         Some(Refusal::Malformed) => {
             let message = format!("{host} does not take this device's name or abilities");

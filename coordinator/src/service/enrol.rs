@@ -92,7 +92,7 @@ impl Enrol {
             Ok(false) => return Err(unavailable(request)),
             Err(error) => {
                 self.quiet.store_failed("enrol", &error);
-                return Err(unavailable(request));
+                return Err(unwritten(request, &error));
             }
         }
         match self.store.enrol(enrolment, now).await {
@@ -120,7 +120,7 @@ impl Enrol {
             Err(StoreError::KeyInUse) => Err(refusal(request, &Refused::KeyInUse)),
             Err(error) => {
                 self.quiet.store_failed("enrol", &error);
-                Err(unavailable(request))
+                Err(unwritten(request, &error))
             }
         }
     }
@@ -238,6 +238,12 @@ fn abilities(wire: &WireAbilities) -> Abilities {
         platform: wire.platform.as_str().to_owned(),
         endpoints: wire.endpoints.to_vec(),
     }
+}
+
+/// Who waits is told why, where that is no secret of ours.
+fn unwritten(request: RequestId, error: &StoreError) -> WireRefused {
+    let why = if error.is_disk_full() { "its disk is full" } else { "" };
+    wire(request, Refusal::Unavailable, 0, (0, 0), why)
 }
 
 fn unavailable(request: RequestId) -> WireRefused {

@@ -1,6 +1,7 @@
 //! `weft-lab`: real programs in network namespaces on a simulated internet.
 
 mod clock;
+mod disk;
 mod failure;
 mod guest;
 mod initramfs;

@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::clock;
 use crate::failure::{During, Failure, Result};
 use crate::internet::Host;
 use crate::net::namespace::Namespace;
+use crate::net::signal;
 use crate::process::{Finished, Process, finish};
 use crate::run::Run;
 
@@ -122,12 +124,38 @@ impl Coordinator {
         &self.namespace
     }
 
-    /// Runs one of its commands against the running server.
-    pub(crate) fn command(&self, name: &str, arguments: &[&str]) -> Result<Finished> {
+    /// Ends it as a service manager does.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        signal::end(self.process.pid(), false).during("end the coordinator")?;
+        self.process.wait_for_end(LIMIT).map(drop)
+    }
+
+    /// Starts it where it cannot run: how long until it had said why and ended.
+    pub(crate) fn start_in_vain(&self, text: &str) -> Result<Duration> {
+        let began = clock::now();
+        let mut serve = Command::new(&self.program);
+        serve.arg("serve").arg("--data").arg(&self.folder);
+        serve.arg("--socket").arg(self.folder.join("socket"));
+        let name = "coordinator-in-vain";
+        let finished = finish(name, &self.namespace, &self.logs, &mut serve, LIMIT)?;
+        if !finished.success() && finished.stderr.contains(text) {
+            return Ok(began.elapsed());
+        }
+        let said = finished.stderr.trim();
+        Err(Failure::expectation(format!("the coordinator did not say {text}: {said}")))
+    }
+
+    /// Runs one of its commands against the running server, however it ends.
+    pub(crate) fn attempt(&self, name: &str, arguments: &[&str]) -> Result<Finished> {
         let mut command = Command::new(&self.program);
         command.args(arguments).arg("--socket").arg(self.folder.join("socket"));
         let name = format!("coordinator-{name}");
-        let finished = finish(&name, &self.namespace, &self.logs, &mut command, LIMIT)?;
+        finish(&name, &self.namespace, &self.logs, &mut command, LIMIT)
+    }
+
+    /// Runs one of its commands against the running server.
+    pub(crate) fn command(&self, name: &str, arguments: &[&str]) -> Result<Finished> {
+        let finished = self.attempt(name, arguments)?;
         if finished.success() {
             return Ok(finished);
         }
@@ -148,6 +176,14 @@ impl Coordinator {
     /// Memory of the server that is not on disk or swapped, in KiB.
     pub(crate) fn rss_kib(&self) -> Result<u64> {
         rss_kib(&self.process)
+    }
+
+    /// Asks for an enrolment key of that name, which may be refused.
+    pub(crate) fn try_key(&self, name: &str) -> Result<Finished> {
+        let finished = self.attempt("key", &["key", "create", "--name", name, "-q"])?;
+        // A secret has no place among the logs.
+        fs::remove_file(self.logs.join("coordinator-key.out")).during("remove a key")?;
+        Ok(finished)
     }
 
     /// Makes an enrolment key and returns its join string.
@@ -277,6 +313,25 @@ impl Starting {
     /// Where it keeps its keys.
     pub(crate) fn state(&self) -> PathBuf {
         self.gateway.folder.join("state")
+    }
+
+    /// Waits until it says this text: how long that took.
+    pub(crate) fn says(&self, limit: Duration, text: &str) -> Result<Duration> {
+        let began = clock::now();
+        let find = |line: &str| line.contains(text).then_some(());
+        self.gateway.process.wait_for(0, limit, text, find)?;
+        Ok(began.elapsed())
+    }
+
+    /// It cannot join: how long until it had said this text and ended.
+    pub(crate) fn fails(mut self, text: &str) -> Result<Duration> {
+        let began = clock::now();
+        let status = self.gateway.process.wait_for_end(LIMIT)?;
+        if !status.success() && self.gateway.process.has_said(text) {
+            return Ok(began.elapsed());
+        }
+        let name = &self.gateway.name;
+        Err(Failure::expectation(format!("{name} ended with {status} and did not say {text}")))
     }
 
     /// Waits until it is a member.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use crate::disk::unmount_below;
 use crate::failure::{During, Failure, Result, status};
 use crate::net::namespace::{NAMES, Namespace};
 use crate::net::signal;
@@ -412,6 +413,7 @@ fn pause() {
 }
 
 fn remove_folder(folder: &Path) -> Result<()> {
+    unmount_below(folder)?;
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).during(&format!("remove {}", folder.display()))

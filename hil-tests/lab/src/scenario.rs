@@ -5,6 +5,7 @@ mod clock;
 mod clone;
 mod crash;
 mod demo;
+mod disk;
 mod footprint;
 mod hostile;
 mod interop;
@@ -73,6 +74,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "demo",
         about: "two gateways, told as a story, then a live ping (make demo)",
         play: demo::play,
+    },
+    Scenario {
+        name: "disk",
+        about: "full and read-only disks: said at once, nothing lost, on by itself",
+        play: disk::play,
     },
     Scenario {
         name: "footprint",
