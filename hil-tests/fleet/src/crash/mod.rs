@@ -42,6 +42,8 @@ const CONTESTANTS: usize = 64;
 /// A life ends within so many times what a start takes: some before the
 /// coordinator is ready, most while it takes in whoever waited for it.
 const STARTS: u32 = 4;
+/// For so many who wait it lasts as long again.
+const CROWD: usize = 8;
 /// How long the last devices may take when nothing is killed any more.
 const SETTLE: Duration = Duration::from_secs(120);
 /// Violations that are shown; all are counted.
@@ -94,6 +96,8 @@ struct Lives {
     killed_early: usize,
     /// Kills while somebody waited for an answer.
     killed_amid: usize,
+    /// Devices that had their answer before the last life began.
+    answered: usize,
 }
 
 struct Crash {
@@ -184,7 +188,11 @@ impl Crash {
     /// One life of the coordinator, ended by a kill.
     async fn life(&mut self, number: usize, queued: usize) -> Result<()> {
         let began = clock::now();
-        let span = STARTS * self.lives.starts.median();
+        // The more wait, the longer: they are to be taken in between kills, and
+        // not after the last.
+        let waiting = self.waiting();
+        let crowd = u32::try_from(waiting / CROWD).unwrap_or(u32::MAX);
+        let span = STARTS * self.lives.starts.median() * crowd.saturating_add(1);
         let span = self.dice.below(usize::try_from(span.as_micros()).unwrap_or(usize::MAX));
         let kill_at = began + Duration::from_micros(span as u64);
         let (serving, said) = self.site.serve()?;
@@ -203,9 +211,14 @@ impl Crash {
         worked.transpose()?;
         self.lives.killed += 1;
         self.lives.killed_early += usize::from(self.lives.starts.len() == ready_before);
-        let waiting = self.world.board.known().seats[..self.released].iter().any(|seat| !seat.over);
-        self.lives.killed_amid += usize::from(waiting);
+        self.lives.killed_amid += usize::from(self.waiting() > 0);
         self.kill(serving)
+    }
+
+    /// How many have asked and have no answer.
+    fn waiting(&self) -> usize {
+        let known = self.world.board.known();
+        known.seats[..self.released].iter().filter(|seat| !seat.over).count()
     }
 
     fn kill(&self, serving: Serving) -> Result<()> {
@@ -217,6 +230,8 @@ impl Crash {
     /// The life in which everybody comes to an end.
     async fn last_life(&mut self, queued: usize) -> Result<()> {
         let began = clock::now();
+        self.lives.answered =
+            self.world.board.known().seats[..queued].iter().filter(|seat| seat.over).count();
         let (serving, said) = self.site.serve()?;
         said.ready().await?;
         self.lives.starts.add(clock::now() - began);
@@ -305,7 +320,7 @@ impl Crash {
     }
 
     fn document(&self, findings: &Findings) -> Result<Value> {
-        let Lives { starts, killed, killed_early, killed_amid } = &self.lives;
+        let Lives { starts, killed, killed_early, killed_amid, answered } = &self.lives;
         let enrolled = findings.enrolled.saturating_sub(self.trial.contests);
         let history = self.world.history();
         self.say(&format!(
@@ -314,7 +329,8 @@ impl Crash {
         ));
         self.say(&format!("start to ready   {}", starts.text()));
         self.say(&format!(
-            "{} operations, {} without an answer; {enrolled} devices enrolled",
+            "{} operations, {} without an answer; {enrolled} devices enrolled, {answered} had an \
+             answer before the last kill",
             history.len(),
             history.unanswered()
         ));
@@ -328,6 +344,7 @@ impl Crash {
             "kills": killed,
             "killed_before_ready": killed_early,
             "killed_amid": killed_amid,
+            "answered_before_last_kill": answered,
             "contests": self.trial.contests,
             "operations": history.len(),
             "unanswered": history.unanswered(),
