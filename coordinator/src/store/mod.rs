@@ -222,6 +222,9 @@ pub trait Networks: Send + Sync {
     /// Sets the STUN servers of all maps, best first; nothing happens when
     /// they are the same.
     fn set_servers(&self, stun: Vec<SocketAddr>, by: By) -> Answer<'_, ()>;
+    /// A member holds a newer revision than this database knows: draws another
+    /// epoch, at most once a day. `None` = not so, or it was done lately.
+    fn renew_epoch(&self, device: DeviceId, held: Revision, by: By) -> Answer<'_, Option<Epoch>>;
 }
 
 /// Enrolment keys.

@@ -50,7 +50,7 @@ impl Channel {
         }
         for map in &change.maps {
             for (at, device) in map.devices.iter().enumerate() {
-                self.maps.tell(*device, self.epoch, map.revision);
+                self.maps.tell(*device, self.epoch(), map.revision);
                 if at % BATCH == BATCH - 1 {
                     tokio::task::yield_now().await;
                 }
@@ -96,7 +96,7 @@ impl Channel {
             match self.store.holder(id).await {
                 // Who holds it has nothing to ask for.
                 Ok(Some(Holder { newest: Some(newest), .. })) => {
-                    self.maps.tell(id, self.epoch, newest.own);
+                    self.maps.tell(id, self.epoch(), newest.own);
                 }
                 Ok(Some(_)) => self.tell_standing(id).await,
                 Ok(None) => self.end(id, Some(entry.inbox)),

@@ -137,7 +137,7 @@ impl Channel {
         }
         let caller = match claimed {
             Claimed::Device(holder) => self.caller(&holder, &info, uplink.inbox).await?,
-            Claimed::Lost if info.epoch == self.epoch => return Err(FrameDrop::UnknownDevice),
+            Claimed::Lost if info.epoch == self.epoch() => return Err(FrameDrop::UnknownDevice),
             Claimed::Lost => Caller { who: Who::Lost, inbox: uplink.inbox, newest: None },
             Claimed::Key(key) => {
                 let (who, inbox) = (Who::Enrolling { key }, uplink.inbox);
@@ -220,15 +220,17 @@ impl Channel {
             Who::Enrolling { .. } => ShortSecret([0; 16]),
         };
         let named = caller.newest.map_or(Revision(0), |newest| {
-            let held = if info.epoch == self.epoch { info.revision } else { Revision(0) };
+            let held = if info.epoch == self.epoch() { info.revision } else { Revision(0) };
             newest.for_holder(held)
         });
+        let held = (info.epoch == self.epoch()).then_some(info.revision);
+        let ahead = caller.newest.and_then(|newest| held.filter(|held| *held > newest.network));
         let welcome = WelcomeInfo {
             session,
             wire: PROTOCOL,
             replica: REPLICA,
             time_ms: self.clock.unix_ms(),
-            epoch: self.epoch,
+            epoch: self.epoch(),
             revision: named,
             inbox: caller.inbox,
             password,
@@ -254,6 +256,7 @@ impl Channel {
             instance: info.instance,
             on_demand: info.on_demand,
             named,
+            ahead,
             born: now,
         };
         self.sessions.table().insert(Arc::new(Entry::new(sealed, agreed)));

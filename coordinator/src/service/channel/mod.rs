@@ -10,6 +10,7 @@ pub mod replies;
 pub mod sessions;
 pub mod table;
 
+mod ahead;
 mod changes;
 mod fleet;
 mod hello;
@@ -20,6 +21,7 @@ mod record;
 pub(in crate::service) use self::record::sentence;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use weft_noise::sealed::coordinator::CoordinatorKey;
@@ -179,7 +181,8 @@ pub struct Channel {
     random: Random,
     /// The static keys that HELLOs may be made for, current first.
     keys: [CoordinatorKey; 2],
-    epoch: Epoch,
+    /// The life of the database, which may begin anew while this runs.
+    epoch: AtomicU32,
     sessions: Arc<Sessions>,
     gate: Arc<Gate>,
     fleet: Fleet,
@@ -220,7 +223,7 @@ impl Channel {
         };
         Ok(Self {
             keys: [key(&secrets.current), key(&secrets.next)],
-            epoch: installation.epoch,
+            epoch: AtomicU32::new(installation.epoch.0),
             gate: Gate::new(handshakes.max(1)),
             fleet: Fleet::new(Arc::clone(&store)),
             cores: handshakes,
@@ -284,6 +287,10 @@ impl Channel {
     /// The public key that devices pin.
     pub fn public(&self) -> PublicKey {
         self.secrets.public()
+    }
+
+    fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
     }
 
     fn now(&self) -> UnixMs {
@@ -367,6 +374,6 @@ impl Inbound for Channel {
     }
 
     fn handle_return(&self) {
-        self.maps.tell_again(self.epoch);
+        self.maps.tell_again(self.epoch());
     }
 }

@@ -179,12 +179,17 @@ impl Channel {
                 if self.heed(&found, context).await == Goes::Away {
                     return Goes::Away;
                 }
+                if let (Some(held), Some(_)) = (context.entry.ahead, newest)
+                    && self.heed_ahead(device, held).await == Goes::Away
+                {
+                    return Goes::Away;
+                }
                 match newest {
                     None => context.answer(&state_of(&found)),
                     // Between its HELLO and this record it had no session in
                     // which it could be told.
                     Some(newest) if newest.own > context.entry.named => {
-                        context.answer(&self.maps.told(device, self.epoch, newest.network));
+                        context.answer(&self.maps.told(device, self.epoch(), newest.network));
                     }
                     Some(_) => {}
                 }
@@ -269,14 +274,14 @@ impl Channel {
                 let heartbeat: Heartbeat = item.decode()?;
                 context.answer(&Done { request: heartbeat.request });
                 let held = (heartbeat.epoch, heartbeat.revision);
-                if let Some(ready) = self.maps.behind(device, held, self.epoch) {
+                if let Some(ready) = self.maps.behind(device, held, self.epoch()) {
                     context.answer(&ready);
                 }
                 self.presence.report(device, &heartbeat);
             }
             MapNext::TAG => {
                 let next: MapNext = item.decode()?;
-                let page = self.maps.page(context.entry, &next, self.epoch).await;
+                let page = self.maps.page(context.entry, &next, self.epoch()).await;
                 match page {
                     // The device asks again.
                     Ok(None) => self.stats.dropped(FrameDrop::TooMany).add(),
@@ -290,7 +295,7 @@ impl Channel {
             }
             MapApplied::TAG => {
                 let applied: MapApplied = item.decode()?;
-                self.maps.applied(device, &applied, self.epoch).await;
+                self.maps.applied(device, &applied, self.epoch()).await;
             }
             CommandDone::TAG => {
                 let done: CommandDone = item.decode()?;

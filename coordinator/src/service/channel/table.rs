@@ -86,6 +86,8 @@ pub struct Entry {
     pub on_demand: u16,
     /// The revision of its map that its WELCOME named; 0 = none.
     pub named: Revision,
+    /// The revision that the device holds, where the database knows none so new.
+    pub ahead: Option<Revision>,
     /// When its HELLO came.
     pub born: Instant,
     sealed: Mutex<Session>,
@@ -94,7 +96,8 @@ pub struct Entry {
 impl Entry {
     /// Takes what the handshake gave.
     pub fn new(session: Session, agreed: Agreed) -> Self {
-        let Agreed { who, identity, inbox, max_rx, instance, on_demand, named, born } = agreed;
+        let Agreed { who, identity, inbox, max_rx, instance, on_demand, named, ahead, born } =
+            agreed;
         Self {
             id: session.id(),
             who,
@@ -104,6 +107,7 @@ impl Entry {
             instance,
             on_demand,
             named,
+            ahead,
             born,
             sealed: Mutex::new(session),
         }
@@ -139,6 +143,8 @@ pub struct Agreed {
     pub on_demand: u16,
     /// The revision of its map that its WELCOME named; 0 = none.
     pub named: Revision,
+    /// The revision that the device holds, where the database knows none so new.
+    pub ahead: Option<Revision>,
     /// When its HELLO came.
     pub born: Instant,
 }

@@ -1,9 +1,10 @@
 //! Networks and the installation.
 
 use core::net::{Ipv4Addr, SocketAddr};
+use core::time::Duration;
 
 use rusqlite::{Connection, Row, params};
-use weft_wire::id::{Epoch, NetworkId, OrganisationId, PublicKey, Revision};
+use weft_wire::id::{DeviceId, Epoch, NetworkId, OrganisationId, PublicKey, Revision};
 use weft_wire::map::Overlay;
 
 use crate::domain::audit::{Action, Actor};
@@ -14,7 +15,10 @@ use crate::store::{Answer, By, Installation, Networks, StoreError, What};
 
 use super::row::{all, bytes, damaged, get, number, one, run, signed, time, to_words, words};
 use super::writer::{Touch, Unit};
-use super::{NewInstallation, SqliteStore, audit, maps, policies};
+use super::{NewInstallation, SqliteStore, audit, backup, devices, maps, policies};
+
+/// A device's claim draws a new epoch this often at most.
+const EPOCH_LASTS: Duration = Duration::from_hours(24);
 
 const NETWORK: &str = "
     SELECT id, organisation, name, ipv4, ipv4_len, ipv6, mtu, lease_s, revision, psk_generation,
@@ -141,6 +145,40 @@ fn set_servers(unit: &mut Unit<'_>, stun: &[SocketAddr], by: &By) -> Result<(), 
     Ok(())
 }
 
+/// See [`Networks::renew_epoch`].
+fn renew_epoch(
+    unit: &Unit<'_>,
+    device: DeviceId,
+    held: Revision,
+    by: &By,
+) -> Result<Option<Epoch>, StoreError> {
+    let device = devices::load(unit.conn, device)?;
+    let network = load(unit.conn, device.network)?;
+    if !device.is_active() || held <= network.revision {
+        return Ok(None);
+    }
+    let last = one(
+        unit.conn,
+        "SELECT at FROM audit WHERE organisation = ?1 AND action = 'installation.epoch'
+         ORDER BY seq DESC LIMIT 1",
+        [network.organisation.0],
+        |row| time(row, "at"),
+    )?;
+    if last.is_some_and(|last| by.at.since(last) < EPOCH_LASTS) {
+        return Ok(None);
+    }
+    let epoch = backup::new_epoch(unit.conn)?;
+    let detail = vec![
+        ("name", device.name.clone()),
+        ("held", held.0.to_string()),
+        ("known", network.revision.0.to_string()),
+    ];
+    let subject = "installation".to_owned();
+    let action = Action { action: "installation.epoch", subject, detail };
+    audit::append(unit.conn, network.organisation, &action, by)?;
+    Ok(Some(epoch))
+}
+
 impl Networks for SqliteStore {
     fn installation(&self) -> Answer<'_, Installation> {
         self.read(|conn, _| {
@@ -177,5 +215,9 @@ impl Networks for SqliteStore {
 
     fn set_servers(&self, stun: Vec<SocketAddr>, by: By) -> Answer<'_, ()> {
         Box::pin(self.write(move |unit| set_servers(unit, &stun, &by)))
+    }
+
+    fn renew_epoch(&self, device: DeviceId, held: Revision, by: By) -> Answer<'_, Option<Epoch>> {
+        Box::pin(self.write(move |unit| renew_epoch(unit, device, held, &by)))
     }
 }
