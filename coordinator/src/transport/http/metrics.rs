@@ -73,6 +73,7 @@ impl Meters {
         page.one("connections_exhausted", "Times without a descriptor", &listen.exhausted);
         page.one("tls_connections", "Connections that began with TLS", &listen.tls);
         page.one("tls_failed", "TLS handshakes that failed", &listen.tls_failed);
+        page.one("tls_refused", "TLS handshakes beyond their site's share", &listen.tls_refused);
         page.one("websocket_connections", "HTTP that became WebSocket", &listen.websocket);
         page.one("http_connections", "Connections that spoke HTTP", &listen.http);
         page.one("http_connections_full", "HTTP found no place", &listen.http_full);
