@@ -217,9 +217,12 @@ impl<
         trace: T,
         now: Instant,
     ) -> Result<Self, WeakKey> {
-        let secret = StaticSecret::from_bytes(identity.wireguard_key.0);
+        let (secret, second) = wiring::own_keys(&identity);
         let clock = Tai64nClock::new(config.stamp_floor);
-        let tunnel = Tunnel::new(config.tunnel, secret, clock);
+        let mut tunnel = Tunnel::new(config.tunnel, secret, clock);
+        if second.is_some() {
+            tunnel.set_own_keys(StaticSecret::from_bytes(identity.wireguard_key.0), second, now);
+        }
         let mut recorder = Recorder::new(entropy, trace, *tunnel.public_key(), now);
         let start = start(&config, &identity, recorder.redactor(), now);
         recorder.put(now, &Entry::Start(start));
@@ -228,7 +231,6 @@ impl<
             boot_count: config.boot_count,
             on_demand: if config.on_demand { slots } else { 0 },
             page_window: config.page_window,
-            wireguard_key: *tunnel.public_key(),
             fingerprint: config.fingerprint,
             name: config.name,
             abilities: Abilities { peer_slots: slots, ..config.abilities },

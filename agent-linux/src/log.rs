@@ -81,6 +81,8 @@ events! {
     RouteClash "interface.clash" Warn,
     /// The map was committed.
     MapCommitted "map.committed" Info,
+    /// Peers use another WireGuard key of this device from now on.
+    KeyRotated "key.rotated" Info,
     /// Every peer was dropped.
     MapDropped "map.dropped" Warn,
     /// A peer can be talked to.

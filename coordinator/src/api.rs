@@ -138,6 +138,12 @@ pub struct Device {
     pub tags: Vec<String>,
     /// 44 characters.
     pub wg_public_key: String,
+    /// When that came into use.
+    #[serde(default)]
+    pub key_since: String,
+    /// `settled`, `asked`, `announced`, `overlapping`.
+    #[serde(default)]
+    pub key_state: String,
     /// What people compare; `null` without an agent.
     pub fingerprint: Option<String>,
     /// Target and board.
@@ -332,6 +338,40 @@ pub struct DeviceAction {
     /// Milliseconds to wait for devices that are connected to confirm.
     #[serde(default)]
     pub wait_ms: u32,
+}
+
+/// Asks for another WireGuard key, or withdraws that.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKey {
+    /// Give the key change up that is under way.
+    #[serde(default)]
+    pub withdraw: bool,
+    /// Milliseconds to wait until the new key is in use.
+    #[serde(default)]
+    pub wait_ms: u32,
+}
+
+/// How far a key change is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyRotation {
+    /// The device's id.
+    pub subject: String,
+    /// Its name.
+    pub name: String,
+    /// `asked`, `announced`, `overlapping` (the new key is in use, the one before
+    /// accepted) or `settled`.
+    pub state: String,
+    /// Whether the device is there.
+    pub online: bool,
+    /// Devices that confirmed, itself included.
+    pub confirmed: usize,
+    /// Devices that it concerns and that are there.
+    pub total: usize,
+    /// How long it took.
+    pub took_ms: u64,
+    /// Until when the key before is accepted.
+    pub previous_until: Option<String>,
 }
 
 /// Asks for another name.

@@ -518,12 +518,8 @@ async fn plain_wireguard_peers_get_their_file() {
         (&json!("wireguard"), &Value::Null)
     );
     let file = created["config"].as_str().unwrap();
-    let psk = api.secrets.pair_psk(
-        gateway.network,
-        &gateway.wg_key,
-        &weft_wire::id::PublicKey(weft_wire::base64::decode(key).unwrap()),
-        1,
-    );
+    let phone = created["device"]["id"].as_str().unwrap().parse().unwrap();
+    let psk = api.secrets.pair_secret(gateway.network, gateway.id, phone, 1);
     let expected = format!(
         "[Interface]\n# phone.home, {}\n# the private key that belongs to {key}\n\
          PrivateKey = PUT-THE-PRIVATE-KEY-HERE\nAddress = 100.93.0.3/32, fdfd:fdfd:fdfd::3/128\n\

@@ -329,7 +329,7 @@ impl Told {
                 }
                 MapOp::Settings(_) => told.settings = true,
                 MapOp::Rules(_) => told.rules = true,
-                MapOp::Lease(_) | MapOp::Servers(_) => {}
+                MapOp::Lease(_) | MapOp::Servers(_) | MapOp::OwnKeys(_) => {}
             }
         }
         told

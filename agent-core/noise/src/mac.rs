@@ -9,7 +9,7 @@ use core::fmt;
 use subtle::ConstantTimeEq;
 use weft_wire::base32::{self, Case};
 use weft_wire::frame::PskKind;
-use weft_wire::id::{Inbox, KeyId, NetworkId, PublicKey, Secret, ShortSecret};
+use weft_wire::id::{DeviceId, Inbox, KeyId, NetworkId, PublicKey, Secret, ShortSecret};
 
 use crate::hash;
 
@@ -42,23 +42,24 @@ pub fn psk(master: &Secret, version: u8, kind: PskKind, id: &[u8]) -> Secret {
     Secret(hash::mac32(&master.0, &[b"weft psk v1", &[version, kind], id]))
 }
 
-/// The WireGuard PSK of two devices of a network; the order of the keys does
-/// not matter. A new `generation` is a new PSK.
-pub fn pair_psk(
+/// The secret that two devices of a network share; their order does not matter.
+/// A new `generation` is a new secret. Their keys are not in it: it outlasts
+/// their rotation, and [`crate::wg::bind_psk`] binds it to two of them.
+pub fn pair_secret(
     master: &Secret,
     network: NetworkId,
-    a: &PublicKey,
-    b: &PublicKey,
+    a: DeviceId,
+    b: DeviceId,
     generation: u32,
 ) -> Secret {
     let (low, high) = if a <= b { (a, b) } else { (b, a) };
     Secret(hash::mac32(
         &master.0,
         &[
-            b"weft pair psk v1",
+            b"weft pair secret v1",
             &network.0.to_le_bytes(),
-            &low.0,
-            &high.0,
+            &low.0.to_le_bytes(),
+            &high.0.to_le_bytes(),
             &generation.to_le_bytes(),
         ],
     ))

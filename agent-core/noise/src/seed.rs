@@ -22,7 +22,7 @@ pub fn psk_master(seed: &Secret, version: u8) -> Secret {
     derive(seed, b"weft psk master v1", u32::from(version))
 }
 
-/// The master of WireGuard PSKs between devices (see [`crate::mac::pair_psk`]).
+/// The master of WireGuard PSKs between devices (see [`crate::mac::pair_secret`]).
 pub fn pair_master(seed: &Secret) -> Secret {
     derive(seed, b"weft pair master v1", 0)
 }

@@ -21,9 +21,9 @@ use weft_noise::wg::cookie::{Checker, Jar};
 use weft_noise::wg::{
     CHIP_WINDOW_WORDS, COOKIE_REPLY_LEN, INITIATION_LEN, LocalKey, RESPONSE_LEN, Tai64n,
 };
-use weft_noise::{mac, seed};
+use weft_noise::{mac, seed, wg};
 use weft_wire::frame::{Hello, PskKind, PskSelector};
-use weft_wire::id::{Inbox, KeyId, NetworkId, PublicKey, Secret};
+use weft_wire::id::{DeviceId, Inbox, KeyId, NetworkId, PublicKey, Secret};
 
 /// Hands out 0, 1, 2, …
 struct Counting(u8);
@@ -161,9 +161,14 @@ fn derivations(golden: &mut Golden) {
     let psk = mac::psk(&master, 1, PskKind::Enrolment, &key.to_bytes());
     golden.put("psk_enrolment", &psk.0);
     golden.put("psk_device", &mac::psk(&master, 1, PskKind::Device, &a.0).0);
-    let pair = mac::pair_psk(&master, NetworkId(5), &a, &b, 6);
-    golden.put("psk_pair", &pair.0);
-    assert!(pair.0 == mac::pair_psk(&master, NetworkId(5), &b, &a, 6).0);
+    let (one, two) = (DeviceId(2), DeviceId(3));
+    let pair = mac::pair_secret(&master, NetworkId(5), one, two, 6);
+    golden.put("pair_secret", &pair.0);
+    assert!(pair.0 == mac::pair_secret(&master, NetworkId(5), two, one, 6).0);
+    let bound = wg::bind_psk(&pair, &a, &b);
+    golden.put("bound_psk", &bound.0);
+    assert!(bound.0 == wg::bind_psk(&pair, &b, &a).0);
+    assert!(wg::bind_psk(&Secret([0; 32]), &a, &b).is_none());
     golden.put("broker_password", &mac::broker_password(&master, &Inbox([7; 16]), 8).0);
     golden.put("enrol_password", &mac::enrol_password(&master, key, 8).0);
     golden.put("hash", &mac::hash(&[b"a", b"b"]));

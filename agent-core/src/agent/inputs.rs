@@ -185,7 +185,7 @@ impl<
     pub fn handle_persisted(&mut self, what: Persist, now: Instant) {
         self.now = now;
         match what {
-            Persist::Identity => {}
+            Persist::Identity => self.control.handle_identity_stored(),
             Persist::Stamp(floor) => {
                 self.recorder.put(now, &Entry::StoredStamp(floor));
                 self.tunnel.handle_persisted(floor, now);

@@ -102,6 +102,8 @@ pub enum AgentEvent {
     MapDropped(MapDropped),
     /// A peer stands elsewhere than before.
     Peer(PeerChange),
+    /// Peers use another WireGuard key of this device from now on.
+    KeyRotated,
     /// An operator wants this agent restarted.
     Restart,
     /// The device has left its network: erase everything.
@@ -124,6 +126,7 @@ pub(super) struct Outbox {
     pub(super) routes: bool,
     pub(super) online: Option<bool>,
     pub(super) dropped: Option<MapDropped>,
+    pub(super) key_rotated: bool,
     pub(super) restart: bool,
     pub(super) left: bool,
 }
@@ -172,6 +175,9 @@ impl Outbox {
         }
         if let Some(online) = self.online.take() {
             return Some(AgentEvent::Online(online));
+        }
+        if take(&mut self.key_rotated) {
+            return Some(AgentEvent::KeyRotated);
         }
         if take(&mut self.restart) {
             return Some(AgentEvent::Restart);

@@ -3,7 +3,7 @@
 use weft_noise::wg::INITIATION_LEN;
 use weft_wire::item::ItemError;
 
-use super::outbox::{AgentEvent, InterfaceConfig};
+use super::outbox::{AgentEvent, InterfaceConfig, Persist};
 use super::trace::{Entry, Output, Trace};
 use super::{Agent, Transmit};
 use crate::buffer::PacketBuf;
@@ -111,6 +111,9 @@ impl<
             self.recorder.put(self.now, &entry);
             Some(AgentEvent::Peer(change))
         });
+        if matches!(event, Some(AgentEvent::Persist(Persist::Identity))) {
+            self.control.handle_identity_asked();
+        }
         self.polled(Output::Event, event.is_some());
         event
     }

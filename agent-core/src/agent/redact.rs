@@ -18,7 +18,8 @@ use weft_wire::item::{
     Registered, Stamps, State, Unsupported, WelcomeInfo,
 };
 use weft_wire::map::{
-    Lease, MapReady, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey, Servers, Settings,
+    Lease, MapReady, OwnKeys, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey, Servers,
+    Settings,
 };
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 
@@ -138,6 +139,12 @@ impl Redactor {
             PeerKey::TAG => {
                 let PeerKey { device, second } = raw.decode()?;
                 writer.put(&PeerKey { device, second: self.second(second) })
+            }
+            // A replayed agent has keys of its own: it is told nothing of them,
+            // and follows a run up to the rotation of the recorded one's.
+            OwnKeys::TAG => {
+                raw.decode::<OwnKeys>()?;
+                writer.put(&OwnKeys { active: PublicKey::ZERO, second: None, wanted: 0 })
             }
             Settings::TAG => {
                 let settings: Settings = raw.decode()?;

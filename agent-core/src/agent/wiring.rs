@@ -2,6 +2,7 @@
 
 use core::iter;
 
+use weft_noise::key::StaticSecret;
 use weft_wire::id::DeviceId;
 use weft_wire::item::{Item as _, ItemError, Items};
 use weft_wire::map::{Overlay, PeerUpsert, Prefix, SecondKey, SecondKind};
@@ -11,7 +12,7 @@ use super::Agent;
 use super::cache::CacheEndpoint;
 use super::status::add;
 use super::trace::{Entry, Trace};
-use crate::control::{ControlEvent, Held, Signal};
+use crate::control::{ControlEvent, Held, Identity, Signal};
 use crate::datapath::RoutesFull;
 use crate::entropy::Entropy;
 use crate::event::{PeerSlot, Source};
@@ -137,6 +138,7 @@ impl<
                 }
             }
             ControlEvent::Rules(rules) => self.datapath.set_rules(&rules.rules),
+            ControlEvent::OwnKeys => self.apply_own_keys(),
             // Nobody asks a STUN server yet; the status shows them.
             ControlEvent::Servers(_) | ControlEvent::Go(_) => {}
             ControlEvent::Committed(Held { epoch, revision }) => {
@@ -260,6 +262,14 @@ impl<
         }
     }
 
+    /// The identity's keys are the tunnel's.
+    fn apply_own_keys(&mut self) {
+        let (active, second) = own_keys(self.control.identity());
+        let before = *self.tunnel.public_key();
+        self.tunnel.set_own_keys(active, second, self.now);
+        self.outbox.key_rotated |= before != *self.tunnel.public_key();
+    }
+
     /// Tells every part what the map says of the peer in this slot.
     fn apply_peer(&mut self, slot: PeerSlot) {
         let Some(entry) = self.peers.entry(slot) else {
@@ -267,7 +277,8 @@ impl<
         };
         let (now, unix_ms) = (self.now, self.control.unix_ms(self.now));
         let second = entry.second.as_ref().map(|second| second_key(second, now, unix_ms));
-        let keys = PeerKeys { second, ..PeerKeys::new(entry.key, entry.psk.duplicate()) };
+        let bound = !entry.is_wireguard_only();
+        let keys = PeerKeys { bound, second, ..PeerKeys::new(entry.key, entry.psk.duplicate()) };
         let masks = Masks { inbound: entry.rules_in, outbound: entry.rules_out };
         let kind = PeerKind {
             device: entry.device,
@@ -348,6 +359,20 @@ fn own_prefixes(overlay: &Overlay, host: u32) -> impl Iterator<Item = Prefix> + 
         .chain(iter::once(Prefix::V6(overlay.address_v6(host), 128)))
 }
 
+/// The WireGuard keys of an identity as the tunnel takes them.
+pub(super) fn own_keys(identity: &Identity) -> (StaticSecret, Option<(StaticSecret, KeyRole)>) {
+    let second = identity.second_wireguard.as_ref();
+    let second = second.map(|own| (StaticSecret::from_bytes(own.key.0), role(own.kind)));
+    (StaticSecret::from_bytes(identity.wireguard_key.0), second)
+}
+
+const fn role(kind: SecondKind) -> KeyRole {
+    match kind {
+        SecondKind::Next => KeyRole::Next,
+        SecondKind::Previous => KeyRole::Previous,
+    }
+}
+
 /// A second key's end in the coordinator's time becomes an instant of ours.
 /// While that time is not known, the key stays until told otherwise.
 fn second_key(second: &SecondKey, now: Instant, unix_ms: Option<u64>) -> SecondPeerKey {
@@ -357,10 +382,7 @@ fn second_key(second: &SecondKey, now: Instant, unix_ms: Option<u64>) -> SecondP
     SecondPeerKey {
         key: second.key,
         psk: second.psk.duplicate(),
-        role: match second.kind {
-            SecondKind::Next => KeyRole::Next,
-            SecondKind::Previous => KeyRole::Previous,
-        },
+        role: role(second.kind),
         until: left.map(|left| now + left),
     }
 }

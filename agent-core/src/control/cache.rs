@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use weft_wire::id::{Epoch, Revision};
 use weft_wire::item::{Item, ItemError, ItemWriter};
-use weft_wire::map::{Lease as LeaseOp, Overlay, Rules, Servers, Settings};
+use weft_wire::map::{Lease as LeaseOp, Overlay, OwnKeys, Rules, Servers, Settings};
 
 use super::command::DoneCommands;
 
@@ -36,6 +36,7 @@ pub struct MapSettings {
     rules: Option<Rules>,
     servers: Option<Servers>,
     lease_s: Option<u32>,
+    own_keys: Option<OwnKeys>,
 }
 
 pub(super) fn copy_settings(from: &Settings) -> Settings {
@@ -88,11 +89,16 @@ impl MapSettings {
         self.lease_s = Some(lease_s);
     }
 
+    pub(super) const fn set_own_keys(&mut self, own_keys: OwnKeys) {
+        self.own_keys = Some(own_keys);
+    }
+
     /// The map is gone; the device's own address and name stay.
     pub(super) fn forget_peers(&mut self) {
         self.rules = None;
         self.servers = None;
         self.lease_s = None;
+        self.own_keys = None;
     }
 
     pub(super) fn write(&self, writer: &mut ItemWriter<'_>) -> Result<(), ItemError> {
@@ -107,6 +113,9 @@ impl MapSettings {
         }
         if let Some(lease_s) = self.lease_s {
             writer.put(&LeaseOp { lease_s })?;
+        }
+        if let Some(own_keys) = &self.own_keys {
+            writer.put(own_keys)?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use weft_wire::id::{
 };
 use weft_wire::join::JoinString;
 use weft_wire::login::{self, PasswordText};
+use weft_wire::map::SecondKind;
 use weft_wire::topic::{self, USER_LEN};
 
 use crate::entropy::Entropy;
@@ -28,6 +29,18 @@ pub struct Identity {
     pub next_coordinator: Option<PublicKey>,
     /// Taken in already, or not yet.
     pub membership: Membership,
+    /// A second private key of the tunnel while it rotates. Files from before
+    /// there was a rotation end before it.
+    pub second_wireguard: Option<SecondWireguard>,
+}
+
+/// A second private key of the tunnel.
+#[derive(Serialize, Deserialize)]
+pub struct SecondWireguard {
+    /// The key.
+    pub key: Secret,
+    /// Next or previous.
+    pub kind: SecondKind,
 }
 
 /// How a device stands towards its network.
@@ -95,6 +108,7 @@ impl Identity {
                 token: join.token.mac.duplicate(),
                 host: 0,
             }),
+            second_wireguard: None,
         }
     }
 

@@ -7,8 +7,8 @@ use weft_wire::item::{
     Refused, Registered, Stamps, Standing, State, Unsupported, WelcomeInfo,
 };
 use weft_wire::map::{
-    Lease as LeaseOp, MapReady, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey, Servers,
-    Settings,
+    KeyReport, Lease as LeaseOp, MapReady, OwnKeys, Page, PeerKey, PeerRemove, PeerUpsert, Rules,
+    SecondKey, Servers, Settings,
 };
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::telemetry::Heartbeat;
@@ -29,6 +29,7 @@ pub(super) enum Notice {
     Online(Option<u64>),
     Offline,
     IdentityChanged,
+    OwnKeys,
     CacheChanged,
     SnapshotBegin,
     NoRules,
@@ -48,6 +49,7 @@ impl From<Notice> for ControlEvent {
             Notice::Online(unix_ms) => Self::Online(unix_ms),
             Notice::Offline => Self::Offline,
             Notice::IdentityChanged => Self::IdentityChanged,
+            Notice::OwnKeys => Self::OwnKeys,
             Notice::CacheChanged => Self::CacheChanged,
             Notice::SnapshotBegin => Self::SnapshotBegin,
             Notice::NoRules => Self::Rules(Rules { rules: heapless::Vec::new() }),
@@ -76,6 +78,7 @@ enum Op {
     Servers(Servers),
     Settings(Settings),
     Lease(u32),
+    OwnKeys(OwnKeys),
     Unknown,
 }
 
@@ -92,6 +95,7 @@ impl Op {
             Servers::TAG => Self::Servers(raw.decode()?),
             Settings::TAG => Self::Settings(raw.decode()?),
             LeaseOp::TAG => Self::Lease(raw.decode::<LeaseOp>()?.lease_s),
+            OwnKeys::TAG => Self::OwnKeys(raw.decode()?),
             _ => Self::Unknown,
         })
     }
@@ -421,6 +425,11 @@ impl<const FRAME: usize> Control<FRAME> {
                 self.settings.set_lease(lease_s);
                 return None;
             }
+            Op::OwnKeys(told) => {
+                self.apply_own_keys(&told);
+                self.settings.set_own_keys(told);
+                return None;
+            }
             Op::Unknown => {
                 self.counters.unknown_items = self.counters.unknown_items.saturating_add(1);
                 return None;
@@ -476,6 +485,7 @@ impl<const FRAME: usize> Control<FRAME> {
                 self.channel.clear();
                 self.notify(Notice::Left);
             }
+            Some(Ask::Key) => self.end_key_report(),
             Some(Ask::Register | Ask::Ping) | None => {}
         }
     }
@@ -490,6 +500,10 @@ impl<const FRAME: usize> Control<FRAME> {
             }
             Ping::TAG => self.requests.abandon(Ask::Ping),
             Leave::TAG => self.requests.abandon(Ask::Leave),
+            KeyReport::TAG => {
+                self.requests.abandon(Ask::Key);
+                self.end_key_report();
+            }
             _ => {}
         }
     }
@@ -515,7 +529,7 @@ impl<const FRAME: usize> Control<FRAME> {
         self.channel.clear();
         self.online = false;
         self.line.restart();
-        self.notify(Notice::IdentityChanged);
+        self.identity_changed();
         Some(ControlEvent::Registered(answer))
     }
 
@@ -534,6 +548,7 @@ impl<const FRAME: usize> Control<FRAME> {
                 }
                 Ask::Register => self.line.end(),
                 Ask::Heartbeat => self.heartbeats.handle_done(),
+                Ask::Key => self.end_key_report(),
                 Ask::Leave | Ask::Ping => {}
             }
         }
@@ -596,14 +611,14 @@ impl<const FRAME: usize> Control<FRAME> {
             member.inbox = info.inbox;
             member.password = info.password.duplicate();
             member.password_expiry = info.password_expiry;
-            self.notify(Notice::IdentityChanged);
+            self.identity_changed();
         }
     }
 
     fn take_next_pin(&mut self) {
         if let Some(next) = self.identity.next_coordinator.take() {
             self.identity.coordinator = next;
-            self.notify(Notice::IdentityChanged);
+            self.identity_changed();
         }
     }
 
@@ -612,7 +627,7 @@ impl<const FRAME: usize> Control<FRAME> {
         if next != self.identity.next_coordinator {
             self.identity.next_coordinator = next;
             self.channel.set_next_pin(&self.identity.identity_key, next.as_ref());
-            self.notify(Notice::IdentityChanged);
+            self.identity_changed();
         }
     }
 }

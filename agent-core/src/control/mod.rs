@@ -16,6 +16,7 @@ mod command;
 mod heartbeat;
 mod identity;
 mod inbound;
+mod keys;
 mod lease;
 mod line;
 mod map;
@@ -26,13 +27,13 @@ mod request;
 pub use cache::{CacheHead, MapSettings};
 pub use command::{COMMANDS, DoneCommands};
 pub use heartbeat::Report;
-pub use identity::{Credentials, Enrolment, Identity, Member, Membership};
+pub use identity::{Credentials, Enrolment, Identity, Member, Membership, SecondWireguard};
 pub use map::Held;
 
 use weft_noise::key::WeakKey;
 use weft_noise::sealed::SealedError;
 use weft_wire::frame::{self, FrameError, FrameKind};
-use weft_wire::id::{DeviceId, Inbox, Instance, Name, PublicKey};
+use weft_wire::id::{DeviceId, Inbox, Instance, Name};
 use weft_wire::item::{Abilities, Duplicate, Refused, Registered, Standing, State};
 use weft_wire::map::{PeerUpsert, Rules, SecondKey, Servers, Settings};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
@@ -46,6 +47,7 @@ use channel::Channel;
 use command::Commands;
 use heartbeat::Heartbeats;
 use inbound::{Inbound, Notice, Snapshot};
+use keys::KeyWork;
 use lease::Lease;
 use line::{Line, LineAction};
 use map::MapPull;
@@ -59,8 +61,6 @@ pub struct ControlConfig {
     pub on_demand: u16,
     /// Map pages asked for at once, 1 to 8.
     pub page_window: u8,
-    /// The device's WireGuard public key.
-    pub wireguard_key: PublicKey,
     /// Salted hash of machine id, board serial or eFuse MAC.
     pub fingerprint: [u8; 32],
     /// The name it would like.
@@ -164,8 +164,12 @@ pub enum ControlEvent {
     Online(Option<u64>),
     /// The line was lost.
     Offline,
-    /// [`Control::identity`] changed and is to be stored.
+    /// [`Control::identity`] changed and is to be stored: before and after,
+    /// [`Control::handle_identity_asked`] and
+    /// [`Control::handle_identity_stored`].
     IdentityChanged,
+    /// The WireGuard keys in [`Control::identity`] changed.
+    OwnKeys,
     /// What [`Control::cache_head`] and the map hold is to be stored; then
     /// [`Control::handle_cache_stored`].
     CacheChanged,
@@ -251,6 +255,7 @@ pub struct Control<const FRAME: usize> {
     lease: Lease,
     heartbeats: Heartbeats,
     commands: Commands,
+    keys: KeyWork,
     standing: Standing,
     /// Another machine with this identity.
     other: Option<Other>,
@@ -308,6 +313,7 @@ impl<const FRAME: usize> Control<FRAME> {
             lease: Lease::new(now),
             heartbeats: Heartbeats::new(),
             commands: Commands::new(),
+            keys: KeyWork::default(),
             standing: Standing::Active,
             other: None,
             has_map: false,
@@ -448,6 +454,7 @@ impl<const FRAME: usize> Control<FRAME> {
         if self.lease.reserve(now).is_some() {
             self.notify(Notice::CacheChanged);
         }
+        self.work_on_keys(entropy);
         if !self.line.is_up() {
             return;
         }
@@ -480,6 +487,8 @@ impl<const FRAME: usize> Control<FRAME> {
         consider(self.line.retry_at(), "control: open the line");
         consider(self.lease.expires_at(), "control: the lease expires");
         consider(self.lease.reserve_at(), "control: write the lease ahead");
+        let keys = self.has_key_work().then_some(Instant::ZERO);
+        consider(keys, "control: make or report the next key");
         if self.line.is_up() {
             consider(self.channel.due_at(), "control: handshake");
         }

@@ -12,6 +12,7 @@ use weft_wire::topic::Topic;
 use super::cache::CacheHead;
 use super::channel::HelloPlan;
 use super::identity::{Member, Membership};
+use super::keys::public;
 use super::request::Ask;
 use super::{Control, ControlTransmit, Signal};
 use crate::entropy::Entropy;
@@ -176,6 +177,12 @@ impl<const FRAME: usize> Control<FRAME> {
             writer.put(&Leave { request })?;
             self.requests.sent(Ask::Leave, now, entropy);
         }
+        if let Some(request) = self.requests.due(Ask::Key, now) {
+            if let Some(report) = self.key_report(request) {
+                writer.put(&report)?;
+            }
+            self.requests.sent(Ask::Key, now, entropy);
+        }
         if let Some(request) = self.requests.due(Ask::Heartbeat, now) {
             let (instance, boots) = (self.instance, self.config.boot_count);
             let held = self.map.held();
@@ -203,7 +210,7 @@ impl<const FRAME: usize> Control<FRAME> {
         };
         Register {
             request,
-            wg_key: self.config.wireguard_key,
+            wg_key: public(&self.identity.wireguard_key),
             fingerprint: self.config.fingerprint,
             name: name.clone(),
             host,

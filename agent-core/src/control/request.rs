@@ -14,12 +14,13 @@ pub(super) enum Ask {
     Leave,
     Ping,
     Heartbeat,
+    Key,
 }
 
 /// When a coordinator that could not is asked again.
 const LATER: Duration = Duration::from_secs(8);
 
-const KINDS: [Ask; 4] = [Ask::Register, Ask::Leave, Ask::Ping, Ask::Heartbeat];
+const KINDS: [Ask; 5] = [Ask::Register, Ask::Leave, Ask::Ping, Ask::Heartbeat, Ask::Key];
 
 #[derive(Clone, Copy, Debug)]
 struct Open {

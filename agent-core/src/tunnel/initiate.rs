@@ -88,7 +88,18 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             return;
         };
         let mut message = [0; INITIATION_LEN];
-        let sent = self.own.active().initiate(&peer.remote, index, stamp, entropy, &mut message);
+        // Who was away may not know our new key yet: every other repetition is
+        // made with the one before, as long as it is accepted.
+        let before = self.own.previous().filter(|_| peer.tries % 2 == 1);
+        let before = before.and_then(|own| Some((own, own.remote(&peer.keys.key).ok()?)));
+        let sent = match &before {
+            Some((own, remote)) => own.initiate(remote, index, stamp, entropy, &mut message),
+            None => {
+                let own = self.own.active();
+                own.initiate(&peer.remote, index, stamp, entropy, &mut message)
+            }
+        };
+        peer.tries = peer.tries.wrapping_add(1);
         peer.jar.attach(&mut message, now.as_micros());
         peer.pending = Some(Pending { sent, sent_at: now, invalid: 0 });
         peer.initiated_at = Some(now);

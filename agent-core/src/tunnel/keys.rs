@@ -1,7 +1,7 @@
 //! Keys of both sides while either of them rotates: never more than two.
 
 use weft_noise::key::{StaticSecret, WeakKey};
-use weft_noise::wg::{HandshakeError, LocalKey, Mac1Checked, RemoteKey};
+use weft_noise::wg::{HandshakeError, LocalKey, Mac1Checked, RemoteKey, bind_psk};
 use weft_wire::id::{PublicKey, Secret};
 
 use crate::time::{Duration, Instant};
@@ -17,10 +17,9 @@ pub enum KeyRole {
 
 /// A peer's second key. Erased when dropped.
 pub struct SecondPeerKey {
-    /// The key. Equal to the first one when only the PSK changes, as it does
-    /// while *our* key rotates.
+    /// The key. Equal to the first one when only the PSK changes.
     pub key: PublicKey,
-    /// The PSK of the pair with this key; all zero for none.
+    /// See [`PeerKeys::psk`].
     pub psk: Secret,
     /// Next or previous.
     pub role: KeyRole,
@@ -32,8 +31,12 @@ pub struct SecondPeerKey {
 pub struct PeerKeys {
     /// The peer's active static key.
     pub key: PublicKey,
-    /// The PSK of the active pair; all zero for none.
+    /// The PSK; all zero for none.
     pub psk: Secret,
+    /// `psk` is a secret of the two devices, from which the PSK of one of the
+    /// peer's keys and one of ours follows ([`bind_psk`]). So either side may
+    /// rotate, or both at once, and the PSK is never in question.
+    pub bound: bool,
     /// A second key while it rotates.
     pub second: Option<SecondPeerKey>,
     /// Persistent keepalive, for peers that speak WireGuard only. Agents keep
@@ -42,9 +45,9 @@ pub struct PeerKeys {
 }
 
 impl PeerKeys {
-    /// The usual peer: one key, no persistent keepalive.
+    /// One key, this PSK itself, no persistent keepalive.
     pub const fn new(key: PublicKey, psk: Secret) -> Self {
-        Self { key, psk, second: None, keepalive_after: None }
+        Self { key, psk, bound: false, second: None, keepalive_after: None }
     }
 
     /// Which public keys are this peer's.
@@ -52,39 +55,36 @@ impl PeerKeys {
         self.key == *key || self.second.as_ref().is_some_and(|second| second.key == *key)
     }
 
-    /// The PSK of a handshake that the owner of `theirs` started towards an own
-    /// key, `newer` when that is the newer of two own keys, `None` when there
-    /// is one.
-    pub(super) fn psk_for(&self, theirs: &PublicKey, newer: Option<bool>) -> &Secret {
-        match &self.second {
+    /// Whether a key of the one is a key of the other: the same peer, some steps
+    /// of its rotation later.
+    pub(super) fn continues(&self, before: &Self) -> bool {
+        let second = before.second.as_ref().map(|second| second.key);
+        self.has(&before.key) || second.is_some_and(|key| self.has(&key))
+    }
+
+    fn bind(&self, psk: &Secret, theirs: &PublicKey, ours: &PublicKey) -> Secret {
+        if self.bound { bind_psk(psk, theirs, ours) } else { psk.duplicate() }
+    }
+
+    /// The PSK of a handshake that the owner of `theirs` started towards our key
+    /// `ours`. While only the PSK changes nothing in the message tells which one
+    /// is meant: the active one, and the initiator tries both.
+    pub(super) fn psk_for(&self, theirs: &PublicKey, ours: &PublicKey) -> Secret {
+        let psk = match &self.second {
             Some(second) if second.key == *theirs && self.key != *theirs => &second.psk,
-            Some(second) if second.key == *theirs => {
-                // Only the PSK differs: it belongs to one of our own two keys.
-                let newest = match second.role {
-                    KeyRole::Next => &second.psk,
-                    KeyRole::Previous => &self.psk,
-                };
-                let oldest = match second.role {
-                    KeyRole::Next => &self.psk,
-                    KeyRole::Previous => &second.psk,
-                };
-                match newer {
-                    Some(true) => newest,
-                    Some(false) => oldest,
-                    None => &self.psk,
-                }
-            }
             _ => &self.psk,
-        }
+        };
+        self.bind(psk, theirs, ours)
     }
 
     /// The PSKs that an answer to our initiation may be made with: the active
     /// pair's, and while only the PSK changes the other one.
-    pub(super) fn psks(&self) -> [&Secret; 2] {
-        match &self.second {
-            Some(second) if second.key == self.key => [&self.psk, &second.psk],
-            _ => [&self.psk, &self.psk],
-        }
+    pub(super) fn psks(&self, ours: &PublicKey) -> [Secret; 2] {
+        let other = match &self.second {
+            Some(second) if second.key == self.key => &second.psk,
+            _ => &self.psk,
+        };
+        [&self.psk, other].map(|psk| self.bind(psk, &self.key, ours))
     }
 }
 
@@ -99,8 +99,6 @@ pub(super) struct OwnKeys {
 pub(super) struct OwnKey<'a> {
     pub(super) key: &'a LocalKey,
     pub(super) is_active: bool,
-    /// Whether it is the newer of two; `None` when there is one.
-    pub(super) newer: Option<bool>,
 }
 
 impl OwnKeys {
@@ -112,21 +110,23 @@ impl OwnKeys {
         &self.active
     }
 
-    pub(super) fn set_second(&mut self, second: Option<(StaticSecret, KeyRole)>) {
+    /// Takes both keys as they are from now on. Whether the active one changed.
+    pub(super) fn set(
+        &mut self,
+        active: StaticSecret,
+        second: Option<(StaticSecret, KeyRole)>,
+    ) -> bool {
+        let active = LocalKey::new(active);
+        let changed = active.public() != self.active.public();
+        self.active = active;
         self.second = second.map(|(secret, role)| (LocalKey::new(secret), role));
+        changed
     }
 
-    /// Makes the second key the active one; `false` when there is none.
-    pub(super) fn swap(&mut self) -> bool {
-        let Some((key, role)) = &mut self.second else {
-            return false;
-        };
-        core::mem::swap(&mut self.active, key);
-        *role = match role {
-            KeyRole::Next => KeyRole::Previous,
-            KeyRole::Previous => KeyRole::Next,
-        };
-        true
+    /// The key that was active before, while it is still accepted.
+    pub(super) fn previous(&self) -> Option<&LocalKey> {
+        let previous = self.second.as_ref().filter(|(_, role)| *role == KeyRole::Previous);
+        previous.map(|(key, _)| key)
     }
 
     pub(super) fn is_own(&self, key: &PublicKey) -> bool {
@@ -139,21 +139,11 @@ impl OwnKeys {
         &self,
         message: &'a [u8],
     ) -> Result<(OwnKey<'_>, Mac1Checked<'a>), HandshakeError> {
-        let role = self.second.as_ref().map(|(_, role)| *role);
-        let first = self.active.check_mac1(message);
-        match (first, &self.second) {
-            (Ok(checked), _) => Ok((
-                OwnKey {
-                    key: &self.active,
-                    is_active: true,
-                    newer: role.map(|role| role == KeyRole::Previous),
-                },
-                checked,
-            )),
-            (Err(HandshakeError::Mac1), Some((key, role))) => Ok((
-                OwnKey { key, is_active: false, newer: Some(*role == KeyRole::Next) },
-                key.check_mac1(message)?,
-            )),
+        match (self.active.check_mac1(message), &self.second) {
+            (Ok(checked), _) => Ok((OwnKey { key: &self.active, is_active: true }, checked)),
+            (Err(HandshakeError::Mac1), Some((key, _))) => {
+                Ok((OwnKey { key, is_active: false }, key.check_mac1(message)?))
+            }
             (Err(error), _) => Err(error),
         }
     }
@@ -168,34 +158,48 @@ impl OwnKeys {
 mod tests {
     use super::*;
 
+    const OURS: PublicKey = PublicKey([9; 32]);
+
     fn second(key: u8, psk: u8, role: KeyRole) -> Option<SecondPeerKey> {
         Some(SecondPeerKey { key: PublicKey([key; 32]), psk: Secret([psk; 32]), role, until: None })
     }
 
-    fn chosen(keys: &PeerKeys, theirs: u8, newer: Option<bool>) -> u8 {
-        keys.psk_for(&PublicKey([theirs; 32]), newer).0[0]
+    fn chosen(keys: &PeerKeys, theirs: u8) -> u8 {
+        keys.psk_for(&PublicKey([theirs; 32]), &OURS).0[0]
     }
 
     #[test]
     fn the_psk_follows_the_peers_key() {
         let mut keys = PeerKeys::new(PublicKey([1; 32]), Secret([10; 32]));
-        assert_eq!(chosen(&keys, 1, None), 10);
+        assert_eq!(chosen(&keys, 1), 10);
         keys.second = second(2, 20, KeyRole::Next);
-        assert_eq!(chosen(&keys, 1, None), 10);
-        assert_eq!(chosen(&keys, 2, None), 20);
-        assert_eq!(keys.psks().map(|psk| psk.0[0]), [10, 10]);
+        assert_eq!((chosen(&keys, 1), chosen(&keys, 2)), (10, 20));
+        assert_eq!(keys.psks(&OURS).map(|psk| psk.0[0]), [10, 10]);
     }
 
     #[test]
-    fn while_our_key_rotates_the_psk_follows_our_key() {
+    fn while_only_the_psk_changes_the_initiator_tries_both() {
         let mut keys = PeerKeys::new(PublicKey([1; 32]), Secret([10; 32]));
-        keys.second = second(1, 20, KeyRole::Next);
-        assert_eq!(chosen(&keys, 1, Some(false)), 10);
-        assert_eq!(chosen(&keys, 1, Some(true)), 20);
-        assert_eq!(chosen(&keys, 1, None), 10);
-        keys.second = second(1, 20, KeyRole::Previous);
-        assert_eq!(chosen(&keys, 1, Some(false)), 20);
-        assert_eq!(chosen(&keys, 1, Some(true)), 10);
-        assert_eq!(keys.psks().map(|psk| psk.0[0]), [10, 20]);
+        for role in [KeyRole::Next, KeyRole::Previous] {
+            keys.second = second(1, 20, role);
+            assert_eq!(chosen(&keys, 1), 10);
+            assert_eq!(keys.psks(&OURS).map(|psk| psk.0[0]), [10, 20]);
+        }
+    }
+
+    #[test]
+    fn a_bound_psk_is_of_two_keys_and_the_same_on_both_sides() {
+        let keys = |key: u8| {
+            let secret = Secret([10; 32]);
+            PeerKeys { bound: true, ..PeerKeys::new(PublicKey([key; 32]), secret) }
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        for (theirs, ours) in [(1, 9), (2, 9), (1, 8), (2, 8)] {
+            let (here, there) = (PublicKey([ours; 32]), PublicKey([theirs; 32]));
+            let mine = keys(theirs).psk_for(&there, &here);
+            assert!(mine.0 == keys(ours).psk_for(&here, &there).0);
+            assert!(mine.0 == keys(theirs).psks(&here)[0].0);
+            assert!(seen.insert(mine.0), "each pair has its own");
+        }
     }
 }

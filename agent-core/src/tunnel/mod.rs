@@ -249,37 +249,41 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         self.own.active().public()
     }
 
-    /// Accepts a second own key besides the active one, or no second one.
-    pub fn set_second_own_key(&mut self, second: Option<(StaticSecret, KeyRole)>) {
-        self.own.set_second(second);
-    }
-
-    /// Initiates with the second own key from now on, and goes on accepting the
-    /// first. Costs one X25519 per peer. `false` when there is no second key.
-    /// Sessions stay; handshakes under way start again.
-    pub fn activate_second_own_key(&mut self, now: Instant) -> bool {
-        if !self.own.swap() {
-            return false;
+    /// Our own keys from now on: initiates with the active one, accepts both.
+    /// Their timestamps go on together. When the active one changed, which costs
+    /// one X25519 per peer, handshakes under way start again, and sessions that
+    /// are in use are replaced while they still carry.
+    pub fn set_own_keys(
+        &mut self,
+        active: StaticSecret,
+        second: Option<(StaticSecret, KeyRole)>,
+        now: Instant,
+    ) {
+        if !self.own.set(active, second) {
+            return;
         }
         for slot in self.peers.slots() {
             let Some(peer) = self.peers.get_mut(slot) else {
                 continue;
             };
-            // The key had full order for the other own key, so it has for this.
+            // The key had full order for another own key, so it has for this.
             if let Ok(remote) = self.own.remote(&peer.keys.key) {
                 peer.remote = remote;
             }
             peer.gives_way = *self.own.active().public() < peer.keys.key;
             restart(peer, &mut self.indices, now);
+            if peer.can_send(now) {
+                peer.want_handshake(now);
+            }
             self.peers.settle(slot);
         }
-        true
     }
 
     /// Tells what is known of a peer: a new one, or the same peer with other
     /// keys. (A slot changes its peer by [`Tunnel::remove_peer`] first.)
-    /// Sessions made with keys that the peer no longer has are erased. A new PSK
-    /// counts from the next handshake on, one under way included.
+    /// Sessions outlast a rotation, each to its own end; with none of the keys
+    /// from before they are erased. A new PSK counts from the next handshake on,
+    /// one under way included.
     ///
     /// # Errors
     ///
@@ -309,10 +313,11 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         match self.peers.get_mut(slot) {
             Some(peer) => {
                 let changed = peer.keys.key != keys.key;
+                let continues = keys.continues(&peer.keys);
                 peer.keys = keys;
                 peer.remote = remote;
                 peer.gives_way = gives_way;
-                let gone = peer.sessions.retain(|key| peer.keys.has(key));
+                let gone = peer.sessions.retain(|key| continues || peer.keys.has(key));
                 peer.drop_sessions(&gone, &mut self.indices);
                 if changed {
                     restart(peer, &mut self.indices, now);
@@ -481,7 +486,8 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
     /// The key of path probes with this peer, of the active pair.
     pub fn probe_key(&self, slot: PeerSlot) -> Option<weft_noise::probe::ProbeKey> {
         let peer = self.peers.get(slot)?;
-        Some(peer.remote.probe_key(&peer.keys.psk))
+        let psk = peer.keys.psk_for(&peer.keys.key, self.own.active().public());
+        Some(peer.remote.probe_key(&psk))
     }
 
     /// The clock that makes timestamps.

@@ -98,6 +98,8 @@ pub(super) struct Peer {
     /// While a handshake is wanted: since when it is tried.
     pub(super) attempt_since: Option<Instant>,
     pub(super) initiated_at: Option<Instant>,
+    /// Initiations of this attempt.
+    pub(super) tries: u8,
     /// Waits for the clock to have a stamp.
     pub(super) waits_for_stamp: bool,
     pub(super) jar: Jar,
@@ -137,6 +139,7 @@ impl Peer {
             pending: None,
             attempt_since: None,
             initiated_at: None,
+            tries: 0,
             waits_for_stamp: false,
             jar: Jar::new(),
             sessions: Sessions::default(),
@@ -180,6 +183,7 @@ impl Peer {
     /// The handshake is over, well or not. Gives the pending index to be freed.
     pub(super) fn end_attempt(&mut self) -> Option<u32> {
         self.attempt_since = None;
+        self.tries = 0;
         self.waits_for_stamp = false;
         self.timers.stop(Timer::Initiate);
         self.pending.take().map(|pending| pending.sent.sender())

@@ -135,8 +135,8 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         peer.initiation_received_at = Some(now);
         let index = allocate(&mut self.indices, slot, entropy).ok_or(DropReason::QueueFull)?;
         let mut response = [0; RESPONSE_LEN];
-        let psk = peer.keys.psk_for(&key, own.newer);
-        let keys = authentic.respond(index, psk, entropy, &mut response);
+        let psk = peer.keys.psk_for(&key, own.key.public());
+        let keys = authentic.respond(index, &psk, entropy, &mut response);
         peer.jar.attach(&mut response, now.as_micros());
         let gone = peer.sessions.respond(Session {
             index,
@@ -180,7 +180,9 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             self.push_reply(source, &reply);
             return Err(DropReason::UnderLoad);
         }
-        let answered = match pending.sent.receive_response(own.key, &checked, &peer.keys.psks()) {
+        let psks = peer.keys.psks(own.key.public());
+        let psks = psks.each_ref();
+        let answered = match pending.sent.receive_response(own.key, &checked, &psks) {
             Ok(answered) => answered,
             Err(error) => {
                 pending.invalid = pending.invalid.saturating_add(1);

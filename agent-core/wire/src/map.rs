@@ -132,9 +132,9 @@ pub enum SecondKind {
 /// A peer's second key during a rotation.
 #[derive(Ser, De)]
 pub struct SecondKey {
-    /// The WireGuard key.
+    /// The WireGuard key; the first one again while only the secret changes.
     pub key: PublicKey,
-    /// The PSK of the pair with this key; zero = none.
+    /// The secret of the pair with this key, see [`PeerUpsert::psk`].
     pub psk: Secret,
     /// Next or previous.
     pub kind: SecondKind,
@@ -168,7 +168,10 @@ item!(
         name: Name,
         /// Its WireGuard key.
         key: PublicKey,
-        /// The PSK of this pair; zero = none.
+        /// The secret of this pair; zero = none. Both devices derive the PSK of
+        /// two of their keys from it, so that each pair of keys has a PSK of its
+        /// own without being told. With a peer that speaks WireGuard only it is
+        /// the PSK itself.
         psk: Secret,
         /// A second key while it rotates.
         second: Option<SecondKey>,
@@ -267,6 +270,43 @@ item!(
     46 Lease {
         /// Seconds of powered-on time.
         lease_s: u32,
+    }
+);
+
+/// This device's second key, as its peers know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Ser, De)]
+pub struct OwnSecond {
+    /// The WireGuard key.
+    pub key: PublicKey,
+    /// Next or previous.
+    pub kind: SecondKind,
+}
+
+item!(
+    /// Op: what peers know of this device's own WireGuard keys. State like every
+    /// op: the device brings what it holds into line with it.
+    47 OwnKeys {
+        /// The key that peers use. [`PublicKey::ZERO`] says nothing: ignored.
+        active: PublicKey,
+        /// The second key that they accept.
+        second: Option<OwnSecond>,
+        /// Number of the rotation that the device is to make its next key for;
+        /// 0 = none.
+        wanted: u32,
+    }
+);
+
+item!(
+    /// Request: this is the next WireGuard key. It is in the device's storage
+    /// already. Answered by [`crate::item::Done`].
+    24 KeyReport {
+        /// Id of this request.
+        request: RequestId,
+        /// [`OwnKeys::wanted`]; 0 = the device holds this key and no other,
+        /// whatever the coordinator knows.
+        rotation: u32,
+        /// The key.
+        key: PublicKey,
     }
 );
 

@@ -229,6 +229,15 @@ fn map(golden: &mut Golden) {
     );
     golden.item("peer_remove", &PeerRemove { device: DeviceId(6) });
     golden.item("peer_key", &PeerKey { device: DeviceId(6), second: Some(second()) });
+    golden.item(
+        "own_keys",
+        &OwnKeys {
+            active: PublicKey([0x11; 32]),
+            second: Some(OwnSecond { key: PublicKey([0x44; 32]), kind: SecondKind::Next }),
+            wanted: 300,
+        },
+    );
+    golden.item("key_report", &KeyReport { request: 9, rotation: 300, key: PublicKey([0x44; 32]) });
     golden.item("peer_key_none", &PeerKey { device: DeviceId(6), second: None });
     golden.item("map_applied", &MapApplied { request: 0, epoch: Epoch(1), revision: Revision(43) });
 }

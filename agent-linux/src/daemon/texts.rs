@@ -567,7 +567,7 @@ mod tests {
         let newer = ReadError::Newer { version: [0, 3, 0], format: 4 };
         assert_eq!(
             identity(&folder, IdentityError::Read(newer)).message(),
-            "the state directory is from weft 0.3.0 (format 4), this is 0.1.0 (format 1)"
+            "the state directory is from weft 0.3.0 (format 4), this is 0.1.0 (format 2)"
         );
     }
 }

@@ -3,7 +3,8 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use weft_agent_core::control::Identity;
+use weft_agent_core::control::{Identity, Membership};
+use weft_wire::id::{PublicKey, Secret};
 use weft_wire::join::{Address, Carrier, JoinString};
 use zeroize::Zeroizing;
 
@@ -13,7 +14,11 @@ use crate::store::envelope::{self, Kind, ReadError};
 use crate::store::folder::Folder;
 
 /// The file.
-pub(crate) const KIND: Kind = Kind { name: "identity", magic: b"WEFTIDEN", format: 1 };
+pub(crate) const KIND: Kind = Kind { name: "identity", magic: b"WEFTIDEN", format: 2 };
+
+/// The file of a device whose key is not being rotated: as programs from before
+/// there was a rotation read and write it, so that one may go back to them.
+const FIRST: Kind = Kind { format: 1, ..KIND };
 
 /// Room for the longest content: the identity, four addresses, an account.
 const LONGEST: usize = 2_048;
@@ -106,9 +111,16 @@ pub(crate) fn exists(folder: &Folder) -> io::Result<bool> {
 /// As the file system says; the old file is then untouched.
 pub(crate) fn write(disk: &mut impl Disk, identity: &Identity, home: &Home) -> io::Result<()> {
     let mut buffer = Zeroizing::new([0; LONGEST]);
-    let content = postcard::to_slice(&(identity, home), &mut *buffer)
-        .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    envelope::write(disk, KIND, content)
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidData);
+    if identity.second_wireguard.is_some() {
+        let content = postcard::to_slice(&(identity, home), &mut *buffer).map_err(invalid)?;
+        return envelope::write(disk, KIND, content);
+    }
+    let Identity { identity_key, wireguard_key, coordinator, next_coordinator, membership, .. } =
+        identity;
+    let first = (identity_key, wireguard_key, coordinator, next_coordinator, membership, home);
+    let content = postcard::to_slice(&first, &mut *buffer).map_err(invalid)?;
+    envelope::write(disk, FIRST, content)
 }
 
 /// Reads the file, unless others may read it too.
@@ -126,12 +138,31 @@ pub(crate) fn read(folder: &Folder) -> Result<(Identity, Home), IdentityError> {
 }
 
 fn parse(disk: &impl Disk) -> Result<(Identity, Home), ReadError> {
-    let (_, content) = envelope::read(disk, KIND)?;
-    let decoded = postcard::take_from_bytes(&content);
-    match decoded {
-        Ok((content, [])) => Ok(content),
-        // The checksum was right, so these are not our bytes.
-        _ => Err(ReadError::Corrupt { found: content.len(), expected: content.len() }),
+    let (format, content) = envelope::read(disk, KIND)?;
+    let decoded = if format == FIRST.format { first(&content) } else { whole(&content) };
+    // The checksum was right, so other bytes are not ours.
+    decoded.ok_or(ReadError::Corrupt { found: content.len(), expected: content.len() })
+}
+
+fn first(content: &[u8]) -> Option<(Identity, Home)> {
+    type First = (Secret, Secret, PublicKey, Option<PublicKey>, Membership, Home);
+    let (identity_key, wireguard_key, coordinator, next_coordinator, membership, home): First =
+        whole(content)?;
+    let identity = Identity {
+        identity_key,
+        wireguard_key,
+        coordinator,
+        next_coordinator,
+        membership,
+        second_wireguard: None,
+    };
+    Some((identity, home))
+}
+
+fn whole<'a, T: Deserialize<'a>>(content: &'a [u8]) -> Option<T> {
+    match postcard::take_from_bytes(content) {
+        Ok((value, [])) => Some(value),
+        _ => None,
     }
 }
 
@@ -139,9 +170,11 @@ fn parse(disk: &impl Disk) -> Result<(Identity, Home), ReadError> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use weft_agent_core::control::SecondWireguard;
     use weft_noise::entropy::Entropy;
-    use weft_wire::id::{KeyId, PublicKey, Secret};
+    use weft_wire::id::KeyId;
     use weft_wire::join::{BrokerAccount, EnrolToken};
+    use weft_wire::map::SecondKind;
 
     use super::*;
 
@@ -191,6 +224,7 @@ mod tests {
         assert_eq!(back.identity_key.0, identity.identity_key.0);
         assert_eq!(back.wireguard_key.0, identity.wireguard_key.0);
         assert_eq!(back.coordinator, identity.coordinator);
+        assert!(back.second_wireguard.is_none());
         let ways: Vec<_> = home.ways().iter().map(ToString::to_string).collect();
         assert_eq!(ways, ["https://mesh.example.net:443", "mqtt://[2001:db8::1]:7420"]);
         assert_eq!(home.host(), "mesh.example.net");
@@ -199,6 +233,28 @@ mod tests {
         let file = folder.path_of(KIND.name);
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(read(&folder), Err(IdentityError::Open(0o644))));
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+
+    #[test]
+    fn only_a_rotation_needs_the_newer_format() {
+        let path = std::env::temp_dir().join(format!("weft-formats-{}", std::process::id()));
+        let mut folder = Folder::new(&path);
+        folder.create().unwrap();
+        let format = |folder: &Folder| envelope::read(folder, KIND).unwrap().0;
+        let mut identity = Identity::generate(&join(), &mut Counting(0));
+        for key in [None, Some(7), Some(8), None] {
+            let second = |n| SecondWireguard { key: Secret([n; 32]), kind: SecondKind::Previous };
+            identity.second_wireguard = key.map(second);
+            write(&mut folder, &identity, &Home::new(&join(), "gw-a", 77)).unwrap();
+            assert_eq!(format(&folder), if key.is_some() { 2 } else { 1 });
+            let (back, home) = read(&folder).ok().unwrap();
+            assert_eq!(back.wireguard_key.0, identity.wireguard_key.0);
+            let second = back.second_wireguard.as_ref();
+            assert_eq!(second.map(|second| second.key.0[0]), key);
+            assert!(second.is_none_or(|second| second.kind == SecondKind::Previous));
+            assert_eq!(home.since_ms, 77);
+        }
         std::fs::remove_dir_all(&path).unwrap();
     }
 }

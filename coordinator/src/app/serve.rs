@@ -22,6 +22,7 @@ use crate::service::bus::{Bus, Inbound};
 use crate::service::channel::{Channel, Parts};
 use crate::service::clock::Clock;
 use crate::service::operator::Operator;
+use crate::service::rotation::Rotations;
 use crate::service::seams::Refusals;
 use crate::service::secrets::Secrets;
 use crate::store::sqlite::{SCHEMA, SqliteStore};
@@ -225,10 +226,13 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
     let (failed, mut failures) = mpsc::unbounded_channel();
     let Doors { listeners, stun, socket } = bind(config, &failed)?;
     let limits = site.files.map_or_else(Limits::default, Limits::within);
-    let Works { channel, routes, behind, external } = works(site, &store, limits).await?;
+    let Works { channel, rotations, routes, behind, external } =
+        works(site, &store, limits).await?;
 
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
+    let (changes, applied) = (store.changes(), store.applied());
+    tasks.spawn(async move { match rotations.run(changes, applied).await {} });
     let changes = store.changes();
     let told = Arc::clone(&channel);
     tasks.spawn(async move { match told.run(changes).await {} });
@@ -289,6 +293,7 @@ fn ended_by_itself(ended: Result<io::Result<()>, JoinError>) -> Failure {
 /// The parts that serve, joined.
 struct Works {
     channel: Arc<Channel>,
+    rotations: Rotations,
     routes: Router,
     behind: Arc<Behind>,
     external: Option<External>,
@@ -344,7 +349,11 @@ async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<W
     let routes = http::router(operator, metrics::routes(meters), post::declare(), posts);
     let front = Front::new(routes.clone());
     let behind = Arc::new(Behind { broker, front, tls, places, stats });
-    Ok(Works { channel, routes, behind, external })
+    let age = Duration::from_secs(u64::from(config.key_days) * 86_400);
+    let age = (age > Duration::ZERO).then_some(age);
+    let presence = Arc::clone(channel.presence()) as _;
+    let rotations = Rotations::new(Arc::clone(store), presence, Arc::new(SystemClock), age);
+    Ok(Works { channel, rotations, routes, behind, external })
 }
 
 fn unreadable(place: &Place, error: &StoreError) -> Failure {

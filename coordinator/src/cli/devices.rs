@@ -15,6 +15,9 @@ use super::remote::Context;
 use super::{CONFIRM_WAIT, keys, tombstones, ui};
 
 const PATH: &str = "/api/v1/devices";
+/// How long the command line waits for a new key to be in use: a device writes
+/// a map down at most once a second, and confirms two of them.
+const ROTATE_WAIT: core::time::Duration = core::time::Duration::from_secs(10);
 
 /// What to do with devices.
 #[derive(Debug, Subcommand)]
@@ -54,6 +57,8 @@ pub(crate) enum Command {
         /// The name or id that it had, or its fingerprint
         device: String,
     },
+    /// Give a device another WireGuard key, while its tunnels go on
+    RotateKey(RotateKey),
     /// Tell a device to do something
     #[command(name = "command")]
     Tell {
@@ -101,6 +106,16 @@ pub(crate) struct Confirmed {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+}
+
+/// A device, and whether its key change is to be given up.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RotateKey {
+    /// Name, address or id
+    device: String,
+    /// Give up the key change that is under way
+    #[arg(long)]
+    withdraw: bool,
 }
 
 /// Flags of `device add-wireguard`.
@@ -159,6 +174,7 @@ pub(super) async fn run(context: &Context<'_>, command: &Command) -> Result<u8, 
         Command::Block(reasoned) => block(context, reasoned).await,
         Command::Rename { device, name } => rename(context, device, name).await,
         Command::Delete(confirmed) => delete(context, confirmed).await,
+        Command::RotateKey(rotate) => rotate_key(context, rotate).await,
         Command::Tell { device, command } => self::command(context, device, *command).await,
         Command::AddWireguard(add) => add_wireguard(context, add).await,
     }
@@ -297,7 +313,7 @@ fn facts(device: &api::Device, now: u64) -> Vec<(&'static str, String)> {
     fact("standing", standing(device));
     fact("copy", device.copy.as_ref().map(|copy| self::copy(&device.name, copy, now)));
     fact("identity", device.fingerprint.clone());
-    fact("wireguard", Some(device.wg_public_key.clone()));
+    fact("wireguard", Some(wireguard(device)));
     fact("tags", Some(device.tags.join(" ")));
     let policy = device.policy;
     let map = match device.map.applied {
@@ -357,6 +373,18 @@ fn copy(name: &str, copy: &api::DeviceCopy, now: u64) -> String {
         "another machine{from} uses its identity, heard {heard}, {state}; once it is gone: \
          weft-coordinator device release {name}"
     )
+}
+
+/// The key, since when, and what is changing.
+fn wireguard(device: &api::Device) -> String {
+    let key = &device.wg_public_key;
+    let since = moment(&device.key_since);
+    match device.key_state.as_str() {
+        "asked" => format!("{key} since {since}, asked for another"),
+        "announced" => format!("{key} since {since}, the next is announced"),
+        "overlapping" => format!("{key} since {since}, the one before is still accepted"),
+        _ => format!("{key} since {since}"),
+    }
 }
 
 /// `now: 310 kB sent, 1.2 MB received, 5 handshakes, 1 failed, 3 drops`
@@ -492,6 +520,41 @@ async fn rename(context: &Context<'_>, device: &str, name: &str) -> Result<u8, F
     let action: api::Action = context.client.patch(&path, device.revision, &body).await?;
     report(context, &action, &format!("{} is now {}", device.name, action.name));
     Ok(0)
+}
+
+async fn rotate_key(context: &Context<'_>, rotate: &RotateKey) -> Result<u8, Failure> {
+    let wait_ms = u32::try_from(ROTATE_WAIT.as_millis()).unwrap_or(u32::MAX);
+    let body = api::RotateKey { withdraw: rotate.withdraw, wait_ms };
+    let path = format!("{}/rotate-key", path_of(&rotate.device));
+    let done: api::KeyRotation = context.client.post(&path, &body).await?;
+    if context.json {
+        ui::json("weft.rotation/1", &done);
+    } else {
+        ui::out(rotation(&done, rotate.withdraw));
+    }
+    Ok(0)
+}
+
+/// `gw-a has a new key: 3 of 3 devices confirmed in 0.4 s; …`
+fn rotation(done: &api::KeyRotation, withdrawn: bool) -> String {
+    let name = &done.name;
+    let confirmed = format!("{} of {} confirmed", done.confirmed, count(done.total, "device"));
+    match done.state.as_str() {
+        _ if withdrawn => format!("{name} keeps its key"),
+        "asked" if done.online => format!("{name} is asked for a new key and has made none yet"),
+        "asked" => format!("{name} is offline: it makes a new key when it is back"),
+        "announced" => format!(
+            "{name} has made a new key, {confirmed} it so far; it comes into use when all have, \
+             or after 24 h"
+        ),
+        _ => {
+            let took = span(core::time::Duration::from_millis(done.took_ms));
+            let until = done.previous_until.as_deref().map_or_else(String::new, |until| {
+                format!("; the one before is accepted until {}", moment(until))
+            });
+            format!("{name} has a new key, {confirmed} it in {took}{until}")
+        }
+    }
 }
 
 async fn command(

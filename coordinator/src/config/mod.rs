@@ -180,6 +180,14 @@ const SETTINGS: &[Setting] = &[
         about: "File with its password, which goes into join strings.",
     },
     Setting {
+        section: "devices",
+        key: "key_days",
+        env: "WEFT_COORDINATOR_KEY_DAYS",
+        shape: Shape::Number(0, 3650),
+        default: "90",
+        about: "Days after which a device changes its WireGuard key; 0: only when told.",
+    },
+    Setting {
         section: "log",
         key: "level",
         env: "WEFT_COORDINATOR_LOG_LEVEL",
@@ -297,6 +305,8 @@ pub struct Config {
     pub tls: TlsFiles,
     /// A broker that is not ours, if one is to carry the frames.
     pub broker: Option<Broker>,
+    /// Days after which a device's key is rotated; 0 = only when told.
+    pub key_days: u16,
     /// What is logged.
     pub log: Log,
     /// Every value with its source.
@@ -414,6 +424,7 @@ fn assemble(resolved: Vec<Resolved>) -> Result<Config, Failure> {
         listen: list(value("server.listen")).filter_map(|text| text.parse().ok()).collect(),
         socket: value("server.socket").into(),
         threads: value("server.threads").parse().unwrap_or(2),
+        key_days: value("devices.key_days").parse().unwrap_or(90),
         addresses: list(value("server.addresses")).filter_map(|text| text.parse().ok()).collect(),
         tls: TlsFiles {
             certificate: path("tls.certificate"),

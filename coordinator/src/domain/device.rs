@@ -8,6 +8,7 @@ use weft_wire::id::{
 };
 pub use weft_wire::item::Standing;
 
+use super::rotation::Rotation;
 use super::tags::TagSet;
 use super::time::UnixMs;
 
@@ -99,8 +100,10 @@ pub struct Device {
     pub network: NetworkId,
     /// Its name, unique in the network.
     pub name: String,
-    /// Its WireGuard key.
+    /// Its WireGuard key, the one that peers use.
     pub wg_key: PublicKey,
+    /// How that one changes.
+    pub rotation: Rotation,
     /// Host number: both addresses follow from it. `None` before approval.
     pub host: Option<u32>,
     /// Member, pending, blocked…

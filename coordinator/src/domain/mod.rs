@@ -14,5 +14,6 @@ pub mod network;
 pub mod policy;
 pub mod quarantine;
 pub mod query;
+pub mod rotation;
 pub mod tags;
 pub mod time;

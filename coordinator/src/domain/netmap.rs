@@ -13,6 +13,7 @@ use weft_wire::id::{DeviceId, Epoch, PublicKey, Revision};
 use weft_wire::map::{Overlay, Rule};
 
 use super::policy::{Compiled, Masks, Profile};
+use super::rotation::SecondKey;
 use super::tags::TagSet;
 
 /// A peer as one device sees it.
@@ -24,8 +25,10 @@ pub struct PeerEntry {
     pub name: String,
     /// Its WireGuard key.
     pub key: PublicKey,
-    /// Generation of the pair's PSK; `None` = the pair uses no PSK. The PSK
-    /// itself is derived on delivery.
+    /// A second key while it rotates.
+    pub second: Option<SecondKey>,
+    /// Generation of the pair's secret; `None` = the pair uses no PSK. The
+    /// secret itself is derived on delivery.
     pub psk: Option<u32>,
     /// Host number.
     pub host: u32,
@@ -56,6 +59,17 @@ pub struct MapSettings {
     pub next_pin: Option<PublicKey>,
 }
 
+/// What peers know of a device's own keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnKeys {
+    /// The key that they use.
+    pub active: PublicKey,
+    /// The other one that they accept.
+    pub second: Option<SecondKey>,
+    /// Number of the rotation that the next key is asked for; 0 = none.
+    pub asked: u32,
+}
+
 /// One op of a map page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapOp {
@@ -63,6 +77,8 @@ pub enum MapOp {
     PeerRemove(DeviceId),
     /// The network's settings.
     Settings(MapSettings),
+    /// The device's own keys.
+    OwnKeys(OwnKeys),
     /// Seconds that the map holds without word from here.
     Lease(u32),
     /// STUN servers, best first.
@@ -76,8 +92,6 @@ pub enum MapOp {
 /// What brings a device from one revision to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapDelta {
-    /// The device's WireGuard key: its pairs' PSKs are made with it.
-    pub key: PublicKey,
     /// The map's life.
     pub epoch: Epoch,
     /// What the ops build on; 0 = a snapshot: what it does not name is gone.

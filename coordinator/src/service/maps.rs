@@ -9,11 +9,11 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use weft_wire::id::{DeviceId, Epoch, NetworkId, PublicKey, Revision, Secret};
+use weft_wire::id::{DeviceId, Epoch, NetworkId, Revision, Secret};
 use weft_wire::item::{ItemError, ItemWriter};
 use weft_wire::map::{
-    Lease, MapApplied, MapNext, MapReady, Page, PeerRemove, PeerUpsert, Rule, Rules, Servers,
-    Settings, peer_flags,
+    self as wire, Lease, MapApplied, MapNext, MapReady, OwnSecond, Page, PeerRemove, PeerUpsert,
+    Rule, Rules, SecondKey, Servers, Settings, peer_flags,
 };
 
 use super::channel::replies::Replies;
@@ -23,7 +23,7 @@ use super::channel::table::{Entry, Who};
 use super::limit::{Limiter, Rate};
 use super::quiet::Quiet;
 use super::secrets::Secrets;
-use crate::domain::netmap::{MapOp, MapSettings, PeerEntry};
+use crate::domain::netmap::{MapOp, MapSettings, OwnKeys, PeerEntry};
 use crate::store::{SharedStore, StoreError};
 
 /// Bytes of a page that are not ops: tag and length of the item, and the page's
@@ -37,7 +37,7 @@ pub const KEPT_OPS: usize = 200_000;
 #[derive(Clone, Copy, Debug)]
 struct Viewer {
     network: NetworkId,
-    key: PublicKey,
+    device: DeviceId,
 }
 
 /// A map on its way to a device.
@@ -232,7 +232,7 @@ impl Maps {
         let missing = StoreError::NotFound(crate::store::What::Device);
         let from = if next.epoch == epoch { next.from } else { Revision(0) };
         let delta = self.store.map_since(id, from).await?.ok_or(missing)?;
-        let viewer = Viewer { network, key: delta.key };
+        let viewer = Viewer { network, device: id };
         let mut ops = delta.ops;
         if layout.on_demand {
             // A device with few slots asks for peers or is called by them.
@@ -367,11 +367,12 @@ fn put_op(
     match op {
         MapOp::PeerRemove(device) => writer.put(&PeerRemove { device: *device }),
         MapOp::Settings(settings) => writer.put(&wire_settings(settings)),
+        MapOp::OwnKeys(keys) => writer.put(&wire_own_keys(keys)),
         MapOp::Lease(lease_s) => writer.put(&Lease { lease_s: *lease_s }),
         MapOp::Servers(servers) => writer.put(&wire_servers(servers)),
         MapOp::Rules(rules) => writer.put(&wire_rules(rules)),
         MapOp::PeerUpsert(entry) => {
-            writer.put(&wire_peer(entry, viewer.network, &viewer.key, secrets))
+            writer.put(&wire_peer(entry, viewer.network, viewer.device, secrets))
         }
     }
 }
@@ -394,16 +395,31 @@ fn wire_rules(rules: &[Rule]) -> Rules {
     Rules { rules: rules.iter().copied().take(weft_wire::map::RULES).collect() }
 }
 
-/// A peer as it is sent to the device whose WireGuard key is `own`, with the
-/// pair's PSK.
+const fn wire_own_keys(keys: &OwnKeys) -> wire::OwnKeys {
+    let second = match keys.second {
+        Some(second) => Some(OwnSecond { key: second.key, kind: second.kind }),
+        None => None,
+    };
+    wire::OwnKeys { active: keys.active, second, wanted: keys.asked }
+}
+
+/// A peer as it is sent to `viewer`, with the pair's secret.
 pub(super) fn wire_peer(
     entry: &PeerEntry,
     network: NetworkId,
-    own: &PublicKey,
+    viewer: DeviceId,
     secrets: &Secrets,
 ) -> PeerUpsert {
-    let psk = entry.psk.map_or(Secret([0; 32]), |generation| {
-        secrets.pair_psk(network, own, &entry.key, generation)
+    let psk = || {
+        entry.psk.map_or(Secret([0; 32]), |generation| {
+            secrets.pair_secret(network, viewer, entry.device, generation)
+        })
+    };
+    let second = entry.second.map(|second| SecondKey {
+        key: second.key,
+        psk: psk(),
+        kind: second.kind,
+        until_ms: second.until.map_or(0, |until| until.0),
     });
     let mut flags = 0;
     if entry.on_demand {
@@ -416,8 +432,8 @@ pub(super) fn wire_peer(
         device: entry.device,
         name: sentence(&entry.name),
         key: entry.key,
-        psk,
-        second: None,
+        psk: psk(),
+        second,
         host: entry.host,
         mtu: entry.mtu,
         flags,

@@ -17,6 +17,7 @@ pub mod presence;
 pub mod quiet;
 pub mod random;
 pub mod recovery;
+pub mod rotation;
 pub mod seams;
 pub mod secrets;
 pub mod signal;

@@ -4,7 +4,7 @@
 use weft_noise::key::StaticSecret;
 use weft_noise::{mac, seed};
 use weft_wire::frame::PskKind;
-use weft_wire::id::{Inbox, KeyId, NetworkId, PublicKey, Secret, ShortSecret};
+use weft_wire::id::{DeviceId, Inbox, KeyId, NetworkId, PublicKey, Secret, ShortSecret};
 use zeroize::Zeroizing;
 
 /// Versions of the PSK master that fit the high half of HELLO's kind byte.
@@ -66,15 +66,15 @@ impl Secrets {
         Some(mac::psk(master, version, PskKind::Device, &identity.0))
     }
 
-    /// The WireGuard PSK of two devices.
-    pub fn pair_psk(
+    /// The secret of two devices, of which their WireGuard PSKs are made.
+    pub fn pair_secret(
         &self,
         network: NetworkId,
-        a: &PublicKey,
-        b: &PublicKey,
+        a: DeviceId,
+        b: DeviceId,
         generation: u32,
     ) -> Secret {
-        mac::pair_psk(&self.pair_master, network, a, b, generation)
+        mac::pair_secret(&self.pair_master, network, a, b, generation)
     }
 
     /// The MQTT password of an enrolled device; `expiry` in Unix seconds.

@@ -249,7 +249,7 @@ impl Signal {
         else {
             return Ok(None);
         };
-        Ok(Some(wire_peer(&entry, network, &device.wg_key, &self.secrets)))
+        Ok(Some(wire_peer(&entry, network, device.id, &self.secrets)))
     }
 }
 

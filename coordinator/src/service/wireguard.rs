@@ -146,7 +146,7 @@ impl Operator {
         let _ = writeln!(text, "\n[Peer]\n# {}, {}", peer.name, peer.device);
         let _ = writeln!(text, "PublicKey = {}", base64::encode(&peer.key.0));
         if let Some(generation) = peer.psk {
-            let psk = self.secrets.pair_psk(network.id, &device.wg_key, &peer.key, generation);
+            let psk = self.secrets.pair_secret(network.id, device.id, peer.device, generation);
             text.push_str("PresharedKey = ");
             text.push_str(&base64::encode(&psk.0));
             text.push('\n');

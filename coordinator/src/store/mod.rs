@@ -25,6 +25,7 @@ use crate::domain::netmap::{MapDelta, Newest, PeerEntry};
 use crate::domain::network::{Network, NewNetwork};
 use crate::domain::policy::{Compiled, Policy};
 use crate::domain::quarantine::{Heard, Heeded, Quarantine};
+use crate::domain::rotation::Step;
 use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
 
@@ -76,6 +77,8 @@ pub enum StoreError {
     NotQuarantined,
     /// Somebody changed it since it was read; holds the version now.
     Changed(u64),
+    /// The device's key is being rotated (`true`), or is not.
+    Rotating(bool),
     /// No free address; holds the addresses that are not free, and all.
     NetworkFull(u32, u32),
     /// A device holds fewer rules than the policy gives it.
@@ -119,6 +122,8 @@ impl fmt::Display for StoreError {
             }
             Self::NotQuarantined => f.write_str("no copy of the device is quarantined"),
             Self::Changed(version) => write!(f, "it was changed meanwhile, to version {version}"),
+            Self::Rotating(true) => f.write_str("the device's key is being rotated"),
+            Self::Rotating(false) => f.write_str("the device's key is not being rotated"),
             Self::NetworkFull(used, all) => {
                 write!(f, "no free address: {used} of {all} used or resting")
             }
@@ -298,6 +303,22 @@ pub trait Devices: Send + Sync {
     fn new_command(&self, id: DeviceId, word: &'static str, by: By) -> Answer<'_, CommandId>;
 }
 
+/// Rotations of WireGuard keys.
+pub trait Rotations: Send + Sync {
+    /// Takes a step; `None` when it is stale and nothing changed.
+    fn rotate(&self, id: DeviceId, step: Step, by: By) -> Answer<'_, Option<Device>>;
+    /// Devices that are asked for a key or have a second one.
+    fn rotating(&self) -> Answer<'_, Vec<Device>>;
+    /// Agents that a device's keys concern, itself included, with the revision
+    /// that each said it has applied.
+    fn key_listeners(&self, id: DeviceId) -> Answer<'_, Vec<(DeviceId, Revision)>>;
+    /// Members that speak plain WireGuard only.
+    fn members_without_agent(&self, network: NetworkId) -> Answer<'_, Vec<DeviceId>>;
+    /// Members whose key came into use before and is not being rotated, oldest
+    /// first.
+    fn keys_older_than(&self, before: UnixMs, limit: u32) -> Answer<'_, Vec<DeviceId>>;
+}
+
 /// Policies.
 pub trait Policies: Send + Sync {
     /// The policy in force.
@@ -363,9 +384,12 @@ pub trait Changes: Send + Sync {
 }
 
 /// Everything that a backend does.
-pub trait Store: Networks + Keys + Devices + Policies + Maps + Audits + Changes {}
+pub trait Store:
+    Networks + Keys + Devices + Rotations + Policies + Maps + Audits + Changes
+{
+}
 
-impl<T: Networks + Keys + Devices + Policies + Maps + Audits + Changes> Store for T {}
+impl<T: Networks + Keys + Devices + Rotations + Policies + Maps + Audits + Changes> Store for T {}
 
 /// A store that services share.
 pub type SharedStore = Arc<dyn Store>;

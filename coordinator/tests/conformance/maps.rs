@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use weft_coordinator::domain::device::Decision;
-use weft_coordinator::domain::netmap::{MapDelta, MapOp, MapSettings, PeerEntry};
+use weft_coordinator::domain::netmap::{MapDelta, MapOp, MapSettings, OwnKeys, PeerEntry};
 use weft_coordinator::domain::policy::{Policy, Rule, parse_traffic};
 use weft_coordinator::store::Store;
 use weft_wire::id::{DeviceId, Revision};
@@ -20,6 +20,7 @@ pub(crate) struct Held {
     pub(crate) peers: BTreeMap<DeviceId, PeerEntry>,
     pub(crate) rules: Vec<WireRule>,
     pub(crate) settings: Option<MapSettings>,
+    pub(crate) own_keys: Option<OwnKeys>,
     pub(crate) lease: Option<u32>,
     pub(crate) servers: Vec<core::net::SocketAddr>,
 }
@@ -39,6 +40,7 @@ impl Held {
                 MapOp::PeerUpsert(entry) => drop(self.peers.insert(entry.device, *entry)),
                 MapOp::Rules(rules) => self.rules = rules,
                 MapOp::Settings(settings) => self.settings = Some(settings),
+                MapOp::OwnKeys(keys) => self.own_keys = Some(keys),
                 MapOp::Lease(lease_s) => self.lease = Some(lease_s),
                 MapOp::Servers(stun) => self.servers = stun,
             }
@@ -135,7 +137,9 @@ pub(crate) async fn a_change_reaches_its_edges_only(store: &dyn Store) {
     assert_eq!(changes.recv().await.unwrap().maps[0].devices, [h.id, s.id]);
     let ops = async |id| store.map_since(id, at).await.unwrap().unwrap().ops;
     assert!(matches!(&ops(h.id).await[..], [MapOp::PeerUpsert(entry)] if entry.name == "first"));
-    assert!(matches!(&ops(s.id).await[..], [MapOp::Settings(own)] if own.name == "first"));
+    assert!(
+        matches!(&ops(s.id).await[..], [MapOp::Settings(own), MapOp::OwnKeys(_)] if own.name == "first")
+    );
     assert_eq!(ops(t.id).await, []);
     // The same policy again is no change.
     let again = store.policy(NETWORK).await.unwrap();
@@ -188,7 +192,7 @@ pub(crate) async fn who_comes_back_gets_a_snapshot(store: &dyn Store) {
     store.decide(a.id, Decision::Unblock, None, by(NOW)).await.unwrap();
     let delta = store.map_since(a.id, at).await.unwrap().unwrap();
     assert_eq!(delta.from, Revision(0));
-    assert_eq!(delta.ops.len(), 5);
+    assert_eq!(delta.ops.len(), 6);
 }
 
 pub(crate) async fn a_revision_of_another_life_gets_a_snapshot(store: &dyn Store) {

@@ -324,6 +324,10 @@ impl<const FRAME: usize> Device<FRAME> {
     fn handle_event(&mut self, event: ControlEvent) {
         match event {
             // Memory is the storage.
+            ControlEvent::IdentityChanged => {
+                self.control.handle_identity_asked();
+                self.control.handle_identity_stored();
+            }
             ControlEvent::CacheChanged => {
                 let held = self.control.held();
                 self.control.handle_cache_stored(held);
@@ -476,7 +480,6 @@ fn control<const FRAME: usize>(
         boot_count: boots,
         on_demand: 0,
         page_window: if chip { 1 } else { 4 },
-        wireguard_key: StaticSecret::from_bytes(identity.wireguard_key.0).public(),
         fingerprint: core::array::from_fn(|at| place.to_le_bytes().get(at).copied().unwrap_or(0)),
         name: Name::try_from(name.as_str()).unwrap_or_default(),
         abilities: abilities(chip),

@@ -226,9 +226,8 @@ fn secrets_of(mesh: &Mesh, node: usize) -> Vec<Vec<u8>> {
     let member = identity.member().expect("it is enrolled");
     let device = &mesh.coordinator.devices[node];
     let pairs = mesh.coordinator.devices.iter().filter(|peer| peer.id != device.id);
-    let mut secrets: Vec<Vec<u8>> = pairs
-        .map(|peer| mesh.coordinator.pair_psk(&device.wg_key, &peer.wg_key).0.to_vec())
-        .collect();
+    let mut secrets: Vec<Vec<u8>> =
+        pairs.map(|peer| mesh.coordinator.pair_secret(device.id, peer.id).0.to_vec()).collect();
     secrets.extend([
         identity.identity_key.0.to_vec(),
         identity.wireguard_key.0.to_vec(),

@@ -310,24 +310,37 @@ fn other_key() -> (StaticSecret, PublicKey) {
     (secret, public)
 }
 
-/// What node 2 knows of node 1 and what node 1 knows of node 2, at one step of
-/// the rotation of node 1's key; the PSK follows node 1's key.
-fn rotation_keys(next_is_active: bool, with_second: bool) -> (PeerKeys, PeerKeys) {
-    let (old, new) = ((Node::key(1), 7), (other_key().1, 8));
+/// What node 2 knows of node 1 at one step of the rotation of node 1's key.
+fn rotation_keys(next_is_active: bool, with_second: bool) -> PeerKeys {
+    let (old, new) = (Node::key(1), other_key().1);
     let (first, second, role) =
         if next_is_active { (new, old, KeyRole::Previous) } else { (old, new, KeyRole::Next) };
-    let second_key = |key, psk| {
-        with_second.then_some(SecondPeerKey { key, psk: Secret([psk; 32]), role, until: None })
-    };
-    let of_one = PeerKeys {
-        second: second_key(second.0, second.1),
-        ..PeerKeys::new(first.0, Secret([first.1; 32]))
-    };
-    let of_two = PeerKeys {
-        second: second_key(Node::key(2), second.1),
-        ..PeerKeys::new(Node::key(2), Secret([first.1; 32]))
-    };
-    (of_one, of_two)
+    let second = with_second.then_some(SecondPeerKey {
+        key: second,
+        psk: Secret([7; 32]),
+        role,
+        until: None,
+    });
+    PeerKeys { bound: true, second, ..PeerKeys::new(first, Secret([7; 32])) }
+}
+
+/// Two nodes whose PSKs are bound to their keys.
+fn bound_pair(seed: u64) -> World {
+    let mut world = World::pair(seed);
+    let now = world.now;
+    let of_two = PeerKeys { bound: true, ..PeerKeys::new(Node::key(2), Secret([7; 32])) };
+    world.a().set_keys(0, of_two, now);
+    world.b().set_keys(0, rotation_keys(false, false), now);
+    world
+}
+
+/// Node 1's keys at one step of its rotation.
+fn set_own_keys(node: &mut Node, next_is_active: bool, with_second: bool, now: Instant) {
+    let (old, new) = (Node::secret(1), other_key().0);
+    let (first, second, role) =
+        if next_is_active { (new, old, KeyRole::Previous) } else { (old, new, KeyRole::Next) };
+    node.tunnel.set_own_keys(first, with_second.then_some((second, role)), now);
+    node.drain(now);
 }
 
 /// New handshakes in both directions work at this moment.
@@ -343,63 +356,64 @@ fn both_directions(world: &mut World) {
 
 #[test]
 fn an_own_key_rotates_whatever_the_order_of_the_messages() {
-    // Steps after the announcement: node 1 activates, node 1 hears of the new
-    // PSKs, node 2 hears of the activation.
-    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-        let mut world = World::pair(14);
+    // After the announcement either side may hear of the activation first.
+    for first in [0, 1] {
+        let mut world = bound_pair(14);
         both_directions(&mut world);
         let now = world.now;
-        let (of_one, of_two) = rotation_keys(false, true);
-        world.a().tunnel.set_second_own_key(Some((other_key().0, KeyRole::Next)));
-        world.b().set_keys(0, of_one, now);
+        set_own_keys(world.a(), false, true, now);
+        world.b().set_keys(0, rotation_keys(false, true), now);
         both_directions(&mut world);
-        let now = world.now;
-        world.a().set_keys(0, of_two, now);
-        both_directions(&mut world);
-        for step in order {
+        for step in [first, 1 - first] {
             let now = world.now;
-            let (of_one, of_two) = rotation_keys(true, true);
-            match step {
-                0 => {
-                    assert!(world.a().tunnel.activate_second_own_key(now));
-                    world.a().drain(now);
-                    assert_eq!(*world.a().tunnel.public_key(), other_key().1);
-                }
-                1 => world.a().set_keys(0, of_two, now),
-                _ => world.b().set_keys(0, of_one, now),
+            if step == 0 {
+                set_own_keys(world.a(), true, true, now);
+                assert_eq!(*world.a().tunnel.public_key(), other_key().1);
+            } else {
+                world.b().set_keys(0, rotation_keys(true, true), now);
             }
             both_directions(&mut world);
         }
         // The old key goes.
         let now = world.now;
-        let (of_one, of_two) = rotation_keys(true, false);
-        world.a().set_keys(0, of_two, now);
-        world.a().tunnel.set_second_own_key(None);
-        world.b().set_keys(0, of_one, now);
+        set_own_keys(world.a(), true, false, now);
+        world.b().set_keys(0, rotation_keys(true, false), now);
         both_directions(&mut world);
     }
 }
 
 #[test]
+fn who_did_not_hear_of_a_new_key_is_still_reached() {
+    let mut world = bound_pair(18);
+    let now = world.now;
+    set_own_keys(world.a(), true, true, now);
+    world.send(0, 2, b"with the key before");
+    world.run(secs(6));
+    assert_eq!(world.b().delivered, [b"with the key before"]);
+}
+
+#[test]
 fn a_rotation_under_traffic_loses_nothing() {
-    let mut world = World::pair(15);
+    let mut world = bound_pair(15);
     let (mut sent, mut step) = (0u32, 0);
     for round in 0..6_000u32 {
         if round % 1_000 == 500 {
             let now = world.now;
-            let (of_one, of_two) = rotation_keys(step >= 2, step < 4);
+            let handshakes = world.a().handshakes(0);
             match step {
                 0 => {
-                    world.a().tunnel.set_second_own_key(Some((other_key().0, KeyRole::Next)));
-                    world.b().set_keys(0, of_one, now);
-                    world.a().set_keys(0, of_two, now);
+                    set_own_keys(world.a(), false, true, now);
+                    world.b().set_keys(0, rotation_keys(false, true), now);
                 }
-                1 => assert!(world.a().tunnel.activate_second_own_key(now)),
-                2 => world.a().set_keys(0, of_two, now),
-                3 => world.b().set_keys(0, of_one, now),
+                1 => {
+                    set_own_keys(world.a(), true, true, now);
+                    world.run(millis(100));
+                    assert_eq!(world.a().handshakes(0), handshakes + 1, "at once");
+                }
+                2 => world.b().set_keys(0, rotation_keys(true, true), now),
                 _ => {
-                    world.a().set_keys(0, of_two, now);
-                    world.b().set_keys(0, of_one, now);
+                    set_own_keys(world.a(), true, false, now);
+                    world.b().set_keys(0, rotation_keys(true, false), now);
                 }
             }
             step += 1;
@@ -410,6 +424,27 @@ fn a_rotation_under_traffic_loses_nothing() {
     }
     assert_eq!(world.b().delivered.len() as u32, sent);
     assert!(world.a().handshakes(0) >= 5);
+}
+
+#[test]
+fn a_session_outlasts_the_key_that_made_it() {
+    let mut world = bound_pair(19);
+    world.send(0, 2, b"before");
+    world.run(secs(1));
+    // Two rotations that node 2 hears of while nobody shakes hands.
+    let now = world.now;
+    world.b().set_keys(0, rotation_keys(false, true), now);
+    world.b().set_keys(0, rotation_keys(true, true), now);
+    world.b().set_keys(0, rotation_keys(true, false), now);
+    world.send(0, 2, b"after");
+    world.run(secs(1));
+    assert_eq!(world.b().delivered, [&b"before"[..], b"after"]);
+    // Somebody else's keys: nothing of it stays.
+    let now = world.now;
+    world.b().set_keys(0, PeerKeys::new(Node::key(5), Secret([7; 32])), now);
+    world.send(0, 2, b"never");
+    world.run(secs(1));
+    assert_eq!(world.b().delivered.len(), 2);
 }
 
 #[test]
@@ -429,8 +464,8 @@ fn a_second_key_ends_when_told() {
     let now = world.now;
     world.b().set_keys(0, keys, now);
     assert_eq!(world.b().tunnel.slot_of(&public), Some(SLOT));
-    world.a().tunnel.set_second_own_key(Some((secret, KeyRole::Next)));
-    world.a().tunnel.activate_second_own_key(now);
+    let before = (Node::secret(1), KeyRole::Previous);
+    world.a().tunnel.set_own_keys(secret, Some(before), now);
     world.send(0, 2, b"with the second key");
     world.run(secs(50));
     assert_eq!(world.b().delivered, [b"with the second key"]);

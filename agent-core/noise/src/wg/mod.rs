@@ -20,6 +20,8 @@ mod keys;
 mod session;
 mod tai64n;
 
+use weft_wire::id::{PublicKey, Secret};
+
 pub use handshake::{Answered, AuthenticInitiation, InitiationSent, ReceivedInitiation};
 pub use keys::{LocalKey, Mac1Checked, RemoteKey};
 pub use session::{OpenError, Opened, Opener, SealError, Sealer, SessionKeys, padded_len};
@@ -51,6 +53,16 @@ pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 pub const CHIP_WINDOW_WORDS: usize = 8;
 /// Words of a gateway's replay window: 8,128 packets, as the Linux kernel's.
 pub const GATEWAY_WINDOW_WORDS: usize = 128;
+
+/// The PSK of two static keys whose owners share `secret`; their order does not
+/// matter. An all-zero secret stands for no PSK and stays so.
+pub fn bind_psk(secret: &Secret, a: &PublicKey, b: &PublicKey) -> Secret {
+    if secret.is_none() {
+        return Secret([0; 32]);
+    }
+    let (low, high) = if a <= b { (a, b) } else { (b, a) };
+    Secret(crate::hash::mac32(&secret.0, &[b"weft bound psk v1", &low.0, &high.0]))
+}
 
 /// The four messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use weft_wire::frame::{MAX_FRAME, RecordHeader, Reset};
 use weft_wire::id::DeviceId;
 use weft_wire::item::{
     CommandDone, Done, Item, ItemError, Items, Leave, Lost, Ping, RawItem, Refused, Register,
-    Returning, State, Unsupported,
+    RequestId, Returning, State, Unsupported,
 };
-use weft_wire::map::{MapApplied, MapNext};
+use weft_wire::map::{KeyReport, MapApplied, MapNext};
 use weft_wire::signal::{Call, CallAck, Go};
 use weft_wire::telemetry::Heartbeat;
 use weft_wire::verdict::Refusal;
@@ -21,6 +21,7 @@ use super::table::{Entry, Who};
 use super::{Channel, FrameDrop};
 use crate::domain::audit::Actor;
 use crate::domain::device::{Decision, Device, Standing};
+use crate::domain::rotation::Step;
 use crate::service::bus::{Answer, Uplink};
 use crate::service::signal::Message;
 use crate::store::{By, Holder, StoreError};
@@ -50,6 +51,17 @@ pub(super) const fn is_out(standing: Standing) -> bool {
     matches!(standing, Standing::Blocked | Standing::Rejected)
 }
 
+/// Nothing can be written now.
+const fn unavailable(request: RequestId) -> Refused {
+    Refused {
+        request,
+        code: Refusal::Unavailable as u16,
+        at_ms: 0,
+        numbers: (0, 0),
+        text: heapless::String::new(),
+    }
+}
+
 /// Pages of the map that one record may ask for: as many as a device has
 /// outstanding at most.
 const PAGES: u8 = 4;
@@ -67,9 +79,13 @@ impl Allowance {
     const fn exceeds(&mut self, tag: u32) -> bool {
         let left = match tag {
             MapNext::TAG => &mut self.pages,
-            MapApplied::TAG | Call::TAG | CallAck::TAG | Go::TAG | Leave::TAG | Register::TAG => {
-                &mut self.costly
-            }
+            MapApplied::TAG
+            | KeyReport::TAG
+            | Call::TAG
+            | CallAck::TAG
+            | Go::TAG
+            | Leave::TAG
+            | Register::TAG => &mut self.costly,
             _ => return false,
         };
         match left.checked_sub(1) {
@@ -297,6 +313,7 @@ impl Channel {
                 let applied: MapApplied = item.decode()?;
                 self.maps.applied(device, &applied, self.epoch()).await;
             }
+            KeyReport::TAG => self.report_key(device, &item.decode()?, context).await,
             CommandDone::TAG => {
                 let done: CommandDone = item.decode()?;
                 self.commands.done(device, &done);
@@ -333,6 +350,21 @@ impl Channel {
         }
     }
 
+    async fn report_key(&self, device: DeviceId, report: &KeyReport, context: &mut Context<'_>) {
+        let by = By { actor: Actor::device(device), at: self.now() };
+        let step = Step::Report(report.rotation, report.key);
+        match self.store.rotate(device, step, by).await {
+            // Stale, or another's key: the map says what holds.
+            Ok(_) | Err(StoreError::NotFound(_) | StoreError::KeyInUse) => {
+                context.answer(&Done { request: report.request });
+            }
+            Err(error) => {
+                self.quiet.store_failed("key", &error);
+                context.answer(&unavailable(report.request));
+            }
+        }
+    }
+
     async fn leave(&self, device: DeviceId, leave: &Leave, context: &mut Context<'_>) {
         let by = By { actor: Actor::device(device), at: self.now() };
         match self.store.decide(device, Decision::Leave, None, by).await {
@@ -343,13 +375,7 @@ impl Channel {
             }
             Err(error) => {
                 self.quiet.store_failed("leave", &error);
-                context.answer(&Refused {
-                    request: leave.request,
-                    code: Refusal::Unavailable as u16,
-                    at_ms: 0,
-                    numbers: (0, 0),
-                    text: heapless::String::new(),
-                });
+                context.answer(&unavailable(leave.request));
             }
         }
     }

@@ -43,6 +43,7 @@ pub(super) fn key_is_anothers(
 ) -> Result<bool, StoreError> {
     let own = own.map_or(0, |id| id.0);
     let sql = "SELECT 1 FROM device WHERE wg_key = ?1 AND id <> ?2
+        UNION ALL SELECT 1 FROM device WHERE second_key = ?1 AND id <> ?2
         UNION ALL SELECT 1 FROM tombstone WHERE wg_key = ?1";
     Ok(one(conn, sql, params![wg_key.0, own], |_| Ok(()))?.is_some())
 }

@@ -17,7 +17,7 @@ use crate::store::{By, StoreError, What};
 
 use super::row::{backend_word, damaged, key_number, one, run, signed, time, to_words};
 use super::writer::{Touch, Unit};
-use super::{audit, devices, keys, maps, networks, policies};
+use super::{audit, devices, keys, maps, networks, policies, rotation};
 
 /// Names tried one by one before the number in them is searched for.
 const NAME_TRIES: u32 = 8;
@@ -163,6 +163,9 @@ fn renew(
     }
     let sql = "UPDATE device SET wg_key = ?2, version = version + 1 WHERE id = ?1";
     run(unit.conn, sql, params![device.id.0, enrolment.wg_key.0])?;
+    if rekeyed {
+        rotation::begin_anew(unit, device.id, now)?;
+    }
     set_abilities(unit, device.id, &enrolment.abilities)?;
     if device.is_active() {
         let tags = Some(device.tags.clone());
@@ -290,8 +293,8 @@ fn insert_device(
     run(
         unit.conn,
         "INSERT INTO device (organisation, network, name, wg_key, standing, standing_since, tags,
-            created)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?6)",
+            created, key_since)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?6, ?6)",
         params![
             network.organisation.0,
             network.id.0,

@@ -10,7 +10,7 @@ use weft_wire::id::{DeviceId, Epoch, NetworkId, PublicKey, Revision};
 use crate::domain::census::{Census, Class};
 use crate::domain::device::{Backend, Device, Kind};
 use crate::domain::netmap::{
-    MapDelta, MapOp, MapSettings, Newest, PeerChange, PeerEntry, View, peer_changes,
+    MapDelta, MapOp, MapSettings, Newest, OwnKeys, PeerChange, PeerEntry, View, peer_changes,
 };
 use crate::domain::network::Network;
 use crate::domain::policy::{Compiled, Masks};
@@ -22,7 +22,7 @@ use super::row::{
     all, backend_from_word, bytes, damaged, get, number, number_or_none, one, run, signed, tags,
 };
 use super::writer::Unit;
-use super::{Cache, SqliteStore, devices, networks, policies};
+use super::{Cache, SqliteStore, devices, networks, policies, rotation};
 
 /// Revisions that the log reaches back at least; an older device gets a
 /// snapshot.
@@ -182,7 +182,7 @@ impl Ground<'_> {
         } else {
             (from, self.delta(from, own.before)?)
         };
-        Ok(MapDelta { key: device.wg_key, epoch: epoch(conn)?, from, to, ops })
+        Ok(MapDelta { epoch: epoch(conn)?, from, to, ops })
     }
 
     fn snapshot(&self) -> Result<Vec<MapOp>, StoreError> {
@@ -198,6 +198,7 @@ impl Ground<'_> {
         let changes = peer_changes(nobody, own, &BTreeMap::new(), members);
         let mut ops = vec![
             settings,
+            own_keys(device),
             MapOp::Lease(network.lease_s),
             MapOp::Servers(networks::servers(conn)?),
             MapOp::Rules(own.rules()),
@@ -259,6 +260,9 @@ impl Ground<'_> {
             if own_touched || other_network {
                 ops.extend(settings(network, device));
             }
+            if own_touched {
+                ops.push(own_keys(device));
+            }
             if other_network {
                 ops.push(MapOp::Lease(network.lease_s));
                 ops.push(MapOp::Servers(networks::servers(conn)?));
@@ -304,6 +308,14 @@ fn settings(network: &Network, device: &Device) -> Option<MapOp> {
     }))
 }
 
+fn own_keys(device: &Device) -> MapOp {
+    MapOp::OwnKeys(OwnKeys {
+        active: device.wg_key,
+        second: device.rotation.second,
+        asked: device.rotation.asked(),
+    })
+}
+
 fn epoch(conn: &Connection) -> Result<Epoch, StoreError> {
     one(conn, "SELECT epoch FROM installation", [], |row| number(row, "epoch").map(Epoch))?
         .ok_or_else(|| damaged("installation", "no row"))
@@ -332,6 +344,7 @@ fn entry(
             device,
             name: get(row, "name")?,
             key: PublicKey(bytes(row, "wg_key")?),
+            second: rotation::second(row)?,
             psk: (has_psk && viewer_has_psk).then_some(network.psk_generation),
             host: number(row, "host")?,
             mtu: number_or_none(row, "mtu")?.unwrap_or(network.mtu),
@@ -343,7 +356,8 @@ fn entry(
     };
     one(
         conn,
-        "SELECT d.name, d.wg_key, address.host, a.mtu, a.backend, w.endpoint, w.psk
+        "SELECT d.name, d.wg_key, d.second_key, d.second_kind, d.second_since, d.second_until,
+            address.host, a.mtu, a.backend, w.endpoint, w.psk
          FROM device d
          JOIN address ON address.device = d.id
          LEFT JOIN agent a ON a.device = d.id

@@ -28,6 +28,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "0002_clones",
         sql: include_str!("../../../migrations/sqlite/0002_clones.sql"),
     },
+    Migration {
+        number: 3,
+        name: "0003_key_rotation",
+        sql: include_str!("../../../migrations/sqlite/0003_key_rotation.sql"),
+    },
 ];
 
 /// The newest schema that this program knows.

@@ -35,6 +35,7 @@ mod networks;
 mod policies;
 mod quarantine;
 mod reader;
+mod rotation;
 mod row;
 mod writer;
 

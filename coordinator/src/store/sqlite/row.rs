@@ -125,6 +125,8 @@ pub(super) fn key_id(row: &Row<'_>, name: &str) -> Result<KeyId, StoreError> {
 pub(super) const DEVICE: &str = "
     SELECT d.id, d.organisation, d.network, d.name, d.wg_key, d.standing, d.standing_since,
         d.standing_reason, d.tags, d.created, d.version, address.host,
+        d.key_since, d.key_number, d.key_wanted, d.second_key, d.second_kind, d.second_since,
+        d.second_until, d.key_revision,
         a.identity, a.fingerprint, a.inbox, a.families, a.carriers, a.mtu, a.backend,
         a.peer_slots, a.peer_routes, a.rules, a.agent, a.platform, a.endpoints, a.key, a.key_name,
         a.master, a.enrolled_from, a.applied, a.instance, a.duplicates,
@@ -148,6 +150,7 @@ pub(super) fn device(row: &Row<'_>) -> Result<Device, StoreError> {
         network: NetworkId(number(row, "network")?),
         name: get(row, "name")?,
         wg_key: PublicKey(bytes(row, "wg_key")?),
+        rotation: super::rotation::rotation(row)?,
         host: number_or_none(row, "host")?,
         standing: standing_from_word(&standing).ok_or_else(|| damaged("standing", &standing))?,
         standing_since: time(row, "standing_since")?,

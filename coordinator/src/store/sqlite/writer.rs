@@ -52,6 +52,13 @@ pub(super) enum Touch {
         /// Its tags if it is a member now.
         after: Option<TagSet>,
     },
+    /// Something of a device changed that it alone is told.
+    Own {
+        /// Its network.
+        network: NetworkId,
+        /// Which.
+        device: DeviceId,
+    },
     /// The policy changed from this one.
     Policy {
         /// Whose.
@@ -67,6 +74,7 @@ impl Touch {
     const fn network(&self) -> NetworkId {
         match self {
             Self::Device { network, .. }
+            | Self::Own { network, .. }
             | Self::Policy { network, .. }
             | Self::Network(network) => *network,
         }
@@ -76,7 +84,7 @@ impl Touch {
     fn tags(&self) -> impl Iterator<Item = &TagSet> {
         let [before, after] = match self {
             Self::Device { before, after, .. } => [before.as_ref(), after.as_ref()],
-            Self::Policy { .. } | Self::Network(_) => [None, None],
+            Self::Own { .. } | Self::Policy { .. } | Self::Network(_) => [None, None],
         };
         before.into_iter().chain(after.filter(|after| before != Some(*after)))
     }
@@ -373,7 +381,7 @@ pub(super) fn affected(
                 // Which peers differ is worked out when the device asks;
                 // whether any rule that speaks of it differs is known now.
                 Touch::Policy { before, .. } => census.ruled_otherwise(before, policy),
-                Touch::Network(_) => Vec::new(),
+                Touch::Own { .. } | Touch::Network(_) => Vec::new(),
             };
             classes.extend(found.into_iter().map(|class| (class.text.clone(), class)));
         }
@@ -383,7 +391,7 @@ pub(super) fn affected(
         devices.extend(maps::member_agents_with(conn, network, text)?);
     }
     for touch in touches {
-        if let Touch::Device { device, .. } = touch
+        if let Touch::Device { device, .. } | Touch::Own { device, .. } = touch
             && maps::is_member_agent(conn, *device)?
         {
             devices.insert(*device);

@@ -2,6 +2,7 @@
 
 use weft_noise::mac;
 use weft_wire::base64;
+use weft_wire::map::SecondKind;
 
 use crate::api;
 use crate::domain::audit::AuditRow;
@@ -10,9 +11,11 @@ use crate::domain::key::{EnrolmentKey, KeyState};
 use crate::domain::network::{Network, capacity};
 use crate::domain::policy::{Rule, parse_traffic};
 use crate::domain::quarantine::Quarantine;
+use crate::domain::rotation::{Rotation, SecondKey};
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure};
 use crate::service::devices::{Outcomes, Seen};
+use crate::service::rotation::Rotated;
 use crate::service::seams::Report;
 
 pub(super) fn key(key: &EnrolmentKey, now: UnixMs) -> api::EnrolmentKey {
@@ -62,6 +65,8 @@ pub(super) fn device(seen: &Seen) -> api::Device {
         addresses: seen.addresses().iter().map(ToString::to_string).collect(),
         tags: device.tags.texts().collect(),
         wg_public_key: base64::encode(&device.wg_key.0).as_str().to_owned(),
+        key_since: device.rotation.since.to_string(),
+        key_state: key_state(&device.rotation).to_owned(),
         fingerprint: agent.map(|agent| mac::fingerprint(&agent.identity).to_string()),
         platform: abilities.map(|abilities| abilities.platform.clone()),
         agent_version: abilities.map(|abilities| abilities.agent.clone()),
@@ -95,6 +100,30 @@ fn copy(copy: &Quarantine) -> api::DeviceCopy {
         quarantined_at: copy.told.map(|at| at.to_string()),
         last_seen: copy.heard.to_string(),
         address: copy.address.map(|address| address.to_string()),
+    }
+}
+
+const fn key_state(rotation: &Rotation) -> &'static str {
+    match (rotation.wanted, &rotation.second) {
+        (Some(_), _) => "asked",
+        (None, Some(SecondKey { kind: SecondKind::Next, .. })) => "announced",
+        (None, Some(_)) => "overlapping",
+        (None, None) => "settled",
+    }
+}
+
+pub(super) fn rotation(rotated: &Rotated, online: bool) -> api::KeyRotation {
+    let Rotated { device, confirmations, took } = rotated;
+    let until = device.rotation.previous().and_then(|previous| previous.until);
+    api::KeyRotation {
+        subject: device.id.to_string(),
+        name: device.name.clone(),
+        state: key_state(&device.rotation).to_owned(),
+        online,
+        confirmed: confirmations.confirmed,
+        total: confirmations.total,
+        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        previous_until: until.map(|until| until.to_string()),
     }
 }
 

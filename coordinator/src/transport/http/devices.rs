@@ -40,6 +40,7 @@ pub(super) fn declare(routes: Routes<Shared>) -> Routes<Shared> {
         .post("/api/v1/devices/{device}/block", Permission::DeviceBlock, block)
         .post("/api/v1/devices/{device}/unblock", Permission::DeviceBlock, unblock)
         .post("/api/v1/devices/{device}/release", Permission::DeviceManage, release)
+        .post("/api/v1/devices/{device}/rotate-key", Permission::DeviceManage, rotate_key)
         .post("/api/v1/devices/{device}/commands", Permission::DeviceCommand, command)
 }
 
@@ -265,6 +266,27 @@ async fn release(
         let is_there = seen.presence.is_some_and(|presence| presence.online);
         let (id, decision) = (seen.device.id.to_string(), Decision::Release { is_there });
         decide(&operator, &id, decision, None, action.wait_ms, actor).await
+    };
+    done.await.map_err(|failure| Rejected::at(failure, origin))
+}
+
+async fn rotate_key(
+    State(operator): State<Shared>,
+    Caller(actor): Caller,
+    Path(wanted): Path<String>,
+    origin: Origin,
+    Body(rotate): Body<api::RotateKey>,
+) -> Result<Json<api::KeyRotation>, Rejected> {
+    let done = async {
+        let device = operator.find_device(&wanted).await?;
+        let rotated = if rotate.withdraw {
+            operator.withdraw_key(&device, actor).await?
+        } else {
+            let wait = Duration::from_millis(u64::from(rotate.wait_ms)).min(WAIT_MAX);
+            operator.rotate_key(&device, wait, actor).await?
+        };
+        let online = operator.presence.presence(device.id).is_some_and(|one| one.online);
+        Ok::<_, Failure>(Json(convert::rotation(&rotated, online)))
     };
     done.await.map_err(|failure| Rejected::at(failure, origin))
 }

@@ -39,6 +39,12 @@ pub struct Device {
     pub identity: PublicKey,
     /// Its WireGuard key.
     pub wg_key: PublicKey,
+    /// Its second WireGuard key.
+    pub second: Option<OwnSecond>,
+    /// Number of the rotation that is asked for, or 0.
+    pub wanted: u32,
+    /// Rotations asked for so far.
+    pub rotations: u32,
     /// Its name.
     pub name: Name,
     /// Its host number.
@@ -55,6 +61,13 @@ pub struct Device {
     pub applied: Option<Held>,
     /// Its confirmed session.
     pub session: Option<u32>,
+}
+
+impl Device {
+    /// Whether peers accept a key that is not in use yet.
+    pub fn has_next(&self) -> bool {
+        self.second.is_some_and(|second| second.kind == SecondKind::Next)
+    }
 }
 
 /// Epoch and revision of a map.
@@ -296,9 +309,86 @@ impl Coordinator {
         password
     }
 
-    /// The PSK of two devices.
-    pub fn pair_psk(&self, a: &PublicKey, b: &PublicKey) -> Secret {
-        mac::pair_psk(&self.master, NetworkId(1), a, b, 0)
+    /// The secret of two devices.
+    pub fn pair_secret(&self, a: DeviceId, b: DeviceId) -> Secret {
+        mac::pair_secret(&self.master, NetworkId(1), a, b, 0)
+    }
+
+    /// Asks a device for another WireGuard key.
+    pub fn rotate(&mut self, id: DeviceId) -> Frames {
+        let device = self.by_id(id).expect("it is registered");
+        assert!(device.wanted == 0 && !device.has_next(), "one at a time");
+        device.rotations += 1;
+        device.wanted = device.rotations;
+        self.changed(id, None)
+    }
+
+    /// A device says what key it has made.
+    fn report(&mut self, id: DeviceId, report: &KeyReport) -> Frames {
+        let device = self.by_id(id).expect("it has a session");
+        if report.rotation == 0 {
+            (device.wg_key, device.second) = (report.key, None);
+        } else if report.rotation == device.wanted {
+            device.wanted = 0;
+            device.second = Some(OwnSecond { key: report.key, kind: SecondKind::Next });
+        } else {
+            return vec![];
+        }
+        self.keys_changed(id)
+    }
+
+    fn handle_leave(&mut self, session: u32, identity: PublicKey, leave: &Leave) -> Frames {
+        let done = Done { request: leave.request };
+        let answer = self.record(session, |writer| writer.put(&done));
+        let id = self.device(&identity).expect("a message of our own making").id;
+        let mut frames = self.remove(id);
+        frames.extend(answer);
+        frames
+    }
+
+    fn handle_key_report(
+        &mut self,
+        session: u32,
+        identity: PublicKey,
+        report: &KeyReport,
+    ) -> Frames {
+        let done = Done { request: report.request };
+        let answer = self.record(session, |writer| writer.put(&done));
+        let id = self.device(&identity).expect("a message of our own making").id;
+        let mut frames: Frames = answer.into_iter().collect();
+        frames.extend(self.report(id, report));
+        frames
+    }
+
+    /// The next key of a device comes into use.
+    pub fn activate(&mut self, id: DeviceId) -> Frames {
+        let device = self.by_id(id).expect("it is registered");
+        let next = device.second.expect("it has a next key");
+        assert_eq!(next.kind, SecondKind::Next);
+        device.second = Some(OwnSecond { key: device.wg_key, kind: SecondKind::Previous });
+        device.wg_key = next.key;
+        self.keys_changed(id)
+    }
+
+    /// A rotation is given up.
+    pub fn withdraw(&mut self, id: DeviceId) -> Frames {
+        let device = self.by_id(id).expect("it is registered");
+        device.wanted = 0;
+        device.second = device.second.filter(|second| second.kind == SecondKind::Previous);
+        self.keys_changed(id)
+    }
+
+    /// The key before the active one is accepted no more.
+    pub fn forget_previous(&mut self, id: DeviceId) -> Frames {
+        let device = self.by_id(id).expect("it is registered");
+        device.second = device.second.filter(|second| second.kind == SecondKind::Next);
+        self.keys_changed(id)
+    }
+
+    fn keys_changed(&mut self, id: DeviceId) -> Frames {
+        let mut frames = self.changed(id, None);
+        frames.extend(self.announce(id));
+        frames
     }
 
     /// Commands a device to restart.
@@ -494,15 +584,13 @@ impl Coordinator {
                 self.heartbeats.push(heartbeat);
                 one(self.record(session, |writer| writer.put(&done)))
             }
+            KeyReport::TAG => {
+                let report = raw.decode().expect("a message of our own making");
+                self.handle_key_report(session, identity, &report)
+            }
             Leave::TAG => {
-                let done = Done {
-                    request: raw.decode::<Leave>().expect("a message of our own making").request,
-                };
-                let answer = self.record(session, |writer| writer.put(&done));
-                let id = self.device(&identity).expect("a message of our own making").id;
-                let mut frames = self.remove(id);
-                frames.extend(answer);
-                frames
+                let leave = raw.decode().expect("a message of our own making");
+                self.handle_leave(session, identity, &leave)
             }
             CommandDone::TAG => {
                 let done: CommandDone = raw.decode().expect("a message of our own making");
@@ -569,6 +657,9 @@ impl Coordinator {
                 id,
                 identity,
                 wg_key: request.wg_key,
+                second: None,
+                wanted: 0,
+                rotations: 0,
                 name: request.name.clone(),
                 host,
                 inbox,
@@ -682,14 +773,26 @@ impl Coordinator {
             let rule = Rule { number: 0, protocol: 0, first_port: 0, last_port: u16::MAX };
             ops.push(item(&Rules { rules: [rule].into_iter().collect() }));
             ops.push(item(&Lease { lease_s: self.lease_s }));
+            ops.push(item(&OwnKeys {
+                active: device.wg_key,
+                second: device.second,
+                wanted: device.wanted,
+            }));
             for (id, key) in &self.extra_peers {
-                ops.push(item(&self.entry(device, *id, *key, text("extra"), id.0)));
+                ops.push(item(&self.entry(device, *id, *key, None, text("extra"), id.0)));
             }
         }
         for peer in self.devices.iter().filter(|_| !on_demand) {
             if peer.id != device.id && peer.standing == Standing::Active && changed(Some(peer.id)) {
                 let name = peer.name.clone();
-                ops.push(item(&self.entry(device, peer.id, peer.wg_key, name, peer.host)));
+                ops.push(item(&self.entry(
+                    device,
+                    peer.id,
+                    peer.wg_key,
+                    peer.second,
+                    name,
+                    peer.host,
+                )));
             }
         }
         let mut pages = vec![vec![]];
@@ -707,8 +810,8 @@ impl Coordinator {
         let find = |id| self.devices.iter().find(|device| device.id == id);
         let (callee, caller) = (find(callee)?, find(caller)?);
         let on_demand = self.sessions.get(&callee.session?)?.on_demand;
-        let name = caller.name.clone();
-        on_demand.then(|| self.entry(callee, caller.id, caller.wg_key, name, caller.host))
+        let (second, name) = (caller.second, caller.name.clone());
+        on_demand.then(|| self.entry(callee, caller.id, caller.wg_key, second, name, caller.host))
     }
 
     fn entry(
@@ -716,6 +819,7 @@ impl Coordinator {
         device: &Device,
         id: DeviceId,
         key: PublicKey,
+        second: Option<OwnSecond>,
         name: Name,
         host: u32,
     ) -> PeerUpsert {
@@ -723,8 +827,13 @@ impl Coordinator {
             device: id,
             name,
             key,
-            psk: self.pair_psk(&device.wg_key, &key),
-            second: None,
+            psk: self.pair_secret(device.id, id),
+            second: second.map(|second| SecondKey {
+                key: second.key,
+                psk: self.pair_secret(device.id, id),
+                kind: second.kind,
+                until_ms: 0,
+            }),
             host,
             mtu: 1280,
             flags: 0,

@@ -125,6 +125,8 @@ pub struct Mesh {
     pub tunnel: TunnelConfig,
     /// The coordinator cannot be reached.
     pub coordinator_down: bool,
+    /// Storage takes no identity: the disk is full.
+    pub disk_full: bool,
     /// Frames delivered to devices, with their node.
     pub tapped: Vec<(usize, Vec<u8>)>,
     /// Frames that devices refused.
@@ -156,6 +158,7 @@ impl Mesh {
             sockets: Sockets::both(SocketId(0)),
             tunnel: TunnelConfig::new(),
             coordinator_down: false,
+            disk_full: false,
             tapped: vec![],
             frame_drops: vec![],
             log: vec![],
@@ -543,6 +546,9 @@ impl Mesh {
     }
 
     fn persist(&mut self, node: usize, what: Persist) {
+        if self.disk_full && what == Persist::Identity {
+            return;
+        }
         let now = self.now;
         let place = &mut self.nodes[node];
         let agent = place.agent.as_mut().expect("it has just spoken");

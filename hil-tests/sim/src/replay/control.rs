@@ -109,6 +109,7 @@ impl GhostCoordinator {
             coordinator: self.pin(&start.pin),
             next_coordinator: start.next_pin.map(|handle| self.pin(&handle)),
             membership,
+            second_wireguard: None,
         }
     }
 

@@ -6,7 +6,8 @@ use weft_agent_core::agent::trace::{DatagramVerdict, Entry, FrameVerdict};
 use weft_agent_core::event::PeerSlot;
 use weft_noise::key::StaticSecret;
 use weft_noise::wg::{
-    INITIATION_LEN, InitiationSent, Kind, LocalKey, RESPONSE_LEN, SessionKeys, Tai64n, kind,
+    INITIATION_LEN, InitiationSent, Kind, LocalKey, RESPONSE_LEN, SessionKeys, Tai64n, bind_psk,
+    kind,
 };
 use weft_wire::id::{PublicKey, Secret};
 use weft_wire::item::{Item as _, ItemError, ItemWriter, Items, RawItem};
@@ -277,7 +278,8 @@ impl GhostPeers {
         let received = ghost.local.receive_initiation(&checked).ok()?;
         let authentic = received.authenticate(&remote).ok()?;
         let mut message = [0; RESPONSE_LEN];
-        let keys = authentic.respond(theirs, &ghost.psk, &mut rng, &mut message);
+        let psk = bind_psk(&ghost.psk, ghost.local.public(), self.own.public());
+        let keys = authentic.respond(theirs, &psk, &mut rng, &mut message);
         self.seal_all(keys);
         Some(message.to_vec())
     }
@@ -295,7 +297,8 @@ impl GhostPeers {
                     let (key, mut sent) = self.waiting.remove(&theirs)?;
                     let ghost = self.ghost_of(&key)?;
                     let checked = ghost.local.check_mac1(datagram).ok()?;
-                    sent.receive_response(&ghost.local, &checked, &[&ghost.psk]).ok()
+                    let psk = bind_psk(&ghost.psk, ghost.local.public(), self.own.public());
+                    sent.receive_response(&ghost.local, &checked, &[&psk]).ok()
                 });
                 if let Some(answered) = answered {
                     self.seal_all(answered.keys);
