@@ -199,7 +199,7 @@ impl Config {
     }
 
     /// Reads the file's text.
-    fn parse(path: &Path, bytes: &[u8]) -> core::result::Result<Self, Vec<Failure>> {
+    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> core::result::Result<Self, Vec<Failure>> {
         let mut config = Self::defaults();
         let mut document = Document::parse(path, bytes)?;
         document.section("network", |section| config.network(section));

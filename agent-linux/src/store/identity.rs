@@ -137,7 +137,7 @@ pub(crate) fn read(folder: &Folder) -> Result<(Identity, Home), IdentityError> {
     parse(folder).map_err(IdentityError::Read)
 }
 
-fn parse(disk: &impl Disk) -> Result<(Identity, Home), ReadError> {
+pub(crate) fn parse(disk: &impl Disk) -> Result<(Identity, Home), ReadError> {
     let (format, content) = envelope::read(disk, KIND)?;
     let decoded = if format == FIRST.format { first(&content) } else { whole(&content) };
     // The checksum was right, so other bytes are not ours.
