@@ -96,8 +96,7 @@ pub(crate) fn read(disk: &impl Disk) -> io::Result<Stamp> {
 /// As the file system says; the floor must then not be used.
 pub(crate) fn write(disk: &mut impl Disk, floor: u64, starts: u32) -> io::Result<()> {
     let data = match disk.read(NAME) {
-        Ok(data) if data.len() == 2 * SLOT_DISTANCE => data,
-        Ok(_) => Vec::new(),
+        Ok(data) => data,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
@@ -105,8 +104,9 @@ pub(crate) fn write(disk: &mut impl Disk, floor: u64, starts: u32) -> io::Result
     if slots.stamp.floor.is_some_and(|present| present >= floor) {
         return Ok(());
     }
-    let next = slot(slots.sequence + 1, floor, starts);
-    if data.is_empty() {
+    // A sequence at its end was not written by us: the floors decide alone.
+    let next = slot(slots.sequence.saturating_add(1), floor, starts);
+    if data.len() != 2 * SLOT_DISTANCE {
         let mut whole = vec![0; 2 * SLOT_DISTANCE];
         whole[..SLOT_LEN].copy_from_slice(&next);
         return replace(disk, NAME, &whole);

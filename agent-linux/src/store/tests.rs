@@ -355,6 +355,23 @@ fn a_folder_that_is_missing_or_takes_nothing_is_said_and_not_made() {
     std::fs::remove_file(&path).unwrap();
 }
 
+/// A file that something made longer or shorter still holds a floor.
+#[test]
+fn a_stamp_of_another_length_keeps_its_floor() {
+    for (more, kept) in [(6, 1_024), (0, 700)] {
+        let mut disk = Recorder::default();
+        stamp::write(&mut disk, 100, 1).unwrap();
+        stamp::write(&mut disk, 200, 1).unwrap();
+        let file = disk.files.get_mut("stamp").unwrap();
+        file.truncate(kept);
+        file.resize(kept + more, 0);
+        stamp::write(&mut disk, 50, 1).unwrap();
+        assert_eq!(stamp::read(&disk).unwrap().floor, Some(200));
+        stamp::write(&mut disk, 300, 1).unwrap();
+        assert_eq!(stamp::read(&disk).unwrap().floor, Some(300));
+    }
+}
+
 #[test]
 fn a_real_folder_keeps_files_to_its_owner_and_sweeps_left_overs() {
     let path = std::env::temp_dir().join(format!("weft-store-{}", std::process::id()));
