@@ -368,15 +368,25 @@ impl Overrides {
 /// Every complaint, at most [`COMPLAINTS`].
 pub fn load(overrides: &Overrides) -> Result<Config, Vec<Failure>> {
     let (path, named_by) = overrides.file();
-    let document = match Document::read(&path, named_by.unwrap_or("default")) {
-        Ok(document) => Some(document),
-        Err(failure) if failure.code == Code::ConfigNotFound && named_by.is_none() => None,
-        Err(failure) => return Err(vec![failure]),
-    };
+    match Document::read(&path, named_by.unwrap_or("default")) {
+        Ok(document) => resolve(overrides, Some(&document)),
+        Err(failure) if failure.code == Code::ConfigNotFound && named_by.is_none() => {
+            resolve(overrides, None)
+        }
+        Err(failure) => Err(vec![failure]),
+    }
+}
+
+/// All settings, with this file's or without one.
+///
+/// # Errors
+///
+/// Every complaint, at most [`COMPLAINTS`].
+pub fn resolve(overrides: &Overrides, document: Option<&Document>) -> Result<Config, Vec<Failure>> {
     let mut failures = Vec::new();
     let mut resolved = Vec::with_capacity(SETTINGS.len());
-    let from_file =
-        document.as_ref().map_or_else(Vec::new, |document| read_file(document, &mut failures));
+    let path = document.map_or("", Document::path);
+    let from_file = document.map_or_else(Vec::new, |document| read_file(document, &mut failures));
     for setting in SETTINGS {
         let name = format!("{}.{}", setting.section, setting.key);
         let (value, source) = if let Some((flag, value)) = overrides.flag(setting.key) {
@@ -384,7 +394,7 @@ pub fn load(overrides: &Overrides) -> Result<Config, Vec<Failure>> {
         } else if let Some(value) = overrides.variable(setting.env) {
             (value.clone(), Source::Environment(setting.env))
         } else if let Some((_, value, line)) = from_file.iter().find(|(key, ..)| *key == name) {
-            (value.clone(), Source::File(path.display().to_string(), *line))
+            (value.clone(), Source::File(path.to_owned(), *line))
         } else {
             (setting.default.to_owned(), Source::Default)
         };
