@@ -123,10 +123,18 @@ impl<'a> Iterator for Items<'a> {
                 self.0 = &[];
                 (!clean).then_some(Err(ItemError::Padding))
             }
-            _ => Some(self.item().ok_or_else(|| {
-                self.0 = &[];
-                ItemError::Truncated
-            })),
+            _ => {
+                let item = self.item().ok_or(ItemError::Truncated);
+                // Tag 0 written longer than it is: padding is zero bytes alone.
+                let item = item.and_then(|item| match item.tag {
+                    0 => Err(ItemError::Padding),
+                    _ => Ok(item),
+                });
+                if item.is_err() {
+                    self.0 = &[];
+                }
+                Some(item)
+            }
         }
     }
 }
@@ -608,6 +616,17 @@ mod tests {
         assert_eq!(items[0].decode::<Done>().unwrap().request, 5);
         assert_eq!(items[1].decode::<Ping>().unwrap().request, 900_000);
         assert_eq!(items[1].decode::<Done>().err(), Some(ItemError::Body(12)));
+    }
+
+    /// Found by the fuzzer: tag 0 in two bytes was an item, which nobody could
+    /// write again.
+    #[test]
+    fn padding_has_one_form() {
+        for long in [&[0x80, 0, 0][..], &[0x80, 0x80, 0, 1, 7]] {
+            let mut items = Items::new(long);
+            assert_eq!(items.next(), Some(Err(ItemError::Padding)));
+            assert_eq!(items.next(), None);
+        }
     }
 
     #[test]
