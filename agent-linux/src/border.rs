@@ -22,7 +22,7 @@ pub fn identity(file: &[u8]) -> Option<Vec<u8>> {
     let mut disk = Memory::holding(identity::KIND.name, file);
     let (identity, home) = identity::parse(&disk).ok()?;
     // What the rest of the program asks of it.
-    let _asked = (home.mqtt(), home.skipped().count(), home.host().len(), home.account());
+    let _asked = (home.ways().len(), home.host().len(), home.account());
     identity::write(&mut disk, &identity, &home).ok()?;
     disk.take(identity::KIND.name)
 }

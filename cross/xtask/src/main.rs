@@ -7,6 +7,7 @@ mod bench_noise;
 mod clock;
 mod edges;
 mod footprint;
+mod fuzz;
 mod layers;
 mod out;
 mod report;
@@ -40,6 +41,17 @@ enum Task {
         #[arg(long, global = true)]
         json: bool,
     },
+    /// Fuzzes decoders and state machine borders; fails if a promise breaks
+    Fuzz {
+        /// One of the folders in hil-tests/fuzz/corpus; all if not given
+        target: Option<String>,
+        /// How long each target runs
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        seconds: u32,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Runs the tests in groups, one line each, and ends with a verdict
     Test {
         /// Also what is long: every interop cell, ignored tests, licences
@@ -66,6 +78,7 @@ fn main() -> ExitCode {
         Task::Sizes => out::report("sizes", &sizes::check(&root)),
         Task::Bench { what: Bench::Footprint, json } => footprint::run(&root, json),
         Task::Bench { what: Bench::Noise, json } => bench_noise::run(json),
+        Task::Fuzz { target, seconds, json } => fuzz::run(&root, target.as_deref(), seconds, json),
         Task::Test { full, only } => suite::run(&root, full, only.as_deref()),
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::{clock, layers, out, report::Report, sizes};
+use crate::{clock, fuzz, layers, out, report::Report, sizes};
 
 /// What one group found.
 #[derive(Default)]
@@ -75,6 +75,7 @@ pub(crate) fn run(root: &Path, full: bool, only: Option<&str>) -> ExitCode {
         ("unit and property", Box::new(|| cargo::unit(root, full))),
         ("simulator", Box::new(|| cargo::measured(root, "simulator", &["-p", "weft-sim"], full))),
         ("oracles", Box::new(|| cargo::measured(root, "oracles", &["-p", "weft-oracles"], full))),
+        ("fuzz", Box::new(|| fuzzed(root, full))),
         ("riscv32imc", Box::new(|| cargo::riscv(root))),
         ("licences", Box::new(|| cargo::licences(root, full))),
         ("release build", Box::new(|| cargo::release(root))),
@@ -116,6 +117,33 @@ fn conclude(root: &Path, total: &Outcome, took: Duration) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// How long each target is fuzzed before a release, in seconds.
+const FUZZ_S: u32 = 60;
+
+/// The stored inputs of all targets; before a release the fuzzer itself.
+fn fuzzed(root: &Path, full: bool) -> Outcome {
+    let mut outcome = cargo::measured(root, "fuzz", &["-p", "weft-fuzz"], full);
+    if !full {
+        return outcome;
+    }
+    match fuzz::fuzz(root, None, FUZZ_S, |_| ()) {
+        Ok(runs) => {
+            for run in runs {
+                outcome.merge(match run.crash {
+                    None => Outcome::pass("ok"),
+                    Some((input, words)) => Outcome::fail(vec![format!(
+                        "{}: broken by {}: {words}",
+                        run.name,
+                        input.display()
+                    )]),
+                });
+            }
+        }
+        Err(error) => outcome.merge(Outcome::fail(vec![error])),
+    }
+    outcome
 }
 
 fn checks(root: &Path) -> Outcome {

@@ -144,7 +144,8 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
 
 /// Packages of `hil-tests`: they may depend on anything, and nobody on them
 /// except one another.
-pub(crate) const TESTERS: &[&str] = &["weft-fleet", "weft-lab", "weft-sim", "weft-oracles"];
+pub(crate) const TESTERS: &[&str] =
+    &["weft-fleet", "weft-fuzz", "weft-lab", "weft-sim", "weft-oracles"];
 
 /// Crates that only `weft-noise` names: the one home of ciphers.
 pub(crate) const CIPHERS: &[&str] =

@@ -36,7 +36,7 @@ fn has_tool(root: &Path, tool: &str) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// Everything but the simulator and the oracles. The ciphers' crate runs alone,
+/// Everything but the simulator, the oracles and the fuzzer's targets. The ciphers' crate runs alone,
 /// once per backend: in one build with the others its features would be united.
 /// So does the coordinator: its tests' MQTT client brings a clock driver, and
 /// the gateway's agent has one of its own.
@@ -47,6 +47,8 @@ pub(super) fn unit(root: &Path, full: bool) -> Outcome {
         "weft-sim",
         "--exclude",
         "weft-oracles",
+        "--exclude",
+        "weft-fuzz",
         "--exclude",
         "weft-noise",
         "--exclude",

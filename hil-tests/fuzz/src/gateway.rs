@@ -1,0 +1,70 @@
+//! What the Linux gateway reads: its files, its socket, its configuration.
+
+use weft_agent_linux::border;
+use weft_wire::crc::crc32;
+
+use crate::agent;
+use crate::script::Script;
+
+/// A file as it is, or (first byte 1) with a checksum that fits.
+fn file(data: &[u8]) -> Vec<u8> {
+    match data.split_first() {
+        Some((1, body)) => [body, &crc32(body).to_le_bytes()].concat(),
+        Some((_, file)) => file.to_vec(),
+        None => Vec::new(),
+    }
+}
+
+pub(crate) fn identity(data: &[u8]) {
+    if let Some(written) = border::identity(&file(data)) {
+        assert_eq!(border::identity(&written).as_ref(), Some(&written));
+    }
+}
+
+/// The file, or (first byte 2) its content given to an agent.
+pub(crate) fn cache(data: &[u8]) {
+    if let Some((2, content)) = data.split_first() {
+        return agent::restore(content);
+    }
+    if let Some(written) = border::cache(&file(data)) {
+        assert_eq!(border::cache(&written).as_ref(), Some(&written));
+    }
+}
+
+/// Bytes of a slot in the stamp file, and the distance of the two.
+const SLOT: usize = 20;
+const DISTANCE: usize = 512;
+
+/// A floor never falls, whatever the file holds, and once raised it holds. The
+/// first byte says which of the two slots get a checksum that fits.
+pub(crate) fn stamp(data: &[u8]) {
+    let mut script = Script::new(data);
+    let whole = script.byte();
+    let floor = u64::from(script.word()) << (script.byte() % 33);
+    let mut file = script.bytes(2 * DISTANCE + 8).to_vec();
+    for slot in (0..2).filter(|slot| whole & (1 << slot) != 0) {
+        let at = slot * DISTANCE;
+        if let Some([body, crc]) = file.get_mut(at..at + SLOT + 4).map(|slot| {
+            let (body, crc) = slot.split_at_mut(SLOT);
+            [body, crc]
+        }) {
+            crc.copy_from_slice(&crc32(body).to_le_bytes());
+        }
+    }
+    let (before, after) = border::stamp(&file, floor);
+    assert!(after >= before, "{before:?} became {after:?}");
+    assert!(after.is_some_and(|after| after >= floor), "{floor} became {after:?}");
+}
+
+pub(crate) fn ipc(data: &[u8]) {
+    for again in [border::request, border::reply] {
+        if let Some(written) = again(data) {
+            assert_eq!(again(&written).as_ref(), Some(&written));
+        }
+    }
+}
+
+pub(crate) fn configuration(data: &[u8]) {
+    let told = border::configuration(data);
+    assert!(told.len() < 64 * 1_024, "what a person is told is short");
+}
