@@ -3,6 +3,7 @@
 //! `layers` and `sizes` are also tests of this package, so that a plain
 //! `cargo test` finds what they find.
 
+mod bench_coordinator;
 mod bench_noise;
 mod clock;
 mod edges;
@@ -65,6 +66,14 @@ enum Task {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// What a device costs the coordinator, in fleets of several sizes
+    Coordinator {
+        /// Devices of each fleet
+        #[arg(long, value_name = "N,…", value_delimiter = ',')]
+        #[arg(default_values_t = [1_000, 5_000, 10_000])]
+        #[arg(value_parser = clap::value_parser!(u32).range(50..=12_000))]
+        devices: Vec<u32>,
+    },
     /// Size of `weft` on disk and in memory with two peers
     Footprint,
     /// WireGuard's ciphers and handshake against boringtun's, interleaved
@@ -76,6 +85,9 @@ fn main() -> ExitCode {
     match Arguments::parse().task {
         Task::Layers => out::report("layers", &layers::check(&root)),
         Task::Sizes => out::report("sizes", &sizes::check(&root)),
+        Task::Bench { what: Bench::Coordinator { devices }, json } => {
+            bench_coordinator::run(&root, &devices, json)
+        }
         Task::Bench { what: Bench::Footprint, json } => footprint::run(&root, json),
         Task::Bench { what: Bench::Noise, json } => bench_noise::run(json),
         Task::Fuzz { target, seconds, json } => fuzz::run(&root, target.as_deref(), seconds, json),

@@ -19,6 +19,8 @@ use crate::samples::Samples;
 pub(crate) enum Order {
     /// The line is gone, without a goodbye.
     Cut,
+    /// Something changed that people look at: a heartbeat is due.
+    Report,
     /// Leave the network for good.
     Leave,
     /// The power is cut, and is there again.
@@ -112,6 +114,12 @@ pub(crate) struct Figures {
     pub(crate) lost: BTreeMap<String, usize>,
     /// Frames that the control session refused, by reason.
     pub(crate) dropped: BTreeMap<String, usize>,
+    /// Frames that devices sent.
+    pub(crate) frames_up: usize,
+    /// Frames that came to devices.
+    pub(crate) frames_down: usize,
+    /// Of these, what told of a change of the map: announcements and pages.
+    pub(crate) map_frames_down: usize,
     /// Attempts outside the window that WELCOME named.
     pub(crate) outside: usize,
     /// Devices that were refused, by code.
@@ -223,6 +231,11 @@ impl Board {
     pub(crate) fn change(&self) -> RefMut<'_, Known> {
         self.changed.notify_waiters();
         self.known.borrow_mut()
+    }
+
+    /// Counts something that nobody waits for.
+    pub(crate) fn count(&self, count: impl FnOnce(&mut Figures)) {
+        count(&mut self.known.borrow_mut().figures);
     }
 
     /// What was measured since it was last asked.

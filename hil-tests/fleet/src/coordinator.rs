@@ -2,7 +2,7 @@
 //! folder, or one that runs already, named by a join string. On loopback, ever.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::sync::oneshot;
 use weft_wire::join::{Address, Carrier, JoinString};
 
@@ -117,6 +117,28 @@ impl Serving {
         child.wait().during("wait for the coordinator's end")?;
         Ok(None)
     }
+
+    /// Asks it to end in good order, as a service manager does, and returns when
+    /// it has. It stays uncollected, so its id stays its own.
+    async fn ended(&self) -> Result<()> {
+        let Some(child) = &self.0 else { return Ok(()) };
+        let pid = Pid::from_child(child);
+        kill_process(pid, Signal::TERM).map_err(io::Error::from).during("end the coordinator")?;
+        let ended = tokio::task::spawn_blocking(move || {
+            waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+        });
+        let ended = tokio::time::timeout(GRACE, ended).await;
+        ended
+            .map_err(|_| Failure::new("fleet.coordinator", "the coordinator did not end"))?
+            .map_err(io::Error::other)
+            .and_then(|ended| ended.map_err(io::Error::from))
+            .during("wait for the coordinator's end")?;
+        Ok(())
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.as_ref().map_or(0, Child::id)
+    }
 }
 
 impl Drop for Serving {
@@ -145,9 +167,8 @@ impl Drop for Serving {
 
 /// A coordinator that this process started; ended with the value.
 pub(crate) struct Started {
-    pid: u32,
     // The folder goes after the process has ended: fields are dropped in order.
-    _serving: Serving,
+    serving: Serving,
     site: Site,
 }
 
@@ -157,8 +178,17 @@ impl Started {
         let site = Site::init(program)?;
         let (serving, said) = site.serve()?;
         said.ready().await?;
-        let pid = serving.0.as_ref().map_or(0, Child::id);
-        Ok(Self { pid, _serving: serving, site })
+        Ok(Self { serving, site })
+    }
+
+    /// Ends it in good order and starts it again on the same data. Returns when
+    /// it is ready.
+    pub(crate) async fn restart(&mut self) -> Result<()> {
+        self.serving.ended().await?;
+        let (serving, said) = self.site.serve()?;
+        // The one before is collected here.
+        self.serving = serving;
+        said.ready().await
     }
 
     pub(crate) const fn address(&self) -> SocketAddr {
@@ -169,12 +199,12 @@ impl Started {
         self.site.socket()
     }
 
-    pub(crate) const fn pid(&self) -> u32 {
-        self.pid
+    pub(crate) fn pid(&self) -> u32 {
+        self.serving.pid()
     }
 }
 
-fn not_there(program: &Path, error: &std::io::Error) -> Failure {
+fn not_there(program: &Path, error: &io::Error) -> Failure {
     Failure::new("fleet.coordinator", format!("cannot run {}", program.display()))
         .line("cause", error.to_string())
         .line("try", "cargo build --release -p weft-coordinator")

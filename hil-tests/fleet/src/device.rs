@@ -19,6 +19,7 @@ use weft_wire::frame::{self, FrameKind, MAX_FRAME_CHIP};
 use weft_wire::id::{DeviceId, Name};
 use weft_wire::item::{Abilities, Backend, Item as _, Items, WelcomeInfo};
 use weft_wire::join::JoinString;
+use weft_wire::map::{MapReady, Page};
 use weft_wire::verdict::Refusal;
 
 use crate::board::{Board, Order, Orders, Word};
@@ -29,6 +30,8 @@ use crate::line::{self, Storage};
 
 /// Devices that enrol at once: the coordinator admits 64 of one key.
 const ENROLLING: usize = 60;
+/// Seconds between MQTT pings, as of real devices.
+const KEEPALIVE_S: u16 = 300;
 /// How late an attempt may be seen, when everything runs at once.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -36,21 +39,23 @@ const LATE: Duration = Duration::from_secs(1);
 pub(crate) struct World {
     pub(crate) board: Board,
     pub(crate) address: SocketAddr,
+    keepalive_s: u16,
     enrolling: Semaphore,
     /// What devices ask and hear; those that are recorded end with their answer.
     history: Option<RefCell<History>>,
 }
 
 impl World {
-    pub(crate) fn new(devices: usize, address: SocketAddr) -> Self {
+    pub(crate) fn new(devices: usize, address: SocketAddr, keepalive_s: u16) -> Self {
         let enrolling = Semaphore::new(ENROLLING);
-        Self { board: Board::new(devices), address, enrolling, history: None }
+        Self { board: Board::new(devices), address, keepalive_s, enrolling, history: None }
     }
 
     /// One whose devices are recorded; so many may enrol at once.
     pub(crate) fn recorded(devices: usize, address: SocketAddr, enrolling: usize) -> Self {
         let (enrolling, history) = (Semaphore::new(enrolling), Some(RefCell::default()));
-        Self { board: Board::new(devices), address, enrolling, history }
+        let (board, keepalive_s) = (Board::new(devices), KEEPALIVE_S);
+        Self { board, address, keepalive_s, enrolling, history }
     }
 
     /// The record of a world that has one.
@@ -207,6 +212,7 @@ impl<const FRAME: usize> Device<FRAME> {
         match order {
             // There is no line.
             Order::Cut => {}
+            Order::Report => self.control.handle_change(clock::core_now()),
             Order::Leave => self.control.leave(&mut Kernel),
             Order::Reboot => self.start_anew(),
         }
@@ -214,7 +220,7 @@ impl<const FRAME: usize> Device<FRAME> {
 
     /// One connection, from TCP to its end.
     async fn connected(&mut self, credentials: Credentials) -> Ended {
-        let mut storage = Box::new(Storage::new(credentials, FRAME));
+        let mut storage = Box::new(Storage::new(credentials, FRAME, self.world.keepalive_s));
         let (mut session, inbox) = match storage.session() {
             Ok(made) => made,
             Err(words) => return Ended::Lost(words),
@@ -256,9 +262,9 @@ impl<const FRAME: usize> Device<FRAME> {
                 }
                 order = self.orders.next() => match order {
                     Order::Cut => return Ended::Cut,
-                    Order::Leave => self.control.leave(&mut Kernel),
                     // Without a goodbye.
                     Order::Reboot => return Ended::Restarted,
+                    order => self.handle_order(order),
                 },
             }
         };
@@ -275,17 +281,22 @@ impl<const FRAME: usize> Device<FRAME> {
             let Some(transmit) = self.control.poll_transmit(&mut out, &mut Kernel, now) else {
                 return Ok(());
             };
+            self.world.board.count(|figures| figures.frames_up += 1);
             line::publish(line, transmit.topic, out.get(..transmit.len).unwrap_or_default())
                 .await?;
         }
     }
 
     fn handle_frame(&mut self, frame: &[u8]) {
+        self.world.board.count(|figures| figures.frames_down += 1);
         let taken = self.control.handle_frame(frame, &mut Kernel, clock::core_now());
         if let Err(drop) = taken {
             let reason = format!("{drop:?}");
             *self.world.board.change().figures.dropped.entry(reason).or_default() += 1;
             return;
+        }
+        if tells_of_a_map(self.control.opened()) {
+            self.world.board.count(|figures| figures.map_frames_down += 1);
         }
         if let Some(welcome) = welcome(self.control.opened()) {
             let seconds = |seconds: u16| Duration::from_secs(u64::from(seconds));
@@ -466,6 +477,11 @@ impl<const FRAME: usize> Device<FRAME> {
 fn welcome(plain: &[u8]) -> Option<WelcomeInfo> {
     let mut items = Items::new(plain).filter_map(Result::ok);
     items.find(|item| item.tag == WelcomeInfo::TAG)?.decode().ok()
+}
+
+fn tells_of_a_map(plain: &[u8]) -> bool {
+    let tags = [MapReady::TAG, Page::TAG];
+    Items::new(plain).filter_map(Result::ok).any(|item| tags.contains(&item.tag))
 }
 
 /// The control session of a device that starts.

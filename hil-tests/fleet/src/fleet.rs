@@ -13,7 +13,7 @@ use weft_wire::join::JoinString;
 
 use crate::board::{Known, Order, Word};
 use crate::clock;
-use crate::coordinator::parse_join;
+use crate::coordinator::{Started, parse_join};
 use crate::device::{Device, World};
 use crate::failure::{Failure, Result};
 use crate::plan::{Change, Dice, Layout, Pace};
@@ -25,6 +25,13 @@ use crate::rest::Operator;
 const SETTLE: Duration = Duration::from_secs(30);
 /// A line that is cut a fourth time within 30 s waits longer than its window.
 const STORMS: [&str; 3] = ["storm", "storm_2", "storm_3"];
+const RESTARTS: [&str; 3] = ["restart", "restart_2", "restart_3"];
+/// Devices report once in so many seconds, as WELCOME asks.
+const HEARTBEAT_S: u64 = 900;
+/// Names carry the number of their change: the churn counts from 0.
+const FIRST_SINGLE: usize = 100_000;
+/// What a change still causes after it has arrived: its answers.
+const AFTERMATH: Duration = Duration::from_secs(1);
 /// The first port of rules that the churn makes.
 const PORTS: u16 = 20_000;
 
@@ -35,7 +42,10 @@ pub(crate) struct Course {
     /// Enrolments per second.
     pub(crate) ramp: Pace,
     pub(crate) steady: Duration,
+    /// Changes of one device, one after the other.
+    pub(crate) singles: u32,
     pub(crate) storms: usize,
+    pub(crate) restarts: usize,
     pub(crate) churn: Duration,
     /// Changes per second.
     pub(crate) changes: Pace,
@@ -112,28 +122,42 @@ struct Mark {
     fleet: Usage,
 }
 
+/// Whose coordinator it is.
+pub(crate) enum Host {
+    /// The fleet's own.
+    Own { started: Box<Started>, office: Office },
+    /// Somebody else's: its policy is not known, and nothing is changed there.
+    /// Holds its process, if that is known.
+    Other(Option<u32>),
+}
+
+impl Host {
+    fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Own { started, .. } => Some(started.pid()),
+            Self::Other(pid) => *pid,
+        }
+    }
+
+    const fn is_own(&self) -> bool {
+        matches!(self, Self::Own { .. })
+    }
+}
+
 /// A fleet and its coordinator.
 pub(crate) struct Fleet {
     course: Course,
     world: Rc<World>,
     keys: Rc<Keys>,
-    /// `None` = somebody else's coordinator: its policy is not known, and
-    /// nothing is changed there.
-    office: Option<Office>,
-    pid: Option<u32>,
     tasks: JoinSet<()>,
+    // Dropped last: the lines are gone when the coordinator is ended.
+    host: Host,
 }
 
 impl Fleet {
-    pub(crate) fn new(
-        course: Course,
-        world: World,
-        keys: Keys,
-        office: Option<Office>,
-        pid: Option<u32>,
-    ) -> Self {
+    pub(crate) fn new(course: Course, world: World, keys: Keys, host: Host) -> Self {
         let (world, keys) = (Rc::new(world), Rc::new(keys));
-        Self { course, world, keys, office, pid, tasks: JoinSet::new() }
+        Self { course, world, keys, tasks: JoinSet::new(), host }
     }
 
     /// All phases, one after the other. Inside a `LocalSet`.
@@ -141,6 +165,14 @@ impl Fleet {
         self.ramp(report).await?;
         if !self.course.steady.is_zero() {
             self.steady(report).await?;
+        }
+        if self.course.singles > 0 && self.host.is_own() {
+            self.singles(report).await?;
+        }
+        for name in RESTARTS.into_iter().take(self.course.restarts) {
+            if self.host.is_own() {
+                self.restart(name, report).await?;
+            }
         }
         for name in STORMS.into_iter().take(self.course.storms) {
             self.storm(name, report).await?;
@@ -152,7 +184,7 @@ impl Fleet {
     }
 
     fn usage(&self) -> Result<Option<Usage>> {
-        self.pid.map(Usage::of).transpose()
+        self.host.pid().map(Usage::of).transpose()
     }
 
     fn mark(&self) -> Result<Mark> {
@@ -208,9 +240,9 @@ impl Fleet {
     /// Whether a device has a session and its whole map.
     fn is_settled(&self, known: &Known, place: usize) -> bool {
         let seat = &known.seats[place];
-        let whole = match (&self.office, seat.peers) {
-            (Some(_), Some(peers)) => peers == self.course.layout.peers(place),
-            (None, Some(_)) => true,
+        let whole = match (&self.host, seat.peers) {
+            (Host::Own { .. }, Some(peers)) => peers == self.course.layout.peers(place),
+            (Host::Other(_), Some(_)) => true,
             (_, None) => false,
         };
         seat.confirmed && whole
@@ -260,7 +292,16 @@ impl Fleet {
 
     async fn steady(&mut self, report: &mut Report) -> Result<()> {
         let mark = self.mark()?;
-        sleep_until(mark.at + self.course.steady).await;
+        let Course { layout, steady, .. } = self.course;
+        // Heartbeats come as often as from a fleet that began hours ago.
+        let beats = layout.devices as u64 * steady.as_secs() / HEARTBEAT_S;
+        let beats = u32::try_from(beats).unwrap_or(u32::MAX);
+        for number in 0..beats {
+            sleep_until(mark.at + steady * number / beats).await;
+            let place = number as usize * layout.devices / beats as usize;
+            self.world.board.known().seats[place].orders.give(Order::Report);
+        }
+        sleep_until(mark.at + steady).await;
         let confirmed = self.world.board.known().confirmed();
         let lost = self.world.board.known().figures.lost_count();
         let dropped = self.world.board.known().figures.dropped_count();
@@ -269,6 +310,51 @@ impl Fleet {
         report.expect(lost == 0, || format!("{lost} lines were lost while nothing happened"));
         let devices = self.course.layout.devices;
         report.expect(confirmed == devices, || format!("{confirmed} of {devices} have a session"));
+        Ok(())
+    }
+
+    /// What one change costs: a device is renamed, and the next one when that
+    /// has arrived everywhere.
+    async fn singles(&mut self, report: &mut Report) -> Result<()> {
+        let Course { layout, singles, seed, .. } = self.course;
+        let mark = self.mark()?;
+        let mut dice = Dice::new(seed);
+        let mut changes = 0;
+        for number in 0..singles as usize {
+            let Some(place) = dice.device(layout) else { break };
+            self.apply(Change::Rename(place), FIRST_SINGLE + number).await?;
+            let missing = |known: &Known| known.missing().join("; ");
+            let arrived = |known: &Known| known.on_their_way() == 0;
+            let board = &self.world.board;
+            board.until(SETTLE, "a device's new name at its gateway", arrived, missing).await?;
+            changes += 1;
+        }
+        sleep_until(clock::now() + AFTERMATH).await;
+        self.close("singles", &mark, BTreeMap::from([("changes", changes)]), report)?;
+        report.expect(changes > 0 || layout.devices < 2, || "no device was changed".to_owned());
+        Ok(())
+    }
+
+    /// The coordinator is ended and started again: from then on until every
+    /// device has a session.
+    async fn restart(&mut self, name: &'static str, report: &mut Report) -> Result<()> {
+        let devices = self.course.layout.devices;
+        let mut mark = self.mark()?;
+        let Host::Own { started, .. } = &mut self.host else { return Ok(()) };
+        started.restart().await?;
+        // Another process: all that it has used belongs to this phase.
+        mark.coordinator = Some(Usage::default());
+        let down = clock::now() - mark.at;
+        let back =
+            |known: &Known| known.figures.back.len() >= devices && known.confirmed() == devices;
+        let text = |known: &Known| {
+            format!("{} of {devices} are; {:?}", known.confirmed(), known.figures.lost)
+        };
+        let all = self.world.board.until(SETTLE * 2, "every device back", back, text).await;
+        let down_ms = u64::try_from(down.as_millis()).unwrap_or(u64::MAX);
+        self.close(name, &mark, BTreeMap::from([("down_ms", down_ms)]), report)?;
+        all?;
+        report.expect(true, || unreachable!("all are back"));
         Ok(())
     }
 
@@ -338,7 +424,7 @@ impl Fleet {
     /// Makes one change; says of which kind it was.
     async fn apply(&mut self, change: Change, number: usize) -> Result<&'static str> {
         let layout = self.course.layout;
-        let Some(office) = &mut self.office else {
+        let Host::Own { office, .. } = &mut self.host else {
             // Nobody here may change the coordinator: only devices come and go.
             let (Change::Rename(place) | Change::Restart(place) | Change::Replace(place)) = change
             else {

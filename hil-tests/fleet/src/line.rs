@@ -30,7 +30,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one publish or DISCONNECT may take to be written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-const KEEPALIVE_S: u16 = 300;
 /// Beside a frame: topic, fixed header, properties.
 const PACKET_HEAD: usize = 128;
 /// Two frames of 1,024 B, the longest that any device sends, and the CONNECT.
@@ -66,30 +65,32 @@ pub(crate) struct Storage {
     transmit: Vec<u8>,
     client: heapless::String<26>,
     credentials: Credentials,
+    keepalive_s: u16,
     pub(crate) inbox: TopicText,
 }
 
 impl Storage {
     /// For frames of at most `frame` bytes.
-    pub(crate) fn new(credentials: Credentials, frame: usize) -> Self {
+    pub(crate) fn new(credentials: Credentials, frame: usize, keepalive_s: u16) -> Self {
         Self {
             receive: vec![0; frame + PACKET_HEAD],
             transmit: vec![0; TRANSMIT_LEN],
             client: credentials.inbox.text(),
             inbox: Topic::Down(credentials.inbox).text(),
             credentials,
+            keepalive_s,
         }
     }
 
     /// A client that is not connected, and where its messages come.
     pub(crate) fn session(&mut self) -> Result<(Session<'_>, &TopicText), String> {
-        let Self { receive, transmit, client, credentials, inbox } = self;
+        let Self { receive, transmit, client, credentials, keepalive_s, inbox } = self;
         let password = credentials.password.as_str().as_bytes();
         let config = ConfigBuilder::new(Buffers::new(receive, transmit))
             .client_id(client)
             .and_then(|config| config.auth(&credentials.user, password))
             .map_err(|error| error.to_string())?
-            .keepalive_interval(KEEPALIVE_S);
+            .keepalive_interval(*keepalive_s);
         Ok((Session::new(config), inbox))
     }
 }

@@ -39,7 +39,7 @@ use crash::Trial;
 use device::World;
 use entropy::Kernel;
 use failure::{During, Failure, Result, status};
-use fleet::{Course, Fleet, Keys, Office};
+use fleet::{Course, Fleet, Host, Keys, Office};
 use plan::{DEVICES_MAX, Layout, Pace};
 use report::Report;
 use rest::Operator;
@@ -71,10 +71,22 @@ struct Arguments {
     #[arg(long, value_name = "S", default_value_t = 10)]
     #[arg(value_parser = clap::value_parser!(u64).range(0..=3_600))]
     steady: u64,
+    /// Seconds between the MQTT pings of a line
+    #[arg(long, value_name = "S", default_value_t = 300)]
+    #[arg(value_parser = clap::value_parser!(u16).range(5..=3_600))]
+    keepalive: u16,
+    /// Changes of one device each, one after the other
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    singles: u32,
     /// How often all lines are cut at once
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u8).range(0..=3))]
     storms: u8,
+    /// How often the coordinator is restarted
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=3))]
+    restarts: u8,
     /// Seconds in which devices come, go and are changed
     #[arg(long, value_name = "S", default_value_t = 10)]
     #[arg(value_parser = clap::value_parser!(u64).range(0..=3_600))]
@@ -163,7 +175,9 @@ impl Arguments {
             layout: Layout { devices: usize::try_from(self.devices).unwrap_or(DEVICES_MAX) },
             ramp: Pace { per_second: self.rate },
             steady: Duration::from_secs(self.steady),
+            singles: self.singles,
             storms: usize::from(self.storms),
+            restarts: usize::from(self.restarts),
             churn: Duration::from_secs(self.churn),
             changes: Pace { per_second: self.changes },
             seed: self.seed,
@@ -265,8 +279,8 @@ async fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
         let address = coordinator::loopback(&join.addresses)?;
         reach(address).await?;
         let keys = Keys::One(Rc::new(join));
-        let world = World::new(devices, address);
-        return Fleet::new(course, world, keys, None, arguments.pid).run(report).await;
+        let world = World::new(devices, address, arguments.keepalive);
+        return Fleet::new(course, world, keys, Host::Other(arguments.pid)).run(report).await;
     }
     let program = match &arguments.coordinator {
         Some(program) => program.clone(),
@@ -275,10 +289,9 @@ async fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let started = Started::new(&program).await?;
     let operator = Operator::new(started.socket());
     let (office, keys) = Office::open(operator, course.layout).await?;
-    let world = World::new(devices, started.address());
-    // Dropped before the coordinator is ended: its lines are gone by then.
-    let mut fleet = Fleet::new(course, world, keys, Some(office), Some(started.pid()));
-    fleet.run(report).await
+    let world = World::new(devices, started.address(), arguments.keepalive);
+    let host = Host::Own { started: Box::new(started), office };
+    Fleet::new(course, world, keys, host).run(report).await
 }
 
 /// Whether anybody listens, before a thousand devices wait for him.

@@ -97,6 +97,15 @@ impl Dice {
         usize::try_from(self.next().checked_rem(bound).unwrap_or(0)).unwrap_or(0)
     }
 
+    /// A device that is no gateway and has one.
+    pub(crate) fn device(&mut self, layout: Layout) -> Option<usize> {
+        let with_devices = (0..layout.sites()).filter(|site| layout.places(*site).len() > 1);
+        let site = self.below(with_devices.count());
+        let places = layout.places(site);
+        let others = places.len().checked_sub(1).filter(|others| *others > 0)?;
+        Some(places.start + 1 + self.below(others))
+    }
+
     /// The next change, in a site where no other is on its way: two changes of
     /// one thing might arrive as one. `None` = every site is busy.
     pub(crate) fn change(&mut self, layout: Layout, busy: &[usize]) -> Option<Change> {
@@ -181,6 +190,11 @@ mod tests {
             assert!(site == 0 || site == 2, "{change:?}");
         }
         assert!(kinds.iter().all(|&count| count > 100), "{kinds:?}");
+        for _ in 0..500 {
+            let place = dice.device(layout).unwrap();
+            assert!(!layout.is_gateway(place) && place < 150, "{place}");
+        }
+        assert_eq!(dice.device(Layout { devices: 1 }), None);
         assert_eq!(dice.change(layout, &[0, 1, 2]), None);
         assert_eq!(dice.change(Layout { devices: 1 }, &[]), None);
     }

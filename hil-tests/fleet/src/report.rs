@@ -57,6 +57,9 @@ impl Phase {
         if self.figures.session.len() > 0 {
             document["sessions_per_s"] = per_s(self.figures.session.len()).into();
         }
+        document["frames_up"] = self.figures.frames_up.into();
+        document["frames_down"] = self.figures.frames_down.into();
+        document["map_frames_down"] = self.figures.map_frames_down.into();
         if !self.figures.lost.is_empty() {
             document["lost"] = json!(self.figures.lost);
         }
@@ -86,6 +89,9 @@ impl Phase {
         for (reason, count) in &self.figures.dropped {
             say(&format!("  frames dropped     {count:>6} times   {reason}"));
         }
+        let (up, down) = (self.figures.frames_up, self.figures.frames_down);
+        let maps = self.figures.map_frames_down;
+        say(&format!("  frames             {up:>6} up      {down:>6} down, {maps} of maps"));
         if let Some(cost) = self.coordinator {
             say(&format!("  coordinator        {}", cost.text()));
         }

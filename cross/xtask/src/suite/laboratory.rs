@@ -45,7 +45,8 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
 pub(super) fn fleet(root: &Path, full: bool) -> Outcome {
     const SHORT: &[&str] =
         &["--devices", "200", "--rate", "100", "--steady", "2", "--churn", "4", "--limit", "60"];
-    const FULL: &[&str] = &["--devices", "1000", "--steady", "30", "--churn", "30"];
+    const FULL: &[&str] =
+        &["--devices", "1000", "--steady", "30", "--singles", "200", "--churn", "30"];
     let arguments = if full { FULL } else { SHORT };
     let mut outcome = program(root, "weft-fleet", "fleet", arguments);
     if outcome.failed == 0 {
