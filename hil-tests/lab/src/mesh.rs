@@ -323,12 +323,11 @@ impl Starting {
         Ok(began.elapsed())
     }
 
-    /// It cannot join: how long until it had said this text and ended.
-    pub(crate) fn fails(mut self, text: &str) -> Result<Duration> {
-        let began = clock::now();
+    /// It cannot join: waits until it has said this text and ended.
+    pub(crate) fn fails(mut self, text: &str) -> Result<()> {
         let status = self.gateway.process.wait_for_end(LIMIT)?;
         if !status.success() && self.gateway.process.has_said(text) {
-            return Ok(began.elapsed());
+            return Ok(());
         }
         let name = &self.gateway.name;
         Err(Failure::expectation(format!("{name} ended with {status} and did not say {text}")))
