@@ -226,9 +226,9 @@ fn packets(corpora: &mut Corpora) {
 }
 
 /// A file of the gateway, without its checksum.
-fn envelope(magic: &[u8; 8], content: &[u8]) -> Vec<u8> {
+fn envelope(magic: &[u8; 8], format: u8, content: &[u8]) -> Vec<u8> {
     let mut file = magic.to_vec();
-    file.extend([1, 0, 0, 0, 1, 0]);
+    file.extend([format, 0, 0, 0, 1, 0]);
     file.extend((content.len() as u32).to_le_bytes());
     file.extend(content);
     file
@@ -246,7 +246,7 @@ fn gateway(corpora: &mut Corpora) {
     let mut buffer = [0; 2_048];
     let identity = genuine::identity();
     let content = postcard::to_slice(&(identity, home), &mut buffer).expect("room");
-    corpora.put_as("linux-identity", 1, &envelope(b"WEFTIDEN", content));
+    corpora.put_as("linux-identity", 1, &envelope(b"WEFTIDEN", 2, content));
 
     let mut mesh = Mesh::new(3);
     let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
@@ -256,7 +256,7 @@ fn gateway(corpora: &mut Corpora) {
     mesh.run_for(60_000);
     let cache = mesh.nodes[a].storage.cache.clone();
     assert!(!cache.is_empty(), "the agent has written its cache");
-    corpora.put_as("linux-cache", 1, &envelope(b"WEFTCACH", &cache));
+    corpora.put_as("linux-cache", 1, &envelope(b"WEFTCACH", 1, &cache));
     corpora.put_as("linux-cache", 2, &cache);
     let mut frames: Vec<_> = mesh.tapped.iter().map(|(_, frame)| frame.clone()).collect();
     frames.sort_by_key(Vec::len);
