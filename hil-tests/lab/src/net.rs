@@ -4,6 +4,7 @@
 
 pub(crate) mod door;
 pub(crate) mod echo;
+pub(crate) mod flood;
 pub(crate) mod namespace;
 pub(crate) mod packet;
 pub(crate) mod signal;

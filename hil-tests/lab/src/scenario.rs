@@ -6,6 +6,7 @@ mod clone;
 mod crash;
 mod demo;
 mod disk;
+mod flood;
 mod footprint;
 mod hostile;
 mod interop;
@@ -79,6 +80,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "disk",
         about: "full and read-only disks: said at once, nothing lost, on by itself",
         play: disk::play,
+    },
+    Scenario {
+        name: "flood",
+        about: "100,000 forged initiations a second: handshakes, a tunnel, memory",
+        play: flood::play,
     },
     Scenario {
         name: "footprint",
