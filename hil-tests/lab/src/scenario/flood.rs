@@ -246,7 +246,7 @@ fn measure(stage: &mut Stage<'_>, scene: &mut Scene<'_>, plan: &Plan) -> Result<
         })),
         "drops": status["drops"],
     });
-    judge(&figures, growth)?;
+    judge(&figures, growth, plan.whole)?;
     Ok(document)
 }
 
@@ -260,12 +260,13 @@ fn line_rate(stage: &mut Stage<'_>, scene: &mut Scene<'_>, plan: &Plan) -> Resul
     Ok(line)
 }
 
-fn judge(figures: &Figures, growth: u64) -> Result<()> {
+fn judge(figures: &Figures, growth: u64, whole: bool) -> Result<()> {
     if figures.rate() < u64::from(RATE) * 19 / 20 {
-        return Err(Failure::expectation(format!(
-            "only {} datagrams a second were sent, {RATE} were wanted",
-            figures.rate()
-        )));
+        let rate = figures.rate();
+        let words = format!("only {rate} datagrams a second were sent, {RATE} were wanted");
+        // Said by name where it is one test of many: a machine with other work
+        // shows nothing of the gateway. Who asks for the figure gets none.
+        return Err(if whole { Failure::expectation(words) } else { Failure::skipped(words) });
     }
     let worst = percentile(&figures.handshakes, 99);
     if worst > HANDSHAKE_GOAL {
