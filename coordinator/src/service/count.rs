@@ -1,5 +1,6 @@
 //! Counters: what is dropped is data, not a log line.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter that only rises.
@@ -32,5 +33,35 @@ impl<const N: usize> Counts<N> {
     /// The counter of a reason below `N`.
     pub const fn get(&self, reason: usize) -> &Counter {
         &self.0[reason]
+    }
+}
+
+/// A reason's word for a reader of counters: `ForeignInbox` as `foreign_inbox`.
+pub fn word(reason: &dyn fmt::Debug) -> String {
+    let mut word = String::new();
+    for letter in format!("{reason:?}").chars() {
+        if letter.is_ascii_uppercase() && !word.is_empty() {
+            word.push('_');
+        }
+        word.push(letter.to_ascii_lowercase());
+    }
+    word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_words() {
+        #[derive(Debug)]
+        enum Reason {
+            ForeignInbox,
+            Mac1,
+            TooLong,
+        }
+        assert_eq!(word(&Reason::ForeignInbox), "foreign_inbox");
+        assert_eq!(word(&Reason::Mac1), "mac1");
+        assert_eq!(word(&Reason::TooLong), "too_long");
     }
 }

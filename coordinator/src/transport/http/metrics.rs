@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use super::Routes;
 use super::auth::Permission;
 use crate::service::channel::{Channel, FrameDrop};
-use crate::service::count::Counter;
+use crate::service::count::{Counter, word};
 use crate::transport::listen::{self, Places};
 use crate::transport::mqtt::Broker;
 use crate::transport::mqtt::session::Close;
@@ -166,28 +166,9 @@ impl Page {
     }
 }
 
-/// `ForeignInbox` as `foreign_inbox`.
-pub(in crate::transport) fn word(reason: &dyn fmt::Debug) -> String {
-    let mut word = String::new();
-    for letter in format!("{reason:?}").chars() {
-        if letter.is_ascii_uppercase() && !word.is_empty() {
-            word.push('_');
-        }
-        word.push(letter.to_ascii_lowercase());
-    }
-    word
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reasons_are_words() {
-        assert_eq!(word(&FrameDrop::ForeignInbox), "foreign_inbox");
-        assert_eq!(word(&FrameDrop::Mac1), "mac1");
-        assert_eq!(word(&Close::TooLong), "too_long");
-    }
 
     #[test]
     fn the_text_is_what_prometheus_reads() {

@@ -2,8 +2,7 @@
 
 use super::connect::Refusal;
 use super::session::Close;
-use crate::service::count::{Counter, Counts};
-use crate::transport::http::metrics::word;
+use crate::service::count::{Counter, Counts, word};
 
 /// Why a connection ended before it was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
