@@ -1,5 +1,7 @@
-//! Base64 of RFC 4648 section 4 for exactly 32 bytes: a WireGuard key as `wg`
-//! prints it, 44 characters of which the last is `=`.
+//! Base64 of RFC 4648 section 4, mostly for exactly 32 bytes: a WireGuard key as
+//! `wg` prints it, 44 characters of which the last is `=`.
+
+use core::fmt::{self, Write};
 
 /// Characters of a key.
 pub const KEY_TEXT_LEN: usize = 44;
@@ -12,18 +14,28 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 /// Writes a key.
 pub fn encode(key: &[u8; 32]) -> KeyText {
     let mut text = KeyText::new();
-    for group in key.chunks(3) {
-        let mut bytes = [0; 4];
-        bytes[1..=group.len()].copy_from_slice(group);
-        let bits = u32::from_be_bytes(bytes);
+    // Cannot fail: the capacity is the encoded length.
+    let _ = write(key, &mut text);
+    text
+}
+
+/// Writes bytes of any number, with padding.
+///
+/// # Errors
+///
+/// That of `out`, as when it has no room.
+pub fn write(bytes: &[u8], out: &mut impl Write) -> fmt::Result {
+    for group in bytes.chunks(3) {
+        let mut word = [0; 4];
+        word[1..=group.len()].copy_from_slice(group);
+        let bits = u32::from_be_bytes(word);
         for position in 0..4 {
             let digit = ALPHABET[(bits >> (18 - 6 * position)) as usize & 63];
             let character = if position > group.len() { b'=' } else { digit };
-            // Cannot fail: the capacity is the encoded length.
-            let _ = text.push(char::from(character));
+            out.write_char(char::from(character))?;
         }
     }
-    text
+    Ok(())
 }
 
 const fn value(character: u8) -> Option<u8> {

@@ -34,18 +34,9 @@ fn request_with(authority: &str, key: &[u8; 16]) -> (String, String) {
 
 /// Base64 with padding (RFC 4648 section 4).
 pub(super) fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let mut word = [0; 4];
-        word[1..=chunk.len()].copy_from_slice(chunk);
-        let word = u32::from_be_bytes(word);
-        for at in 0..4 {
-            let sextet = (word >> (18 - 6 * at)) & 63;
-            let symbol = char::from(ALPHABET[sextet as usize]);
-            out.push(if at <= chunk.len() { symbol } else { '=' });
-        }
-    }
+    let mut out = String::new();
+    // Writing into a string has no error.
+    let _ = weft_wire::base64::write(bytes, &mut out);
     out
 }
 

@@ -178,19 +178,8 @@ mod tests {
 
     /// Base64 (RFC 4648 section 4), for the PEM of the test.
     fn base64(bytes: &[u8]) -> String {
-        const ALPHABET: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let mut out = String::new();
-        for chunk in bytes.chunks(3) {
-            let mut word = [0; 4];
-            word[1..=chunk.len()].copy_from_slice(chunk);
-            let word = u32::from_be_bytes(word);
-            for at in 0..4 {
-                let sextet = (word >> (18 - 6 * at)) & 63;
-                let symbol = char::from(ALPHABET[sextet as usize]);
-                out.push(if at <= chunk.len() { symbol } else { '=' });
-            }
-        }
+        weft_wire::base64::write(bytes, &mut out).unwrap();
         out
     }
 }
