@@ -9,15 +9,17 @@ mod world;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use endpoint::Credentials;
 use proptest::prelude::*;
 use weft_coordinator::domain::device::Decision;
 use weft_coordinator::service::bus::{Answer, Carrier, Class, Inbound as _, Uplink};
 use weft_coordinator::service::seams::PresenceView as _;
 use weft_noise::key::StaticSecret;
 use weft_noise::sealed::device::Initiator;
-use weft_wire::frame::{FrameKind, kind};
+use weft_wire::frame::{FrameKind, Reset, kind};
 use weft_wire::id::{Instance, Revision};
 use weft_wire::item::{Done, Duplicate, Leave, Ping, Stamps, Standing, State};
+use weft_wire::login;
 use weft_wire::map::MapNext;
 use world::{Device, EPOCH, Held, World, enrolment_psk, find, unique};
 
@@ -255,6 +257,54 @@ async fn a_release_ends_it_and_two_that_go_on_are_found_again() {
     }
     first.come(&world).await;
     let said = second.come(&world).await;
+    assert!(find::<Duplicate>(&said).unwrap().moved.is_some());
+}
+
+/// After a release the two are at different inboxes, so neither takes the other's
+/// line. In real time and on carriers: it is about what is sent unasked.
+#[tokio::test]
+async fn who_is_superseded_behind_its_back_hears_it_at_once() {
+    let world = World::new().await;
+    let key = world.key(|_| {}).await;
+    let mut enrolled = Device::new(&world, "gw-a");
+    enrolled.enrol(&world, &key).await.unwrap();
+    let id = enrolled.id();
+    let first = Machine::new(enrolled, 21);
+    let mut second = first.copy(&world, 22).device;
+    let mut first = first.device;
+    for device in [&mut first, &mut second] {
+        device.come_back(&world).await;
+        device.shake_hands(&world).await;
+    }
+    // The first comes back, is kept, and goes where only it knows.
+    first.come_back(&world).await;
+    let said = first.shake_hands(&world).await;
+    let moved = find::<Duplicate>(&said).unwrap().moved.unwrap();
+    let password = login::password(moved.password_expiry, &moved.password);
+    let user = moved.inbox.to_string();
+    let credentials =
+        Credentials { client_id: user.clone(), user, password: password.as_str().to_owned() };
+    first.inbox = moved.inbox;
+    first.connect(&world, &credentials).await;
+    first.shake_hands(&world).await;
+    second.come_back(&world).await;
+    assert_eq!(standing(&second.shake_hands(&world).await), Some(Standing::Quarantined));
+    // It is released while the first is away, and is the device at the old inbox.
+    first.client = None;
+    let release = Decision::Release { is_there: false };
+    world.store.decide(id, release, None, world.by()).await.unwrap();
+    while world.channel.sessions().table().copy(id).is_some() {
+        tokio::task::yield_now().await;
+    }
+    second.come_back(&world).await;
+    assert!(standing(&second.shake_hands(&world).await).is_none());
+    first.connect(&world, &credentials).await;
+    first.shake_hands(&world).await;
+    let frame = second.read().await;
+    let session = second.welcome.as_ref().unwrap().session;
+    assert_eq!(Reset::parse(&frame).unwrap().session, session);
+    // So it shakes hands, and that both live is out.
+    let said = second.shake_hands(&world).await;
     assert!(find::<Duplicate>(&said).unwrap().moved.is_some());
 }
 

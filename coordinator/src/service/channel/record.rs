@@ -1,10 +1,12 @@
 //! From RECORD to what its items ask for.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use bytes::Bytes;
 use weft_noise::sealed::SealedError;
 use weft_wire::frame::{MAX_FRAME, RecordHeader, Reset};
-use weft_wire::id::DeviceId;
+use weft_wire::id::{DeviceId, Inbox};
 use weft_wire::item::{
     CommandDone, Done, Item, ItemError, Items, Leave, Lost, Ping, RawItem, Refused, Register,
     RequestId, Returning, State, Unsupported,
@@ -164,6 +166,9 @@ impl Channel {
                 return Answer { close: true, ..Answer::default() };
             }
         }
+        if let Some(superseded) = confirmed.and_then(|confirmed| confirmed.superseded) {
+            self.wake(&superseded, &entry, now);
+        }
         if let Who::Device { id, .. } = entry.who {
             self.presence.heard(id, uplink, entry.instance);
         }
@@ -173,17 +178,35 @@ impl Channel {
         Answer { frames, authentic: entry.device().is_some(), close }
     }
 
-    /// A hint that the session is not known. Anybody can cause one, so few are
-    /// sent to an inbox.
+    /// A hint that the session is not known.
     fn reset(&self, uplink: &Uplink<'_>, session: u32, why: FrameDrop) -> Answer {
         let answer = self.dropped(why);
         let now = tokio::time::Instant::now().into_std();
-        if !self.resets.try_take(&uplink.inbox, now) {
-            return answer;
+        let frames = self.hint(uplink.inbox, session, now).into_iter().collect();
+        Answer { frames, ..answer }
+    }
+
+    /// Anybody can cause one, so few are sent to an inbox.
+    fn hint(&self, inbox: Inbox, session: u32, now: Instant) -> Option<Bytes> {
+        if !self.resets.try_take(&inbox, now) {
+            return None;
         }
         self.stats.resets.add();
         let reset = Reset { session, hello_hash: [0; 8] }.to_bytes();
-        Answer { frames: vec![bytes::Bytes::copy_from_slice(&reset)], ..answer }
+        Some(Bytes::copy_from_slice(&reset))
+    }
+
+    /// Another process took the place of a session at another inbox. If its own
+    /// process lives it does not know that, since its line holds, and two machines
+    /// have one identity: it is to shake hands now and not when it next asks.
+    fn wake(&self, superseded: &Entry, by: &Entry, now: Instant) {
+        if superseded.instance == by.instance || superseded.inbox == by.inbox {
+            return;
+        }
+        if let Some(hint) = self.hint(superseded.inbox, superseded.id, now) {
+            // Nobody there: there is nobody to wake.
+            let _ = self.sessions.bus().send(superseded.inbox, hint);
+        }
     }
 
     /// The first record of a device's session: it hears first how it stands, if
