@@ -258,6 +258,10 @@ async fn a_release_ends_it_and_two_that_go_on_are_found_again() {
     first.come(&world).await;
     let said = second.come(&world).await;
     assert!(find::<Duplicate>(&said).unwrap().moved.is_some());
+    // Before the kept one has come to its new inbox, from one that is no copy's
+    // any more: it is known for what it is.
+    assert_eq!(standing(&first.come(&world).await), Some(Standing::Quarantined));
+    assert!(standing(&second.come(&world).await).is_none());
 }
 
 /// After a release the two are at different inboxes, so neither takes the other's

@@ -61,11 +61,15 @@ pub fn place(known: &[Quarantine], own: Inbox, at: Inbox, instance: Instance) ->
         // Which of the two started anew cannot be told yet: neither learns of
         // the new inbox by that.
         Some(_) => Place::Member(at),
-        // An inbox that nobody was given, by a carrier that asks for no password.
-        None => match known.iter().filter(|one| one.settled).max_by_key(|one| one.since) {
-            Some(newest) => Place::Quarantined(Box::new(newest.clone())),
-            None => Place::Member(if known.is_empty() { own } else { at }),
-        },
+        // An inbox of a quarantine that is over, or one that nobody was given, by
+        // a carrier that asks for no password.
+        None => {
+            let judged = |one: &&Quarantine| one.settled || one.instance == instance;
+            match known.iter().filter(judged).max_by_key(|one| one.since) {
+                Some(newest) => Place::Quarantined(Box::new(newest.clone())),
+                None => Place::Member(if known.is_empty() { own } else { at }),
+            }
+        }
     }
 }
 
@@ -170,6 +174,8 @@ mod tests {
         // Either of them, started anew: it stays where both can come.
         assert_eq!(place(&known, own, inbox(1), instance(3)), Place::Member(inbox(1)));
         assert_eq!(place(&known, own, inbox(7), instance(3)), Place::Member(inbox(7)));
+        assert_eq!(place(&known, own, inbox(7), instance(1)), Place::Member(inbox(7)));
+        assert!(is_quarantined(&place(&known, own, inbox(7), instance(2))), "wherever it comes");
         // Who knows the new inbox is the kept one, started anew or not.
         assert_eq!(place(&known, own, own, instance(3)), Place::Member(own));
     }
