@@ -264,6 +264,34 @@ async fn a_release_ends_it_and_two_that_go_on_are_found_again() {
     assert!(standing(&second.come(&world).await).is_none());
 }
 
+/// However two that were released come back, it is soon settled who is the device.
+#[tokio::test(start_paused = true)]
+async fn two_that_go_on_after_a_release_do_not_go_round() {
+    for (is_there, copy_first) in [(false, false), (false, true), (true, false), (true, true)] {
+        let world = World::new().await;
+        let (mut first, mut second) = separated(&world).await;
+        let id = first.device.id();
+        let release = Decision::Release { is_there };
+        world.store.decide(id, release, None, world.by()).await.unwrap();
+        while world.channel.sessions().table().copy(id).is_some() {
+            tokio::task::yield_now().await;
+        }
+        if copy_first {
+            std::mem::swap(&mut first, &mut second);
+        }
+        let mut out = [false; 2];
+        for _ in 0..6 {
+            let said = [first.come(&world).await, second.come(&world).await];
+            out = said.map(|said| standing(&said) == Some(Standing::Quarantined));
+        }
+        assert_eq!(out.iter().filter(|out| **out).count(), 1, "{is_there} {copy_first}");
+        let organisation = world.store.device(id).await.unwrap().unwrap().organisation;
+        let rows = world.store.audit(organisation, 0, 1_000).await.unwrap();
+        let found = rows.iter().filter(|row| row.action == "device.clone").count();
+        assert_eq!(found, 2, "the first time, and once after the release");
+    }
+}
+
 /// After a release the two are at different inboxes, so neither takes the other's
 /// line. In real time and on carriers: it is about what is sent unasked.
 #[tokio::test]
