@@ -105,6 +105,14 @@ impl StoreError {
         Self::Unavailable(DISK_FULL.to_owned())
     }
 
+    /// Nothing can be written because the disk is read-only or broken.
+    pub fn disk_failed(cause: &dyn fmt::Display) -> Self {
+        Self::Unavailable(format!(
+            "the disk takes no writes ({cause}): nothing new is accepted, tunnels go on; \
+             the kernel's log says why"
+        ))
+    }
+
     /// Whether nothing can be written because the disk is full.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Unavailable(cause) if cause == DISK_FULL)

@@ -67,6 +67,54 @@ impl Disk {
     }
 }
 
+/// An ext4 file system in a file, which the kernel can be made to give up on.
+pub(crate) struct Image {
+    file: PathBuf,
+    path: PathBuf,
+}
+
+impl Image {
+    /// Makes one of so many MiB that holds what is at `path` in the run's folder,
+    /// and mounts it there.
+    pub(crate) fn over(run: &Run, name: &str, mib: u64) -> Result<Self> {
+        let path = run.folder().join(name);
+        let file = run.folder().join(format!("{name}.ext4"));
+        let what = format!("make {}", file.display());
+        File::create(&file).and_then(|file| file.set_len(mib << 20)).during(&what)?;
+        let mut make = Command::new("mkfs.ext4");
+        said(make.arg("-q").arg("-d").arg(&path).arg(&file)).map_err(|error| {
+            Failure::skipped("mkfs.ext4 makes no file system").line("cause", error.to_string())
+        })?;
+        let image = Self { file, path };
+        image.mount()?;
+        Ok(image)
+    }
+
+    pub(crate) fn mount(&self) -> Result<()> {
+        mount(&["-o", "loop", &self.file.display().to_string()], &self.path)
+    }
+
+    /// What the kernel does when it finds the file system damaged: it is read-only
+    /// from now on, also for files that are open (ext4(5), `abort`).
+    pub(crate) fn abort(&self) -> Result<()> {
+        mount(&["-o", "remount,abort"], &self.path)
+    }
+
+    /// What an operator does then.
+    pub(crate) fn repair(&self) -> Result<()> {
+        let what = format!("unmount {}", self.path.display());
+        said(Command::new("umount").arg(&self.path)).during(&what)?;
+        let mut check = Command::new("fsck.ext4");
+        let output = check.arg("-p").arg(&self.file).output().during("run fsck.ext4")?;
+        // 1: there was something to repair (e2fsck(8)).
+        if !matches!(output.status.code(), Some(0 | 1)) {
+            let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            return Err(Failure::new("lab.disk", format!("fsck.ext4: {}, {said}", output.status)));
+        }
+        self.mount()
+    }
+}
+
 fn mount(arguments: &[&str], path: &Path) -> Result<()> {
     said(Command::new("mount").args(arguments).arg(path)).map_err(|error| {
         Failure::skipped(format!("a file system cannot be mounted at {}", path.display()))

@@ -118,10 +118,11 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::disk_full(),
+            // SQLite keeps the system's own number to itself: a file system that
+            // the kernel made read-only is an I/O error to it.
+            Some(ErrorCode::ReadOnly | ErrorCode::SystemIoFailure) => Self::disk_failed(&error),
             Some(
-                ErrorCode::ReadOnly
-                | ErrorCode::SystemIoFailure
-                | ErrorCode::DatabaseBusy
+                ErrorCode::DatabaseBusy
                 | ErrorCode::DatabaseLocked
                 | ErrorCode::OutOfMemory
                 | ErrorCode::CannotOpen,

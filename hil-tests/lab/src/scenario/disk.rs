@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::Stage;
 use crate::clock;
-use crate::disk::Disk;
-use crate::failure::{During, Failure, Result};
+use crate::disk::{Disk, Image};
+use crate::failure::{During, Failure, Result, status};
 use crate::internet::{Families, Internet};
 use crate::measure::wait_until;
 use crate::mesh::{Coordinator, Gateway, Starting};
@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TRIES: u32 = 200;
 const COORDINATOR_KIB: u32 = 8_192;
 const GATEWAY_KIB: u32 = 256;
+const IMAGE_MIB: u64 = 32;
 
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     let hosts = [("coord", 10), ("gw-a", 21), ("gw-b", 22), ("gw-c", 23), ("gw-d", 24)];
@@ -50,6 +51,11 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
         document["join"] = joining(stage, &of_joiner, |stage| start(stage, "gw-d"))?;
         document["gateway"] = running(stage, &coordinator, &of_gateway, &a)?;
         document["coordinator_readonly"] = readonly(stage, &mut coordinator, &disk)?;
+        document["coordinator_aborted"] = match aborted(stage, &mut coordinator, &a) {
+            // No loop device, or no ext4: the rest was shown.
+            Err(failure) if failure.status() == status::SKIPPED => failure.to_string().into(),
+            shown => shown?,
+        };
         Ok(document)
     })();
     stage.processes.extend([coordinator.process, a.process, b.process]);
@@ -208,6 +214,53 @@ fn readonly(stage: &mut Stage<'_>, coordinator: &mut Coordinator, disk: &Disk) -
     coordinator.restart()?;
     stage.story.done("read-only", "a coordinator says so and does not start", Some(failed));
     Ok(json!({"error_ms": millis(failed)}))
+}
+
+/// The kernel makes the disk of a running coordinator read-only. It says so and
+/// serves what it knows; repaired, the disk holds all that was acknowledged. It is
+/// started anew because nothing can be unmounted below a program.
+fn aborted(
+    stage: &mut Stage<'_>,
+    coordinator: &mut Coordinator,
+    member: &Gateway,
+) -> Result<Value> {
+    coordinator.end()?;
+    let image = Image::over(stage.run, "coord", IMAGE_MIB)?;
+    coordinator.restart()?;
+    let kept = ["before-abort-1", "before-abort-2"];
+    for name in kept {
+        if !coordinator.try_key(name)?.success() {
+            return Err(Failure::expectation("no key on a new disk"));
+        }
+    }
+    image.abort()?;
+    let began = clock::now();
+    let refused = coordinator.try_key("aborted")?;
+    let took = began.elapsed();
+    within(took, CLEAR, "the error of a disk that became read-only")?;
+    if refused.success() || !refused.stderr.contains("the disk takes no writes") {
+        return Err(Failure::expectation(format!("unclear: {}", refused.stderr.trim())));
+    }
+    stage.story.done("read-only", "under a running coordinator: said at once", Some(took));
+    let listed = coordinator.command("devices", &["device", "list", "--json"])?.stdout;
+    if !listed.contains("\"gw-readonly\"") {
+        return Err(Failure::expectation(format!("devices are not listed: {listed}")));
+    }
+    member.ping("gw-readonly")?;
+    coordinator.end()?;
+    image.repair()?;
+    coordinator.restart()?;
+    let listed = coordinator.command("key", &["key", "list", "--json"])?.stdout;
+    let lost = kept.iter().filter(|name| !listed.contains(&format!("\"{name}\""))).count();
+    if lost > 0 || listed.contains("\"aborted\"") {
+        return Err(Failure::expectation(format!("{lost} acknowledged keys are lost: {listed}")));
+    }
+    if !coordinator.try_key("repaired")?.success() {
+        return Err(Failure::expectation("no key on a repaired disk"));
+    }
+    member.ping("gw-readonly")?;
+    stage.story.done("repaired", "all that was acknowledged is there", None);
+    Ok(json!({"error_ms": millis(took), "acknowledged": kept.len(), "lost_acknowledged": lost}))
 }
 
 fn written(state: &Path) -> Result<SystemTime> {
