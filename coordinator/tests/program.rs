@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
+use weft_coordinator::domain::key::NewKey;
+use weft_coordinator::store::sqlite::SqliteStore;
 
 mod common;
 
+use common::fleet;
 use common::program::{Home, PROGRAM, PUBLIC, Server, errors, status};
 
 #[test]
@@ -33,6 +36,42 @@ fn init_makes_an_installation_once() {
     let text = home.refused(&["init", "--public", PUBLIC], 6, "init.exists");
     assert!(text.contains("no devices") || text.contains("0 devices"), "{text}");
     assert_eq!(fs::read(home.data().join("weft.db")).unwrap(), before);
+}
+
+/// Devices that wait, put into the database before somebody serves it.
+fn waiting(home: &Home, names: &[&str]) {
+    let path = home.data().join("weft.db");
+    let store = SqliteStore::open(&path, fleet::NOW).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let key = NewKey { needs_approval: true, ..fleet::new_key() };
+        let key = fleet::key(&store, key).await;
+        for name in names {
+            assert!(!fleet::enrol(&store, key.id, name).await.is_active());
+        }
+    });
+}
+
+#[test]
+fn all_that_wait_are_let_in_together() {
+    let home = Home::initialised();
+    waiting(&home, &["plc-1", "plc-2", "plc-3", "plc-4", "pump"]);
+    let server = home.serve();
+    let json = |said: String| serde_json::from_str::<serde_json::Value>(&said).unwrap();
+    let dry = home.done(&["device", "approve", "--all", "--dry-run"]);
+    assert!(dry.contains("plc-1") && dry.contains("pump"), "{dry}");
+    assert_eq!(status(&home.run(&["device", "approve"])), 2);
+    let text = home.refused(&["device", "approve", "--all"], 2, "confirm.needed");
+    assert!(text.contains("lets in 5 devices: plc-1, plc-2, plc-3 and 2 more"), "{text}");
+    let said = home.done(&["device", "approve", "--all", "plc", "--yes"]);
+    assert!(said.contains("plc-4 approved: 100."), "{said}");
+    let left = json(home.done(&["device", "list", "--json", "status:pending"]));
+    assert_eq!((&left["matched"], &left["items"][0]["name"]), (&1.into(), &"pump".into()));
+    let said = json(home.done(&["device", "approve", "--all", "--yes", "--json"]));
+    assert_eq!((said["items"].as_array().unwrap().len(), &said["failed"]), (1, &json("[]".into())));
+    let none = json(home.done(&["device", "approve", "--all", "--yes", "--json"]));
+    assert_eq!(none["items"], json("[]".into()));
+    drop(server);
 }
 
 #[test]

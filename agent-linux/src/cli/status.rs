@@ -190,7 +190,10 @@ fn standing(device: &Device) -> Option<String> {
     let because = because(&device.reason);
     Some(match device.standing.as_str() {
         "active" => return None,
-        "pending" => format!("waits for approval by an operator{because}"),
+        "pending" => {
+            let name = &device.name;
+            format!("waits for approval as {name}, fingerprint {}{because}", device.fingerprint)
+        }
         "blocked" => format!("blocked by an operator{since}{because}; no peers"),
         "quarantined" => format!(
             "quarantined{since}: another machine uses this identity{}; no peers until an operator \
@@ -308,6 +311,7 @@ struct DeviceDocument {
     standing_since: Option<String>,
     standing_reason: Option<String>,
     other_machine: Option<OtherDocument>,
+    fingerprint: String,
 }
 
 /// Another machine that uses this device's identity.
@@ -425,6 +429,7 @@ fn device_document(device: &Device, now_ms: u64) -> DeviceDocument {
         version: VERSION,
         standing_since: device.since_ms.map(units::rfc3339),
         standing_reason: (!reason.is_empty()).then(|| reason.clone()),
+        fingerprint: device.fingerprint.clone(),
         other_machine: device.other.as_ref().map(|other| OtherDocument {
             address: other.address.clone(),
             last_heard: other.heard_ms.map(|ago| units::rfc3339(now_ms.saturating_sub(ago))),
@@ -490,6 +495,7 @@ pub(super) mod tests {
                 id: "dev_2j7m5ctnuzov".to_owned(),
                 name: "gw-a".to_owned(),
                 network: "home".to_owned(),
+                fingerprint: "XMUG-3JSC-LGSF-7XZL".to_owned(),
                 addresses: Some(addresses(2)),
                 range: Some(([100, 93, 0, 0].into(), 16)),
                 standing: "active".to_owned(),
@@ -585,7 +591,11 @@ pub(super) mod tests {
         assert!(ended.contains("lease       ✗ ended: peers refuse this machine"));
         assert!(ended.contains("note: 100.93.12.7/16 of wwan0 has addresses of the mesh"));
         status.device.as_mut().unwrap().standing = "pending".to_owned();
-        assert!(text(&status, None).contains("standing    ! waits for approval by an operator"));
+        assert!(
+            text(&status, None).contains(
+                "standing    ! waits for approval as gw-a, fingerprint XMUG-3JSC-LGSF-7XZL"
+            )
+        );
     }
 
     #[test]
@@ -633,7 +643,9 @@ pub(super) mod tests {
         );
         assert!(say("rejected", "").contains("! rejected by an operator\n"));
         let waits = say("pending", "lost with a restored backup");
-        assert!(waits.contains("approval by an operator: \"lost with a restored backup\"\n"));
+        assert!(
+            waits.contains("fingerprint XMUG-3JSC-LGSF-7XZL: \"lost with a restored backup\"\n")
+        );
         assert!(!is_good(&status));
     }
 

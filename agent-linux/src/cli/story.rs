@@ -120,7 +120,7 @@ impl Story {
         }
         let (name, key) = (&enrolled.device.name, &enrolled.key_name);
         if enrolled.device.standing == "pending" {
-            let print = &enrolled.fingerprint;
+            let print = &enrolled.device.fingerprint;
             ui.answer(&line(
                 "waiting",
                 &format!("for approval as {name}, fingerprint {print}"),
@@ -257,7 +257,7 @@ impl Story {
                 id: &enrolled.device.id,
                 name: &enrolled.device.name,
                 network: &enrolled.device.network,
-                fingerprint: &enrolled.fingerprint,
+                fingerprint: &enrolled.device.fingerprint,
                 addresses: addresses
                     .iter()
                     .flat_map(|(v4, v6)| [v4.to_string(), v6.to_string()])

@@ -154,12 +154,12 @@ impl Daemon {
         let name = enrolled.name.as_str();
         let fields = [("device", enrolled.device.to_string().into()), ("name", name.into())];
         self.log.write(Event::Registered, &fields);
-        let identity_key = StaticSecret::from_bytes(self.agent.identity().identity_key.0);
+        let identity = StaticSecret::from_bytes(self.agent.identity().identity_key.0).public();
+        let fingerprint = mac::fingerprint(&identity).to_string();
         self.progress.standing = Some(view::standing(enrolled.standing).to_owned());
         self.progress.enrolled = Some((
             EnrolledView {
-                device: view::enrolled_device(enrolled),
-                fingerprint: mac::fingerprint(&identity_key.public()).to_string(),
+                device: view::enrolled_device(enrolled, fingerprint),
                 wanted_name: self.home.wanted_name.clone(),
                 key: self.home.key.clone(),
                 uses: enrolled.key_uses,

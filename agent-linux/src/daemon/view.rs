@@ -6,6 +6,7 @@ use weft_agent_core::agent::{Enrolled, PeerStatus};
 use weft_agent_core::path::Route;
 use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::Instant;
+use weft_noise::key::StaticSecret;
 use weft_noise::mac;
 use weft_wire::item::Standing;
 use weft_wire::map::{Overlay, Prefix};
@@ -38,11 +39,12 @@ fn addresses(overlay: Overlay, host: u32) -> Option<(std::net::Ipv4Addr, std::ne
 }
 
 /// This device as enrolment described it.
-pub(super) fn enrolled_device(enrolled: &Enrolled) -> Device {
+pub(super) fn enrolled_device(enrolled: &Enrolled, fingerprint: String) -> Device {
     Device {
         id: enrolled.device.to_string(),
         name: enrolled.name.to_string(),
         network: enrolled.network_name.to_string(),
+        fingerprint,
         addresses: addresses(enrolled.overlay, enrolled.host),
         range: Some((enrolled.overlay.ipv4, enrolled.overlay.ipv4_len)),
         standing: standing(enrolled.standing).to_owned(),
@@ -105,10 +107,12 @@ impl Daemon {
         let settings = self.agent.settings().settings();
         let name = settings.map_or(&member.name, |settings| &settings.name);
         let standing = self.agent.coordinator(now()).standing;
+        let identity = StaticSecret::from_bytes(self.agent.identity().identity_key.0).public();
         Some(Device {
             id: member.device.to_string(),
             name: name.to_string(),
             network: member.network_name.to_string(),
+            fingerprint: mac::fingerprint(&identity).to_string(),
             addresses: settings.and_then(|settings| addresses(settings.overlay, settings.host)),
             range: settings.map(|settings| (settings.overlay.ipv4, settings.overlay.ipv4_len)),
             standing: self::standing(standing).to_owned(),

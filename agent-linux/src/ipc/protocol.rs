@@ -92,6 +92,8 @@ pub(crate) struct Device {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) network: String,
+    /// Of its identity: what an operator compares before letting it in.
+    pub(crate) fingerprint: String,
     /// `None` until the device has addresses (waiting for approval).
     pub(crate) addresses: Option<(Ipv4Addr, Ipv6Addr)>,
     /// Length of the IPv4 range that all devices are in.
@@ -194,7 +196,6 @@ pub(crate) struct Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Enrolled {
     pub(crate) device: Device,
-    pub(crate) fingerprint: String,
     pub(crate) wanted_name: String,
     pub(crate) key: String,
     pub(crate) uses: u32,

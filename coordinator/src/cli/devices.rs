@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 use crate::api;
 use crate::failure::{Code, Failure, Label};
 
+use super::approve::{self, Approve};
 use super::client::segment;
 use super::confirm::{Effect, confirm};
 use super::format::{
@@ -33,8 +34,8 @@ pub(crate) enum Command {
     },
     /// Show everything about one
     Show(Name),
-    /// Let a waiting device in
-    Approve(Name),
+    /// Let waiting devices in
+    Approve(Approve),
     /// Tell a waiting device no
     Reject(Reasoned),
     /// Give another name
@@ -145,23 +146,20 @@ pub(super) async fn run(context: &Context<'_>, command: &Command) -> Result<u8, 
         Command::List { deleted: true, .. } => tombstones::list(context).await,
         Command::List { search, .. } => list(context, &search.join(" ")).await,
         Command::Show(name) => show(context, &name.device).await,
-        Command::Approve(name) => {
-            let action = act(context, &name.device, "approve", "").await?;
-            report(context, &action, &approved(&action));
-            Ok(0)
-        }
+        Command::Approve(wanted) => approve::run(context, wanted).await,
         Command::Unblock(name) => {
-            let action = act(context, &name.device, "unblock", "").await?;
+            let action = act(context, &name.device, "unblock", "", CONFIRM_WAIT).await?;
             report(context, &action, &unblocked(&action));
             Ok(0)
         }
         Command::Reject(reject) => {
-            let action = act(context, &reject.device, "reject", &reject.reason).await?;
+            let action =
+                act(context, &reject.device, "reject", &reject.reason, CONFIRM_WAIT).await?;
             report(context, &action, &format!("{} rejected", action.name));
             Ok(0)
         }
         Command::Release(name) => {
-            let action = act(context, &name.device, "release", "").await?;
+            let action = act(context, &name.device, "release", "", CONFIRM_WAIT).await?;
             let sentence = format!(
                 "{} released: its copy may be the device again; if both go on, the later is \
                  quarantined anew",
@@ -188,7 +186,11 @@ async fn find(context: &Context<'_>, device: &str) -> Result<api::Device, Failur
     context.client.get(&path_of(device)).await
 }
 
-async fn list(context: &Context<'_>, search: &str) -> Result<u8, Failure> {
+/// All devices that a search fits, page by page.
+pub(super) async fn every(
+    context: &Context<'_>,
+    search: &str,
+) -> Result<api::Page<api::Device>, Failure> {
     let mut all: Option<api::Page<api::Device>> = None;
     loop {
         let cursor = all.as_ref().and_then(|page| page.next_cursor.clone());
@@ -206,8 +208,11 @@ async fn list(context: &Context<'_>, search: &str) -> Result<u8, Failure> {
             break;
         }
     }
-    let lost = || Failure::new(Code::InternalFault, "the list was lost");
-    let page = all.ok_or_else(lost)?;
+    all.ok_or_else(|| Failure::new(Code::InternalFault, "the list was lost"))
+}
+
+async fn list(context: &Context<'_>, search: &str) -> Result<u8, Failure> {
+    let page = every(context, search).await?;
     if context.json {
         ui::json("weft.devices/1", &page);
         return Ok(0);
@@ -405,18 +410,19 @@ fn reported(telemetry: &api::Telemetry, now: u64) -> String {
     )
 }
 
-async fn act(
+pub(super) async fn act(
     context: &Context<'_>,
     device: &str,
     action: &str,
     reason: &str,
+    wait: core::time::Duration,
 ) -> Result<api::Action, Failure> {
-    let wait_ms = u32::try_from(CONFIRM_WAIT.as_millis()).unwrap_or(u32::MAX);
+    let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
     let body = api::DeviceAction { reason: reason.to_owned(), wait_ms };
     context.client.post(&format!("{}/{action}", path_of(device)), &body).await
 }
 
-fn report(context: &Context<'_>, action: &api::Action, sentence: &str) {
+pub(super) fn report(context: &Context<'_>, action: &api::Action, sentence: &str) {
     if context.json {
         ui::json("weft.action/1", action);
     } else {
@@ -441,7 +447,7 @@ fn told(action: &api::Action) -> String {
 }
 
 /// `plc-9 approved: 100.93.0.11, told 3 devices in 41 ms`
-fn approved(action: &api::Action) -> String {
+pub(super) fn approved(action: &api::Action) -> String {
     let address = action.addresses.first().map_or(NOTHING, String::as_str);
     format!("{} approved: {address}, {}", action.name, told(action))
 }
@@ -489,7 +495,7 @@ async fn block(context: &Context<'_>, wanted: &Reasoned) -> Result<u8, Failure> 
     let doors = keys::still_open(context, &device).await?;
     confirm(&Effect { sentence, undo: Some(&undo), name: &device.name }, wanted.yes)?;
     // By id, so that it is the device that was shown.
-    let action = act(context, &device.id, "block", &wanted.reason).await?;
+    let action = act(context, &device.id, "block", &wanted.reason, CONFIRM_WAIT).await?;
     report(context, &action, &gone("blocked", &action));
     doors.iter().for_each(ui::note);
     Ok(0)

@@ -8,6 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::config::Overrides;
 
+mod approve;
 pub(crate) mod client;
 pub(crate) mod completions;
 mod confirm;
