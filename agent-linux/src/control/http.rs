@@ -1,21 +1,27 @@
 //! As much of HTTP/1.1 as two carriers need (RFC 9112): the head of an answer,
 //! and its body by length, by chunks, or to the end.
 
+use std::io;
+
 use embedded_io_async::Read;
 
 use crate::control::failure::{self, Reason};
-use crate::control::stream::Stream;
 
 /// The longest head that is read, in bytes.
 const HEAD: usize = 8 * 1_024;
 /// What is read at once, in bytes.
 const PIECE: usize = 1_024;
 
+/// What answers are read from.
+pub(crate) trait Source: Read<Error = io::Error> {}
+
+impl<R: Read<Error = io::Error>> Source for R {}
+
 /// The head of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(crate) struct Head {
     /// `200`.
-    pub(super) status: u16,
+    pub(crate) status: u16,
     text: String,
 }
 
@@ -35,13 +41,13 @@ impl Head {
     }
 
     /// Whether another request may follow over the same connection.
-    pub(super) fn keeps_open(&self) -> bool {
+    pub(crate) fn keeps_open(&self) -> bool {
         self.text.starts_with("HTTP/1.1")
             && !self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
     /// What answers here, in the words of a person.
-    pub(super) fn not_weft(&self, wanted: &'static str) -> Reason {
+    pub(crate) fn not_weft(&self, wanted: &'static str) -> Reason {
         let page = self.header("content-type").is_some_and(|kind| kind.starts_with("text/html"));
         let what = match (self.status, self.header("location")) {
             (300..=399, Some(to)) => {
@@ -58,7 +64,10 @@ impl Head {
 }
 
 /// Reads the head of an answer; what came after it stays in `buffer`.
-pub(super) async fn read_head(stream: &mut Stream, buffer: &mut Vec<u8>) -> Result<Head, Reason> {
+pub(crate) async fn read_head<S: Source>(
+    stream: &mut S,
+    buffer: &mut Vec<u8>,
+) -> Result<Head, Reason> {
     loop {
         if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = buffer.drain(..end + 4).collect::<Vec<_>>();
@@ -77,7 +86,7 @@ pub(super) async fn read_head(stream: &mut Stream, buffer: &mut Vec<u8>) -> Resu
 }
 
 /// Reads what there is; `false` at the end of the stream.
-async fn read_more(stream: &mut Stream, buffer: &mut Vec<u8>) -> Result<bool, Reason> {
+async fn read_more<S: Source>(stream: &mut S, buffer: &mut Vec<u8>) -> Result<bool, Reason> {
     let mut piece = [0; PIECE];
     let len = stream.read(&mut piece).await;
     let len = len.map_err(|error| Reason::Lost(failure::words(&error)))?;
@@ -86,8 +95,8 @@ async fn read_more(stream: &mut Stream, buffer: &mut Vec<u8>) -> Result<bool, Re
 }
 
 /// Reads a body of at most `most` bytes; what came after it stays in `buffer`.
-pub(super) async fn read_body(
-    stream: &mut Stream,
+pub(crate) async fn read_body<S: Source>(
+    stream: &mut S,
     buffer: &mut Vec<u8>,
     head: &Head,
     most: usize,
@@ -106,7 +115,7 @@ pub(super) async fn read_body(
                 while !read_line(stream, buffer).await?.is_empty() {}
                 return Ok(body);
             }
-            if body.len() + size > most {
+            if size > most - body.len() {
                 return Err(too_long());
             }
             body.extend(take(stream, buffer, size).await?);
@@ -128,7 +137,11 @@ pub(super) async fn read_body(
     Ok(body)
 }
 
-async fn take(stream: &mut Stream, buffer: &mut Vec<u8>, len: usize) -> Result<Vec<u8>, Reason> {
+async fn take<S: Source>(
+    stream: &mut S,
+    buffer: &mut Vec<u8>,
+    len: usize,
+) -> Result<Vec<u8>, Reason> {
     while buffer.len() < len {
         if !read_more(stream, buffer).await? {
             return Err(Reason::Lost("closed in the middle of an answer".to_owned()));
@@ -137,7 +150,7 @@ async fn take(stream: &mut Stream, buffer: &mut Vec<u8>, len: usize) -> Result<V
     Ok(buffer.drain(..len).collect())
 }
 
-async fn read_line(stream: &mut Stream, buffer: &mut Vec<u8>) -> Result<String, Reason> {
+async fn read_line<S: Source>(stream: &mut S, buffer: &mut Vec<u8>) -> Result<String, Reason> {
     loop {
         if let Some(end) = buffer.windows(2).position(|two| two == b"\r\n") {
             let line = buffer.drain(..end + 2).collect::<Vec<_>>();
@@ -163,6 +176,7 @@ fn too_long() -> Reason {
 #[cfg(test)]
 mod unit {
     use super::*;
+    use crate::border::{Bytes, at_once};
 
     fn head(text: &str) -> Head {
         Head::parse(text).unwrap()
@@ -177,6 +191,37 @@ mod unit {
         assert!(!self::head("HTTP/1.1 200 OK\r\nConnection: Close").keeps_open());
         assert_eq!(Head::parse("HTTP/2 200"), None);
         assert_eq!(Head::parse("HTTP/1.1 abc"), None);
+    }
+
+    fn body(bytes: &[u8], most: usize) -> Result<Vec<u8>, Reason> {
+        let mut stream = Bytes::new(bytes, 7);
+        let answer = at_once(async {
+            let mut buffer = Vec::new();
+            let head = read_head(&mut stream, &mut buffer).await?;
+            read_body(&mut stream, &mut buffer, &head, most).await
+        });
+        answer.expect("bytes are there or at their end")
+    }
+
+    #[test]
+    fn bodies_are_read_and_bounded() {
+        let chunked = |chunks: &str| {
+            let text = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
+            body(text.as_bytes(), 8)
+        };
+        assert_eq!(chunked("3\r\nabc\r\n5;x\r\ndefgh\r\n0\r\n\r\n").unwrap(), b"abcdefgh");
+        assert_eq!(chunked("3\r\nabc\r\n6\r\ndefghi\r\n0\r\n\r\n"), Err(too_long()));
+        // The sum of two sizes must not go round.
+        assert_eq!(chunked("3\r\nabc\r\nffffffffffffffff\r\nd"), Err(too_long()));
+        assert_eq!(chunked("3\r\nabcd\r\n"), Err(broken()));
+        let sized = |len: &str| {
+            body(format!("HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\nabcdefghi").as_bytes(), 8)
+        };
+        assert_eq!(sized("8").unwrap(), b"abcdefgh");
+        assert_eq!(sized("9"), Err(too_long()));
+        assert_eq!(sized("18446744073709551616"), Err(broken()));
+        assert_eq!(body(b"HTTP/1.0 200 OK\r\n\r\nabc", 8).unwrap(), b"abc");
+        assert_eq!(body(b"HTTP/1.0 200 OK\r\n\r\nabcdefghi", 8), Err(too_long()));
     }
 
     #[test]

@@ -103,10 +103,10 @@ pub(super) enum Lane {
 
 /// Shared between the future and its owner; both live on one thread.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     waiting: [Rc<RefCell<Waiting>>; 2],
     pub(super) first: Rc<Cell<FirstBytes>>,
-    pub(super) inbound: RefCell<VecDeque<Vec<u8>>>,
+    pub(crate) inbound: RefCell<VecDeque<Vec<u8>>>,
     pub(super) outbound: RefCell<VecDeque<Publish>>,
     pub(super) closing: Cell<bool>,
     /// The line is open and subscribed.

@@ -2,9 +2,9 @@
 //! or in WebSocket, whatever of these reaches it.
 
 pub(crate) mod failure;
-mod http;
+pub(crate) mod http;
 pub(crate) mod line;
-mod mqtt;
+pub(crate) mod mqtt;
 mod order;
 mod post;
 mod reach;
@@ -16,4 +16,4 @@ mod tests_carriers;
 mod tls;
 mod wait;
 pub(crate) mod way;
-mod websocket;
+pub(crate) mod websocket;

@@ -12,6 +12,7 @@ use core::task::Poll;
 use std::io;
 
 use embassy_time::{Duration, with_timeout};
+use embedded_io_async::{Read, Write};
 use minimq::{
     Buffers, ConfigBuilder, Connection, Disconnect, Error, PeerError, PubError, Publication,
     ReasonCode, Session, TopicFilter,
@@ -19,7 +20,6 @@ use minimq::{
 
 use crate::control::failure::{self, Reason};
 use crate::control::line::{Login, Publish, Shared};
-use crate::control::stream::Stream;
 
 /// How long the broker may take to answer CONNECT and SUBSCRIBE, each.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,8 +34,17 @@ const TRANSMIT_LEN: usize = 8_192;
 
 type MqttError = Error<io::Error>;
 
+/// What a session runs over.
+pub(crate) trait Wire: Read<Error = io::Error> + Write<Error = io::Error> {}
+
+impl<S: Read<Error = io::Error> + Write<Error = io::Error>> Wire for S {}
+
 /// Logs in, subscribes and carries frames.
-pub(super) async fn serve(shared: &Shared, stream: Stream, login: &Login) -> Result<(), Reason> {
+pub(crate) async fn serve<S: Wire>(
+    shared: &Shared,
+    stream: S,
+    login: &Login,
+) -> Result<(), Reason> {
     let mut receive = vec![0; RECEIVE_LEN];
     let mut transmit = vec![0; TRANSMIT_LEN];
     let config = ConfigBuilder::new(Buffers::new(&mut receive, &mut transmit))
@@ -63,8 +72,8 @@ pub(super) async fn serve(shared: &Shared, stream: Stream, login: &Login) -> Res
     carry(shared, &mut connection, login).await
 }
 
-async fn subscribe(
-    connection: &mut Connection<'_, '_, Stream>,
+async fn subscribe<S: Wire>(
+    connection: &mut Connection<'_, '_, S>,
     login: &Login,
 ) -> Result<(), MqttError> {
     let operation = connection.subscribe(&[TopicFilter::new(&login.inbox)], &[]).await?;
@@ -83,9 +92,9 @@ enum Next {
     Ended(MqttError),
 }
 
-async fn carry(
+async fn carry<S: Wire>(
     shared: &Shared,
-    connection: &mut Connection<'_, '_, Stream>,
+    connection: &mut Connection<'_, '_, S>,
     login: &Login,
 ) -> Result<(), Reason> {
     loop {
@@ -130,8 +139,8 @@ async fn carry(
     }
 }
 
-async fn send(
-    connection: &mut Connection<'_, '_, Stream>,
+async fn send<S: Wire>(
+    connection: &mut Connection<'_, '_, S>,
     publish: &Publish,
 ) -> Result<(), Reason> {
     let topic = publish.topic.text();

@@ -51,7 +51,7 @@ enum Kind {
 
 /// What the owner has to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// Read one byte and give it to [`Frames::handle_byte`].
     Byte,
     /// Read at most this many bytes, which are the stream's, and tell
@@ -65,11 +65,11 @@ pub(super) enum Next {
 
 /// A frame that breaks RFC 6455, or says something that is not MQTT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BadFrame;
+pub(crate) struct BadFrame;
 
 /// Reads the coordinator's frames and makes ours.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     head: heapless::Vec<u8, 10>,
     /// The frame whose payload is being read, and what is left of it.
     open: Option<(Kind, u64)>,
@@ -80,7 +80,7 @@ pub(super) struct Frames {
 
 impl Frames {
     /// What is to be done; the same until it was done.
-    pub(super) fn next(&mut self) -> Next {
+    pub(crate) fn next(&mut self) -> Next {
         if let Some(answer) = self.answer.take() {
             return Next::Answer(answer);
         }
@@ -94,7 +94,7 @@ impl Frames {
     }
 
     /// So many bytes of the stream were read.
-    pub(super) fn handle_taken(&mut self, len: usize) {
+    pub(crate) fn handle_taken(&mut self, len: usize) {
         if let Some((_, left)) = &mut self.open {
             *left = left.saturating_sub(len as u64);
         }
@@ -106,7 +106,7 @@ impl Frames {
     /// # Errors
     ///
     /// [`BadFrame`]; the connection is of no use any more.
-    pub(super) fn handle_byte(&mut self, byte: u8) -> Result<(), BadFrame> {
+    pub(crate) fn handle_byte(&mut self, byte: u8) -> Result<(), BadFrame> {
         if let Some((kind, left)) = &mut self.open {
             self.control.push(byte).map_err(|_| BadFrame)?;
             *left -= 1;
@@ -175,7 +175,7 @@ impl Frames {
 }
 
 /// A binary message of these bytes.
-pub(super) fn message(data: &[u8]) -> Vec<u8> {
+pub(crate) fn message(data: &[u8]) -> Vec<u8> {
     frame(0x82, data)
 }
 
