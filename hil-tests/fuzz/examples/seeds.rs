@@ -24,6 +24,7 @@ use weft_wire::item::{HelloInfo, Item, Items, Ping};
 use weft_wire::map::{MapApplied, MapNext, Page};
 use weft_wire::signal::Call;
 use weft_wire::stun::{BINDING_REQUEST, BINDING_SUCCESS, MessageWriter};
+use weft_wire::topic::Topic;
 
 /// The corpora.
 struct Corpora(HashMap<&'static str, usize>);
@@ -491,6 +492,51 @@ fn borders(corpora: &mut Corpora) {
     corpora.put("channel", Seed::new().byte(0).byte(1).bytes(&info).byte(0x80).finish());
 }
 
+/// What a device reads from its line to the coordinator.
+fn line(corpora: &mut Corpora) {
+    const PIECES: [u8; 3] = [0, 6, 255];
+    let connack = b"\x20\x03\x00\x00\x00".as_slice();
+    let suback = b"\x90\x04\x00\x01\x00\x00".as_slice();
+    let topic = Topic::Down(genuine::INBOX).text();
+    let publish = |first: u8, payload: &[u8]| {
+        let len = 2 + topic.len() + 1 + payload.len();
+        let mut out = vec![first, (len % 128) as u8 | 0x80, (len / 128) as u8, 0];
+        out.push(topic.len() as u8);
+        out.extend_from_slice(topic.as_bytes());
+        out.push(0);
+        out.extend_from_slice(payload);
+        out
+    };
+    let frames = [publish(0x30, b"a frame"), publish(0x31, &[0x55; 3_840])].concat();
+    let foreign = b"\x30\x06\x00\x01x\x00ab".as_slice();
+    let ends = [b"\xD0\x00\xE0\x02\x8E\x00".as_slice(), b"\xE0\x00"];
+    for (piece, end) in PIECES.into_iter().zip(ends.iter().cycle()) {
+        let session = [connack, suback, frames.as_slice(), foreign, *end].concat();
+        corpora.put_as("linux-broker", piece, &session);
+    }
+    corpora.put_as("linux-broker", 255, b"\x20\x03\x00\x87\x00");
+    corpora.put_as("linux-broker", 255, &[connack, &b"\x90\x04\x00\x01\x00\x87"[..]].concat());
+    let answers: [&[u8]; 5] = [
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: 7\r\n\r\na frame",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na f\r\n4;x=y\r\nrame\r\n0\r\nt: v\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nconnection: close\r\n\r\na frame",
+        b"HTTP/1.1 302 Found\r\nlocation: http://login.example/\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    ];
+    for (answer, piece) in answers.into_iter().zip(PIECES.into_iter().cycle()) {
+        corpora.put_as("linux-http", piece, answer);
+    }
+    let long = [&[0x82, 126, 1, 0][..], &[0x33; 256]].concat();
+    let huge = [&[0x02, 127, 0, 0, 0, 0, 0, 0, 0, 3][..], b"abc", &[0x80, 1, b'd']].concat();
+    for (piece, frames) in PIECES.into_iter().zip([
+        [b"\x82\x03abc\x89\x02hi\x82\x00".as_slice(), &long, b"\x88\x02\x03\xE8"].concat(),
+        [huge.as_slice(), b"\x8A\x00\x89\x00"].concat(),
+        b"\x81\x02hi".to_vec(),
+    ]) {
+        corpora.put_as("linux-websocket", piece, &frames);
+    }
+}
+
 fn main() {
     let mut corpora = Corpora(HashMap::new());
     wire(&mut corpora);
@@ -499,6 +545,7 @@ fn main() {
     sealed(&mut corpora);
     packets(&mut corpora);
     gateway(&mut corpora);
+    line(&mut corpora);
     coordinator(&mut corpora);
     borders(&mut corpora);
 }

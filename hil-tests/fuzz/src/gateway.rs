@@ -2,6 +2,7 @@
 
 use weft_agent_linux::border;
 use weft_wire::crc::crc32;
+use weft_wire::id::Inbox;
 
 use crate::agent;
 use crate::script::Script;
@@ -67,4 +68,51 @@ pub(crate) fn ipc(data: &[u8]) {
 pub(crate) fn configuration(data: &[u8]) {
     let told = border::configuration(data);
     assert!(told.len() < 64 * 1_024, "what a person is told is short");
+}
+
+/// The first byte says in which pieces the rest arrives.
+fn pieces(data: &[u8]) -> (usize, &[u8]) {
+    match data.split_first() {
+        Some((piece, rest)) => (usize::from(*piece) + 1, rest),
+        None => (1, data),
+    }
+}
+
+/// The longest body that is taken here.
+const BODY: usize = 5_000;
+
+/// However an answer arrives, it is short, and of its length if it says one.
+pub(crate) fn http(data: &[u8]) {
+    let (piece, bytes) = pieces(data);
+    if let Some((status, body)) = border::http_answer(bytes, piece, BODY) {
+        assert!(body.len() <= BODY, "{} of {status}", body.len());
+        assert!(body.len() <= bytes.len(), "a body out of nothing");
+    }
+}
+
+/// The stream in the frames does not depend on the pieces in which they arrive,
+/// and a ping is answered with no more than it brought.
+pub(crate) fn websocket(data: &[u8]) {
+    const MASK_AND_HEAD: usize = 6;
+    let (piece, bytes) = pieces(data);
+    let said = border::websocket(bytes, piece);
+    assert_eq!(said, border::websocket(bytes, usize::MAX));
+    if let Some((data, answered, _)) = said {
+        assert!(data.len() + answered <= bytes.len() * MASK_AND_HEAD);
+    }
+}
+
+/// Of the device that reads what a broker says.
+pub const INBOX: Inbox = Inbox([7; 16]);
+/// The longest packet that a device takes.
+const PACKET: usize = 4_352;
+
+/// Whatever a broker says, a device takes in no more than was said, the same in
+/// whatever pieces.
+pub(crate) fn broker(data: &[u8]) {
+    let (piece, bytes) = pieces(data);
+    let frames = border::broker(bytes, piece, INBOX);
+    assert!(frames.iter().all(|frame| frame.len() <= PACKET));
+    assert!(frames.iter().map(Vec::len).sum::<usize>() <= bytes.len());
+    assert_eq!(frames, border::broker(bytes, bytes.len(), INBOX));
 }

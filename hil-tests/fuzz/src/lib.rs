@@ -27,6 +27,7 @@ pub use keys::{OUR_SECRET, PEER_SECRET, PSK};
 pub mod genuine {
     pub use crate::agent::{identity, items};
     pub use crate::channel::register;
+    pub use crate::gateway::INBOX;
     pub use crate::noise::{End, hello, welcome};
     pub use crate::session::connect;
 }
@@ -69,6 +70,9 @@ pub const ALL: &[Target] = &[
     target("linux-stamp", "the gateway's stamp file", gateway::stamp),
     target("linux-ipc", "lines between daemon and command line", gateway::ipc),
     target("linux-config", "weft.toml", gateway::configuration),
+    target("linux-http", "an HTTP answer, as posts read it", gateway::http),
+    target("linux-websocket", "frames of a WebSocket server", gateway::websocket),
+    target("linux-broker", "a broker's packets, as a device reads them", gateway::broker),
     target("coordinator-mqtt", "MQTT packets of clients", coordinator::mqtt),
     target("coordinator-post", "HTTP posts of devices", coordinator::post),
     target("coordinator-policy", "the policy file", coordinator::policy),
