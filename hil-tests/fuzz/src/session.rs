@@ -33,7 +33,9 @@ impl Inbound for Recorder {
     fn handle_uplink<'a>(&'a self, uplink: Uplink<'a>) -> BoxFuture<'a, Answer> {
         self.0.lock().expect("no panic yet").push(uplink.inbox);
         let frames = vec![Bytes::from_static(b"an answer")];
-        Box::pin(async move { Answer { frames, ..Answer::default() } })
+        // Only the victim has a session; who has none is ended after a while.
+        let authentic = uplink.inbox == VICTIM;
+        Box::pin(async move { Answer { frames, authentic, ..Answer::default() } })
     }
 
     fn handle_gone(&self, _inbox: Inbox) {}
@@ -138,7 +140,11 @@ impl Scene {
         scene.victim.write_all(&connect(5, VICTIM, None)).await.expect("served");
         let own = Topic::Down(VICTIM).text();
         scene.victim.write_all(&subscribe(5, &own, 0)).await.expect("served");
+        let up = Topic::Record(ReplicaId(0), VICTIM).text();
+        scene.victim.write_all(&publish(5, 0, &up, b"a record")).await.expect("served");
         scene.settle().await;
+        let heard = std::mem::take(&mut *scene.recorder.0.lock().expect("no panic"));
+        assert_eq!(heard, [VICTIM], "the victim's own record");
         scene
     }
 
