@@ -23,7 +23,7 @@ use crate::control::websocket::{Frames, Next};
 use crate::control::{http, mqtt};
 use crate::ipc::protocol::{Envelope, Reply};
 use crate::output;
-use crate::store::{Disk, cache, identity, stamp};
+use crate::store::{Disk, cache, identity, stamp, ways};
 
 /// The file `identity`.
 #[must_use]
@@ -43,6 +43,15 @@ pub fn cache(file: &[u8]) -> Option<Vec<u8>> {
     let items = cache::read(&disk).ok()??;
     cache::write(&mut disk, &items).ok()?;
     disk.take(cache::KIND.name)
+}
+
+/// The file `ways`.
+#[must_use]
+pub fn ways(file: &[u8]) -> Option<Vec<u8>> {
+    let mut disk = Memory::holding(ways::KIND.name, file);
+    let stood = ways::read(&disk).ok()?;
+    ways::write(&mut disk, &stood).ok()?;
+    disk.take(ways::KIND.name)
 }
 
 /// The file `stamp`: the floor that it holds before and after it was raised to

@@ -156,6 +156,8 @@ impl Run {
 /// The line.
 pub(crate) struct Line {
     order: Order,
+    /// What the owner knows of it.
+    told: Vec<(u64, String)>,
     tls: Rc<TlsSource>,
     /// For tries beside a line that stands.
     login: Option<Login>,
@@ -181,6 +183,7 @@ impl Line {
     pub(crate) fn new(ways: Vec<Way>, pin: Option<[u8; 32]>) -> Self {
         Self {
             order: Order::new(ways),
+            told: Vec::new(),
             tls: Rc::new(TlsSource::new(pin)),
             login: None,
             standing: None,
@@ -193,6 +196,20 @@ impl Line {
             pressed: false,
             places: Vec::new(),
         }
+    }
+
+    /// Which way stood last on each network, as [`Self::stood`] told it.
+    pub(crate) fn restore(&mut self, stood: &[(u64, String)]) {
+        self.order.restore(stood);
+        self.told = self.order.remembered();
+    }
+
+    /// Which way stood last on each network, if that is news.
+    pub(crate) fn stood(&mut self) -> Option<&[(u64, String)]> {
+        let now = self.order.remembered();
+        let same = now == self.told;
+        self.told = now;
+        (!same).then_some(&self.told)
     }
 
     /// Opens the line; what was open is dropped.

@@ -36,6 +36,22 @@ impl Order {
         &self.ways[index]
     }
 
+    /// What stood before this process began, by network. Ways that are not offered
+    /// any more are forgotten.
+    pub(super) fn restore(&mut self, stood: &[(u64, String)]) {
+        let found = stood.iter().filter_map(|(network, text)| {
+            let way = self.ways.iter().position(|way| way.to_string() == *text)?;
+            Some((*network, way))
+        });
+        self.stood = found.take(NETWORKS).collect();
+    }
+
+    /// What stood, for [`Self::restore`].
+    pub(super) fn remembered(&self) -> Vec<(u64, String)> {
+        let stood = self.stood.iter();
+        stood.map(|(network, way)| (*network, self.ways[*way].to_string())).collect()
+    }
+
     /// The way that stood last on this network.
     pub(super) fn known(&self) -> Option<usize> {
         let known = self.stood.iter().find(|(network, _)| *network == self.network);
@@ -122,6 +138,14 @@ mod unit {
         order.set_network(7, 0);
         assert_eq!(order.all(), [0, 1, 2, 3], "forgotten");
         assert_eq!(order.stood.len(), NETWORKS);
+        let mut later = self::order();
+        let mut stood = order.remembered();
+        stood[0].1 = "mqtt://elsewhere:1".to_owned();
+        later.restore(&stood);
+        later.set_network(stood[0].0, 0);
+        assert_eq!(later.all(), [0, 1, 2, 3], "not offered any more");
+        later.set_network(stood[1].0, 0);
+        assert_eq!(later.all(), [3, 0, 1, 2]);
     }
 
     #[test]

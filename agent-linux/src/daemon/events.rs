@@ -21,7 +21,7 @@ use crate::ipc::protocol::Enrolled as EnrolledView;
 use crate::log::{Event, Value};
 use crate::net::tcp;
 use crate::os::clock;
-use crate::store::{cache, identity, stamp};
+use crate::store::{cache, identity, stamp, ways};
 
 /// Caches are written at least this far apart, in microseconds: each is two
 /// `fsync` on the thread that carries the data.
@@ -420,6 +420,13 @@ impl Daemon {
         let at = clock::boot_micros();
         self.progress.connected = Some((address, at));
         self.progress_changed = true;
+        if let Some(stood) = self.line.stood()
+            && let Err(error) = ways::write(&mut self.folder, stood)
+        {
+            // The next restart tries them all again; nothing else is lost.
+            let fields = [("file", ways::KIND.name.into()), ("cause", error.to_string().into())];
+            self.log.write(Event::StateFailed, &fields);
+        }
         at
     }
 

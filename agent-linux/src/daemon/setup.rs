@@ -35,11 +35,13 @@ use crate::os::signal::Signals;
 use crate::os::timer::Alarm;
 use crate::os::{clock, entropy, privilege, process};
 use crate::output::units;
+use crate::store::STATE;
 use crate::store::cache;
 use crate::store::envelope::ReadError;
 use crate::store::folder::Folder;
 use crate::store::identity::{self, Home};
 use crate::store::stamp::{self, Stamp};
+use crate::store::ways;
 
 /// Map pages asked for at once.
 const PAGE_WINDOW: u8 = 4;
@@ -129,6 +131,7 @@ pub(super) fn open(
         started_us,
     };
     daemon.restore();
+    daemon.restore_ways();
     daemon.handle_network_change();
     let port = u64::from(daemon.udp.port);
     let version = env!("CARGO_PKG_VERSION");
@@ -177,7 +180,7 @@ fn running(config: &Config) -> Failure {
 /// Half-written files of a killed run. Its interface, addresses and routes went
 /// with its process; its socket was replaced.
 fn sweep(folder: &mut Folder, log: &mut Log) {
-    let swept = folder.sweep(&[identity::KIND.name, cache::KIND.name, stamp::NAME]);
+    let swept = folder.sweep(&STATE);
     if swept > 0 {
         log.write(Event::AgentSwept, &[("files", (swept as u64).into())]);
     }
@@ -306,17 +309,25 @@ impl Daemon {
         let cached = match cache::read(&self.folder) {
             Ok(Some(items)) => items,
             Ok(None) => return,
-            Err(error) => return self.report_cache(&error),
+            Err(error) => return self.report(cache::KIND.name, &error),
         };
         if self.agent.restore(&cached, now()).is_err() {
             let len = cached.len();
-            self.report_cache(&ReadError::Corrupt { found: len, expected: len });
+            self.report(cache::KIND.name, &ReadError::Corrupt { found: len, expected: len });
         }
     }
 
-    fn report_cache(&mut self, error: &ReadError) {
+    /// Tells the line which way stood before.
+    fn restore_ways(&mut self) {
+        match ways::read(&self.folder) {
+            Ok(stood) => self.line.restore(&stood),
+            Err(error) => self.report(ways::KIND.name, &error),
+        }
+    }
+
+    fn report(&mut self, file: &'static str, error: &ReadError) {
         let cause = texts::cache_words(error);
-        self.log.write(Event::StateFailed, &[("file", "cache".into()), ("cause", cause.into())]);
+        self.log.write(Event::StateFailed, &[("file", file.into()), ("cause", cause.into())]);
     }
 }
 

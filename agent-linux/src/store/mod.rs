@@ -1,4 +1,4 @@
-//! The state folder: `identity`, `stamp`, `cache`.
+//! The state folder: `identity`, `stamp`, `cache`, `ways`.
 //!
 //! A file is replaced, never changed in place: temporary file, fsync, rename,
 //! fsync of the folder. The one exception is `stamp`, whose two slots are written
@@ -10,11 +10,16 @@ pub(crate) mod envelope;
 pub(crate) mod folder;
 pub(crate) mod identity;
 pub(crate) mod stamp;
+pub(crate) mod ways;
 
 #[cfg(test)]
 mod tests;
 
 use std::io;
+
+/// Every file, the keys first.
+pub(crate) const STATE: [&str; 4] =
+    [identity::KIND.name, cache::KIND.name, stamp::NAME, ways::KIND.name];
 
 /// Where files lie. Real ones in [`folder::Folder`]; in tests a model that can
 /// lose what was not synced.
@@ -87,7 +92,7 @@ pub(crate) fn temporary_name(name: &str) -> String {
 ///
 /// As the file system says.
 pub(crate) fn erase(disk: &mut impl Disk) -> io::Result<()> {
-    for name in [identity::KIND.name, cache::KIND.name, stamp::NAME] {
+    for name in STATE {
         disk.remove(name)?;
         disk.remove(&temporary_name(name))?;
     }

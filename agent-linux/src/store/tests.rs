@@ -6,7 +6,7 @@ use std::io;
 
 use super::envelope::{self, Kind, ReadError};
 use super::folder::Folder;
-use super::{Disk, replace, stamp, temporary_name};
+use super::{Disk, replace, stamp, temporary_name, ways};
 
 const KIND: Kind = Kind { name: "identity", magic: b"WEFTTEST", format: 2 };
 
@@ -257,6 +257,28 @@ fn a_first_stamp_that_was_cut_is_none() {
     stamp::write(&mut disk, 5, 1).unwrap();
     for state in states(&before, &disk.steps) {
         assert!(matches!(stamp::read(&state).unwrap().floor, None | Some(5)));
+    }
+}
+
+#[test]
+fn ways_are_read_as_they_were_written_or_not_at_all() {
+    let mut disk = Recorder::default();
+    assert!(ways::read(&disk).unwrap().is_empty());
+    let stood =
+        [(7, "mqtt://mesh.example.net:7420".to_owned()), (u64::MAX, "https://h:1".to_owned())];
+    ways::write(&mut disk, &stood).unwrap();
+    assert_eq!(ways::read(&disk).unwrap(), stood);
+    disk.steps.clear();
+    let before = disk.clone();
+    ways::write(&mut disk, &stood[1..]).unwrap();
+    for state in states(&before, &disk.steps) {
+        let found = ways::read(&state).unwrap();
+        assert!(found == stood || found == stood[1..], "{found:?}");
+    }
+    // A checksum that fits around what does not.
+    for content in [&[0; 8][..], &[0, 0, 0, 0, 0, 0, 0, 0, 3, b'x'], b"12345678\x01\xFF"] {
+        envelope::write(&mut disk, ways::KIND, content).unwrap();
+        assert!(matches!(ways::read(&disk), Err(ReadError::Corrupt { .. })), "{content:?}");
     }
 }
 

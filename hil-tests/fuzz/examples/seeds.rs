@@ -266,6 +266,14 @@ fn gateway(corpora: &mut Corpora) {
         corpora.put("wire-frame", frame);
     }
 
+    let ways = [(7_u64, "mqtt://mesh.example.net:7420"), (u64::MAX, "https://[2001:db8::1]:443")];
+    let way = |(network, text): &(u64, &str)| {
+        [&network.to_le_bytes(), &[text.len() as u8][..], text.as_bytes()].concat()
+    };
+    let ways: Vec<u8> = ways.iter().flat_map(way).collect();
+    corpora.put_as("linux-ways", 1, &envelope(b"WEFTWAYS", 1, &ways));
+    corpora.put_as("linux-ways", 1, &envelope(b"WEFTWAYS", 1, &ways[..ways.len() - 1]));
+
     let slot = |sequence: u64, floor: u64| {
         let mut slot = [sequence.to_le_bytes(), floor.to_le_bytes()].concat();
         slot.extend(3_u32.to_le_bytes());

@@ -32,6 +32,12 @@ pub(crate) fn cache(data: &[u8]) {
     }
 }
 
+pub(crate) fn ways(data: &[u8]) {
+    if let Some(written) = border::ways(&file(data)) {
+        assert_eq!(border::ways(&written).as_ref(), Some(&written));
+    }
+}
+
 /// Bytes of a slot in the stamp file, and the distance of the two.
 const SLOT: usize = 20;
 const DISTANCE: usize = 512;

@@ -68,6 +68,7 @@ pub const ALL: &[Target] = &[
         gateway::cache,
     ),
     target("linux-stamp", "the gateway's stamp file", gateway::stamp),
+    target("linux-ways", "the gateway's file of ways that stood", gateway::ways),
     target("linux-ipc", "lines between daemon and command line", gateway::ipc),
     target("linux-config", "weft.toml", gateway::configuration),
     target("linux-http", "an HTTP answer, as posts read it", gateway::http),
