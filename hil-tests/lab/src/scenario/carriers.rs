@@ -16,6 +16,7 @@ use crate::measure::wait_until;
 use crate::mesh::{Coordinator, Gateway, PORT, Starting, Variables, text};
 use crate::net::door::{Behind, Door, Shut};
 use crate::net::echo::Pinger;
+use crate::ui;
 
 /// Between two echo requests while nothing answers yet.
 const STEP: Duration = Duration::from_millis(5);
@@ -24,6 +25,8 @@ const STEP: Duration = Duration::from_millis(5);
 const LIMIT: Duration = Duration::from_secs(25);
 /// From exec of `policy set` until both gateways hold it.
 const TOLD: Duration = Duration::from_secs(5);
+/// From exec of a restarted daemon to the coordinator's answer.
+const AGAIN: Duration = Duration::from_secs(3);
 /// Carriers and the port at which each is offered.
 const WAYS: [(&str, u16, Behind); 4] = [
     ("mqtt", 7420, Behind::Wire),
@@ -59,13 +62,15 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
             }
             door.let_through(port);
             let before = door.turned_away();
-            let (joined, told) = pair(stage, &coordinator, &internet, scheme)?;
+            let (joined, told, again) = pair(stage, &coordinator, &internet, scheme)?;
             let turned = door.turned_away() - before;
             let words = format!("joined and pinged; {turned} connections turned away before");
             stage.story.done(scheme, &words, Some(joined));
+            stage.story.done(scheme, "a restarted gateway remembers it", Some(again));
             let millis = |time: Duration| Value::from(time.as_millis() as u64);
             document.insert(format!("{scheme}_ms"), millis(joined));
             document.insert(format!("{scheme}_policy_ms"), millis(told));
+            document.insert(format!("{scheme}_restart_ms"), millis(again));
             document.insert(format!("{scheme}_turned_away"), turned.into());
         }
         Ok(document)
@@ -78,28 +83,45 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
 }
 
 /// Two gateways join by one carrier; from exec of the second's join to its first
-/// answer, and from exec of `policy set` until both hold the new map.
+/// answer, from exec of `policy set` until both hold the new map, and from exec of
+/// a restarted daemon until the coordinator answers it.
 fn pair(
     stage: &mut Stage<'_>,
     coordinator: &Coordinator,
     internet: &Internet,
     scheme: &str,
-) -> Result<(Duration, Duration)> {
+) -> Result<(Duration, Duration, Duration)> {
     let key = coordinator.join_string(scheme, 2)?;
     let a = Gateway::join(stage.run, internet.host("gw-a")?, &key, "")?;
-    let (b, joined) = join_and_ping(stage, internet.host("gw-b")?, &key, a.addresses.ipv4)?;
+    let (mut b, joined) = join_and_ping(stage, internet.host("gw-b")?, &key, a.addresses.ipv4)?;
     let told = hear(stage, coordinator, [&a, &b], scheme);
-    match told {
-        Ok(told) => {
+    match told.and_then(|told| Ok((told, again(&mut b)?))) {
+        Ok((told, again)) => {
             b.leave()?;
             a.leave()?;
-            Ok((joined, told))
+            Ok((joined, told, again))
         }
         Err(failure) => {
             stage.processes.extend([a.process, b.process]);
             Err(failure)
         }
     }
+}
+
+/// A restarted gateway knows which way stood here: ways that swallow what they
+/// are sent do not hold it up.
+fn again(gateway: &mut Gateway) -> Result<Duration> {
+    gateway.process.kill()?;
+    let began = clock::now();
+    gateway.up()?;
+    let online = |line: &str| line.contains("control.online").then(clock::now);
+    let what = "that the coordinator answers";
+    let took = gateway.process.wait_for(0, LIMIT, what, online)? - began;
+    if took <= AGAIN {
+        return Ok(took);
+    }
+    let (name, took) = (gateway.name(), ui::span(took));
+    Err(Failure::expectation(format!("{name} had forgotten its way: {took}")))
 }
 
 fn join_and_ping(
