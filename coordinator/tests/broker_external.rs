@@ -360,6 +360,42 @@ async fn what_was_announced_meanwhile_is_announced_again() {
 }
 
 #[tokio::test]
+async fn what_is_sent_again_takes_no_room_of_its_device() {
+    let foreign = Foreign::new().await;
+    let (world, external) = world(&foreign).await;
+    let mut line = foreign.open(&external).await;
+    let mut device = Device::new(&world, "gw");
+    enrol(&mut line, &world, &mut device).await;
+    let hello_topic = Topic::Hello(device.inbox).text();
+    let (old_hello, _pending) = device.hello(&device.device_psk(), None);
+    line.write(&publish(0x30, &hello_topic, &old_hello)).await;
+    let _welcome = line.frame().await;
+    let old_record = device.seal(|writer| writer.put(&Ping { request: 2 }).unwrap());
+    line.write(&record(device.inbox, &old_record)).await;
+    assert!(find::<Ping>(&device.open(&line.frame().await.1)).is_some());
+    let up = external.stats().up.get();
+    for _ in 0..100 {
+        line.write(&publish(0x30, &hello_topic, &old_hello)).await;
+        line.write(&record(device.inbox, &old_record)).await;
+    }
+    let frame = device.seal(|writer| writer.put(&Ping { request: 3 }).unwrap());
+    line.write(&record(device.inbox, &frame)).await;
+    let answer = device.open(&line.frame().await.1);
+    assert_eq!(find::<Ping>(&answer).unwrap().request, 3, "the session is served");
+    let (hello, pending) = device.hello(&device.device_psk(), None);
+    line.write(&publish(0x30, &hello_topic, &hello)).await;
+    line.write(&publish(0x30, &hello_topic, &old_hello)).await;
+    device.take_welcome(pending, &line.frame().await.1);
+    let frame = device.seal(|writer| writer.put(&Ping { request: 4 }).unwrap());
+    line.write(&record(device.inbox, &frame)).await;
+    let answer = device.open(&line.frame().await.1);
+    assert_eq!(find::<Ping>(&answer).unwrap().request, 4, "and so is the next one");
+    assert_eq!(external.stats().up.get() - up, 3);
+    assert_eq!(external.stats().dropped(DropReason::Worthless).get(), 201);
+    assert_eq!(external.stats().dropped(DropReason::Rate).get(), 0);
+}
+
+#[tokio::test]
 async fn forged_moved_and_repeated_frames_reach_no_queue_and_no_session() {
     let foreign = Foreign::new().await;
     let (world, external) = world(&foreign).await;

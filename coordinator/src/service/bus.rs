@@ -86,9 +86,10 @@ pub trait Inbound: Send + Sync + 'static {
     fn handle_gone(&self, inbox: Inbox);
 
     /// Where a frame belongs that came over a carrier which vouches for nobody;
-    /// `None` = it is worth nothing and was counted. At most one hash: this is
-    /// asked before anything is kept of the frame, so that strangers fill no
-    /// queue.
+    /// `None` = it is worth nothing and was counted. At most one hash and one
+    /// look-up: this is asked before anything is kept of the frame, so that
+    /// strangers fill no queue. Asked once for each frame that came: a frame that
+    /// comes again is worth nothing.
     fn sort(&self, inbox: Inbox, frame: &[u8]) -> Option<Lane>;
 
     /// A carrier was away and is back. Its devices did not notice, so what was

@@ -49,6 +49,12 @@ impl Session {
         self.window.next() > 0
     }
 
+    /// Whether a record with this counter would be refused as one that was opened
+    /// before, or is older than the window. Says nothing about who sent it.
+    pub fn has_opened(&self, counter: u64) -> bool {
+        !self.window.check(counter)
+    }
+
     /// Whether a new handshake is due by the number of records.
     pub const fn rekey_due(&self) -> bool {
         self.counter >= REKEY_AFTER_RECORDS || self.window.next() >= REKEY_AFTER_RECORDS

@@ -13,6 +13,7 @@ pub mod table;
 mod ahead;
 mod changes;
 mod fleet;
+mod heard;
 mod hello;
 mod lost;
 mod quarantine;
@@ -30,6 +31,7 @@ use weft_wire::id::{DeviceId, Epoch, Inbox, PublicKey, ReplicaId, Secret};
 
 use self::fleet::Fleet;
 use self::gate::Gate;
+use self::heard::Heard;
 use self::sessions::Sessions;
 use super::bus::{Answer, BoxFuture, Bus, Inbound, Lane, Uplink};
 use super::clock::Clock;
@@ -88,7 +90,8 @@ pub enum FrameDrop {
     UnknownSession,
     /// A record that comes from another inbox than its session's.
     ForeignSession,
-    /// A record seen before, or older than the window.
+    /// A record seen before, or older than the window; over a broker that is not
+    /// ours also a HELLO seen before.
     Replayed,
     /// A record that does not open.
     Forged,
@@ -188,6 +191,8 @@ pub struct Channel {
     fleet: Fleet,
     /// Handshakes at once.
     cores: usize,
+    /// HELLOs that a foreign broker brought lately.
+    heard: Heard,
     hellos: Limiter,
     hellos_of_site: Limiter,
     resets: Limiter,
@@ -227,6 +232,7 @@ impl Channel {
             gate: Gate::new(handshakes.max(1)),
             fleet: Fleet::new(Arc::clone(&store)),
             cores: handshakes,
+            heard: Heard::default(),
             hellos: Limiter::new(HELLOS, CELLS),
             hellos_of_site: Limiter::new(HELLOS_OF_SITE, CELLS),
             resets: Limiter::new(RESETS, CELLS),
@@ -318,6 +324,11 @@ impl Channel {
                 if !self.keys.iter().any(|key| key.check_mac1(&hello)) {
                     return Err(FrameDrop::Mac1);
                 }
+                // Devices make a new one for each attempt. Sent again it would
+                // use up what the device may send.
+                if !self.heard.is_new(&hello) {
+                    return Err(FrameDrop::Replayed);
+                }
                 Ok(match hello.selector().kind {
                     PskKind::Device => Lane::Known,
                     PskKind::Enrolment => Lane::Others,
@@ -326,8 +337,12 @@ impl Channel {
             Ok(FrameKind::Record) => {
                 let header = RecordHeader::parse(frame).map_err(|_| FrameDrop::Frame)?;
                 let now = tokio::time::Instant::now().into_std();
-                match self.sessions.table().find(header.session, now) {
+                let found = self.sessions.table().find(header.session, now);
+                match found {
                     Some(entry) if entry.inbox != inbox => Err(FrameDrop::ForeignSession),
+                    Some(entry) if entry.sealed().has_opened(header.counter) => {
+                        Err(FrameDrop::Replayed)
+                    }
                     Some(entry) if entry.device().is_some() => Ok(Lane::Known),
                     Some(_) | None => Ok(Lane::Others),
                 }
