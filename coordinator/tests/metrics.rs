@@ -3,6 +3,7 @@
 
 mod common;
 mod endpoint;
+mod foreign;
 mod world;
 
 use std::sync::Arc;
@@ -11,13 +12,16 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use axum::http::{Request, StatusCode};
+use foreign::{Foreign, publish, record};
 use tower::ServiceExt as _;
 use weft_coordinator::service::bus::Inbound;
 use weft_coordinator::transport::http::SocketPeer;
 use weft_coordinator::transport::http::metrics::{Meters, PATH, routes};
 use weft_coordinator::transport::listen::{Limits, Places, Stats};
 use weft_coordinator::transport::post::Posts;
-use world::World;
+use weft_wire::id::Inbox;
+use weft_wire::topic::Topic;
+use world::{Device, Login, World, enrolment_psk};
 
 fn router(world: &World) -> Router {
     let inbound: Arc<dyn Inbound> = Arc::clone(&world.channel) as _;
@@ -27,6 +31,7 @@ fn router(world: &World) -> Router {
         listen: Arc::new(Stats::default()),
         places: Places::new(Limits::default()),
         posts: Posts::new(inbound, Arc::clone(&world.hub)).dropped(),
+        external: world.foreign.as_ref().map(|(external, _)| external.clone()),
     })
 }
 
@@ -65,6 +70,46 @@ async fn a_session_is_counted_and_operators_see_it() {
     assert_eq!(value(&page, early), 0);
     let mac1 = "weft_coordinator_frames_dropped_total{reason=\"mac1\"}";
     assert_eq!(value(&page, mac1), 0);
+}
+
+#[tokio::test]
+async fn a_foreign_broker_is_counted_where_there_is_one() {
+    let none = get(&router(&World::new().await), Some(0)).await.1;
+    assert!(!none.contains("weft_coordinator_bus_"), "{none}");
+    let foreign = Foreign::new().await;
+    let own = Login::new("weft-coordinator", "secret");
+    let world = World::behind(foreign.address, &own, &Login::new("weft-device", "shared")).await;
+    let router = router(&world);
+    let external = world.foreign.as_ref().unwrap().0.clone();
+    let mut line = foreign.open(&external).await;
+    let key = world.key(|_| {}).await;
+    let device = Device::new(&world, "gw");
+    let (hello, _pending) = device.hello(&enrolment_psk(&world, &key), None);
+    let topic = Topic::Hello(device.inbox).text();
+    line.write(&publish(0x31, &topic, &hello)).await;
+    line.write(&publish(0x30, "weft/v1/x", b"x")).await;
+    line.write(&record(Inbox([9; 16]), &[7; 64])).await;
+    line.write(&publish(0x30, &topic, &hello)).await;
+    line.write(&publish(0x30, &topic, &hello)).await;
+    let _welcome = line.frame().await;
+    let page = get(&router, Some(0)).await.1;
+    let dropped = |reason: &str| {
+        value(&page, &format!("weft_coordinator_bus_frames_dropped_total{{reason=\"{reason}\"}}"))
+    };
+    assert_eq!((dropped("topic"), dropped("retained"), dropped("length")), (1, 1, 0));
+    assert_eq!((dropped("rate"), dropped("full")), (0, 0));
+    for (name, count) in [
+        ("connected", 1),
+        ("connections_total", 1),
+        ("connections_failed_total", 0),
+        ("frames_up_total", 1),
+        ("frames_down_total", 1),
+        ("frames_full_total", 0),
+        ("frames_waiting", 0),
+        ("panics_total", 0),
+    ] {
+        assert_eq!(value(&page, &format!("weft_coordinator_bus_{name}")), count, "{name}");
+    }
 }
 
 #[tokio::test]

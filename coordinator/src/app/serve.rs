@@ -344,6 +344,7 @@ async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<W
         listen: Arc::new(Stats::default()),
         places: Places::new(limits),
         posts: posts.dropped(),
+        external: external.clone(),
     };
     let (stats, places) = (Arc::clone(&meters.listen), Arc::clone(&meters.places));
     let routes = http::router(operator, metrics::routes(meters), post::declare(), posts);

@@ -65,6 +65,10 @@ pub enum DropReason {
 impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = Self::Full as usize + 1;
+
+    /// All, in order.
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Topic, Self::Retained, Self::Length, Self::Worthless, Self::Rate, Self::Full];
 }
 
 /// A frame that waits.

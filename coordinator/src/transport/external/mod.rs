@@ -81,7 +81,7 @@ pub struct Stats {
     pub opened: Counter,
     /// Connections that ended, or were not made.
     pub failed: Counter,
-    /// Frames from devices that were handed on.
+    /// Frames from devices that were queued for the service.
     pub up: Counter,
     /// Frames to devices.
     pub down: Counter,
@@ -142,6 +142,11 @@ impl External {
     /// Counters.
     pub fn stats(&self) -> &Stats {
         &self.0.stats
+    }
+
+    /// Frames to devices that wait for the connection.
+    pub fn waiting(&self) -> usize {
+        self.0.outbox.waiting()
     }
 
     /// Whether the connection carries, now and whenever it changes.

@@ -69,6 +69,11 @@ impl Outbox {
         Delivery::Queued
     }
 
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().frames.len()
+    }
+
     /// The frame that waits longest, for the one who asks.
     pub(super) async fn next(&self) -> (Inbox, Bytes) {
         loop {
@@ -117,6 +122,7 @@ mod tests {
         outbox.open();
         let queued = (0..100).filter(|_| outbox.push(inbox(0), frame.clone()) == Delivery::Queued);
         assert_eq!(queued.count(), OF_ONE);
+        assert_eq!(outbox.waiting(), OF_ONE);
         assert_eq!(outbox.push(inbox(1), frame.clone()), Delivery::Queued);
         assert_eq!(outbox.take(), Some((inbox(0), frame.clone())));
         assert_eq!(outbox.push(inbox(0), frame.clone()), Delivery::Queued);

@@ -13,6 +13,7 @@ use super::Routes;
 use super::auth::Permission;
 use crate::service::channel::{Channel, FrameDrop};
 use crate::service::count::{Counter, word};
+use crate::transport::external::{DropReason, External};
 use crate::transport::listen::{self, Places};
 use crate::transport::mqtt::Broker;
 use crate::transport::mqtt::session::Close;
@@ -36,6 +37,8 @@ pub struct Meters {
     pub places: Arc<Places>,
     /// Posts that were too many.
     pub posts: Dropped,
+    /// The way to a foreign broker, where there is one.
+    pub external: Option<External>,
 }
 
 /// The one route.
@@ -58,6 +61,9 @@ impl Meters {
         let mut page = Page::default();
         self.connections(&mut page);
         self.frames(&mut page);
+        if let Some(external) = &self.external {
+            bus(&mut page, external);
+        }
         page.0
     }
 
@@ -113,6 +119,28 @@ impl Meters {
     }
 }
 
+/// The line to a foreign broker.
+fn bus(page: &mut Page, external: &External) {
+    let stats = external.stats();
+    page.gauge(
+        "bus_connected",
+        "Whether the broker carries both ways now",
+        u64::from(external.is_open()),
+    );
+    page.one("bus_connections", "Connections that were proved to carry", &stats.opened);
+    page.one("bus_connections_failed", "Connections that ended or were not made", &stats.failed);
+    page.one("bus_frames_up", "Frames from the broker, queued for work", &stats.up);
+    page.by(
+        "bus_frames_dropped",
+        "Messages of the broker that were sorted away or found no room",
+        DropReason::ALL.iter().map(|why| (word(why), stats.dropped(*why))),
+    );
+    page.one("bus_frames_down", "Frames to devices, handed to the broker", &stats.down);
+    page.one("bus_frames_full", "Frames to devices that found no room", &stats.full);
+    page.gauge("bus_frames_waiting", "Frames to devices that wait now", external.waiting() as u64);
+    page.one("bus_panics", "Frames whose handling panicked", &stats.panics);
+}
+
 #[derive(Clone, Copy)]
 enum Kind {
     Counter,
@@ -151,6 +179,11 @@ impl Page {
     fn one(&mut self, name: &str, help: &str, counter: &Counter) {
         self.head(name, Kind::Counter, help);
         self.sample(&format!("{name}_total"), &[], counter.get());
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.head(name, Kind::Gauge, help);
+        self.sample(name, &[], value);
     }
 
     fn by<'a>(
