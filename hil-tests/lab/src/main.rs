@@ -12,6 +12,7 @@ mod net;
 mod process;
 mod run;
 mod scenario;
+mod tap;
 mod ui;
 mod wall;
 mod wireguard;

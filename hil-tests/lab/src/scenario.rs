@@ -1,5 +1,6 @@
 //! Scenarios: what they are called, how one runs, and how it ends.
 
+mod broker;
 mod carriers;
 mod clock;
 mod clone;
@@ -51,6 +52,11 @@ pub(crate) struct Scenario {
 
 /// Every scenario.
 pub(crate) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "broker",
+        about: "a hostile broker replays, moves, reorders, drops, resets: nothing changes",
+        play: broker::play,
+    },
     Scenario {
         name: "carriers",
         about: "networks that let one carrier through: join, ping, a new policy",

@@ -15,7 +15,7 @@ const NOT_PERMITTED: i32 = 4;
 
 /// Scenarios with a short form for `make test`.
 const SHORTENED: &[&str] =
-    &["outage", "revoke", "clock", "crash", "hostile", "carriers", "clone", "flood"];
+    &["outage", "revoke", "clock", "crash", "hostile", "carriers", "clone", "flood", "broker"];
 
 /// The scenarios of `make test`, or the long form of each.
 pub(super) fn run(root: &Path, full: bool) -> Outcome {
