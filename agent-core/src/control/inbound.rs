@@ -307,7 +307,14 @@ impl<const FRAME: usize> Control<FRAME> {
             self.commands.restore(head.done);
             return Ok(None);
         }
-        Op::decode(raw).map(|op| self.apply(op))
+        let mut op = Op::decode(raw)?;
+        // The identity may be older than the cache, when only the latter could be
+        // stored: a change of the coordinator's key that is over for the cache
+        // must not take the key away from an identity that has yet to follow.
+        if let (Op::Settings(settings), Some(next)) = (&mut op, self.identity.next_coordinator) {
+            settings.next_pin = Some(next);
+        }
+        Ok(self.apply(op))
     }
 
     /// Who is no member may still hold the map of the database's life before: its

@@ -509,6 +509,66 @@ fn a_planned_change_of_the_coordinators_key() {
     assert_eq!(identity.next_coordinator, None);
 }
 
+/// The map that says that the change is over is stored, the identity with the new
+/// key is not; then the power goes.
+#[test]
+fn a_planned_change_survives_a_disk_that_keeps_the_map_alone() {
+    let (mut mesh, a, _) = Mesh::pair(14);
+    let online = |mesh: &Mesh| mesh.agent(a).coordinator(mesh.now).online;
+    let frames = mesh.coordinator.announce_key();
+    mesh.send(frames);
+    mesh.run_for(1_000);
+    let announced = mesh.agent(a).identity().next_coordinator;
+    assert!(announced.is_some());
+    mesh.disk_full = true;
+    mesh.coordinator.switch_key();
+    mesh.cut_lines();
+    mesh.run_to(30_000, online);
+    assert_eq!(Some(mesh.agent(a).identity().coordinator), announced);
+    mesh.run_for(1_000);
+    let id = mesh.id(a);
+    let frames = mesh.coordinator.changed(id, None);
+    let written = mesh.nodes[a].storage.cache_writes;
+    mesh.send(frames);
+    mesh.run_to(60_000, |mesh| mesh.nodes[a].storage.cache_writes > written);
+    mesh.stop(a);
+    mesh.disk_full = false;
+    mesh.boot(a);
+    mesh.run_to(30_000, online);
+    assert_eq!(Some(mesh.agent(a).identity().coordinator), announced);
+}
+
+/// It was off from before the announcement until after the change.
+#[test]
+fn who_slept_through_a_planned_change_keeps_its_map_until_its_lease_ends() {
+    let (mut mesh, a, b) = Mesh::pair(14);
+    let pin = mesh.agent(a).identity().coordinator;
+    let answers = |mesh: &mut Mesh, sequence| {
+        let (host, before) = (mesh.host(b), mesh.replies(a));
+        mesh.ping(a, host, sequence);
+        mesh.run_for(12_000);
+        mesh.replies(a) > before
+    };
+    assert!(answers(&mut mesh, 0));
+    mesh.run_for(60_000);
+    mesh.stop(a);
+    let frames = mesh.coordinator.announce_key();
+    mesh.send(frames);
+    mesh.run_for(1_000);
+    mesh.coordinator.switch_key();
+    mesh.cut_lines();
+    mesh.run_to(30_000, |mesh| mesh.agent(b).coordinator(mesh.now).online);
+    mesh.boot(a);
+    mesh.run_for(600_000);
+    let status = mesh.agent(a).coordinator(mesh.now);
+    assert!(!status.online && status.heard_at.is_none(), "nobody proves the key that it pins");
+    assert_eq!(mesh.agent(a).identity().coordinator, pin);
+    assert!(answers(&mut mesh, 1), "tunnels go on");
+    let left = mesh.agent(a).coordinator(mesh.now).lease_remaining.expect("a lease");
+    mesh.run_for(left.as_secs() * 1_000 + 2_000);
+    assert_eq!(dropped(&mesh, a), [MapDropped::LeaseExpired]);
+}
+
 #[test]
 fn a_command_is_done_once() {
     let (mut mesh, a, _) = Mesh::pair(15);
