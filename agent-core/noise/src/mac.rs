@@ -79,6 +79,16 @@ pub fn enrol_password(secret: &Secret, key: KeyId, expiry: u32) -> ShortSecret {
     ShortSecret(hash::mac16(&secret.0, &[label, &key.to_bytes(), &expiry.to_le_bytes()]))
 }
 
+/// The secret behind the MQTT passwords of enrolling devices whose join strings
+/// pin the coordinator's key of some generation: a string of an older one is not
+/// let in. That of generation 0 is the broker secret itself.
+pub fn enrol_secret(broker: &Secret, generation: u32) -> Secret {
+    match generation {
+        0 => broker.duplicate(),
+        _ => Secret(hash::mac32(&broker.0, &[b"weft enrol secret v1", &generation.to_le_bytes()])),
+    }
+}
+
 /// The first 80 bits of a public key's BLAKE2s: what people compare, as
 /// `BKDL-AME4-GXHL-EGZ3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -171,6 +171,8 @@ fn derivations(golden: &mut Golden) {
     assert!(wg::bind_psk(&Secret([0; 32]), &a, &b).is_none());
     golden.put("broker_password", &mac::broker_password(&master, &Inbox([7; 16]), 8).0);
     golden.put("enrol_password", &mac::enrol_password(&master, key, 8).0);
+    golden.put("enrol_secret", &mac::enrol_secret(&master, 1).0);
+    assert!(mac::enrol_secret(&master, 0).0 == master.0);
     golden.put("hash", &mac::hash(&[b"a", b"b"]));
     golden.put("keyed_hash", &mac::keyed_hash(&master.0, &[b"a", b"b"]));
     golden.put("fingerprint", mac::fingerprint(&a).to_string().as_bytes());
