@@ -535,3 +535,24 @@ pub struct Coordinator {
     /// Where devices find it.
     pub addresses: Vec<String>,
 }
+
+/// The coordinator's own key, and how far its change has come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CoordinatorKey {
+    /// Counts changes.
+    pub generation: u32,
+    /// Fingerprint of the key that devices pin.
+    pub current: String,
+    /// Fingerprint of the one that comes after it.
+    pub next: String,
+    /// When devices were told the next one; `None` = they were not.
+    pub announced_at: Option<String>,
+    /// Members that have heard it.
+    pub heard: u32,
+    /// Members that have not.
+    pub unheard: u32,
+    /// Names of the first of these.
+    pub unheard_names: String,
+    /// Devices that wait or are put out, and have not.
+    pub unheard_others: u32,
+}

@@ -278,7 +278,7 @@ async fn a_key_shows_its_join_string_once() {
     assert_eq!(join.psk.0, api.secrets.enrolment_psk(join.key, 0).unwrap().0);
     // The broker lets it in for 30 days more, so that it is told why it is late.
     assert_eq!(u64::from(join.token.expiry), NOW.0 / 1_000 + 60 + 30 * 86_400);
-    assert_eq!(join.token.mac.0, api.secrets.enrol_password(join.key, join.token.expiry).0);
+    assert_eq!(join.token.mac.0, api.secrets.enrol_password(join.key, 0, join.token.expiry).0);
     assert_eq!(join.addresses[0].authority, "mesh.example.net:7420");
 
     let listed = api.get("/api/v1/enrollment-keys").await;

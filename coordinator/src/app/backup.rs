@@ -12,10 +12,12 @@ use crate::cli::{Args, Command, Restore, ui};
 use crate::config::Config;
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
+use crate::service::secrets::Fit;
 use crate::store::keyfile;
 use crate::store::sqlite::backup::{self, Contents, NewLife};
 use crate::store::sqlite::{MigrateError, OpenError, SCHEMA};
 
+use super::key_change;
 use super::place::{self, Place, VERSION, fingerprint};
 
 /// Devices that a sentence names; the others are counted.
@@ -252,8 +254,11 @@ fn check_owner(place: &Place, file: &Path, contents: &Contents) -> Result<(), Fa
         return Ok(());
     }
     let secrets = place.secrets()?;
-    if secrets.public() == contents.coordinator {
-        return Ok(());
+    match secrets.fit(&contents.coordinator) {
+        // One of before: the server brings it to the key of today at its start.
+        Fit::Same | Fit::Behind => return Ok(()),
+        Fit::Ahead => return Err(key_change::older_file(place, &secrets, &contents.coordinator)),
+        Fit::Foreign => {}
     }
     let message = format!(
         "{} belongs to {owner}, the key file here is {}: one of them is from another installation",

@@ -1,5 +1,4 @@
-//! `init` and `recover`: an installation comes into being, or gets its key file
-//! back.
+//! `init`: an installation comes into being.
 
 use core::net::IpAddr;
 use std::io::{self, Write as _};
@@ -20,7 +19,7 @@ use crate::domain::network::{
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
 use crate::service::random::Random;
-use crate::service::recovery::{self, RecoveryError};
+use crate::service::recovery;
 use crate::service::secrets::Secrets;
 use crate::store::keyfile;
 use crate::store::sqlite::{self, NewInstallation};
@@ -192,7 +191,7 @@ fn write_state(
         error => Failure::new(Code::InitWrite, format!("cannot write {}", place.fresh.display()))
             .with(Label::Cause, error.to_string()),
     })?;
-    keyfile::create(&place.key, &secrets.to_bytes())
+    keyfile::create(&place.key, secrets.format(), &secrets.to_bytes())
         .map_err(|error| cannot_write(&place.key, &error))?;
     undo.0.push(place.key.clone());
     Ok(())
@@ -334,51 +333,10 @@ fn write_config(
     written.map_err(|error| cannot_write(file, &error))
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::PermissionDenied {
         return place::denied(path, error).attempt("sudo weft-coordinator …");
     }
     Failure::new(Code::InitWrite, format!("cannot write {}", path.display()))
         .with(Label::Cause, error.to_string())
-}
-
-/// Writes the key file anew from the recovery key.
-///
-/// # Errors
-///
-/// `recover.…`.
-pub(crate) fn recover(data: &Path, text: &str) -> Result<(PathBuf, String), Failure> {
-    let place = Place::new(data);
-    let seed = recovery::from_text(text).map_err(|error| {
-        let message = match error {
-            RecoveryError::NotARecoveryKey => "that is no recovery key; those start with WREC1",
-            RecoveryError::Damaged => {
-                "the recovery key was typed or copied wrongly: its checksum differs"
-            }
-        };
-        Failure::new(Code::RecoverForm, message)
-    })?;
-    if place.key.exists() {
-        let message = format!("{} is there; it was not touched", place.key.display());
-        return Err(Failure::new(Code::RecoverExists, message));
-    }
-    let secrets = Secrets::from_seed(&seed);
-    let own = fingerprint(&secrets);
-    match place.key_of_database() {
-        Some((key, _)) if key == secrets.public() => {}
-        Some((key, _)) => {
-            let database = weft_noise::mac::fingerprint(&key);
-            let message =
-                format!("the recovery key is that of {own}, the database belongs to {database}");
-            return Err(Failure::new(Code::RecoverMismatch, message));
-        }
-        None => {
-            let message = format!("no database in {}", data.display());
-            return Err(Failure::new(Code::ServeNotInitialised, message)
-                .attempt("weft-coordinator recover --data DIR --recovery-key WREC1-…"));
-        }
-    }
-    keyfile::create(&place.key, &secrets.to_bytes())
-        .map_err(|error| cannot_write(&place.key, &error))?;
-    Ok((place.key, own.to_string()))
 }

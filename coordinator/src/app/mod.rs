@@ -1,13 +1,14 @@
 //! Wires and forwards, decides nothing.
 
-use std::io::Read as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::cli::{Args, Color, Command, Config as ConfigCommand, completions, remote, ui};
+use crate::cli::{
+    Args, Color, Command, Config as ConfigCommand, completions, coordinator_key, remote, ui,
+};
 use crate::config::{self, Config, Overrides};
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
@@ -19,8 +20,10 @@ mod clock;
 mod files;
 mod holder;
 mod init;
+mod key_change;
 mod log;
 mod place;
+mod recover;
 mod serve;
 mod stun;
 mod tls;
@@ -68,7 +71,12 @@ fn run(args: &Args) -> Result<u8, Vec<Failure>> {
         }
         Command::Recover(wanted) => {
             let config = config::load(&overrides)?;
-            recover(&config, &wanted.recovery_key).map_err(|failure| vec![failure])
+            recover::run(&config.data, wanted).map_err(|failure| vec![failure])
+        }
+        Command::CoordinatorKey(coordinator_key::Command::Switch(wanted)) => {
+            let config = config::load(&overrides)?;
+            let form = (args.common.json, args.common.quiet);
+            key_change::switch(&config, wanted, UnixMs(now), form).map_err(|failure| vec![failure])
         }
         Command::Backup(_) | Command::Restore(_) => {
             let config = config::load(&overrides)?;
@@ -89,6 +97,7 @@ fn run(args: &Args) -> Result<u8, Vec<Failure>> {
             serve::serve(&config).map_err(|failure| vec![failure])
         }
         Command::Key(_)
+        | Command::CoordinatorKey(_)
         | Command::Device(_)
         | Command::Policy(_)
         | Command::Network(_)
@@ -115,20 +124,6 @@ fn warn_of_variables(overrides: &Overrides) {
         let sentence = format!("{name} is no setting and is ignored (environment){near}");
         ui::warning("config.env", &sentence, "weft-coordinator config check");
     }
-}
-
-fn recover(config: &Config, text: &str) -> Result<u8, Failure> {
-    let mut text = Zeroizing::new(text.to_owned());
-    if *text == "-" {
-        text.clear();
-        std::io::stdin().read_to_string(&mut text).map_err(|error| {
-            Failure::new(Code::RecoverForm, "standard input cannot be read")
-                .with(Label::Cause, error.to_string())
-        })?;
-    }
-    let (path, fingerprint) = init::recover(&config.data, &text)?;
-    ui::out(format!("recovered  {}  0600, key {fingerprint}", path.display()));
-    Ok(0)
 }
 
 #[derive(Serialize)]

@@ -100,8 +100,9 @@ impl Place {
                     .with(Label::Cause, error.to_string())
             }
             KeyFileError::Newer(format) => {
+                let newest = keyfile::FORMAT;
                 let message =
-                    format!("{path} has format {format}, this weft-coordinator {VERSION} knows 1");
+                    format!("{path} has format {format}, this weft-coordinator {VERSION} knows up to {newest}");
                 Failure::new(Code::ServeKeyDamaged, message)
             }
             KeyFileError::Damaged => self.damaged(),
@@ -253,6 +254,12 @@ pub(crate) fn by_whom() -> String {
     // The folder of a process belongs to the user that it runs as (proc(5)).
     std::fs::metadata("/proc/self")
         .map_or_else(|_| String::new(), |own| format!(" (uid is {})", own.uid()))
+}
+
+/// `uid 0`, where the system says so: who runs this.
+pub(crate) fn user() -> String {
+    std::fs::metadata("/proc/self")
+        .map_or_else(|_| "uid unknown".to_owned(), |own| format!("uid {}", own.uid()))
 }
 
 fn is_read_only(error: &impl ToString) -> bool {

@@ -10,12 +10,12 @@ use axum::Router;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use weft_wire::id::PublicKey;
 
 use crate::cli::format::{count, span};
 use crate::cli::ui;
 use crate::config::Config;
 use crate::config::public::{Offer, Public};
+use crate::domain::audit::Actor;
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
 use crate::service::bus::{Bus, Inbound};
@@ -26,7 +26,7 @@ use crate::service::rotation::Rotations;
 use crate::service::seams::Refusals;
 use crate::service::secrets::Secrets;
 use crate::store::sqlite::{SCHEMA, SqliteStore};
-use crate::store::{SharedStore, StoreError};
+use crate::store::{By, SharedStore, StoreError};
 use crate::transport::external::{External, Joined};
 use crate::transport::http::metrics::{self, Meters};
 use crate::transport::http::unix::Socket;
@@ -37,7 +37,7 @@ use crate::transport::{http, post};
 
 use super::clock::{RANDOM, SystemClock, monotonic};
 use super::place::{Place, VERSION, by_whom, fingerprint};
-use super::{broker, files, holder, stun, tls};
+use super::{broker, files, holder, key_change, stun, tls};
 
 /// Threads that may block: readers of the database, and name look-ups.
 const BLOCKING_THREADS: usize = 6;
@@ -116,21 +116,11 @@ struct Ended {
 }
 
 fn open(place: &Place, secrets: &Secrets, now: UnixMs) -> Result<Arc<SqliteStore>, Failure> {
-    if let Some((owner, _)) = place.key_of_database()
-        && owner != secrets.public()
-    {
-        return Err(mismatch(secrets, &owner));
+    if let Some((owner, _)) = place.key_of_database() {
+        key_change::check(place, secrets, &owner)?;
     }
     let store = SqliteStore::open(&place.database, now);
     store.map(Arc::new).map_err(|error| place.database_failure(&error))
-}
-
-fn mismatch(secrets: &Secrets, owner: &PublicKey) -> Failure {
-    let (own, owner) = (fingerprint(secrets), weft_noise::mac::fingerprint(owner));
-    let message = format!(
-        "the key file is {own}, the database belongs to {owner}: one of them is from another installation"
-    );
-    Failure::new(Code::ServeKeyMismatch, message)
 }
 
 /// Everything that faces the network, bound but not served yet.
@@ -220,8 +210,12 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
     let mut signals = Signals::new()?;
     // Read anew: before it was opened the database may not have been readable.
     let owner = store.installation().await.map_err(|error| unreadable(place, &error))?.coordinator;
-    if owner != secrets.public() {
-        return Err(mismatch(secrets, &owner));
+    let behind = key_change::check(place, secrets, &owner)?;
+    if behind {
+        let by = By { actor: Actor::coordinator(), at: UnixMs(SystemClock.unix_ms()) };
+        let followed = store.key_switched(secrets.public(), secrets.generation, by);
+        followed.await.map_err(|error| unreadable(place, &error))?;
+        tracing::warn!(generation = secrets.generation, "serve.key-followed");
     }
     let (failed, mut failures) = mpsc::unbounded_channel();
     let Doors { listeners, stun, socket } = bind(config, &failed)?;

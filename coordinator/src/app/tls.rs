@@ -93,7 +93,7 @@ fn make(path: &Path, host: &str) -> Result<Credentials, Failure> {
     };
     let credentials = Credentials::generate(host).map_err(|error| unmade(error.to_string()))?;
     let body = credentials.to_bytes().ok_or_else(|| unmade("it is too long".to_owned()))?;
-    keyfile::create(path, &body).map_err(|error| unmade(error.to_string()))?;
+    keyfile::create(path, 1, &body).map_err(|error| unmade(error.to_string()))?;
     Ok(credentials)
 }
 

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::config::Overrides;
+use crate::domain::key_change::GENERATIONS;
 
 mod approve;
 pub(crate) mod client;
 pub(crate) mod completions;
-mod confirm;
+pub(crate) mod confirm;
+pub(crate) mod coordinator_key;
 mod devices;
 pub(crate) mod format;
 mod keys;
@@ -96,6 +98,9 @@ pub(crate) enum Command {
     /// Enrolment keys: what lets devices in
     #[command(subcommand)]
     Key(keys::Command),
+    /// The key that devices know this coordinator by, and its planned change
+    #[command(subcommand)]
+    CoordinatorKey(coordinator_key::Command),
     /// Devices
     #[command(subcommand)]
     Device(devices::Command),
@@ -155,6 +160,10 @@ pub(crate) struct Recover {
     /// The recovery key that init printed; `-` reads it from standard input
     #[arg(long, value_name = "WREC1-…")]
     pub(crate) recovery_key: String,
+    /// How often the coordinator's key was changed, where the database is lost or
+    /// is a backup from before a change [default: what the database says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(GENERATIONS)))]
+    pub(crate) generation: Option<u32>,
 }
 
 /// Flags of `backup`.

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 
 use super::client::Client;
-use super::{Args, Command, completions, devices, keys, network, policy};
+use super::{Args, Command, completions, coordinator_key, devices, keys, network, policy};
 
 /// What commands know beside their own flags.
 pub(crate) struct Context<'a> {
@@ -25,6 +25,7 @@ pub(crate) async fn run(args: &Args, config: &Config, now: u64) -> Result<u8, Ve
     let context = Context { client, json: args.common.json, quiet: args.common.quiet, now };
     let done = match &args.command {
         Command::Key(command) => keys::run(&context, command).await,
+        Command::CoordinatorKey(command) => coordinator_key::run(&context, command).await,
         Command::Device(command) => devices::run(&context, command).await,
         Command::Policy(command) => return policy::run(&context, command).await,
         Command::Network(command) => network::run(&context, command).await,

@@ -33,6 +33,8 @@ pub struct EnrolmentKey {
     pub created: UnixMs,
     /// When it was revoked.
     pub revoked: Option<UnixMs>,
+    /// Its join string pins a key that the coordinator has given up.
+    pub outdated: bool,
 }
 
 /// How a key stands at a moment.
@@ -46,6 +48,8 @@ pub enum KeyState {
     Expired,
     /// An operator ended it.
     Revoked,
+    /// Its join string is from before the coordinator's key changed.
+    Outdated,
 }
 
 impl EnrolmentKey {
@@ -59,6 +63,8 @@ impl EnrolmentKey {
             KeyState::Expired
         } else if self.max_uses.is_some_and(|most| self.uses >= most) {
             KeyState::UsedUp
+        } else if self.outdated {
+            KeyState::Outdated
         } else {
             KeyState::Active
         }
@@ -72,7 +78,8 @@ impl EnrolmentKey {
     pub fn admits(&self, now: UnixMs) -> Result<(), Refused> {
         let key = self.name.clone();
         match self.state(now) {
-            KeyState::Active => Ok(()),
+            // Who asks this has proved that it knows the key of today.
+            KeyState::Active | KeyState::Outdated => Ok(()),
             KeyState::UsedUp => Err(Refused::KeyUsedUp {
                 key,
                 uses: self.uses,
@@ -107,6 +114,8 @@ pub struct NewKey {
     pub tags: TagSet,
     /// Whether an operator has to approve each device.
     pub needs_approval: bool,
+    /// The generation whose key its join string pins.
+    pub generation: u32,
 }
 
 #[cfg(test)]
@@ -127,6 +136,7 @@ mod tests {
             needs_approval: false,
             created: UnixMs(0),
             revoked: None,
+            outdated: false,
         }
     }
 

@@ -9,6 +9,7 @@ pub mod change;
 pub mod device;
 pub mod enrolment;
 pub mod key;
+pub mod key_change;
 pub mod netmap;
 pub mod network;
 pub mod policy;

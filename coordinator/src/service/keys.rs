@@ -67,6 +67,8 @@ impl Operator {
                 .attempt("timedatectl set-ntp true")
                 .attempt("weft-coordinator key create --expires never"));
         }
+        // While a change is announced a string pins the key that will stay.
+        let announced = self.store.installation().await.map_err(fault)?.announced.is_some();
         let new = NewKey {
             id: KeyId::from_random(self.random.bytes()),
             network: network.id,
@@ -76,7 +78,9 @@ impl Operator {
             expires: request.expires_after.map(|span| by.at.after(span)),
             tags,
             needs_approval: request.needs_approval,
+            generation: self.secrets.generation + u32::from(announced),
         };
+        let generation = new.generation;
         let key = self.store.create_key(new, by).await.map_err(|error| match error {
             StoreError::NameTaken { name, .. } => {
                 Failure::new(Code::KeyNameTaken, format!("there is a key named \"{name}\" already"))
@@ -85,22 +89,27 @@ impl Operator {
             }
             other => fault(other),
         })?;
-        let join = self.join_string(&key)?;
+        let join = self.join_string(&key, generation)?;
         Ok(CreatedKey { key, join })
     }
 
-    fn join_string(&self, key: &EnrolmentKey) -> Result<Zeroizing<String>, Failure> {
+    fn join_string(
+        &self,
+        key: &EnrolmentKey,
+        generation: u32,
+    ) -> Result<Zeroizing<String>, Failure> {
         let bug = |what: &str| Failure::new(Code::InternalFault, what.to_owned());
         let psk = self.secrets.enrolment_psk(key.id, key.master);
         let psk = psk.ok_or_else(|| bug("the key's master is not in the key file"))?;
         // The broker lets the key in a little longer than the key lasts, so that
         // who comes late is told why, in a sealed session.
         let expiry = key.expires.map_or(u32::MAX, |at| at.seconds().saturating_add(GRACE_S));
+        let mac = self.secrets.enrol_password(key.id, generation, expiry);
         let join = JoinString {
-            coordinator: self.secrets.public(),
+            coordinator: self.secrets.pinned(generation),
             key: key.id,
             psk,
-            token: EnrolToken { expiry, mac: self.secrets.enrol_password(key.id, expiry) },
+            token: EnrolToken { expiry, mac },
             addresses: self.addresses.iter().take(ADDRESSES).cloned().collect(),
             spki: self.spki,
             account: self.account.as_ref().map(broker_account).transpose()?,

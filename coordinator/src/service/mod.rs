@@ -8,6 +8,7 @@ pub mod commands;
 pub mod count;
 pub mod devices;
 pub mod enrol;
+pub mod key_change;
 pub mod keys;
 pub mod limit;
 pub mod maps;

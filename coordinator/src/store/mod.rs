@@ -21,6 +21,7 @@ use crate::domain::change::Change;
 use crate::domain::device::{Decision, Device, NewWireGuard, Standing, Tombstone};
 use crate::domain::enrolment::{Adopted, Adoption, Enrolled, Enrolment, Refused};
 use crate::domain::key::{EnrolmentKey, NewKey};
+use crate::domain::key_change::KeyChange;
 use crate::domain::netmap::{MapDelta, Newest, PeerEntry};
 use crate::domain::network::{Network, NewNetwork};
 use crate::domain::policy::{Compiled, Policy};
@@ -162,6 +163,10 @@ pub struct Installation {
     pub epoch: Epoch,
     /// The coordinator's public key.
     pub coordinator: PublicKey,
+    /// Counts changes of that key.
+    pub generation: u32,
+    /// When the next key was announced; `None` = it was not.
+    pub announced: Option<UnixMs>,
 }
 
 /// What a decision on a device did.
@@ -238,6 +243,18 @@ pub trait Networks: Send + Sync {
     /// A member holds a newer revision than this database knows: draws another
     /// epoch, at most once a day. `None` = not so, or it was done lately.
     fn renew_epoch(&self, device: DeviceId, held: Revision, by: By) -> Answer<'_, Option<Epoch>>;
+}
+
+/// The coordinator's own key.
+pub trait KeyChanges: Send + Sync {
+    /// How far its change has come.
+    fn key_change(&self) -> Answer<'_, KeyChange>;
+    /// Tells every device the next key with its map; nothing happens when that
+    /// was done.
+    fn announce_key(&self, next: PublicKey, by: By) -> Answer<'_, KeyChange>;
+    /// The key file holds this key now: the database belongs to it, and nothing
+    /// is announced any more. Nothing happens when that was done.
+    fn key_switched(&self, key: PublicKey, generation: u32, by: By) -> Answer<'_, ()>;
 }
 
 /// Enrolment keys.
@@ -393,11 +410,14 @@ pub trait Changes: Send + Sync {
 
 /// Everything that a backend does.
 pub trait Store:
-    Networks + Keys + Devices + Rotations + Policies + Maps + Audits + Changes
+    Networks + KeyChanges + Keys + Devices + Rotations + Policies + Maps + Audits + Changes
 {
 }
 
-impl<T: Networks + Keys + Devices + Rotations + Policies + Maps + Audits + Changes> Store for T {}
+impl<T: Networks + KeyChanges + Keys + Devices + Rotations + Policies + Maps + Audits + Changes>
+    Store for T
+{
+}
 
 /// A store that services share.
 pub type SharedStore = Arc<dyn Store>;

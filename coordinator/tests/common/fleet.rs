@@ -68,6 +68,7 @@ pub(crate) fn new_key() -> NewKey {
         expires: None,
         tags: "".parse().unwrap(),
         needs_approval: false,
+        generation: 0,
     }
 }
 

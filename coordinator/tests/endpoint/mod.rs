@@ -194,7 +194,7 @@ pub fn device(inbox: Inbox) -> Credentials {
 }
 
 pub fn enrolling(inbox: Inbox, key: KeyId) -> Credentials {
-    let mac = secrets().enrol_password(key, EXPIRY);
+    let mac = secrets().enrol_password(key, 0, EXPIRY);
     Credentials {
         client_id: inbox.to_string(),
         user: enrolment_user(key).to_string(),

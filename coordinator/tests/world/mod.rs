@@ -143,6 +143,12 @@ impl World {
         Self::open(Arc::clone(&self.dir), Arc::clone(&self.secrets), None).await
     }
 
+    /// The same with another key file.
+    pub async fn restarted_with(&self, secrets: Secrets) -> Self {
+        self.broker.stop();
+        Self::open(Arc::clone(&self.dir), Arc::new(secrets), None).await
+    }
+
     async fn open(
         dir: Arc<TempDir>,
         secrets: Arc<Secrets>,
@@ -207,6 +213,7 @@ impl World {
             expires: None,
             tags: "".parse().unwrap(),
             needs_approval: false,
+            generation: 0,
         };
         change(&mut new);
         self.store.create_key(new, self.by()).await.unwrap()

@@ -289,6 +289,7 @@ fn lay() -> Ground {
             expires: None,
             tags: "".parse().expect("no tags"),
             needs_approval: false,
+            generation: 0,
         };
         world.store.create_key(new, by).await.expect("a key");
         [world.enrol(0, key).await, world.enrol(1, key).await]

@@ -84,7 +84,7 @@ pub fn connect(level: u8, inbox: Inbox, key: Option<KeyId>) -> Vec<u8> {
     let id = inbox.to_string();
     let (user, mac) = match key {
         None => (id.clone(), secrets().broker_password(&inbox, EXPIRY)),
-        Some(key) => (enrolment_user(key).to_string(), secrets().enrol_password(key, EXPIRY)),
+        Some(key) => (enrolment_user(key).to_string(), secrets().enrol_password(key, 0, EXPIRY)),
     };
     let password = login::password(EXPIRY, &mac);
     let properties: &[u8] = if level == 5 { &[0] } else { &[] };

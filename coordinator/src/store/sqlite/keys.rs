@@ -46,8 +46,8 @@ fn create(unit: &mut Unit<'_>, new: NewKey, by: &By) -> Result<EnrolmentKey, Sto
     run(
         conn,
         "INSERT INTO enrolment_key (id, organisation, network, name, master, max_uses, expires,
-            tags, needs_approval, created)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            tags, needs_approval, generation, created)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         params![
             key_number(new.id),
             network.organisation.0,
@@ -58,6 +58,7 @@ fn create(unit: &mut Unit<'_>, new: NewKey, by: &By) -> Result<EnrolmentKey, Sto
             new.expires.map(|at| signed(at.0)),
             new.tags.to_string(),
             new.needs_approval,
+            new.generation,
             signed(by.at.0),
         ],
     )?;

@@ -33,6 +33,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "0003_key_rotation",
         sql: include_str!("../../../migrations/sqlite/0003_key_rotation.sql"),
     },
+    Migration {
+        number: 4,
+        name: "0004_key_change",
+        sql: include_str!("../../../migrations/sqlite/0004_key_change.sql"),
+    },
 ];
 
 /// The newest schema that this program knows.

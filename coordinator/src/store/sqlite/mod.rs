@@ -28,6 +28,7 @@ pub mod backup;
 mod census;
 mod devices;
 mod enrol;
+mod key_change;
 mod keys;
 mod maps;
 mod migrate;

@@ -13,7 +13,9 @@ use crate::domain::policy::Policy;
 use crate::domain::time::UnixMs;
 use crate::store::{Answer, By, Installation, Networks, StoreError, What};
 
-use super::row::{all, bytes, damaged, get, number, one, run, signed, time, to_words, words};
+use super::row::{
+    all, bytes, damaged, get, number, number_or_none, one, run, signed, time, to_words, words,
+};
 use super::writer::{Touch, Unit};
 use super::{NewInstallation, SqliteStore, audit, backup, devices, maps, policies};
 
@@ -95,8 +97,9 @@ fn insert(
     run(
         conn,
         "INSERT INTO network (organisation, name, ipv4, ipv4_len, ipv6, mtu, lease_s, revision,
-            log_floor, psk_generation, created)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, 1, 1, ?8)",
+            log_floor, psk_generation, next_pin, next_pin_revision, created)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, 1, 1,
+            (SELECT next_pin FROM network WHERE next_pin IS NOT NULL LIMIT 1), 1, ?8)",
         params![
             organisation.0,
             new.name,
@@ -186,10 +189,12 @@ impl Networks for SqliteStore {
                 Ok(Installation {
                     epoch: Epoch(number(row, "epoch")?),
                     coordinator: PublicKey(bytes(row, "coordinator")?),
+                    generation: number(row, "generation")?,
+                    announced: number_or_none(row, "announced")?.map(UnixMs),
                 })
             };
-            one(conn, "SELECT epoch, coordinator FROM installation", [], read)?
-                .ok_or_else(|| damaged("installation", "no row"))
+            let sql = "SELECT epoch, coordinator, generation, announced FROM installation";
+            one(conn, sql, [], read)?.ok_or_else(|| damaged("installation", "no row"))
         })
     }
 

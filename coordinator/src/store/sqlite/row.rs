@@ -220,7 +220,8 @@ pub(super) fn backend_from_word(word: &str) -> Option<Backend> {
 /// Columns of [`key`]; add `WHERE …`.
 pub(super) const KEY: &str = "
     SELECT id, organisation, network, name, master, uses, max_uses, expires, tags,
-        needs_approval, created, revoked
+        needs_approval, created, revoked,
+        generation < (SELECT generation FROM installation) AS outdated
     FROM enrolment_key ";
 
 /// Reads a row of [`KEY`].
@@ -239,5 +240,6 @@ pub(super) fn key(row: &Row<'_>) -> Result<EnrolmentKey, StoreError> {
         needs_approval: get(row, "needs_approval")?,
         created: time(row, "created")?,
         revoked: number_or_none(row, "revoked")?.map(UnixMs),
+        outdated: get(row, "outdated")?,
     })
 }

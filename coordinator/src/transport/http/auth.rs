@@ -36,6 +36,8 @@ pub enum Permission {
     PolicyManage,
     /// See networks.
     NetworkRead,
+    /// Announce the coordinator's next key.
+    CoordinatorManage,
     /// See the audit trail.
     AuditRead,
     /// See what was counted.
@@ -56,6 +58,7 @@ impl Permission {
             Self::PolicyRead => "policy.read",
             Self::PolicyManage => "policy.manage",
             Self::NetworkRead => "network.read",
+            Self::CoordinatorManage => "coordinator.manage",
             Self::AuditRead => "audit.read",
             Self::MetricsRead => "metrics.read",
         }

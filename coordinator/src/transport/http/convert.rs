@@ -2,12 +2,14 @@
 
 use weft_noise::mac;
 use weft_wire::base64;
+use weft_wire::id::PublicKey;
 use weft_wire::map::SecondKind;
 
 use crate::api;
 use crate::domain::audit::AuditRow;
 use crate::domain::device::Kind;
 use crate::domain::key::{EnrolmentKey, KeyState};
+use crate::domain::key_change::KeyChange;
 use crate::domain::network::{Network, capacity};
 use crate::domain::policy::{Rule, parse_traffic};
 use crate::domain::quarantine::Quarantine;
@@ -24,6 +26,7 @@ pub(super) fn key(key: &EnrolmentKey, now: UnixMs) -> api::EnrolmentKey {
         KeyState::UsedUp => "used_up",
         KeyState::Expired => "expired",
         KeyState::Revoked => "revoked",
+        KeyState::Outdated => "outdated",
     };
     api::EnrolmentKey {
         id: key.id.to_string(),
@@ -35,6 +38,19 @@ pub(super) fn key(key: &EnrolmentKey, now: UnixMs) -> api::EnrolmentKey {
         needs_approval: key.needs_approval,
         state: state.to_owned(),
         created_at: key.created.to_string(),
+    }
+}
+
+pub(super) fn coordinator_key(change: &KeyChange, next: &PublicKey) -> api::CoordinatorKey {
+    api::CoordinatorKey {
+        generation: change.generation,
+        current: mac::fingerprint(&change.current).to_string(),
+        next: mac::fingerprint(next).to_string(),
+        announced_at: change.announced.map(|at| at.to_string()),
+        heard: change.heard,
+        unheard: change.unheard.active,
+        unheard_names: change.unheard.listed(),
+        unheard_others: change.unheard.others,
     }
 }
 

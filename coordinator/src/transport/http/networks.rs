@@ -8,13 +8,15 @@ use weft_wire::join::Address;
 use crate::api;
 use crate::failure::Failure;
 
-use super::auth::Permission;
+use super::auth::{Caller, Permission};
 use super::error::{Origin, Rejected};
 use super::{Routes, Shared, convert};
 
 pub(super) fn declare(routes: Routes<Shared>) -> Routes<Shared> {
     routes
         .get("/api/v1/coordinator", Permission::NetworkRead, coordinator)
+        .get("/api/v1/coordinator/key", Permission::NetworkRead, key)
+        .post("/api/v1/coordinator/key/announce", Permission::CoordinatorManage, announce)
         .get("/api/v1/networks", Permission::NetworkRead, list)
         .get("/api/v1/networks/{network}", Permission::NetworkRead, one)
         .get("/api/v1/fingerprints/{fingerprint}", Permission::DeviceRead, why_not)
@@ -28,6 +30,24 @@ async fn coordinator(State(operator): State<Shared>) -> Json<api::Coordinator> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         addresses: operator.addresses.iter().map(address).collect(),
     })
+}
+
+async fn key(
+    State(operator): State<Shared>,
+    origin: Origin,
+) -> Result<Json<api::CoordinatorKey>, Rejected> {
+    let read = operator.key_change().await.map_err(|failure| Rejected::at(failure, origin))?;
+    Ok(Json(convert::coordinator_key(&read.0, &read.1)))
+}
+
+async fn announce(
+    State(operator): State<Shared>,
+    Caller(actor): Caller,
+    origin: Origin,
+) -> Result<Json<api::CoordinatorKey>, Rejected> {
+    let done = operator.announce_key(actor).await;
+    let done = done.map_err(|failure| Rejected::at(failure, origin))?;
+    Ok(Json(convert::coordinator_key(&done.0, &done.1)))
 }
 
 async fn list(

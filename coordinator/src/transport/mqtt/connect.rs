@@ -25,7 +25,7 @@ impl Passwords for Secrets {
     }
 
     fn enrolment(&self, key: KeyId, expiry: u32, mac: &[u8; 16]) -> bool {
-        mac::verify(&self.enrol_password(key, expiry).0, mac)
+        self.is_enrol_password(key, expiry, mac)
     }
 }
 
