@@ -14,9 +14,9 @@ use weft_coordinator::domain::policy::{Policy, Rule, parse_traffic};
 use weft_coordinator::domain::time::UnixMs;
 use weft_wire::frame::{FrameKind, RecordHeader, kind};
 use weft_wire::id::{Epoch, Revision};
-use weft_wire::item::Ping;
-use weft_wire::map::MapReady;
-use world::{Device, EPOCH, NETWORK, World, find};
+use weft_wire::item::{Item as _, Ping};
+use weft_wire::map::{MapReady, Page, PeerUpsert};
+use world::{Device, EPOCH, NETWORK, World, find, held};
 
 fn site(site: &str) -> Rule {
     Rule {
@@ -140,6 +140,36 @@ async fn a_change_during_the_handshake_is_told_in_the_first_answer() {
     let session = first.welcome.as_ref().unwrap().session;
     assert_ne!(RecordHeader::parse(&lost).unwrap().session, session);
     assert_eq!(confirmed(&mut first).await, Some(newest(&world).await));
+}
+
+/// A device of which it is known what it holds need not ask.
+#[tokio::test]
+async fn a_small_change_comes_with_its_announcement() {
+    let world = World::new().await;
+    let [mut first, second, _] = sites(&world).await;
+    let mut at = newest(&world).await;
+    assert_eq!(named(&world, &mut first, (EPOCH, at)).await, at);
+    for name in ["one", "two"] {
+        rename(&world, &second, name).await;
+        let items = first.items().await;
+        let ready: MapReady = find(&items).unwrap();
+        let page = items.iter().find(|item| item.tag == Page::TAG).expect("the change itself");
+        let (page, ops) = page.raw().decode_nested::<Page>().unwrap();
+        assert_eq!((page.epoch, page.from, page.to), (EPOCH, at, ready.revision));
+        assert_eq!((page.page, page.of), (0, 1));
+        let peer: PeerUpsert = find(&held(ops.rest())).unwrap();
+        assert_eq!((peer.device, peer.name.as_str()), (second.id(), name));
+        // The next one builds on it, whether this one's answer came or not.
+        at = page.to;
+    }
+    // One that holds something else than was thought is told, and asks.
+    first.holds = (EPOCH, Revision(at.0 - 1));
+    let before = welcomed(&world, &mut first, (EPOCH, Revision(at.0 - 1))).await;
+    assert_eq!((confirmed(&mut first).await, before), (None, at));
+    rename(&world, &second, "three").await;
+    let items = first.items().await;
+    assert!(find::<MapReady>(&items).is_some());
+    assert!(items.iter().all(|item| item.tag != Page::TAG));
 }
 
 /// After a restart nobody is here yet: the window is sized to who is enrolled.

@@ -76,6 +76,7 @@ fn agreed(who: Who, inbox: Inbox, instance: u8, born: Instant) -> Agreed {
         instance: Instance([instance; 8]),
         on_demand: 0,
         named: weft_wire::id::Revision(0),
+        held: (weft_wire::id::Epoch(0), weft_wire::id::Revision(0)),
         ahead: None,
         born,
     }

@@ -43,21 +43,23 @@ fn run(world: &World, clock: &Arc<SetClock>, age: Option<Duration>) -> tokio::ta
     tokio::spawn(async move { match rotations.run(changes, applied).await {} })
 }
 
-/// Pulls what changed since `from`, confirms it, and gives the ops.
-async fn pull(device: &mut Device, from: Revision) -> (Revision, Vec<Held>) {
+/// Pulls what changed since `from`, and gives the ops. Pages that came along with
+/// an announcement before are passed over where there is newer by now.
+async fn pull(world: &World, device: &mut Device, from: Revision) -> (Revision, Vec<Held>) {
+    let holder = world.store.holder(device.id()).await.unwrap().unwrap();
+    let newest = holder.newest.expect("a member").own;
     let epoch = if from.0 == 0 { Epoch(0) } else { EPOCH };
     let next = MapNext { epoch, from, page: 0 };
     device.send(|writer| writer.put(&next).unwrap()).await;
-    let items = loop {
+    loop {
         let items = device.items().await;
-        if items.iter().any(|item| item.tag == 21) {
-            break items;
+        let Some(item) = items.iter().find(|item| item.tag == 21) else { continue };
+        let (page, ops) = item.raw().decode_nested::<Page>().unwrap();
+        assert_eq!(page.of, 1);
+        if page.from == from && page.to >= newest {
+            return (page.to, held(ops.rest()));
         }
-    };
-    let item = items.iter().find(|item| item.tag == 21).unwrap();
-    let (page, ops) = item.raw().decode_nested::<Page>().unwrap();
-    assert_eq!(page.of, 1);
-    (page.to, held(ops.rest()))
+    }
 }
 
 async fn confirm(device: &mut Device, revision: Revision) {
@@ -79,8 +81,8 @@ async fn pair(world: &World) -> [(Device, Revision); 2] {
     let key = world.key(|_| ()).await;
     let mut a = world.member(&key, "gw-a").await;
     let mut b = world.member(&key, "gw-b").await;
-    let (at_a, _) = pull(&mut a, Revision(0)).await;
-    let (at_b, _) = pull(&mut b, Revision(0)).await;
+    let (at_a, _) = pull(world, &mut a, Revision(0)).await;
+    let (at_b, _) = pull(world, &mut b, Revision(0)).await;
     confirm(&mut a, at_a).await;
     confirm(&mut b, at_b).await;
     [(a, at_a), (b, at_b)]
@@ -90,7 +92,7 @@ async fn pair(world: &World) -> [(Device, Revision); 2] {
 async fn ask_and_report(world: &World, a: &mut Device, at: &mut Revision) -> PublicKey {
     world.store.rotate(a.id(), Step::Ask, world.by()).await.unwrap().unwrap();
     let _: MapReady = a.wait_for().await;
-    let (to, ops) = pull(a, *at).await;
+    let (to, ops) = pull(world, a, *at).await;
     *at = to;
     let told: OwnKeys = find(&ops).unwrap();
     assert_eq!((told.active, told.second), (a.wg_key, None));
@@ -116,11 +118,11 @@ async fn a_key_comes_into_use_when_all_have_confirmed() {
         world.store.rotate(a.id(), Step::Ask, world.by()).await,
         Err(StoreError::Rotating(true))
     ));
-    let (at_a, ops) = pull(&mut a, at_a).await;
+    let (at_a, ops) = pull(&world, &mut a, at_a).await;
     let next = OwnSecond { key: new, kind: SecondKind::Next };
     assert_eq!(find::<OwnKeys>(&ops).unwrap().second, Some(next));
     let _: MapReady = b.wait_for().await;
-    let (at_b, ops) = pull(&mut b, at_b).await;
+    let (at_b, ops) = pull(&world, &mut b, at_b).await;
     let seen = peer(&ops, a.id());
     let second = seen.second.unwrap();
     assert_eq!((seen.key, second.key, second.kind), (old, new, SecondKind::Next));
@@ -135,12 +137,12 @@ async fn a_key_comes_into_use_when_all_have_confirmed() {
     while soon(applied.recv()).await.unwrap().0 != a.id() {}
 
     let _: MapReady = b.wait_for().await;
-    let (_, ops) = pull(&mut b, at_b).await;
+    let (_, ops) = pull(&world, &mut b, at_b).await;
     let seen = peer(&ops, a.id());
     let second = seen.second.unwrap();
     assert_eq!((seen.key, second.key, second.kind), (new, old, SecondKind::Previous));
     assert_eq!(second.until_ms, NOW_MS + 3_600_000 + DAY_MS, "lease and a day");
-    let (_, ops) = pull(&mut a, at_a).await;
+    let (_, ops) = pull(&world, &mut a, at_a).await;
     let told: OwnKeys = find(&ops).unwrap();
     assert_eq!((told.active, told.wanted), (new, 0));
 }
@@ -151,7 +153,7 @@ async fn after_a_day_who_did_not_confirm_is_not_waited_for() {
     let clock = Arc::new(SetClock(AtomicU64::new(NOW_MS)));
     let [(mut a, mut at_a), (b, _)] = pair(&world).await;
     let new = ask_and_report(&world, &mut a, &mut at_a).await;
-    let (at_a, _) = pull(&mut a, at_a).await;
+    let (at_a, _) = pull(&world, &mut a, at_a).await;
     let mut applied = world.store.applied();
     confirm(&mut a, at_a).await;
     while soon(applied.recv()).await.unwrap() != (a.id(), at_a) {}
@@ -186,13 +188,13 @@ async fn what_is_withdrawn_is_withdrawn_everywhere() {
     let [(mut a, mut at_a), (mut b, at_b)] = pair(&world).await;
     let new = ask_and_report(&world, &mut a, &mut at_a).await;
     let _: MapReady = b.wait_for().await;
-    let (at_b, ops) = pull(&mut b, at_b).await;
+    let (at_b, ops) = pull(&world, &mut b, at_b).await;
     assert_eq!(peer(&ops, a.id()).second.map(|second| second.key), Some(new));
     world.store.rotate(a.id(), Step::Withdraw, world.by()).await.unwrap().unwrap();
     let _: MapReady = b.wait_for().await;
-    let (_, ops) = pull(&mut b, at_b).await;
+    let (_, ops) = pull(&world, &mut b, at_b).await;
     assert!(peer(&ops, a.id()).second.is_none());
-    let (_, ops) = pull(&mut a, at_a).await;
+    let (_, ops) = pull(&world, &mut a, at_a).await;
     let told: OwnKeys = find(&ops).unwrap();
     assert_eq!((told.active, told.second, told.wanted), (a.wg_key, None, 0));
 

@@ -355,6 +355,24 @@ mod tests {
         assert_eq!(map.poll_ask(now, &mut Zero).map(|next| next.from), Some(Revision(6)));
     }
 
+    /// A coordinator that knows what is held here sends a small change along with
+    /// its announcement.
+    #[test]
+    fn a_page_that_comes_with_its_announcement_is_taken() {
+        let now = Instant::from_secs(1);
+        let mut map = MapPull::new(1);
+        map.set_held(held(5));
+        map.handle_session(held(5));
+        assert!(map.handle_ready(held(6)));
+        assert_eq!(map.handle_page(&page(5, 6, 0, 1)), Verdict::First(false));
+        assert_eq!(map.handle_applied(&page(5, 6, 0, 1), now), Some(held(6)));
+        assert_eq!(asked(&mut map, now), []);
+        // One that builds on something else is asked for.
+        assert!(map.handle_ready(held(8)));
+        assert_eq!(map.handle_page(&page(7, 8, 0, 1)), Verdict::Ignore);
+        assert_eq!(asked(&mut map, now), [0]);
+    }
+
     #[test]
     fn another_epoch_is_believed_in_a_handshake_only() {
         let mut map = MapPull::new(1);

@@ -18,7 +18,7 @@ use weft_wire::map::{
 
 use super::channel::replies::Replies;
 use super::channel::sentence;
-use super::channel::sessions::Sessions;
+use super::channel::sessions::{Pushed, Sessions};
 use super::channel::table::{Entry, Who};
 use super::limit::{Limiter, Rate};
 use super::quiet::Quiet;
@@ -29,6 +29,8 @@ use crate::store::{SharedStore, StoreError};
 /// Bytes of a page that are not ops: tag and length of the item, and the page's
 /// own fields at their longest.
 const PAGE_HEAD: usize = 1 + 3 + 5 + 10 + 10 + 3 + 3;
+/// Bytes of an announcement at its longest.
+const READY: usize = 1 + 1 + 5 + 10;
 /// Ops that are kept for devices that pull more than one page, in all; the
 /// transfer that was used longest ago goes first.
 pub const KEPT_OPS: usize = 200_000;
@@ -74,6 +76,9 @@ struct State {
     uses: u64,
     /// The newest revision that each device was told of and has not applied.
     told: HashMap<DeviceId, Revision>,
+    /// What devices with a session hold, as far as is known: a push builds on
+    /// it. One that holds something else asks, as if it was told and no more.
+    held: HashMap<DeviceId, (Epoch, Revision)>,
 }
 
 impl State {
@@ -262,6 +267,59 @@ impl Maps {
         self.sessions.push(device, |_, replies| replies.put(&ready));
     }
 
+    /// Announces a revision to a device and sends the change along, if it is known
+    /// what the device holds and both fit one record: it need not ask.
+    pub async fn push(&self, device: DeviceId, epoch: Epoch, revision: Revision) {
+        let Some(entry) = self.sessions.current(device) else { return };
+        let held = self.state().held.get(&device).copied();
+        let page = match held {
+            Some((life, held)) if life == epoch => self.change(&entry, epoch, held).await,
+            _ => None,
+        };
+        let Some(page) = page else { return self.tell(device, epoch, revision) };
+        let to = page.transfer.to;
+        let ready = self.told(device, epoch, to.max(revision));
+        let pushed = self.sessions.push(device, |_, replies| {
+            replies.put(&ready)?;
+            page.put(replies)
+        });
+        // What is lost shows in what the device asks for.
+        let mut state = self.state();
+        match pushed {
+            Pushed::Sent => state.held.insert(device, (epoch, to)),
+            Pushed::Absent | Pushed::Full => state.held.remove(&device),
+        };
+    }
+
+    /// What brings a device from what it holds to the newest, if that is one page
+    /// with room for its announcement.
+    async fn change(&self, entry: &Entry, epoch: Epoch, held: Revision) -> Option<ReadyPage> {
+        let Who::Device { id, network, .. } = entry.who else { return None };
+        let capacity = Replies::new(entry.max_rx).capacity().checked_sub(PAGE_HEAD + READY)?;
+        let layout = Layout { capacity, on_demand: entry.on_demand > 0 };
+        let next = MapNext { epoch, from: held, page: 0 };
+        match self.transfer(id, network, &next, epoch, layout).await {
+            Ok(transfer) if transfer.from == held && transfer.pages.len() == 1 => {
+                let (transfer, secrets) = (Arc::new(transfer), Arc::clone(&self.secrets));
+                Some(ReadyPage { transfer, epoch, page: 0, secrets })
+            }
+            Ok(_) | Err(StoreError::NotFound(_)) => None,
+            Err(error) => {
+                self.quiet.store_failed("map", &error);
+                None
+            }
+        }
+    }
+
+    /// A device has said what it holds; `None` = that is of no use.
+    pub fn set_held(&self, device: DeviceId, held: Option<(Epoch, Revision)>) {
+        let mut state = self.state();
+        match held.filter(|(_, revision)| *revision > Revision(0)) {
+            Some(held) => state.held.insert(device, held),
+            None => state.held.remove(&device),
+        };
+    }
+
     /// A device is about to be told of a revision: in these words.
     pub fn told(&self, device: DeviceId, epoch: Epoch, revision: Revision) -> MapReady {
         self.state()
@@ -301,6 +359,14 @@ impl Maps {
         {
             let mut state = self.state();
             state.forget(device);
+            if applied.epoch == epoch {
+                let now = (epoch, applied.revision);
+                let held = state.held.entry(device).or_insert(now);
+                // A newer one may be on its way already.
+                if held.0 != epoch || held.1 < applied.revision {
+                    *held = now;
+                }
+            }
             if applied.epoch == epoch
                 && state.told.get(&device).is_some_and(|told| *told <= applied.revision)
             {
@@ -320,6 +386,7 @@ impl Maps {
         let mut state = self.state();
         state.forget(device);
         state.told.remove(&device);
+        state.held.remove(&device);
     }
 }
 

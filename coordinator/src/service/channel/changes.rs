@@ -16,6 +16,9 @@ use crate::store::Holder;
 
 /// After so many devices the others get a turn.
 const BATCH: usize = 64;
+/// A change that concerns no more devices than these is sent to them at once; of
+/// one that concerns more they hear, and each asks in its turn.
+const PUSHED: usize = 64;
 
 impl Channel {
     /// Tells devices of changes, for ever. Drop the future to stop. `changes` is
@@ -49,8 +52,13 @@ impl Channel {
             self.tell_standing(standing.device).await;
         }
         for map in &change.maps {
+            let few = map.devices.len() <= PUSHED;
             for (at, device) in map.devices.iter().enumerate() {
-                self.maps.tell(*device, self.epoch(), map.revision);
+                if few {
+                    self.maps.push(*device, self.epoch(), map.revision).await;
+                } else {
+                    self.maps.tell(*device, self.epoch(), map.revision);
+                }
                 if at % BATCH == BATCH - 1 {
                     tokio::task::yield_now().await;
                 }

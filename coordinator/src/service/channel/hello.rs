@@ -219,11 +219,10 @@ impl Channel {
             // Its password is in its join string.
             Who::Enrolling { .. } => ShortSecret([0; 16]),
         };
-        let named = caller.newest.map_or(Revision(0), |newest| {
-            let held = if info.epoch == self.epoch() { info.revision } else { Revision(0) };
-            newest.for_holder(held)
-        });
         let held = (info.epoch == self.epoch()).then_some(info.revision);
+        let named = caller
+            .newest
+            .map_or(Revision(0), |newest| newest.for_holder(held.unwrap_or(Revision(0))));
         let ahead = caller.newest.and_then(|newest| held.filter(|held| *held > newest.network));
         let welcome = WelcomeInfo {
             session,
@@ -256,6 +255,7 @@ impl Channel {
             instance: info.instance,
             on_demand: info.on_demand,
             named,
+            held: (info.epoch, info.revision),
             ahead,
             born: now,
         };

@@ -23,6 +23,7 @@ use super::table::{Entry, Who};
 use super::{Channel, FrameDrop};
 use crate::domain::audit::Actor;
 use crate::domain::device::{Decision, Device, Standing};
+use crate::domain::netmap::Newest;
 use crate::domain::rotation::Step;
 use crate::service::bus::{Answer, Uplink};
 use crate::service::signal::Message;
@@ -225,12 +226,7 @@ impl Channel {
                 }
                 match newest {
                     None => context.answer(&state_of(&found)),
-                    // Between its HELLO and this record it had no session in
-                    // which it could be told.
-                    Some(newest) if newest.own > context.entry.named => {
-                        context.answer(&self.maps.told(device, self.epoch(), newest.network));
-                    }
-                    Some(_) => {}
+                    Some(newest) => self.begin_map(device, newest, context),
                 }
                 if is_out(found.standing) {
                     // No more than that, and what this record asks: it may leave.
@@ -249,6 +245,18 @@ impl Channel {
             context.answer(&command);
         }
         Goes::On
+    }
+
+    /// What a member holds is known when its HELLO has said it and it was found
+    /// to be the newest; a page that is sent unasked builds on that.
+    fn begin_map(&self, device: DeviceId, newest: Newest, context: &mut Context<'_>) {
+        let Entry { named, held, .. } = **context.entry;
+        self.maps.set_held(device, (held.1 == named).then_some(held));
+        // Between its HELLO and this record it had no session in which it could
+        // be told.
+        if newest.own > named {
+            context.answer(&self.maps.told(device, self.epoch(), newest.network));
+        }
     }
 
     async fn handle_items(&self, plain: &[u8], context: &mut Context<'_>) {

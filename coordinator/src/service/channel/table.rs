@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use weft_noise::sealed::Session;
 use weft_wire::id::{
-    DeviceId, Inbox, Instance, KeyId, NetworkId, OrganisationId, PublicKey, Revision,
+    DeviceId, Epoch, Inbox, Instance, KeyId, NetworkId, OrganisationId, PublicKey, Revision,
 };
 
 /// The most sessions of the kinds that strangers can make.
@@ -86,6 +86,8 @@ pub struct Entry {
     pub on_demand: u16,
     /// The revision of its map that its WELCOME named; 0 = none.
     pub named: Revision,
+    /// What its HELLO says it holds: of which life of the database, and which.
+    pub held: (Epoch, Revision),
     /// The revision that the device holds, where the database knows none so new.
     pub ahead: Option<Revision>,
     /// When its HELLO came.
@@ -96,7 +98,7 @@ pub struct Entry {
 impl Entry {
     /// Takes what the handshake gave.
     pub fn new(session: Session, agreed: Agreed) -> Self {
-        let Agreed { who, identity, inbox, max_rx, instance, on_demand, named, ahead, born } =
+        let Agreed { who, identity, inbox, max_rx, instance, on_demand, named, held, ahead, born } =
             agreed;
         Self {
             id: session.id(),
@@ -107,6 +109,7 @@ impl Entry {
             instance,
             on_demand,
             named,
+            held,
             ahead,
             born,
             sealed: Mutex::new(session),
@@ -143,6 +146,8 @@ pub struct Agreed {
     pub on_demand: u16,
     /// The revision of its map that its WELCOME named; 0 = none.
     pub named: Revision,
+    /// What its HELLO says it holds: of which life of the database, and which.
+    pub held: (Epoch, Revision),
     /// The revision that the device holds, where the database knows none so new.
     pub ahead: Option<Revision>,
     /// When its HELLO came.
