@@ -176,14 +176,19 @@ async fn serve(behind: Arc<Behind>, stream: TcpStream, peer: SocketAddr, waiting
     };
     match stranger(first, &waiting, deadline).await.map(|first| (protocol(first), first)) {
         Err(early) => behind.broker.stats().early(early).add(),
-        Ok((Some(Protocol::Tls), _)) => serve_tls(behind, stream, peer, waiting, deadline).await,
+        Ok((Some(Protocol::Tls), _)) => {
+            Box::pin(serve_tls(behind, stream, peer, waiting, deadline)).await;
+        }
         Ok((protocol, first)) => {
             serve_plain(behind, stream, (protocol, first), peer, waiting, deadline).await;
         }
     }
 }
 
-/// What a stranger does, as long as it may wait; `None` = it went away.
+/// What a stranger does, as long as it may wait; `None` = it went away. One that
+/// has spoken already when its place is given away is heard all the same: it
+/// waited for this process and not the other way round, as thousands behind one
+/// address do that come back at once.
 async fn stranger<T>(
     act: impl Future<Output = Option<T>>,
     waiting: &Waiting,
@@ -191,6 +196,7 @@ async fn stranger<T>(
 ) -> Result<T, Early> {
     let act = async {
         tokio::select! {
+            biased;
             done = act => done.ok_or(Early::Lost),
             () = waiting.cut() => Err(Early::Crowded),
         }
@@ -213,7 +219,7 @@ async fn serve_tls(
     }
     let shake = async {
         match behind.tls.accept(stream).await {
-            Ok(stream) => Some(BufReader::with_capacity(PEEKED, stream)),
+            Ok(stream) => Some(Box::new(BufReader::with_capacity(PEEKED, stream))),
             Err(error) => {
                 behind.stats.tls_failed.add();
                 tracing::debug!(%peer, %error, "listen.tls");
@@ -237,7 +243,9 @@ async fn serve_tls(
     }
 }
 
-/// Serves what is spoken on a stream, whatever carries it.
+/// Serves what is spoken on a stream, whatever carries it. Each protocol has an
+/// allocation of its own: a task is as large as the largest of what it may hold,
+/// and ten thousand idle lines of MQTT would each hold room for HTTP.
 async fn serve_plain<S>(
     behind: Arc<Behind>,
     stream: S,
@@ -252,9 +260,9 @@ async fn serve_plain<S>(
     match protocol {
         Some(Protocol::Mqtt) => {
             let broker = Arc::clone(&behind.broker);
-            broker.serve(stream, address, waiting, deadline).await;
+            Box::pin(broker.serve(stream, address, waiting, deadline)).await;
         }
-        Some(Protocol::Http) => serve_http(&behind, stream, peer, waiting).await,
+        Some(Protocol::Http) => Box::pin(serve_http(&behind, stream, peer, waiting)).await,
         Some(Protocol::Tls) | None => {
             behind.stats.unknown.add();
             tracing::debug!(%address, first, "listen.unknown");
@@ -299,4 +307,42 @@ const REQUEST: Duration = Duration::from_secs(75);
 /// Runs a request's handler, at most [`REQUEST`] long.
 async fn within_request<T>(answer: impl Future<Output = T>) -> Option<T> {
     timeout(REQUEST, answer).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of the task that serves a connection.
+    fn task<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Bytes of what it allocates for MQTT.
+    fn line<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[tokio::test]
+    async fn who_has_spoken_is_heard_though_its_place_is_gone() {
+        let places = Places::new(Limits { waiting_per_address: 1, ..Limits::default() });
+        let address = std::net::IpAddr::from([192, 0, 2, 1]);
+        let deadline = Instant::now() + INTRODUCTION;
+        for _ in 0..32 {
+            let waiting = places.wait(address);
+            let _next = places.wait(address);
+            let spoke = stranger(async { Some(1) }, &waiting, deadline).await;
+            assert_eq!(spoke.ok(), Some(1));
+            let silent = places.wait(address);
+            let _next = places.wait(address);
+            let said = stranger(std::future::pending::<Option<u8>>(), &silent, deadline).await;
+            assert!(matches!(said, Err(Early::Crowded)));
+        }
+    }
+
+    #[test]
+    fn an_idle_line_holds_room_for_its_own_protocol_only() {
+        let bytes = task(serve) + line(Broker::serve::<TcpStream>);
+        assert!(bytes <= 4_096, "{bytes} B for a line, whatever TLS and HTTP need");
+    }
 }

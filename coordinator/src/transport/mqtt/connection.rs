@@ -42,7 +42,9 @@ pub(super) async fn serve<S>(
 {
     let _watch = PanicWatch(&broker.stats);
     let mut input = BytesMut::with_capacity(READ_BUFFER);
-    let admitted = match admit(&broker, &mut stream, &mut input, &waiting, deadline).await {
+    // Gone before the long part of the line's life begins.
+    let admitting = Box::pin(admit(&broker, &mut stream, &mut input, &waiting, deadline));
+    let admitted = match admitting.await {
         Ok(admitted) => admitted,
         Err(early) => {
             broker.stats.early(early).add();
@@ -158,7 +160,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let read = async {
+        // Whose CONNECT is here already waited for this process: it is read.
         tokio::select! {
+            biased;
             read = read_connect(stream, input) => read,
             () = waiting.cut() => Err(Early::Crowded),
         }
