@@ -117,6 +117,7 @@ impl<
             ControlEvent::Registered(answer) => self.outbox.enrolled = Some(answer.into()),
             ControlEvent::Refused(refused) => self.outbox.refused = Some(refused),
             ControlEvent::Standing(state) => self.outbox.standing = Some(state),
+            ControlEvent::Forgotten => self.doubt_sessions(),
             ControlEvent::Duplicate(other) => {
                 self.outbox.duplicate = Some(other);
                 self.doubt_sessions();
@@ -313,7 +314,8 @@ impl<
         slots.for_each(|slot| self.apply_routes(slot));
     }
 
-    /// Another machine made sessions with our key: those in use are made anew.
+    /// Another machine made sessions with our key, or peers forgot ours: those in
+    /// use are made anew.
     fn doubt_sessions(&mut self) {
         for slot in (0..u16::try_from(PEERS).unwrap_or(u16::MAX)).map(PeerSlot) {
             if matches!(self.peers.state(slot), Some(PeerState::Active | PeerState::Calling)) {

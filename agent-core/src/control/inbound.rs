@@ -36,6 +36,7 @@ pub(super) enum Notice {
     NoServers,
     SnapshotEnd,
     Committed(Held),
+    Forgotten,
     MapDropped(MapDropped),
     /// A device that was none is a member now.
     Admitted,
@@ -56,6 +57,7 @@ impl From<Notice> for ControlEvent {
             Notice::NoServers => Self::Servers(Servers { stun: heapless::Vec::new() }),
             Notice::SnapshotEnd => Self::SnapshotEnd,
             Notice::Committed(held) => Self::Committed(held),
+            Notice::Forgotten => Self::Forgotten,
             Notice::MapDropped(why) => Self::MapDropped(why),
             Notice::Admitted => Self::Standing(State {
                 standing: Standing::Active,
@@ -401,6 +403,9 @@ impl<const FRAME: usize> Control<FRAME> {
             self.notify(Notice::SnapshotEnd);
         }
         self.notify(Notice::Committed(held));
+        if core::mem::take(&mut self.forgotten) {
+            self.notify(Notice::Forgotten);
+        }
         if held != before {
             self.notify(Notice::CacheChanged);
         }
@@ -532,7 +537,7 @@ impl<const FRAME: usize> Control<FRAME> {
             master: answer.master,
         });
         self.standing = answer.standing;
-        self.lost = false;
+        self.forgotten |= core::mem::take(&mut self.lost);
         self.channel.clear();
         self.online = false;
         self.line.restart();

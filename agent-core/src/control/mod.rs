@@ -203,6 +203,8 @@ pub enum ControlEvent {
     Settings(Settings),
     /// A revision is complete.
     Committed(Held),
+    /// Peers had forgotten this device, and with it the sessions that it holds.
+    Forgotten,
     /// Every peer is to be dropped.
     MapDropped(MapDropped),
     /// A peer wants to be reached.
@@ -233,7 +235,7 @@ pub enum Signal {
 
 /// Signals that wait for the next record.
 const SIGNALS: usize = 2;
-/// Events that wait while a record is decoded: one item makes at most three.
+/// Events that wait while a record is decoded: one item makes at most six.
 const NOTICES: usize = 8;
 
 /// The control session. `FRAME` is the longest frame that the device takes, in
@@ -263,6 +265,8 @@ pub struct Control<const FRAME: usize> {
     has_map: bool,
     /// The coordinator's database has lost this member.
     lost: bool,
+    /// It was taken in again since, and holds no map of that yet.
+    forgotten: bool,
     /// The coordinator's Unix time in milliseconds at an instant.
     clock: Option<(Instant, u64)>,
     signals: heapless::Deque<Signal, SIGNALS>,
@@ -318,6 +322,7 @@ impl<const FRAME: usize> Control<FRAME> {
             other: None,
             has_map: false,
             lost: false,
+            forgotten: false,
             clock: None,
             signals: heapless::Deque::new(),
             unsupported: heapless::Vec::new(),

@@ -188,6 +188,25 @@ fn a_device_that_the_backup_does_not_know_is_taken_back_with_its_address() {
     assert_eq!(mesh.coordinator.unknown, []);
 }
 
+/// Its peers forgot it, and with it the sessions that it still holds.
+#[test]
+fn a_lost_device_that_is_let_in_talks_at_once() {
+    let (mut mesh, [a, b, _]) = without_the_first(46);
+    assert!(answers(&mut mesh, a, b, 2), "a session that is young");
+    mesh.coordinator.needs_approval = true;
+    mesh.coordinator_down = false;
+    let waits = |mesh: &Mesh| {
+        online(mesh, a) && mesh.agent(a).coordinator(mesh.now).standing == Standing::Pending
+    };
+    mesh.run_to(2 * MINUTE, |mesh| waits(mesh) && mesh.knows(b, 1));
+    mesh.run_for(2 * SECOND);
+    let frames = mesh.coordinator.set_standing(mesh.id(a), Standing::Active);
+    mesh.send(frames);
+    mesh.run_to(5 * SECOND, |mesh| mesh.knows(b, 2) && held(mesh, a).epoch == held(mesh, b).epoch);
+    mesh.run_for(SECOND);
+    assert!(answers(&mut mesh, a, b, 3), "and not after 15 s without an answer");
+}
+
 #[test]
 fn a_lost_device_gets_another_address_when_its_own_is_taken() {
     let (mut mesh, [a, b, _]) = without_the_first(45);
