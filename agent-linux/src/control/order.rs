@@ -10,6 +10,9 @@ const NETWORKS: usize = 8;
 /// without success doubles the time, up to the longest. In microseconds.
 const LOOK_US: u64 = 3_600_000_000;
 const LOOK_LONGEST_US: u64 = 8 * LOOK_US;
+/// The same where a better one stood before: it failed once, as when the
+/// coordinator was restarted, and is not known to be shut.
+const LOOK_SOON_US: u64 = 60_000_000;
 /// After the network changed it is looked for this soon, in microseconds: the
 /// new one has to come to rest.
 const SETTLE_US: u64 = if cfg!(test) { 50_000 } else { 5_000_000 };
@@ -72,6 +75,7 @@ impl Order {
 
     /// This way stands now.
     pub(super) fn stood(&mut self, way: usize, now_us: u64) {
+        let stood_better = self.known().is_some_and(|before| before < way);
         self.stood.retain(|(network, _)| *network != self.network);
         self.stood.push((self.network, way));
         if self.stood.len() > NETWORKS {
@@ -81,7 +85,8 @@ impl Order {
             self.look_at = None;
         } else {
             // A line that comes back by the same way does not put the look off.
-            self.look_at.get_or_insert(now_us + self.wait_us);
+            let wait_us = if stood_better { LOOK_SOON_US } else { self.wait_us };
+            self.look_at.get_or_insert(now_us + wait_us);
         }
     }
 
@@ -151,8 +156,6 @@ mod unit {
     #[test]
     fn a_better_way_is_looked_for_hourly_and_then_less() {
         let mut order = order();
-        order.stood(0, 5);
-        assert_eq!(order.look_at(), None);
         order.stood(2, 5);
         assert_eq!(order.look_at(), Some(5 + LOOK_US));
         assert_eq!(order.better_than(2), [0, 1]);
@@ -168,5 +171,9 @@ mod unit {
         assert_eq!(order.look_at(), Some(10 + SETTLE_US));
         order.stood(0, 20);
         assert_eq!(order.look_at(), None);
+        order.stood(2, 30);
+        assert_eq!(order.look_at(), Some(30 + LOOK_SOON_US), "it stood a moment ago");
+        order.looked(50);
+        assert!(order.look_at() >= Some(50 + LOOK_US), "it did not come back");
     }
 }
