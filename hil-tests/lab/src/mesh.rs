@@ -145,6 +145,19 @@ impl Coordinator {
         Err(Failure::expectation(format!("the coordinator did not say {text}: {said}")))
     }
 
+    /// Runs one of its commands on its data.
+    pub(crate) fn on_data(&self, name: &str, arguments: &[&str]) -> Result<Finished> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--data").arg(&self.folder);
+        let name = format!("coordinator-{name}");
+        let finished = finish(&name, &self.namespace, &self.logs, &mut command, LIMIT)?;
+        if finished.success() {
+            return Ok(finished);
+        }
+        let (arguments, said) = (arguments.join(" "), finished.stderr.trim());
+        Err(Failure::expectation(format!("weft-coordinator {arguments}: {said}")))
+    }
+
     /// Runs one of its commands against the running server, however it ends.
     pub(crate) fn attempt(&self, name: &str, arguments: &[&str]) -> Result<Finished> {
         let mut command = Command::new(&self.program);

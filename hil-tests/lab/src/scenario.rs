@@ -15,6 +15,7 @@ mod outage;
 mod pair;
 mod reference;
 mod remove;
+mod restore;
 mod revoke;
 mod wire;
 
@@ -126,6 +127,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "remove",
         about: "a member that is stopped, killed or leaves: nothing stays on its host",
         play: remove::play,
+    },
+    Scenario {
+        name: "restore",
+        about: "a backup in the place of the database: members go on, others come back",
+        play: restore::play,
     },
     Scenario {
         name: "revoke",
