@@ -61,6 +61,8 @@ events! {
     /// Addresses of the join string that this build cannot use.
     /// The coordinator proved itself.
     Online "control.online" Info,
+    /// The coordinator changed its key as it had announced; this one is pinned now.
+    CoordinatorKey "control.key-changed" Info,
     /// A frame was dropped.
     FrameDropped "control.dropped" Debug,
     /// The device was taken in.

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::cli::{Context, peer};
 use crate::failure::Result;
-use crate::ipc::protocol::{Device, OtherMachine, Path, Peer, Status, VERSION};
+use crate::ipc::protocol::{Coordinator, Device, OtherMachine, Path, Peer, Status, VERSION};
 use crate::os::clock;
 use crate::output::table::{self, ALWAYS, Cell, Column};
 use crate::output::{Symbols, paint, style, units, visible_len};
@@ -13,6 +13,8 @@ use crate::output::{Symbols, paint, style, units, visible_len};
 /// Above this many peers the table shows the ones last active.
 const MANY: usize = 30;
 const SHOWN_OF_MANY: usize = 20;
+/// Longer than a coordinator that has just started lets a device wait, in seconds.
+const UNPROVEN_S: u64 = 300;
 /// Heard within this time, the coordinator is well.
 const HEARD_WELL_MS: u64 = 1_800_000;
 
@@ -74,6 +76,7 @@ fn describe(status: &Status, symbols: Symbols, width: Option<usize>) -> Vec<Stri
             place(other)
         ));
     }
+    lines.extend(unproven(status));
     if let Some((interface, range)) = &status.overlap {
         lines.push(format!(
             "note: {range} of {interface} has addresses of the mesh; packets for peers may leave there"
@@ -84,6 +87,22 @@ fn describe(status: &Status, symbols: Symbols, width: Option<usize>) -> Vec<Stri
         lines.push(format!("note: {peers} of the map found no place here"));
     }
     lines
+}
+
+/// The coordinator's line stands and nobody proves to hold the key that this
+/// machine pins: whoever is there cannot say why in a way that could be believed.
+fn unproven(status: &Status) -> Option<String> {
+    let span = status.coordinator.unproven_s.filter(|span| *span >= UNPROVEN_S)?;
+    if is_out(status) || status.device.is_none() {
+        return None;
+    }
+    let Coordinator { host, fingerprint, .. } = &status.coordinator;
+    Some(format!(
+        "note: {host} lets this machine in and has not proved for {} to be {fingerprint}: its key \
+         changed while this machine was away, or this device was deleted; if so, a new join \
+         string takes it in:  weft join --replace WEFT1…",
+        units::span_s(span)
+    ))
 }
 
 fn labelled(label: &str, symbol: &str, colour: anstyle::Style, text: impl AsRef<str>) -> String {
@@ -466,7 +485,6 @@ pub(super) fn peer_documents(status: &Status, now_ms: u64) -> Vec<PeerDocument> 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::ipc::protocol::Coordinator;
 
     const SYMBOLS: Symbols = Symbols { ok: "✓", warn: "!", fail: "✗", skip: "·", none: "–" };
 
@@ -512,6 +530,7 @@ pub(super) mod tests {
                 fingerprint: "BKDL-AME4-GXHL-EGZ3".to_owned(),
                 online: true,
                 connected: true,
+                unproven_s: None,
                 heard_ms: Some(12_000),
                 cause: None,
                 map: Some(("5f1c09aa".to_owned(), 42)),
@@ -580,6 +599,15 @@ pub(super) mod tests {
             "{lost}"
         );
         assert!(is_good(&sample()) && !is_good(&status));
+        status.coordinator.unproven_s = Some(UNPROVEN_S - 1);
+        assert!(!text(&status, None).contains("proved"));
+        status.coordinator.unproven_s = Some(720);
+        let unproven = text(&status, None);
+        let note = "note: mesh.example.net lets this machine in and has not proved for 12 min to be \
+                    BKDL-AME4-GXHL-EGZ3: its key changed while this machine was away, or this \
+                    device was deleted; if so, a new join string takes it in:  weft join \
+                    --replace WEFT1…";
+        assert!(unproven.contains(note), "{unproven}");
         status.lease_s = Some(0);
         status.coordinator.heard_ms = None;
         status.coordinator.cause = Some("refused".to_owned());

@@ -219,6 +219,13 @@ impl Daemon {
         let rtt = u64::from(self.agent.coordinator(now()).rtt_ms);
         let fields = [("host", self.home.host().into()), ("rtt_ms", rtt.into())];
         self.log.write(Event::Online, &fields);
+        let pinned = self.agent.identity().coordinator;
+        let before = core::mem::replace(&mut self.pinned, pinned);
+        if before != pinned {
+            let print = |key| mac::fingerprint(key).to_string().into();
+            let fields = [("before", print(&before)), ("after", print(&pinned))];
+            self.log.write(Event::CoordinatorKey, &fields);
+        }
         self.line_cause = None;
         // Only now: a broker that lets us in and cuts the line is no success.
         self.progress.line = None;

@@ -22,7 +22,7 @@ use std::sync::mpsc::SyncSender;
 
 use weft_agent_core::agent::{GatewayAgent, Persist};
 use weft_agent_core::time::Instant;
-use weft_wire::id::DeviceId;
+use weft_wire::id::{DeviceId, PublicKey};
 
 use crate::config::Config;
 use crate::control::line::Line;
@@ -125,6 +125,8 @@ struct Daemon {
     /// Revision of the map in force.
     committed: u64,
     line_cause: Option<String>,
+    /// The coordinator's key as it was when it last proved itself.
+    pinned: PublicKey,
     /// Addresses that an operator announces.
     configured: Vec<SocketAddr>,
     /// Round trips of peers by the last echo of ours, in microseconds.

@@ -90,6 +90,7 @@ pub(super) fn open(
         log.write(Event::RightsKept, &[("cause", error.to_string().into())]);
     }
     let line = Line::new(home.ways(), home.spki);
+    let pinned = identity.coordinator;
     let joining = identity.member().is_none();
     let starts = stamp.starts.saturating_add(1);
     let agent = agent(config, identity, &home, abilities(&udp, endpoints), stamp)?;
@@ -124,6 +125,7 @@ pub(super) fn open(
         lease_ended: false,
         committed: 0,
         line_cause: None,
+        pinned,
         told: None,
         configured: config.endpoints.clone(),
         rtts: std::collections::BTreeMap::new(),

@@ -184,7 +184,8 @@ pub(crate) fn no_answer(host: &str, device: &str) -> Failure {
         Code::JoinNoAnswer,
         format!(
             "{host} is up but does not answer this join string (3 tries in 35 s): \
-             the key was deleted, or this device was blocked or deleted"
+             the key was deleted, the coordinator's own key changed since the string was made, \
+             or this device was blocked or deleted"
         ),
     )
     .param("fingerprint", device)
@@ -306,7 +307,7 @@ pub(crate) fn line(failure: &LineFailure, fingerprint: &str) -> Failure {
         Reason::Denied => {
             let message = format!(
                 "{host} does not accept this join string's broker password: it was made by \
-                 another coordinator, has expired, or is from before its key file was replaced"
+                 another coordinator, has expired, or is from before the coordinator's key changed"
             );
             Failure::new(Code::JoinWrongCoordinator, message)
                 .try_command("weft-coordinator key create        (on the coordinator)")

@@ -132,6 +132,12 @@ impl Daemon {
         })
     }
 
+    /// How long the line stands on which the coordinator has not proved itself.
+    fn unproven_s(&self, online: bool) -> Option<u64> {
+        let (_, since) = self.progress.connected.as_ref().filter(|_| !online)?;
+        Some(clock::boot_micros().saturating_sub(*since) / 1_000_000)
+    }
+
     fn coordinator_view(&self) -> Coordinator {
         let status = self.agent.coordinator(now());
         let first = || self.home.ways().first().map_or_else(String::new, ToString::to_string);
@@ -143,6 +149,7 @@ impl Daemon {
             fingerprint: mac::fingerprint(&self.agent.identity().coordinator).to_string(),
             online: status.online,
             connected: self.progress.connected.is_some(),
+            unproven_s: self.unproven_s(status.online),
             heard_ms: Self::age_ms(status.heard_at),
             cause: self.line_cause.clone(),
             map: (held.revision.0 > 0).then(|| (held.epoch.to_string(), held.revision.0)),

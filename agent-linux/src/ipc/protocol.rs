@@ -130,6 +130,9 @@ pub(crate) struct Coordinator {
     pub(crate) online: bool,
     /// The MQTT line stands.
     pub(crate) connected: bool,
+    /// Seconds that the line stands on which it has not proved itself.
+    #[serde(default)]
+    pub(crate) unproven_s: Option<u64>,
     /// Milliseconds since it was heard authentically; `None`: not since start.
     pub(crate) heard_ms: Option<u64>,
     /// Why the line is down.
