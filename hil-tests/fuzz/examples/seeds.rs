@@ -12,6 +12,8 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use weft_coordinator::service::secrets::Secrets;
+use weft_coordinator::store::keyfile;
 use weft_fuzz::genuine::{self, End};
 use weft_fuzz::script::Seed;
 use weft_fuzz::{OUR_SECRET, PEER_SECRET, PSK};
@@ -19,7 +21,7 @@ use weft_noise::key::StaticSecret;
 use weft_oracles::{Boringtun, Gotatun, Oracle, Output, Setup};
 use weft_sim::Mesh;
 use weft_wire::crc::crc32;
-use weft_wire::id::{Epoch, Inbox, Instance, Revision};
+use weft_wire::id::{Epoch, Inbox, Instance, Revision, Secret};
 use weft_wire::item::{HelloInfo, Item, Items, Ping};
 use weft_wire::map::{MapApplied, MapNext, Page};
 use weft_wire::signal::Call;
@@ -399,6 +401,13 @@ fn coordinator(corpora: &mut Corpora) {
         .put("coordinator-policy", "[[rule]]\nname = 3\nform = \"x\"\n[rule]\n\"\u{1F600}\" = [\n");
     let chosen = [("public", "mesh.example.net".to_owned())];
     corpora.put("coordinator-config", weft_coordinator::config::template(&chosen));
+    for generation in [0, 1, 40] {
+        let secrets = Secrets::at_generation(&Secret([0x42; 32]), generation);
+        let (format, body) = (secrets.format(), secrets.to_bytes());
+        corpora.put_as("coordinator-key", format, &body);
+        let file = keyfile::emit(format, &body).expect("it fits");
+        corpora.put_as("coordinator-key", 0, &file);
+    }
     for text in [
         "role=ops,line=7",
         "role=ops line!=7",

@@ -12,12 +12,16 @@ use weft_coordinator::domain::policy::{Compiled, Numbering, parse_traffic};
 use weft_coordinator::domain::query::Query;
 use weft_coordinator::domain::tags::{Selector, TagSet};
 use weft_coordinator::service::bus::{Answer, BoxFuture, Inbound, Lane, Uplink};
+use weft_coordinator::service::secrets::{Fit, RETIRED, Secrets};
+use weft_coordinator::store::keyfile;
 use weft_coordinator::transport::mqtt::codec;
 use weft_coordinator::transport::mqtt::hub::Hub;
 use weft_coordinator::transport::mqtt::packet::{In, Kind, Level, MAX_PACKET, Out, frame};
 use weft_coordinator::transport::post;
 use weft_wire::frame::MAX_FRAME;
 use weft_wire::http::{CONTENT_TYPE, Frames, INBOX_HEADER, MAX_ANSWER, METRICS, REGISTER};
+
+use zeroize::Zeroizing;
 
 use crate::script::Script;
 
@@ -38,6 +42,27 @@ pub(crate) fn mqtt(data: &[u8]) {
         }
         rest = next;
     }
+}
+
+/// The key file: as it lies on the disk, or a body that its checksum lets through.
+pub(crate) fn key_file(data: &[u8]) {
+    let Some((how, rest)) = data.split_first() else { return };
+    let file = match how % (keyfile::FORMAT + 1) {
+        0 => Zeroizing::new(rest.to_vec()),
+        format => match keyfile::emit(format, rest) {
+            Some(file) => {
+                assert_eq!(keyfile::parse(&file).ok(), Some(rest), "what is written is read");
+                file
+            }
+            None => return,
+        },
+    };
+    let Ok(body) = keyfile::parse(&file) else { return };
+    let Some(secrets) = Secrets::from_bytes(body) else { return };
+    assert_eq!(&**secrets.to_bytes(), body, "no two bodies are one key file");
+    assert!((1..=keyfile::FORMAT).contains(&secrets.format()));
+    assert_eq!(secrets.fit(&secrets.public()), Fit::Same);
+    assert!(secrets.retired.len() <= RETIRED);
 }
 
 fn check(level: Level, packet: &In) {

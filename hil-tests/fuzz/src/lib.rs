@@ -78,6 +78,7 @@ pub const ALL: &[Target] = &[
     target("coordinator-post", "HTTP posts of devices", coordinator::post),
     target("coordinator-policy", "the policy file", coordinator::policy),
     target("coordinator-config", "coordinator.toml", coordinator::configuration),
+    target("coordinator-key", "the coordinator's key file", coordinator::key_file),
     target("coordinator-words", "tags, selectors, searches, public addresses", coordinator::words),
     target("agent", "an agent between a hostile coordinator and hostile peers", agent::run),
     target("tunnel", "two tunnels over a hostile network", tunnel::run),
