@@ -131,6 +131,12 @@ impl<
         })
     }
 
+    /// What tells the PSK in use with a peer from others: the same on both sides,
+    /// another after a rotation on either. `None` = none is in use.
+    pub fn psk_mark(&self, slot: PeerSlot) -> Option<[u8; 4]> {
+        self.tunnel.psk_mark(slot)
+    }
+
     /// Ranges behind peers, beside their own addresses.
     pub fn routes(&self) -> impl Iterator<Item = (PeerSlot, Prefix)> + '_ {
         let slots = self.peers.slots();

@@ -490,6 +490,14 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         Some(peer.remote.probe_key(&psk))
     }
 
+    /// What tells the PSK of the active pair of keys from others; `None` = the
+    /// pair uses none.
+    pub fn psk_mark(&self, slot: PeerSlot) -> Option<[u8; 4]> {
+        let keys = &self.peers.get(slot)?.keys;
+        let psk = keys.psk_for(&keys.key, self.own.active().public());
+        (!psk.is_none()).then(|| weft_noise::wg::psk_mark(&psk))
+    }
+
     /// The clock that makes timestamps.
     pub const fn clock(&self) -> &Tai64nClock {
         &self.clock

@@ -3,6 +3,7 @@
 mod completions;
 mod down;
 mod join;
+mod key;
 mod leave;
 mod logs;
 mod overview;

@@ -49,7 +49,10 @@ impl Daemon {
             AgentEvent::Online(online) => self.handle_online(online),
             AgentEvent::MapDropped(why) => self.handle_map_dropped(why),
             AgentEvent::Peer(change) => self.handle_peer(change),
-            AgentEvent::KeyRotated => self.log.write(Event::KeyRotated, &[]),
+            AgentEvent::KeyRotated => {
+                self.key_changed_at = Some(now());
+                self.log.write(Event::KeyRotated, &[]);
+            }
             AgentEvent::Restart => {
                 self.log.write(Event::RestartAsked, &[]);
                 self.end = Some(End::Restart);

@@ -127,6 +127,8 @@ struct Daemon {
     line_cause: Option<String>,
     /// The coordinator's key as it was when it last proved itself.
     pinned: PublicKey,
+    /// When peers began to use another key of this device.
+    key_changed_at: Option<Instant>,
     /// Addresses that an operator announces.
     configured: Vec<SocketAddr>,
     /// Round trips of peers by the last echo of ours, in microseconds.

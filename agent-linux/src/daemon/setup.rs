@@ -126,6 +126,7 @@ pub(super) fn open(
         committed: 0,
         line_cause: None,
         pinned,
+        key_changed_at: None,
         told: None,
         configured: config.endpoints.clone(),
         rtts: std::collections::BTreeMap::new(),

@@ -9,11 +9,11 @@ use weft_agent_core::time::Instant;
 use weft_noise::key::StaticSecret;
 use weft_noise::mac;
 use weft_wire::item::Standing;
-use weft_wire::map::{Overlay, Prefix};
+use weft_wire::map::{Overlay, Prefix, SecondKind};
 
 use crate::daemon::{Daemon, now};
 use crate::failure::{Code, Failure};
-use crate::ipc::protocol::{Coordinator, Device, OtherMachine, Path, Peer, Status};
+use crate::ipc::protocol::{Coordinator, Device, Key, KeyState, OtherMachine, Path, Peer, Status};
 use crate::os::clock;
 
 /// The one word for a standing.
@@ -77,6 +77,10 @@ fn prefix(prefix: Prefix) -> String {
     }
 }
 
+fn hexadecimal(mark: [u8; 4]) -> String {
+    format!("{:08x}", u32::from_be_bytes(mark))
+}
+
 impl Daemon {
     fn age_ms(at: Option<Instant>) -> Option<u64> {
         at.map(|at| (now() - at).as_millis() as u64)
@@ -97,6 +101,7 @@ impl Daemon {
                 tx_bytes: peer.counters.sent_bytes,
                 data_ms: Self::age_ms(peer.received_at),
                 handshake_ms: Self::age_ms(peer.tunnel.established_at),
+                psk_mark: self.agent.psk_mark(peer.slot).map(hexadecimal),
             })
         });
         peers.collect()
@@ -136,6 +141,16 @@ impl Daemon {
     fn unproven_s(&self, online: bool) -> Option<u64> {
         let (_, since) = self.progress.connected.as_ref().filter(|_| !online)?;
         Some(clock::boot_micros().saturating_sub(*since) / 1_000_000)
+    }
+
+    fn key_view(&self) -> Key {
+        let second = self.agent.identity().second_wireguard.as_ref();
+        let state = match second.map(|second| second.kind) {
+            Some(SecondKind::Next) => KeyState::Announced,
+            Some(SecondKind::Previous) => KeyState::Overlapping,
+            None => KeyState::Settled,
+        };
+        Key { state, changed_ms: Self::age_ms(self.key_changed_at) }
     }
 
     fn coordinator_view(&self) -> Coordinator {
@@ -180,6 +195,7 @@ impl Daemon {
             refused_peers: self.agent.refused_peers(),
             drops: drops.map(|(reason, n)| (reason.to_owned(), n)).collect(),
             overlap: overlap.map(|o| (o.interface.clone(), o.network.to_string())),
+            key: self.key_view(),
         }
     }
 }

@@ -169,6 +169,30 @@ pub(crate) struct Peer {
     pub(crate) data_ms: Option<u64>,
     /// Milliseconds since the last handshake.
     pub(crate) handshake_ms: Option<u64>,
+    /// What tells the PSK in use from others, `9f3a01c2`; `None` = there is none.
+    #[serde(default)]
+    pub(crate) psk_mark: Option<String>,
+}
+
+/// How far a change of this device's WireGuard key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum KeyState {
+    /// The next key is made; peers do not use it yet.
+    Announced,
+    /// Peers use a new key; the one before is still accepted.
+    Overlapping,
+    /// There is one key.
+    Settled,
+}
+
+/// This device's WireGuard key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Key {
+    pub(crate) state: KeyState,
+    /// Milliseconds since the key in use came into use, if that was since the
+    /// start of the daemon.
+    pub(crate) changed_ms: Option<u64>,
 }
 
 /// Everything `weft status` shows.
@@ -193,6 +217,7 @@ pub(crate) struct Status {
     pub(crate) drops: Vec<(String, u64)>,
     /// Another network that has addresses of the overlay: interface and range.
     pub(crate) overlap: Option<(String, String)>,
+    pub(crate) key: Key,
 }
 
 /// What enrolment said.

@@ -64,6 +64,13 @@ pub fn bind_psk(secret: &Secret, a: &PublicKey, b: &PublicKey) -> Secret {
     Secret(crate::hash::mac32(&secret.0, &[b"weft bound psk v1", &low.0, &high.0]))
 }
 
+/// Four bytes by which people tell that a PSK is another one than before, and the
+/// same on both sides. A hash with a key that nobody can guess says no more.
+pub fn psk_mark(psk: &Secret) -> [u8; 4] {
+    let [a, b, c, d, ..] = crate::hash::mac32(&psk.0, &[b"weft psk mark v1"]);
+    [a, b, c, d]
+}
+
 /// The four messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
