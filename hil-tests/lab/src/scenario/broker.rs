@@ -68,6 +68,11 @@ const RESTLESS: &[&str] = &[
 ];
 /// What a new policy changes besides.
 const DECIDED: &[&str] = &["revision", "map_revision", "map", "policy"];
+/// As what the coordinator sorts away what the tap makes of frames.
+const SORTED: &[&str] =
+    &["replayed", "foreign_inbox", "foreign_session", "mac1", "unknown_session"];
+/// Sessions that devices have confirmed.
+const CONFIRMED: &str = "confirmed";
 const AUDIT: &str = "the coordinator's audit";
 
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
@@ -108,8 +113,8 @@ struct Seen {
     told: Vec<Duration>,
     /// Every device's beginnings of a handshake.
     handshakes: Vec<Vec<Instant>>,
-    /// Sessions that the coordinator says were confirmed.
-    confirmed: u64,
+    /// What the coordinator counted meanwhile.
+    counted: BTreeMap<String, u64>,
     growth_kib: u64,
     /// Share of a core that the coordinator took.
     cpu_pct: f64,
@@ -145,8 +150,9 @@ fn endure(
         failures.push(format!("RESETs brought {some} of {all} devices to shake hands"));
     }
     let begun = seen.handshakes.iter().map(Vec::len).sum::<usize>();
-    if seen.confirmed > begun as u64 {
-        let confirmed = seen.confirmed;
+    let mut sorted = seen.counted;
+    let confirmed = sorted.remove(CONFIRMED).unwrap_or_default();
+    if confirmed > begun as u64 {
         failures.push(format!("{begun} handshakes were begun, {confirmed} sessions confirmed"));
     }
     if steady.lost() > 0 {
@@ -156,6 +162,8 @@ fn endure(
         failures.push(format!("the coordinator grew by {} KiB", seen.growth_kib));
     }
     failures.extend(idle(&did, seen.lasted));
+    let unseen = sorted.iter().filter(|(_, count)| **count == 0);
+    failures.extend(unseen.map(|(reason, _)| format!("the coordinator sorted away no {reason}")));
     if !failures.is_empty() {
         return Err(Failure::expectation(failures.join("; ")));
     }
@@ -172,7 +180,8 @@ fn endure(
         "handshakes_per_30s": most,
         "ping_loss_pct": 0,
         "handshakes": begun,
-        "sessions_confirmed": seen.confirmed,
+        "sessions_confirmed": confirmed,
+        "sorted_away": sorted,
         "pings": steady.sent,
         "longest_gap_ms": steady.longest_gap.as_millis() as u64,
         "policies": seen.told.len(),
@@ -199,7 +208,7 @@ fn watch(
 ) -> Result<Seen> {
     let [whole, quiet] = if stage.options.short { HOSTILE_SHORT } else { HOSTILE };
     let before = state(coordinator, pair)?;
-    let confirmed = confirmed(coordinator)?;
+    let counts = counted(coordinator)?;
     let memory = rss_kib(&coordinator.process)?;
     let worked = cpu(coordinator.process.pid())?;
     let mut changes = BTreeSet::new();
@@ -219,6 +228,8 @@ fn watch(
     let after = state(coordinator, pair)?;
     changes.extend(differences(&decided(before, 0), &decided(after, told.len())));
     let lasted = began.elapsed();
+    let since = |(name, count)| (String::clone(name), count - counts[name]);
+    let counted = counted(coordinator)?.iter().map(since).collect();
     let worked = cpu(coordinator.process.pid())?.saturating_sub(worked);
     // The inboxes that they enrolled with are silent by now.
     let within = |starts: Vec<Instant>| starts.into_iter().filter(|at| *at >= began).collect();
@@ -229,19 +240,25 @@ fn watch(
         changes,
         told,
         handshakes,
-        confirmed: self::confirmed(coordinator)? - confirmed,
+        counted,
         growth_kib: rss_kib(&coordinator.process)?.saturating_sub(memory),
         cpu_pct: 100.0 * worked.as_secs_f64() / lasted.as_secs_f64(),
     })
 }
 
-/// How many sessions devices have confirmed.
-fn confirmed(coordinator: &Coordinator) -> Result<u64> {
-    let name = "weft_coordinator_sessions_confirmed_total";
+/// What the coordinator has counted under these names.
+fn counted(coordinator: &Coordinator) -> Result<BTreeMap<String, u64>> {
     let samples = coordinator.metrics()?;
-    samples[name]
-        .as_u64()
-        .ok_or_else(|| Failure::expectation(format!("no {name} among the metrics: {samples}")))
+    let count = |name: String| {
+        let count = samples[name.as_str()].as_u64();
+        count.ok_or_else(|| Failure::expectation(format!("no {name} among the metrics: {samples}")))
+    };
+    let sorted = SORTED.iter().map(|reason| {
+        let name = format!("weft_coordinator_frames_dropped_total{{reason=\"{reason}\"}}");
+        Ok(((*reason).to_owned(), count(name)?))
+    });
+    let confirmed = count("weft_coordinator_sessions_confirmed_total".to_owned())?;
+    sorted.chain([Ok((CONFIRMED.to_owned(), confirmed))]).collect()
 }
 
 /// An operator decides something: how long until both devices hold it.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use weft_wire::frame::{FrameKind, RecordHeader, kind};
+use weft_wire::frame::{FRAME_VERSION, FrameKind, Hello, PskKind, PskSelector, RecordHeader, kind};
 use weft_wire::id::Inbox;
 use weft_wire::topic::Topic;
 
@@ -125,10 +125,15 @@ pub(super) fn stranger(turn: u64, number: usize) -> (Topic, Vec<u8>) {
     let len = if number == 0 { 3_840 } else { 240 };
     let mut frame: Vec<u8> = (0..len / 8).flat_map(|_| random()).collect();
     let is_hello = number.is_multiple_of(2);
-    frame[0] = weft_wire::frame::FRAME_VERSION;
-    let kind = if is_hello { FrameKind::Hello } else { FrameKind::Record };
-    frame[1] = kind as u8;
-    let inbox = Inbox(inbox);
+    let (reference, inbox) = (random(), Inbox(inbox));
+    match frame.first_chunk_mut() {
+        // Right in all that is checked before its mac1.
+        Some(prologue) if is_hello => {
+            let selector = PskSelector { kind: PskKind::Enrolment, master: 1 };
+            Hello::emit_prologue(selector, reference, inbox, prologue);
+        }
+        _ => frame[..2].copy_from_slice(&[FRAME_VERSION, FrameKind::Record as u8]),
+    }
     (if is_hello { Topic::Hello(inbox) } else { Topic::Record(REPLICA, inbox) }, frame)
 }
 
@@ -149,7 +154,7 @@ mod tests {
     #[test]
     fn a_handshake_is_counted_when_it_begins() {
         let mut records = Records::default();
-        let hello = [weft_wire::frame::FRAME_VERSION, FrameKind::Hello as u8];
+        let hello = [FRAME_VERSION, FrameKind::Hello as u8];
         let topic = Topic::Hello(A).text();
         let now = clock::now();
         for _ in 0..3 {
