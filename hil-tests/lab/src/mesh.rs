@@ -65,6 +65,8 @@ pub(crate) struct Coordinator {
     logs: PathBuf,
     /// `BKDL-AME4-GXHL-EGZ3`.
     pub(crate) fingerprint: String,
+    /// What `init` shows once. A secret.
+    pub(crate) recovery: String,
     /// Settings in its environment.
     variables: Variables,
     pub(crate) process: Process,
@@ -102,6 +104,7 @@ impl Coordinator {
             folder,
             logs: run.logs().to_path_buf(),
             fingerprint: text(&document, "/fingerprint")?,
+            recovery: text(&document, "/recovery_key")?,
             variables,
             process,
         })
@@ -145,17 +148,23 @@ impl Coordinator {
         Err(Failure::expectation(format!("the coordinator did not say {text}: {said}")))
     }
 
-    /// Runs one of its commands on its data.
-    pub(crate) fn on_data(&self, name: &str, arguments: &[&str]) -> Result<Finished> {
+    /// Runs one of its commands on its data, however it ends.
+    pub(crate) fn try_on_data(&self, name: &str, arguments: &[&str]) -> Result<Finished> {
         let mut command = Command::new(&self.program);
         command.args(arguments).arg("--data").arg(&self.folder);
         let name = format!("coordinator-{name}");
-        let finished = finish(&name, &self.namespace, &self.logs, &mut command, LIMIT)?;
+        finish(&name, &self.namespace, &self.logs, &mut command, LIMIT)
+    }
+
+    /// Runs one of its commands on its data.
+    pub(crate) fn on_data(&self, name: &str, arguments: &[&str]) -> Result<Finished> {
+        let finished = self.try_on_data(name, arguments)?;
         if finished.success() {
             return Ok(finished);
         }
-        let (arguments, said) = (arguments.join(" "), finished.stderr.trim());
-        Err(Failure::expectation(format!("weft-coordinator {arguments}: {said}")))
+        // Arguments may be secrets.
+        let said = finished.stderr.trim();
+        Err(Failure::expectation(format!("weft-coordinator {}: {said}", arguments[0])))
     }
 
     /// Runs one of its commands against the running server, however it ends.

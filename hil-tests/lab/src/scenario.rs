@@ -11,6 +11,7 @@ mod flood;
 mod footprint;
 mod hostile;
 mod interop;
+mod key_change;
 mod outage;
 mod pair;
 mod reference;
@@ -107,6 +108,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "interop",
         about: "our daemon against wireguard-go and the kernel's WireGuard",
         play: interop::play,
+    },
+    Scenario {
+        name: "key-change",
+        about: "the coordinator's own key changes as announced: members follow",
+        play: key_change::play,
     },
     Scenario {
         name: "outage",
