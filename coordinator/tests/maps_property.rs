@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use weft_coordinator::domain::device::{Decision, NewWireGuard};
 use weft_coordinator::domain::netmap::{MapDelta, MapOp, PeerChange, View, peer_changes};
 use weft_coordinator::domain::policy::{Compiled, Numbering, Policy, Rule, parse_traffic};
+use weft_coordinator::domain::reach::{Reach, reach};
 use weft_coordinator::domain::tags::TagSet;
 use weft_coordinator::store::sqlite::{self, NewInstallation, SqliteStore};
 use weft_coordinator::store::{SharedStore, Store, StoreError};
@@ -302,6 +303,41 @@ impl Model {
         assert_eq!(self.delta_plainly(device, newest.own).1, Told::default(), "{device}");
     }
 
+    /// Everybody is looked at.
+    fn reach_plainly(&self, device: DeviceId) -> Option<Reach> {
+        let State { members, policy, .. } = self.now().1;
+        let own = policy.profile(members.get(&device)?);
+        let others = members.iter().filter(|(id, _)| **id != device);
+        let masks = others.map(|(_, tags)| policy.masks(&own, &policy.profile(tags)));
+        Some(masks.fold(Reach::default(), |reach, masks| Reach {
+            peers: reach.peers + usize::from(masks.is_edge()),
+            out: reach.out + usize::from(masks.rules_out != 0),
+            back: reach.back + usize::from(masks.rules_in != 0),
+        }))
+    }
+
+    /// Counts the peers of these devices, asked for at once.
+    async fn check_reach(&self, store: &dyn Store, devices: &[DeviceId]) {
+        let State { members, policy, .. } = self.now().1;
+        let of = |device: &DeviceId| members.get(device).cloned();
+        let own: BTreeSet<TagSet> = devices.iter().filter_map(of).collect();
+        let joined = store.members_joined(NETWORK, Arc::clone(&policy), own.clone());
+        let mut joined = joined.await.unwrap();
+        let counted = reach(&policy, &own, &joined);
+        for device in devices {
+            let counted = of(device).map(|tags| counted[&tags]);
+            assert_eq!(counted, self.reach_plainly(*device), "{device}");
+        }
+        // And nobody else was looked at.
+        let edge =
+            |a: &TagSet, b: &TagSet| policy.masks(&policy.profile(a), &policy.profile(b)).is_edge();
+        let mut all = store.members_by_tags(NETWORK).await.unwrap();
+        all.retain(|(tags, _)| own.iter().any(|own| edge(own, tags)));
+        joined.sort();
+        all.sort();
+        assert_eq!(joined, all);
+    }
+
     async fn check(&self, store: &dyn Store, device: DeviceId, from: Revision) {
         let delta = store.map_since(device, from).await.unwrap().unwrap();
         let (begins, told) = self.delta_plainly(device, from);
@@ -353,14 +389,19 @@ proptest! {
                 if let (0, Some(device)) = (number % 5, model.device(number)) {
                     model.check(&*model.store, device, Revision(0)).await;
                     model.check_newest(&*model.store, device).await;
+                    model.check_reach(&*model.store, &[device]).await;
                 }
             }
             let newest = model.now().0;
             // One that has seen it all, and one that reads it from the log.
             let stores = [Arc::clone(&model.store), model.open()];
+            for store in &stores {
+                model.check_reach(&**store, &model.devices).await;
+            }
             for device in &model.devices {
                 for store in &stores {
                     model.check_newest(&**store, *device).await;
+                    model.check_reach(&**store, &[*device]).await;
                 }
                 for from in froms.iter().map(|from| Revision(from % (newest.0 + 1))) {
                     for store in &stores {

@@ -257,6 +257,13 @@ impl Census {
         view.peers(own).into_iter().map(|class| Arc::clone(&self.pasts[class].class)).collect()
     }
 
+    /// The sets whose devices a rule joins to devices with one of these sets.
+    pub fn joined(&mut self, policy: &Arc<Compiled>, own: &BTreeSet<TagSet>) -> Vec<Arc<Class>> {
+        let view = Self::view(&mut self.views, &self.pasts, policy);
+        let classes: BTreeSet<usize> = own.iter().flat_map(|own| view.peers(own)).collect();
+        classes.into_iter().map(|class| Arc::clone(&self.pasts[class].class)).collect()
+    }
+
     /// The sets that two policies say something different of.
     pub fn ruled_otherwise(&self, before: &Compiled, after: &Compiled) -> Vec<Arc<Class>> {
         let classes = self.pasts.iter().map(|past| &past.class);

@@ -15,6 +15,7 @@ pub mod network;
 pub mod policy;
 pub mod quarantine;
 pub mod query;
+pub mod reach;
 pub mod rotation;
 pub mod tags;
 pub mod time;

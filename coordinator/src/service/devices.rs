@@ -14,6 +14,7 @@ use crate::domain::device::{Decision, Device, Kind, Standing, standing_word};
 use crate::domain::network::{Network, addresses, host_of};
 use crate::domain::quarantine::Quarantine;
 use crate::domain::query::Query;
+use crate::domain::reach::{Reach, reach};
 use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, nearest};
@@ -27,17 +28,6 @@ use super::seams::{CommandResult, Presence};
 const REASON_LEN: usize = 96;
 /// How long a command waits for the device's word.
 const COMMAND_WAIT: Duration = Duration::from_secs(10);
-
-/// Peers of one device, counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reach {
-    /// Members joined to it by any rule.
-    pub peers: usize,
-    /// Members that it may send to first.
-    pub out: usize,
-    /// Members that may send to it first.
-    pub back: usize,
-}
 
 /// A device with everything known of it.
 #[derive(Clone, Debug)]
@@ -70,8 +60,7 @@ impl Seen {
 
     /// Its addresses, IPv4 first; none before approval.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        let host = self.device.host;
-        host.map_or_else(Vec::new, |host| addresses(&self.network.overlay, host).to_vec())
+        addresses_of(&self.device, &self.network)
     }
 
     fn holds(&self, field: Option<&str>, value: &str) -> bool {
@@ -115,12 +104,30 @@ pub struct Listing {
 pub struct Outcomes {
     /// What was done.
     pub decided: Decided,
+    /// The device's network.
+    pub network: Network,
     /// Devices that confirmed the new map.
     pub confirmed: usize,
     /// How long it took.
     pub took: Duration,
     /// When those that cannot be reached forget the device by themselves.
     pub bound_at: UnixMs,
+}
+
+impl Outcomes {
+    /// The device as it is, or was before it was deleted.
+    pub fn device(&self) -> &Device {
+        self.decided.after.as_ref().unwrap_or(&self.decided.before)
+    }
+
+    /// Its addresses, IPv4 first; none before approval.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        addresses_of(self.device(), &self.network)
+    }
+}
+
+fn addresses_of(device: &Device, network: &Network) -> Vec<IpAddr> {
+    device.host.map_or_else(Vec::new, |host| addresses(&network.overlay, host).to_vec())
 }
 
 impl Operator {
@@ -245,32 +252,17 @@ impl Operator {
         Ok(known.into_iter().map(|one| (one.device, one)).collect())
     }
 
-    /// Peers of a member, by its tags. Members with equal tags have equally
-    /// many, so this costs sets of tags squared and not devices squared.
+    /// Peers of a member, by its tags.
     async fn count(
         &self,
         network: NetworkId,
         shown: &[Device],
     ) -> Result<HashMap<TagSet, Reach>, Failure> {
         let policy = self.store.policy(network).await.map_err(fault)?.compiled;
-        let members = self.store.members_by_tags(network).await.map_err(fault)?;
-        let own: BTreeSet<&TagSet> = shown.iter().map(|device| &device.tags).collect();
-        let profiles: Vec<_> =
-            members.iter().map(|(tags, count)| (tags, policy.profile(tags), *count)).collect();
-        let reach = own.into_iter().map(|tags| {
-            let mine = policy.profile(tags);
-            let mut reach = Reach::default();
-            for (other, profile, count) in &profiles {
-                // The device itself is no peer.
-                let count = *count as usize - usize::from(*other == tags);
-                let masks = policy.masks(&mine, profile);
-                reach.peers += if masks.is_edge() { count } else { 0 };
-                reach.out += if masks.rules_out == 0 { 0 } else { count };
-                reach.back += if masks.rules_in == 0 { 0 } else { count };
-            }
-            (tags.clone(), reach)
-        });
-        Ok(reach.collect())
+        let shown = shown.iter().filter(|device| device.network == network && device.is_active());
+        let own: BTreeSet<TagSet> = shown.map(|device| device.tags.clone()).collect();
+        let members = self.store.members_joined(network, Arc::clone(&policy), own.clone());
+        Ok(reach(&policy, &own, &members.await.map_err(fault)?))
     }
 
     /// Does what was decided, then waits for the devices that are connected to
@@ -300,7 +292,7 @@ impl Operator {
         let confirmed = self.confirmed(&decided, &mut applied, wait).await;
         let lease = Duration::from_secs(u64::from(network.lease_s));
         let took = self.now().since(started);
-        Ok(Outcomes { decided, confirmed, took, bound_at: started.after(lease) })
+        Ok(Outcomes { decided, network, confirmed, took, bound_at: started.after(lease) })
     }
 
     async fn confirmed(

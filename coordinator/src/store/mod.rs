@@ -8,6 +8,7 @@ use core::fmt;
 use core::future::Future;
 use core::net::{IpAddr, SocketAddr};
 use core::pin::Pin;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
@@ -382,6 +383,14 @@ pub trait Maps: Send + Sync {
     fn peer_entry(&self, viewer: DeviceId, subject: DeviceId) -> Answer<'_, Option<PeerEntry>>;
     /// Members of a network, counted by their tags.
     fn members_by_tags(&self, network: NetworkId) -> Answer<'_, Vec<(TagSet, u32)>>;
+    /// The same of those alone that a rule of `policy` joins to devices with one
+    /// of these sets of tags: it costs their edges, and not the network.
+    fn members_joined(
+        &self,
+        network: NetworkId,
+        policy: Arc<Compiled>,
+        own: BTreeSet<TagSet>,
+    ) -> Answer<'_, Vec<(TagSet, u32)>>;
     /// Whether any rule joins two members.
     fn edge(&self, a: DeviceId, b: DeviceId) -> Answer<'_, bool>;
 }

@@ -1,7 +1,7 @@
 //! The map log, and what a device is told out of it.
 
 use core::net::SocketAddr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rusqlite::{Connection, Row, params};
@@ -398,6 +398,28 @@ fn holder(conn: &Connection, cache: &Cache, device: Device) -> Result<Holder, St
     Ok(Holder { device, newest: Some(Newest { own, network }) })
 }
 
+/// Members that a rule of `policy` joins to devices with one of these sets of
+/// tags, counted by their tags.
+fn joined(
+    conn: &Connection,
+    cache: &Cache,
+    network: NetworkId,
+    policy: &Arc<Compiled>,
+    own: &BTreeSet<TagSet>,
+) -> Result<Vec<(TagSet, u32)>, StoreError> {
+    let to = revision(conn, network)?;
+    let classes = census::with(conn, cache, network, to, |census| census.joined(policy, own))?;
+    let sql = "SELECT count(*) AS members FROM device
+        WHERE network = ?1 AND standing = 'active' AND tags = ?2";
+    let mut members = Vec::with_capacity(classes.len());
+    for class in classes {
+        let count = one(conn, sql, params![network.0, class.text], |row| number(row, "members"))?;
+        // A set of tags outlives its last member.
+        members.extend(count.filter(|count| *count > 0).map(|count| (class.tags.clone(), count)));
+    }
+    Ok(members)
+}
+
 impl Maps for SqliteStore {
     fn holder(&self, device: DeviceId) -> Answer<'_, Option<Holder>> {
         self.read(move |conn, cache| {
@@ -443,6 +465,15 @@ impl Maps for SqliteStore {
                 Ok((tags(&text)?, number(row, "members")?))
             })
         })
+    }
+
+    fn members_joined(
+        &self,
+        network: NetworkId,
+        policy: Arc<Compiled>,
+        own: BTreeSet<TagSet>,
+    ) -> Answer<'_, Vec<(TagSet, u32)>> {
+        self.read(move |conn, cache| joined(conn, cache, network, &policy, &own))
     }
 
     fn edge(&self, a: DeviceId, b: DeviceId) -> Answer<'_, bool> {
@@ -568,6 +599,11 @@ mod tests {
                 holder(conn, &cache, device).unwrap()
             });
             costs.push(spent);
+            let own = BTreeSet::from(["site=1".parse().unwrap()]);
+            let (spent, seen) =
+                cost(&mut conn, |conn| joined(conn, &cache, NETWORK, &policy, &own).unwrap());
+            costs.push(spent);
+            assert_eq!(seen, [("role=gateway site=1".parse().unwrap(), 1)]);
             let own = Revision(u64::from(2 * SITE + 1));
             assert_eq!(held.newest, Some(Newest { own, network: newest }));
             assert_eq!(told, [gateway, device]);

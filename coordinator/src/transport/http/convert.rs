@@ -161,14 +161,13 @@ fn named(network: &Network) -> api::Named {
     api::Named { id: network.id.to_string(), name: network.name.clone() }
 }
 
-pub(super) fn action(word: &str, seen: &Seen, outcomes: &Outcomes) -> api::Action {
-    let device = outcomes.decided.after.as_ref().unwrap_or(&outcomes.decided.before);
-    let seen = Seen { device: device.clone(), ..seen.clone() };
+pub(super) fn action(word: &str, outcomes: &Outcomes) -> api::Action {
+    let device = outcomes.device();
     api::Action {
         action: word.to_owned(),
         subject: device.id.to_string(),
         name: device.name.clone(),
-        addresses: seen.addresses().iter().map(ToString::to_string).collect(),
+        addresses: outcomes.addresses().iter().map(ToString::to_string).collect(),
         confirmed: outcomes.confirmed,
         total: outcomes.decided.affected.len(),
         took_ms: u64::try_from(outcomes.took.as_millis()).unwrap_or(u64::MAX),

@@ -166,11 +166,11 @@ async fn decide(
     wait_ms: u32,
     actor: Actor,
 ) -> Result<Json<api::Action>, Failure> {
-    let seen = operator.show_device(wanted).await?;
+    let device = operator.find_device(wanted).await?;
     let word = decision.word();
     let wait = Duration::from_millis(u64::from(wait_ms)).min(WAIT_MAX);
-    let outcomes = operator.decide(&seen.device, decision, if_version, wait, actor).await?;
-    Ok(Json(convert::action(word, &seen, &outcomes)))
+    let outcomes = operator.decide(&device, decision, if_version, wait, actor).await?;
+    Ok(Json(convert::action(word, &outcomes)))
 }
 
 async fn rename(
