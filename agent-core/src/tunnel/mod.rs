@@ -20,7 +20,8 @@
 //!   initiation, after our reboot forgot the timestamps, moves nothing.
 //! - Sealing stops 5 s before `REJECT_AFTER_TIME`, so that what was sealed in
 //!   time is not refused for its time on the way.
-//! - Of two crossed handshakes one session wins, see `session`.
+//! - Of two crossed handshakes one session wins, and what is sealed with the one
+//!   before them is opened until the peer seals with either, see `session`.
 //! - After 90 s without an answer the old session is not sealed with any more:
 //!   the next packet asks for a handshake at once.
 //! - A response is not asked for a cookie under load, since its index is 32 bits
@@ -270,7 +271,6 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             if let Ok(remote) = self.own.remote(&peer.keys.key) {
                 peer.remote = remote;
             }
-            peer.gives_way = *self.own.active().public() < peer.keys.key;
             restart(peer, &mut self.indices, now);
             if peer.can_send(now) {
                 peer.want_handshake(now);
@@ -309,21 +309,19 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         }
         // One X25519, even for a known key: map changes are rare.
         let remote = self.own.remote(&keys.key)?;
-        let gives_way = *self.own.active().public() < keys.key;
         match self.peers.get_mut(slot) {
             Some(peer) => {
                 let changed = peer.keys.key != keys.key;
                 let continues = keys.continues(&peer.keys);
                 peer.keys = keys;
                 peer.remote = remote;
-                peer.gives_way = gives_way;
                 let gone = peer.sessions.retain(|key| continues || peer.keys.has(key));
                 peer.drop_sessions(&gone, &mut self.indices);
                 if changed {
                     restart(peer, &mut self.indices, now);
                 }
             }
-            None => self.peers.insert(slot, Peer::new(keys, remote, gives_way)),
+            None => self.peers.insert(slot, Peer::new(keys, remote)),
         }
         if let Some(peer) = self.peers.get_mut(slot) {
             let until = peer.keys.second.as_ref().and_then(|second| second.until);
@@ -384,7 +382,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             return;
         };
         if let Some((index, source)) = activity.edges.first_packet {
-            let (confirmed, gone) = peer.sessions.confirm(index, peer.gives_way);
+            let (confirmed, gone) = peer.sessions.confirm(index);
             peer.drop_sessions(&gone, indices);
             if confirmed != Confirmed::Nothing {
                 peer.source = Some(source);

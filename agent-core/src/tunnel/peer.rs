@@ -89,8 +89,6 @@ pub(super) struct Peer {
     pub(super) keys: PeerKeys,
     /// The active key as our active key sees it.
     pub(super) remote: RemoteKey,
-    /// Whether our key is smaller than the peer's, see `session`.
-    pub(super) gives_way: bool,
     /// The greatest timestamp; carries over a rotation of the peer's keys.
     pub(super) greatest: Tai64n,
     pub(super) initiation_received_at: Option<Instant>,
@@ -129,11 +127,10 @@ pub(super) fn jitter(entropy: &mut dyn Entropy) -> Duration {
 }
 
 impl Peer {
-    pub(super) fn new(keys: PeerKeys, remote: RemoteKey, gives_way: bool) -> Self {
+    pub(super) fn new(keys: PeerKeys, remote: RemoteKey) -> Self {
         Self {
             keys,
             remote,
-            gives_way,
             greatest: Tai64n::ZERO,
             initiation_received_at: None,
             pending: None,

@@ -133,21 +133,24 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         }
         peer.greatest = authentic.stamp();
         peer.initiation_received_at = Some(now);
+        let gone = peer.sessions.drop_next();
+        peer.drop_sessions(&gone, &mut self.indices);
         let index = allocate(&mut self.indices, slot, entropy).ok_or(DropReason::QueueFull)?;
         let mut response = [0; RESPONSE_LEN];
         let psk = peer.keys.psk_for(&key, own.key.public());
         let keys = authentic.respond(index, &psk, entropy, &mut response);
         peer.jar.attach(&mut response, now.as_micros());
-        let gone = peer.sessions.respond(Session {
+        let sender = keys.remote_index();
+        let session = Session {
             index,
             key,
             initiator: false,
             established_at: now,
             started_at: now,
-            confirmed: false,
+            yields: false,
             keys: Some(keys),
-        });
-        peer.drop_sessions(&gone, &mut self.indices);
+        };
+        peer.sessions.respond(session, sender);
         peer.established(entropy, now);
         self.peers.settle(slot);
         self.push_reply(waiting.source, &response);
@@ -198,7 +201,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             initiator: true,
             established_at: now,
             started_at,
-            confirmed: true,
+            yields: false,
             keys: Some(answered.keys),
         });
         peer.drop_sessions(&gone, &mut self.indices);

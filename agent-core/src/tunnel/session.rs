@@ -5,12 +5,18 @@
 //! it becomes current with its first authenticated packet. *Previous* is still
 //! opened. Data is accepted on all three.
 //!
+//! An answer alone makes no session leave but an earlier answer. The kernel
+//! forgets *previous* with each, and *current* when handshakes cross, while the
+//! peer's packets in them are on their way: keys that rotate on both sides at
+//! once would lose a packet or two each time.
+//!
 //! When both sides initiate at once, both handshakes succeed, and each side
 //! would go on with its own: two sessions, two initiators, twice the
-//! handshakes at every rekey. So the side with the smaller key gives way: when
-//! the peer's session, by then in *previous*, carries its first packet, it goes
-//! back to *current*. Against other implementations both sessions work, as
-//! always.
+//! handshakes at every rekey. So the session whose initiator drew the smaller
+//! index yields: the index is the same to both sides, while either may know a
+//! newer key than the other. Its first packet makes it *previous*; that of the
+//! other makes it *current*. Against other implementations both sessions work,
+//! as always.
 
 use heapless::Vec;
 use weft_noise::wg::SessionKeys;
@@ -34,8 +40,9 @@ pub(super) struct Session {
     /// When the first of the two messages was sent or received: the peer's
     /// clock of this session started no earlier.
     pub(super) started_at: Instant,
-    /// Whether the peer has shown that it holds the keys too.
-    pub(super) confirmed: bool,
+    /// While *next*: our own handshake was answered meanwhile, and its session
+    /// is the one to be sealed with.
+    pub(super) yields: bool,
     /// Keys that the data path did not take yet.
     pub(super) keys: Option<SessionKeys>,
 }
@@ -95,6 +102,8 @@ pub(super) struct Sessions {
     pub(super) current: Option<Session>,
     previous: Option<Session>,
     next: Option<Session>,
+    /// The peer's index of *next*.
+    sender: u32,
 }
 
 impl Sessions {
@@ -102,49 +111,43 @@ impl Sessions {
     #[must_use]
     pub(super) fn complete(&mut self, session: Session) -> Gone {
         let mut gone = Gone::new();
-        if let Some(next) = self.next.take() {
-            leave(&mut gone, self.current.replace(session));
-            leave(&mut gone, self.previous.replace(next));
-        } else {
-            let before = self.current.replace(session);
-            leave(&mut gone, core::mem::replace(&mut self.previous, before));
+        if let Some(next) = &mut self.next {
+            next.yields = session.index > self.sender;
         }
+        let before = self.current.replace(session);
+        leave(&mut gone, core::mem::replace(&mut self.previous, before));
         gone
     }
 
-    /// We answered an initiation.
+    /// The peer initiates anew: what we answered before is not what it waits
+    /// for, and its index is free for the new answer.
     #[must_use]
-    pub(super) fn respond(&mut self, session: Session) -> Gone {
+    pub(super) fn drop_next(&mut self) -> Gone {
         let mut gone = Gone::new();
+        leave(&mut gone, self.next.take());
+        gone
+    }
+
+    /// We answered an initiation with this index, after [`Sessions::drop_next`].
+    pub(super) fn respond(&mut self, session: Session, sender: u32) {
+        self.next = Some(session);
+        self.sender = sender;
+    }
+
+    /// The first authenticated packet of a session came.
+    #[must_use]
+    pub(super) fn confirm(&mut self, index: u32) -> (Confirmed, Gone) {
+        let mut gone = Gone::new();
+        let Some(session) = self.next.take_if(|next| next.index == index) else {
+            return (Confirmed::Nothing, gone);
+        };
         leave(&mut gone, self.previous.take());
-        leave(&mut gone, self.next.replace(session));
-        gone
-    }
-
-    /// The first authenticated packet of a session came. `gives_way`: our key is
-    /// smaller than the peer's.
-    #[must_use]
-    pub(super) fn confirm(&mut self, index: u32, gives_way: bool) -> (Confirmed, Gone) {
-        let mut gone = Gone::new();
-        if let Some(mut session) = self.next.take_if(|next| next.index == index) {
-            session.confirmed = true;
-            leave(&mut gone, self.previous.take());
-            self.previous = self.current.replace(session);
-            return (Confirmed::Promoted, gone);
-        }
-        let crossed = self
-            .previous
-            .as_mut()
-            .filter(|previous| previous.index == index && !previous.confirmed);
-        if let Some(previous) = crossed {
-            previous.confirmed = true;
-            if gives_way && !previous.initiator {
-                core::mem::swap(&mut self.current, &mut self.previous);
-                return (Confirmed::Promoted, gone);
-            }
+        if session.yields {
+            self.previous = Some(session);
             return (Confirmed::Kept, gone);
         }
-        (Confirmed::Nothing, gone)
+        self.previous = self.current.replace(session);
+        (Confirmed::Promoted, gone)
     }
 
     /// Drops sessions made with keys that `keep` refuses.

@@ -149,6 +149,62 @@ fn both_sides_rotate_at_once() {
     both_ways(&mut mesh, a, b);
 }
 
+/// Echoes each way every 10 ms over a way of 10 ms.
+fn busy(mesh: &mut Mesh, nodes: [usize; 2], millis: u64) -> usize {
+    let hosts = nodes.map(|node| mesh.host(node));
+    for _ in 0..millis / 10 {
+        mesh.ping(nodes[0], hosts[1], 1);
+        mesh.run_for(3);
+        mesh.ping(nodes[1], hosts[0], 1);
+        mesh.run_for(7);
+    }
+    millis as usize / 10
+}
+
+/// Handshakes of both sides cross in every way; what is on its way in the session
+/// before arrives all the same, and in the end one session is left.
+#[test]
+fn nothing_is_lost_when_both_sides_rotate() {
+    let mut lost = Vec::new();
+    for (seed, apart) in (0..8).flat_map(|seed| [0, 10, 20, 30, 40].map(|apart| (seed, apart))) {
+        let (mut mesh, a, b) = Mesh::pair(500 + seed);
+        let nodes = [a, b];
+        for node in nodes {
+            let host = mesh.host(nodes[usize::from(node == a)]);
+            mesh.ping(node, host, 0);
+            mesh.run_for(2_000);
+        }
+        let before = nodes.map(|node| mesh.replies(node));
+        let drops = nodes.map(|node| mesh.agent(node).drops());
+        let mut sent = 0;
+        for round in 0..4 {
+            let ids = if round % 2 == 0 { [a, b] } else { [b, a] }.map(|node| mesh.id(node));
+            for id in ids {
+                let frames = mesh.coordinator.rotate(id);
+                mesh.send(frames);
+            }
+            sent += busy(&mut mesh, nodes, 200 + seed * 10);
+            for id in ids {
+                let frames = mesh.coordinator.activate(id);
+                mesh.send(frames);
+                sent += busy(&mut mesh, nodes, apart);
+            }
+            sent += busy(&mut mesh, nodes, 200);
+        }
+        mesh.run_for(1_000);
+        for (node, before) in nodes.into_iter().zip(before) {
+            let missing = sent - (mesh.replies(node) - before);
+            if missing > 0 {
+                let now = mesh.agent(node).drops();
+                let drops: Vec<_> =
+                    now.iter().map(|(why, n)| (why, n - drops[node].get(why))).collect();
+                lost.push(format!("{missing} of node {node}, seed {seed}, {apart} ms: {drops:?}"));
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{}", lost.join("\n"));
+}
+
 #[test]
 fn what_is_withdrawn_is_forgotten() {
     let (mut mesh, a, b) = Mesh::pair(3);
