@@ -18,6 +18,7 @@ mod reference;
 mod remove;
 mod restore;
 mod revoke;
+mod rotate;
 mod wire;
 
 use clap::Args;
@@ -143,6 +144,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "revoke",
         about: "a device is blocked: how long its peer still takes its packets",
         play: revoke::play,
+    },
+    Scenario {
+        name: "rotate",
+        about: "WireGuard keys and PSKs change 1,000 times while tunnels carry traffic",
+        play: rotate::play,
     },
     Scenario {
         name: "wire",

@@ -14,8 +14,10 @@ const SKIPPED: i32 = 77;
 const NOT_PERMITTED: i32 = 4;
 
 /// Scenarios with a short form for `make test`.
-const SHORTENED: &[&str] =
-    &["outage", "revoke", "clock", "crash", "hostile", "carriers", "clone", "flood", "broker"];
+const SHORTENED: &[&str] = &[
+    "outage", "revoke", "clock", "crash", "hostile", "carriers", "clone", "flood", "broker",
+    "rotate",
+];
 
 /// The scenarios of `make test`, or the long form of each.
 pub(super) fn run(root: &Path, full: bool) -> Outcome {
