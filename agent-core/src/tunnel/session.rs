@@ -142,7 +142,8 @@ impl Sessions {
             return (Confirmed::Nothing, gone);
         };
         leave(&mut gone, self.previous.take());
-        if session.yields {
+        // Nothing to yield to, once that session's keys are gone.
+        if session.yields && self.current.is_some() {
             self.previous = Some(session);
             return (Confirmed::Kept, gone);
         }
@@ -173,5 +174,49 @@ fn leave(gone: &mut Gone, session: Option<Session>) {
     if let Some(session) = session {
         // There is room, see `Gone`.
         let _ = gone.push(Left { index: session.index, held: session.keys.is_none() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(index: u32, key: u8, initiator: bool) -> Session {
+        Session {
+            index,
+            key: PublicKey([key; 32]),
+            initiator,
+            established_at: Instant::ZERO,
+            started_at: Instant::ZERO,
+            yields: false,
+            keys: None,
+        }
+    }
+
+    /// An answered session beside one of ours, whose initiator drew more.
+    fn crossed() -> Sessions {
+        let mut sessions = Sessions::default();
+        sessions.respond(session(1, 1, false), 5);
+        assert!(sessions.complete(session(9, 2, true)).is_empty());
+        sessions
+    }
+
+    fn current(sessions: &Sessions) -> Option<u32> {
+        sessions.current.as_ref().map(|session| session.index)
+    }
+
+    #[test]
+    fn of_two_crossed_sessions_that_of_the_smaller_index_yields() {
+        let mut sessions = crossed();
+        assert_eq!(sessions.confirm(1).0, Confirmed::Kept);
+        assert_eq!(current(&sessions), Some(9));
+    }
+
+    #[test]
+    fn what_yields_is_current_when_there_is_nothing_to_yield_to() {
+        let mut sessions = crossed();
+        assert_eq!(sessions.retain(|key| key.0 == [1; 32]).len(), 1);
+        assert_eq!(sessions.confirm(1).0, Confirmed::Promoted);
+        assert_eq!(current(&sessions), Some(1));
     }
 }
