@@ -86,7 +86,8 @@ impl Order {
         } else {
             // A line that comes back by the same way does not put the look off.
             let wait_us = if stood_better { LOOK_SOON_US } else { self.wait_us };
-            self.look_at.get_or_insert(now_us + wait_us);
+            let at = now_us + wait_us;
+            self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
         }
     }
 
@@ -175,5 +176,7 @@ mod unit {
         assert_eq!(order.look_at(), Some(30 + LOOK_SOON_US), "it stood a moment ago");
         order.looked(50);
         assert!(order.look_at() >= Some(50 + LOOK_US), "it did not come back");
+        order.stood(3, 60);
+        assert_eq!(order.look_at(), Some(60 + LOOK_SOON_US), "from one lesser way to another");
     }
 }
