@@ -10,7 +10,7 @@ pub(crate) struct Effect<'a> {
     pub(crate) sentence: String,
     /// A command that takes it back.
     pub(crate) undo: Option<&'a str>,
-    /// What has to be typed.
+    /// What has to be typed: a name, or the number of those without one.
     pub(crate) name: &'a str,
 }
 
@@ -33,11 +33,15 @@ pub(crate) fn confirm(effect: &Effect<'_>, yes: bool) -> Result<(), Failure> {
     if let Some(undo) = effect.undo {
         ui::note(format!("undo:  {undo}"));
     }
-    let typed = ui::ask("type the name to go on: ");
+    // Many have no name: then their number is asked for.
+    let is_number = effect.name.bytes().all(|byte| byte.is_ascii_digit());
+    let what = if is_number { "number" } else { "name" };
+    let typed = ui::ask(&format!("type the {what} to go on: "));
     if typed.as_deref() == Some(effect.name) {
         return Ok(());
     }
-    Err(Failure::new(Code::ConfirmDeclined, "nothing was done: the name was not typed"))
+    let message = format!("nothing was done: the {what} was not typed");
+    Err(Failure::new(Code::ConfirmDeclined, message))
 }
 
 /// This very command, fit to be pasted.
