@@ -3,7 +3,6 @@
 use weft_agent_core::agent::{AgentEvent, Enrolled, Persist};
 use weft_agent_core::control::{LineRequest, MapDropped};
 use weft_agent_core::peers::{PeerChange, PeerState};
-use weft_noise::key::StaticSecret;
 use weft_noise::mac;
 use weft_wire::item::{Duplicate, Refused, Standing, State};
 use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
@@ -157,8 +156,7 @@ impl Daemon {
         let name = enrolled.name.as_str();
         let fields = [("device", enrolled.device.to_string().into()), ("name", name.into())];
         self.log.write(Event::Registered, &fields);
-        let identity = StaticSecret::from_bytes(self.agent.identity().identity_key.0).public();
-        let fingerprint = mac::fingerprint(&identity).to_string();
+        let fingerprint = self.fingerprint();
         self.progress.standing = Some(view::standing(enrolled.standing).to_owned());
         self.progress.enrolled = Some((
             EnrolledView {

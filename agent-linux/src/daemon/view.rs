@@ -107,17 +107,22 @@ impl Daemon {
         peers.collect()
     }
 
+    /// Of this device's identity.
+    pub(super) fn fingerprint(&self) -> String {
+        let identity = StaticSecret::from_bytes(self.agent.identity().identity_key.0);
+        mac::fingerprint(&identity.public()).to_string()
+    }
+
     fn device_view(&self) -> Option<Device> {
         let member = self.agent.identity().member()?;
         let settings = self.agent.settings().settings();
         let name = settings.map_or(&member.name, |settings| &settings.name);
         let standing = self.agent.coordinator(now()).standing;
-        let identity = StaticSecret::from_bytes(self.agent.identity().identity_key.0).public();
         Some(Device {
             id: member.device.to_string(),
             name: name.to_string(),
             network: member.network_name.to_string(),
-            fingerprint: mac::fingerprint(&identity).to_string(),
+            fingerprint: self.fingerprint(),
             addresses: settings.and_then(|settings| addresses(settings.overlay, settings.host)),
             range: settings.map(|settings| (settings.overlay.ipv4, settings.overlay.ipv4_len)),
             standing: self::standing(standing).to_owned(),
