@@ -8,7 +8,7 @@ use crate::failure::Failure;
 
 use super::confirm::{Effect, confirm};
 use super::devices::{act, approved, every, report};
-use super::format::{Column, NOTHING, age, count, millis, table};
+use super::format::{Column, NOTHING, age, count, millis, print_table};
 use super::remote::Context;
 use super::{CONFIRM_WAIT, ui};
 
@@ -110,8 +110,7 @@ fn show(context: &Context<'_>, waiting: &api::Page<api::Device>) {
         ]
     };
     let rows: Vec<_> = waiting.items.iter().map(row).collect();
-    let width = ui::terminal().map(|(width, _)| width);
-    table(&columns, &rows, width).iter().for_each(ui::out);
+    print_table(&columns, &rows);
     ui::note(format!("{} would be let in; nothing was done", count(rows.len(), "device")));
 }
 

@@ -10,7 +10,7 @@ use super::approve::{self, Approve};
 use super::client::segment;
 use super::confirm::{Effect, confirm};
 use super::format::{
-    Column, NOTHING, age, count, millis, moment, moment_exact, span, table, traffic,
+    Column, NOTHING, age, count, millis, moment, moment_exact, print_table, span, traffic,
 };
 use super::remote::Context;
 use super::{CONFIRM_WAIT, keys, tombstones, ui};
@@ -227,8 +227,7 @@ async fn list(context: &Context<'_>, search: &str) -> Result<u8, Failure> {
         Column { head: "TAGS", rank: 2 },
     ];
     let rows: Vec<_> = page.items.iter().map(|device| row(device, context.now)).collect();
-    let width = ui::terminal().map(|(width, _)| width);
-    table(&columns, &rows, width).iter().for_each(ui::out);
+    print_table(&columns, &rows);
     let word = if page.total == 1 { "device" } else { "devices" };
     ui::note(format!("{} of {} {word}", page.matched, page.total));
     Ok(0)

@@ -5,6 +5,8 @@ use core::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::ui;
+
 /// What is not known.
 pub(crate) const NOTHING: &str = "–";
 
@@ -124,9 +126,15 @@ pub(crate) struct Column {
     pub(crate) rank: u8,
 }
 
+/// Prints a table as wide as the terminal, if there is one.
+pub(crate) fn print_table(columns: &[Column], rows: &[Vec<String>]) {
+    let width = ui::terminal().map(|(width, _)| width);
+    table(columns, rows, width).iter().for_each(ui::out);
+}
+
 /// A table: aligned on a terminal and never wider than it; in a pipe all
 /// columns, two spaces between.
-pub(crate) fn table(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
+fn table(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
     let widths: Vec<usize> = (0..columns.len())
         .map(|at| {
             let cells = rows.iter().map(|row| row[at].chars().count());

@@ -11,7 +11,7 @@ use crate::failure::{Code, Failure, Label};
 
 use super::client::segment;
 use super::confirm::{Effect, confirm};
-use super::format::{Column, NOTHING, count, millis, moment, span, table};
+use super::format::{Column, NOTHING, count, millis, moment, print_table, span};
 use super::remote::Context;
 use super::{parse_span, qr, ui};
 
@@ -218,8 +218,7 @@ async fn list(context: &Context<'_>) -> Result<u8, Failure> {
         Column { head: "STATE", rank: 0 },
     ];
     let rows: Vec<_> = page.items.iter().map(|key| row(key, context.now)).collect();
-    let width = ui::terminal().map(|(width, _)| width);
-    table(&columns, &rows, width).iter().for_each(ui::out);
+    print_table(&columns, &rows);
     Ok(0)
 }
 

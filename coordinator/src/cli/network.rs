@@ -9,7 +9,7 @@ use crate::api;
 use crate::failure::Failure;
 
 use super::client::segment;
-use super::format::{Column, span, table};
+use super::format::{Column, print_table, span};
 use super::remote::Context;
 use super::ui;
 
@@ -78,8 +78,7 @@ pub(super) async fn run(context: &Context<'_>, wanted: &Network) -> Result<u8, F
             ]
         })
         .collect();
-    let width = ui::terminal().map(|(width, _)| width);
-    table(&columns, &rows, width).iter().for_each(ui::out);
+    print_table(&columns, &rows);
     Ok(0)
 }
 
@@ -170,7 +169,6 @@ pub(super) async fn audit(context: &Context<'_>, wanted: &Audit) -> Result<u8, F
             ]
         })
         .collect();
-    let width = ui::terminal().map(|(width, _)| width);
-    table(&columns, &rows, width).iter().for_each(ui::out);
+    print_table(&columns, &rows);
     Ok(0)
 }

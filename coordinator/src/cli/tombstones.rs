@@ -4,7 +4,7 @@ use crate::api;
 use crate::failure::Failure;
 
 use super::client::segment;
-use super::format::{Column, NOTHING, moment, table};
+use super::format::{Column, NOTHING, moment, print_table};
 use super::remote::Context;
 use super::ui;
 
@@ -29,8 +29,7 @@ pub(super) async fn list(context: &Context<'_>) -> Result<u8, Failure> {
         vec![name, moment(&stone.deleted_at), network, stone.id.clone(), print]
     };
     let rows: Vec<_> = page.items.iter().map(row).collect();
-    let width = ui::terminal().map(|(width, _)| width);
-    table(&columns, &rows, width).iter().for_each(ui::out);
+    print_table(&columns, &rows);
     let word = if page.total == 1 { "device" } else { "devices" };
     ui::note(format!("{} deleted {word}; their identities do not come back", page.total));
     Ok(0)
