@@ -25,6 +25,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::failure::{Failure, Result, status};
+use crate::net::echo::Steady;
 use crate::process::Process;
 use crate::run::{Removed, Run};
 use crate::ui::{self, Story};
@@ -166,6 +167,17 @@ pub(crate) struct Stage<'a> {
     pub(crate) processes: Vec<Process>,
     /// Lines behind the summary of what was removed.
     pub(crate) closing: Vec<String>,
+}
+
+/// Members that talked meanwhile have lost nothing.
+fn members_lost_nothing(stage: &mut Stage<'_>, steady: &Steady) -> Result<()> {
+    let (lost, sent) = (steady.lost(), steady.sent);
+    if lost > 0 {
+        return Err(Failure::expectation(format!("members lost {lost} of {sent} packets")));
+    }
+    let words = format!("{} of {sent} answered meanwhile", steady.answered);
+    stage.story.done("members", &words, None);
+    Ok(())
 }
 
 /// Runs a scenario from its number to the removal of everything it made.

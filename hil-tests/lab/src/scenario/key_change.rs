@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Stage;
+use super::{Stage, members_lost_nothing};
 use crate::clock;
 use crate::failure::{Failure, Result};
 use crate::internet::{Families, Internet};
@@ -59,12 +59,7 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
         stage.story.done("gw-c", "joins by a string that pins the announced key", None);
         let followed = switch(stage, &mut coordinator, [&a, &b])?;
         let steady = traffic.end()?;
-        if steady.lost() > 0 {
-            let (lost, sent) = (steady.lost(), steady.sent);
-            return Err(Failure::expectation(format!("members lost {lost} of {sent} packets")));
-        }
-        let words = format!("{} of {} answered meanwhile", steady.answered, steady.sent);
-        stage.story.done("members", &words, None);
+        members_lost_nothing(stage, &steady)?;
         join(stage, "gw-d", &after)?;
         Starting::join(stage.run, internet.host("gw-e")?, &before, "")?
             .fails("error[join.wrong-coordinator]")?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Stage;
+use super::{Stage, members_lost_nothing};
 use crate::clock;
 use crate::failure::{During, Failure, Result};
 use crate::internet::{Families, Internet};
@@ -83,12 +83,7 @@ fn tell(
     }
     stage.story.done(LATE, "is unknown, proves that it was taken in, and waits", Some(waited));
     let steady = traffic.end()?;
-    if steady.lost() > 0 {
-        let (lost, sent) = (steady.lost(), steady.sent);
-        return Err(Failure::expectation(format!("members lost {lost} of {sent} packets")));
-    }
-    let words = format!("{} of {} answered meanwhile", steady.answered, steady.sent);
-    stage.story.done("members", &words, None);
+    members_lost_nothing(stage, &steady)?;
     let target = a.addresses.ipv4;
     let mut pinger = Pinger::open(late.namespace(), target).during("open a socket")?;
     let began = clock::now();
