@@ -177,6 +177,7 @@ codes! {
     ServeDbLocked "serve.db-locked" Conflict,
     ServeDbMissing "serve.db-missing" Wrong,
     ServeDbNewer "serve.db-newer" Wrong,
+    ServeDisk "serve.disk" Bad,
     ServeDiskReadonly "serve.disk-readonly" Bad,
     ServeKeyDamaged "serve.key-damaged" Wrong,
     ServeKeyDenied "serve.key-denied" Denied,

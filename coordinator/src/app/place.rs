@@ -176,6 +176,15 @@ impl Place {
                 let message = format!("{} cannot be written", self.data.display());
                 Failure::new(Code::ServeDiskReadonly, message).with(Label::Cause, cause.to_string())
             }
+            // A database on a full disk is a good one: nobody is to be sent to a
+            // backup for it.
+            error if error.is_of_the_disk() => {
+                let data = self.data.display();
+                let message = format!("the disk under {data} is full, or gives errors");
+                Failure::new(Code::ServeDisk, message)
+                    .with(Label::Cause, error.to_string())
+                    .attempt(format!("df -h {data}        (and the kernel's log: dmesg)"))
+            }
             OpenError::Corrupt(found) => {
                 // SQLite says it in lines.
                 let found = found.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -109,7 +109,9 @@ impl core::error::Error for OpenError {}
 impl OpenError {
     /// Whether the disk does not take or give what it should.
     pub fn is_of_the_disk(&self) -> bool {
-        let Self::Sqlite(error) = self else { return false };
+        let (Self::Sqlite(error) | Self::Migrate(MigrateError::Unreadable(error))) = self else {
+            return false;
+        };
         let code = error.sqlite_error_code();
         matches!(code, Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
     }

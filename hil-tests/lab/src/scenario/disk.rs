@@ -204,16 +204,22 @@ fn running(
     Ok(document)
 }
 
-/// A coordinator that starts on a read-only disk says so.
+/// A coordinator that starts on a full or a read-only disk says so, and blames no
+/// database for it.
 fn readonly(stage: &mut Stage<'_>, coordinator: &mut Coordinator, disk: &Disk) -> Result<Value> {
     coordinator.end()?;
+    disk.fill()?;
+    let full = coordinator.start_in_vain("error[serve.disk]")?;
+    within(full, CLEAR, "the error of a full disk")?;
+    disk.free()?;
+    stage.story.done("full", "a coordinator says so and does not start", Some(full));
     disk.cover()?;
     let failed = coordinator.start_in_vain("error[serve.disk-readonly]")?;
     within(failed, CLEAR, "the error of a read-only disk")?;
     disk.uncover()?;
     coordinator.restart()?;
     stage.story.done("read-only", "a coordinator says so and does not start", Some(failed));
-    Ok(json!({"error_ms": millis(failed)}))
+    Ok(json!({"error_ms": millis(failed), "full_error_ms": millis(full)}))
 }
 
 /// The kernel makes the disk of a running coordinator read-only. It says so and
