@@ -14,7 +14,7 @@ use endpoint::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
-use weft_coordinator::service::bus::{Bus, Delivery};
+use weft_coordinator::service::bus::{Bus, Class, Delivery};
 use weft_coordinator::transport::listen::Limits;
 use weft_coordinator::transport::mqtt::Embedded;
 use weft_coordinator::transport::mqtt::connect::Refusal;
@@ -207,6 +207,19 @@ async fn the_newer_connection_of_an_inbox_wins() {
     assert_eq!(newer.read_frame(inbox(1)).await, b"still");
     assert_eq!(endpoint.hub.send(inbox(1), Bytes::from_static(b"down")), Delivery::Queued);
     assert_eq!(newer.read_frame(inbox(1)).await, b"down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_connection_was_taken_over_is_handled() {
+    let endpoint = endpoint();
+    let (mut older, old_task) = endpoint.admitted(inbox(1)).await;
+    older.write(&publish(&Topic::Hello(inbox(1)).text(), b"silence")).await;
+    // Before the older connection's task could run again.
+    let newer = endpoint.hub.attach(inbox(1), Class::Device).unwrap();
+    old_task.await.unwrap();
+    assert_eq!(endpoint.echo.handled.load(Ordering::SeqCst), 1);
+    assert_eq!(endpoint.broker.stats().closed(Close::TakenOver).get(), 1);
+    assert_eq!(newer.link().closed(), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,12 +12,13 @@ use std::rc::Rc;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Duration, Instant};
 use weft_agent_core::control::{
-    Control, ControlConfig, ControlEvent, Credentials, Identity, LineRequest, Membership, Report,
+    CacheHead, Control, ControlConfig, ControlEvent, Credentials, Identity, LineRequest,
+    Membership, Report,
 };
 use weft_noise::key::StaticSecret;
 use weft_wire::frame::{self, FrameKind, MAX_FRAME_CHIP};
-use weft_wire::id::{DeviceId, Name};
-use weft_wire::item::{Abilities, Backend, Item as _, Items, WelcomeInfo};
+use weft_wire::id::{DeviceId, Name, Revision};
+use weft_wire::item::{Abilities, Backend, Item as _, ItemWriter, Items, RawItem, WelcomeInfo};
 use weft_wire::join::JoinString;
 use weft_wire::map::{MapReady, Page};
 use weft_wire::verdict::Refusal;
@@ -32,6 +33,8 @@ use crate::line::{self, Storage};
 const ENROLLING: usize = 60;
 /// Seconds between MQTT pings, as of real devices.
 const KEEPALIVE_S: u16 = 300;
+/// Bytes that hold an identity, or the control session's part of the cache.
+const STORED_LEN: usize = 1_400;
 /// How late an attempt may be seen, when everything runs at once.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -454,23 +457,37 @@ impl<const FRAME: usize> Device<FRAME> {
     }
 
     /// The program ended and is started again with what storage held: the
-    /// identity, and no map.
+    /// identity and the commands that were done, and no map.
     fn start_anew(&mut self) {
         self.restart = false;
         self.boots += 1;
-        let mut bytes = [0; 1_024];
-        let stored = postcard::to_slice(self.control.identity(), &mut bytes);
-        // What was made of an identity is one.
-        if let Some(identity) = stored.ok().and_then(|stored| postcard::from_bytes(stored).ok()) {
-            self.control = control(identity, self.place, self.boots);
-        } else {
-            self.over = true;
+        // What was made of an identity and of a cache is one.
+        match self.stored() {
+            Some(control) => self.control = control,
+            None => self.over = true,
         }
         self.peers.clear();
         self.snapshot = None;
         self.window = None;
         self.lost_at = None;
         self.world.board.change().seats[self.place].peers = None;
+    }
+
+    fn stored(&self) -> Option<Box<Control<FRAME>>> {
+        let mut bytes = [0; STORED_LEN];
+        let identity = postcard::to_slice(self.control.identity(), &mut bytes).ok()?;
+        let identity = postcard::from_bytes(identity).ok()?;
+        let mut writer = ItemWriter::new(&mut bytes);
+        self.control.write_cache(&mut writer).ok()?;
+        let cached = writer.len();
+        let mut items = Items::new(bytes.get(..cached)?).filter_map(Result::ok);
+        let head: CacheHead = items.find(|item| item.tag == CacheHead::TAG)?.decode().ok()?;
+        let head = CacheHead { revision: Revision(0), ..head };
+        let body = postcard::to_slice(&head, &mut bytes).ok()?;
+        let mut control = control(identity, self.place, self.boots);
+        let head = RawItem { tag: CacheHead::TAG, body };
+        control.restore(&head, clock::core_now()).ok()?;
+        Some(control)
     }
 }
 

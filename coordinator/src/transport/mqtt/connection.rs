@@ -285,9 +285,28 @@ where
                     self.flush().await?;
                     return Err(Close::Ended);
                 }
+                Some(Close::TakenOver) => {
+                    self.handle_rest().await?;
+                    return Err(Close::TakenOver);
+                }
                 Some(why) => return Err(why),
             }
         }
+    }
+
+    /// A device says a last word, such as that it will restart, and is back at
+    /// once: what had come before its next connection took over is handled, as
+    /// far as one read and the client's bucket go.
+    async fn handle_rest(&mut self) -> Result<(), Close> {
+        if self.session.readable_at() <= Instant::now().into_std() {
+            self.input.reserve(READ_BUFFER);
+            // Not waited for: what is not here now came too late.
+            let read = timeout(Duration::ZERO, self.stream.read_buf(&mut self.input)).await;
+            if let Ok(Ok(len)) = read {
+                self.session.handle_bytes(len, Instant::now().into_std());
+            }
+        }
+        self.handle_input().await
     }
 
     fn handle_alarm(&self) -> Result<(), Close> {
