@@ -5,8 +5,8 @@
 //! the next, so a simulated day without traffic costs nothing.
 //!
 //! - [`net`]: hosts, links with latency, jitter, loss, duplication, reordering
-//!   and corruption, and middleboxes between a site and the world. A NAT model is
-//!   a [`net::Middlebox`].
+//!   and corruption, and middleboxes between a site and the world.
+//! - [`nat`]: NAT boxes by behaviour, such a middlebox each.
 //! - [`world`]: a clock, a network, and anything that implements
 //!   [`world::Node`].
 //! - [`tunnel`]: our tunnel and data path as such a node.
@@ -18,6 +18,7 @@
 //! Test code: a mistake in a scenario (a host that is not there) panics.
 
 pub mod mesh;
+pub mod nat;
 pub mod net;
 pub mod replay;
 pub mod rng;
@@ -25,7 +26,8 @@ pub mod tunnel;
 pub mod world;
 
 pub use mesh::Mesh;
-pub use net::{Datagram, HostId, Link, Middlebox, Network};
+pub use nat::Nat;
+pub use net::{Datagram, GatewayId, HostId, Link, Middlebox, Network};
 pub use rng::Rng;
 pub use tunnel::TunnelNode;
 pub use world::{Delivery, Node, World};

@@ -76,6 +76,12 @@ pub trait Middlebox {
     /// A datagram for one of the gateway's outer addresses arrives. `None` drops
     /// it; the destination may be rewritten.
     fn inbound(&mut self, datagram: Datagram, now: Instant) -> Option<Datagram>;
+
+    /// The gateway's outer addresses: at the start, and when they change.
+    fn set_addresses(&mut self, _outer: &[IpAddr]) {}
+
+    /// Power off and on: what is not on paper is forgotten.
+    fn reboot(&mut self) {}
 }
 
 /// A host of a [`Network`].
@@ -166,9 +172,10 @@ impl Network {
         &mut self,
         addresses: impl IntoIterator<Item = IpAddr>,
         behind: Option<GatewayId>,
-        middlebox: Box<dyn Middlebox>,
+        mut middlebox: Box<dyn Middlebox>,
     ) -> GatewayId {
-        let addresses = addresses.into_iter().collect();
+        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        middlebox.set_addresses(&addresses);
         self.gateways.push(Gateway { addresses, area: behind, middlebox });
         GatewayId(self.gateways.len() - 1)
     }
@@ -187,6 +194,22 @@ impl Network {
     ) {
         self.hosts[host.0].addresses = addresses.into_iter().collect();
         self.hosts[host.0].area = behind;
+    }
+
+    /// Restarts what stands at a gateway.
+    pub fn reboot(&mut self, gateway: GatewayId) {
+        self.gateways[gateway.0].middlebox.reboot();
+    }
+
+    /// Gives a gateway other outer addresses, as a provider does overnight.
+    pub fn move_gateway(
+        &mut self,
+        gateway: GatewayId,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) {
+        let gateway = &mut self.gateways[gateway.0];
+        gateway.addresses = addresses.into_iter().collect();
+        gateway.middlebox.set_addresses(&gateway.addresses);
     }
 
     /// What became of datagrams so far.
