@@ -36,6 +36,8 @@ pub mod item;
 pub mod join;
 pub mod login;
 pub mod map;
+pub mod probe;
+pub mod relay;
 pub mod signal;
 pub mod stun;
 pub mod telemetry;

@@ -17,6 +17,8 @@ use weft_wire::id::{
 use weft_wire::item::*;
 use weft_wire::join::{Address, BrokerAccount, Carrier, EnrolToken, JoinString, MAX_TEXT};
 use weft_wire::map::*;
+use weft_wire::probe::{self, PING_BODY, PROBE_LEN, ProbeHead, ProbeKind, pong_body};
+use weft_wire::relay::*;
 use weft_wire::signal::*;
 use weft_wire::telemetry::*;
 use weft_wire::topic::Topic;
@@ -266,6 +268,44 @@ fn network(golden: &mut Golden) {
     golden.item("lease", &Lease { lease_s: 604_800 });
 }
 
+fn relays(golden: &mut Golden) {
+    let relay = Relay {
+        number: 1,
+        v4: Some([203, 0, 113, 10].into()),
+        v6: Some("2001:db8::10".parse().unwrap()),
+        udp: [3_478, 443],
+        tcp: 443,
+        tls: 5_349,
+    };
+    let other = Relay { number: 300, v4: None, udp: [3_478, 0], tcp: 0, tls: 0, ..relay };
+    golden.item("relays", &Relays { relays: list(&[relay, other]) });
+    golden.item("relay_ask", &RelayAsk { request: 9 });
+    let login = |relay| RelayLogin { relay, mac: RelayMac([0x5A; 20]) };
+    let logins = [login(1), login(300)].into_iter().collect();
+    let user = text("1800604800:dev_2j7m5ctnuzov");
+    golden.item("relay_grant", &RelayGrant { request: 9, user, lifetime_s: 604_800, logins });
+}
+
+fn probes(golden: &mut Golden) {
+    let head = ProbeHead {
+        receiver: 0x0403_0201,
+        epoch: 0x0807_0605,
+        transaction: 0x1817_1615_1413_1211,
+        clock_ms: 0x2423_2221,
+        relayed: true,
+        number: 7,
+    };
+    let mut out = [0; PROBE_LEN];
+    let mut put = |name, kind, body: &[u8]| {
+        let len = probe::emit(kind, &head, body, &mut out, |_| [0xC5; 16]).unwrap();
+        golden.put(name, hex(&out[..len]));
+    };
+    put("probe_ping", ProbeKind::Ping, &PING_BODY);
+    put("probe_pong", ProbeKind::Pong, &pong_body(v4(), 517));
+    put("probe_go", ProbeKind::Go, &[1, 2, 3]);
+    put("probe_open", ProbeKind::Open, &[]);
+}
+
 fn signal_and_telemetry(golden: &mut Golden) {
     let candidates: heapless::Vec<Candidate, CANDIDATES> = list(&[
         Candidate { kind: CandidateKind::Host, address: v4() },
@@ -342,6 +382,8 @@ fn every_format_keeps_its_bytes() {
     enrolment(&mut golden);
     map(&mut golden);
     network(&mut golden);
+    relays(&mut golden);
+    probes(&mut golden);
     signal_and_telemetry(&mut golden);
     frames_and_texts(&mut golden);
     if std::env::var_os("WEFT_GOLDEN").is_some() {

@@ -24,6 +24,7 @@ use weft_wire::crc::crc32;
 use weft_wire::id::{Epoch, Inbox, Instance, Revision, Secret};
 use weft_wire::item::{HelloInfo, Item, Items, Ping};
 use weft_wire::map::{MapApplied, MapNext, Page};
+use weft_wire::relay::{RelayAsk, RelayGrant};
 use weft_wire::signal::Call;
 use weft_wire::stun::{BINDING_REQUEST, BINDING_SUCCESS, MessageWriter};
 use weft_wire::topic::Topic;
@@ -80,6 +81,8 @@ fn wire(corpora: &mut Corpora) {
             _ if ["hello_prologue", "record_header", "retry", "reset"].contains(&name) => {
                 corpora.put("wire-frame", bytes);
             }
+            _ if name.starts_with("probe_") => corpora.put("wire-probe", bytes),
+            Some(RelayAsk::TAG | RelayGrant::TAG) => corpora.put("wire-items", bytes),
             Some(tag) if tag >= Call::TAG => corpora.put("wire-signal", bytes),
             Some(20..) => {
                 ops.extend_from_slice(&bytes);

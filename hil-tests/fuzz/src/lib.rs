@@ -55,6 +55,7 @@ pub const ALL: &[Target] = &[
     target("wire-frame", "headers of the sealed channel's frames", wire::frame),
     target("wire-join", "the join string", wire::join),
     target("wire-topic", "MQTT topics, ids, passwords, base32 and base64", wire::topic),
+    target("wire-probe", "probes between agents", wire::probe),
     target("wire-stun", "STUN messages, and the relay's answer", wire::stun),
     target("wire-http", "frames in the body of an answered post", wire::http),
     target("noise-wireguard", "WireGuard's four messages", noise::wireguard),

@@ -13,6 +13,8 @@ use weft_wire::id::{CommandId, DeviceId, Inbox, KeyId, NetworkId, OrganisationId
 use weft_wire::item::*;
 use weft_wire::join::{JoinString, MAX_TEXT};
 use weft_wire::map::*;
+use weft_wire::probe::{self, PROBE_LEN, Probe};
+use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::stun::{BINDING_SUCCESS, Message, MessageWriter};
 use weft_wire::telemetry::Heartbeat;
@@ -58,6 +60,8 @@ pub(crate) fn items(data: &[u8]) {
             Ping::TAG => stable::<Ping>(body),
             Duplicate::TAG => stable::<Duplicate>(body),
             Stamps::TAG => stable::<Stamps>(body),
+            RelayAsk::TAG => stable::<RelayAsk>(body),
+            RelayGrant::TAG => stable::<RelayGrant>(body),
             _ => {}
         }
     }
@@ -99,6 +103,7 @@ fn map_item(raw: &RawItem<'_>) {
         PeerKey::TAG => stable::<PeerKey>(body),
         Rules::TAG => stable::<Rules>(body),
         Servers::TAG => stable::<Servers>(body),
+        Relays::TAG => stable::<Relays>(body),
         Settings::TAG => {
             stable::<Settings>(body);
             if let Ok(settings) = raw.decode::<Settings>() {
@@ -264,6 +269,21 @@ pub(crate) fn stun(data: &[u8]) {
     let len = writer.finish().expect("room");
     let written = Message::parse(&out[..len]).expect("what was written is read");
     assert_eq!(written.mapped_address(), Some(address));
+}
+
+/// Probes: what is read is written back as the same bytes.
+pub(crate) fn probe(data: &[u8]) {
+    let Ok(probe) = Probe::parse(data) else { return };
+    let (_, mac) = probe.authenticated();
+    let mut out = [0; PROBE_LEN];
+    let len = probe::emit(probe.kind(), &probe.head(), probe.body(), &mut out, |_| *mac);
+    assert_eq!(&out[..len.expect("what was read fits")], data);
+    if let Some((source, delay_ms)) = probe.echo() {
+        let body = probe::pong_body(source, delay_ms);
+        let len = probe::emit(probe.kind(), &probe.head(), &body, &mut out, |_| *mac);
+        let again = Probe::parse(&out[..len.expect("equally long")]).expect("our own").echo();
+        assert_eq!(again, Some((source, delay_ms)));
+    }
 }
 
 /// Frames of an answered post.

@@ -1,0 +1,97 @@
+//! Which relays a device may use, and with which credentials.
+//!
+//! The list changes rarely and is part of the map; credentials change with
+//! time and are asked for, so that a device that never needs a relay causes
+//! nothing.
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize as De, Serialize as Ser};
+use zeroize::Zeroize as _;
+
+use crate::item::{RequestId, item};
+
+/// The most relays in a map.
+pub const RELAYS: usize = 4;
+
+/// The longest user name of a relay, in bytes: an expiry, a colon and the text
+/// of a device's id fit twice.
+pub const RELAY_USER_LEN: usize = 48;
+
+/// A TURN server (RFC 8656). It has an address of one family at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Ser, De)]
+pub struct Relay {
+    /// Names it in [`RelayGrant`] and in reports; unique in the network.
+    pub number: u16,
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+    /// UDP ports, the usual one first; 0 = none.
+    pub udp: [u16; 2],
+    /// Port of TURN over TCP; 0 = none.
+    pub tcp: u16,
+    /// Port of TURN over TLS; 0 = none.
+    pub tls: u16,
+}
+
+item!(
+    /// Op: the complete list of relays.
+    48 Relays {
+        /// Those that the coordinator would try first come first.
+        relays: heapless::Vec<Relay, RELAYS>,
+    }
+);
+
+item!(
+    /// Request: credentials for the relays of the map. Answered by
+    /// [`RelayGrant`].
+    30 RelayAsk {
+        /// Id of this request.
+        request: RequestId,
+    }
+);
+
+/// What a password at a relay is made of: the MAC that shared-secret relays
+/// compute of the user name (HMAC-SHA1). Written in Base64 it is the password.
+/// Erased when dropped; no `Debug`, no `Clone`, no comparison.
+#[derive(Ser, De)]
+pub struct RelayMac(pub [u8; 20]);
+
+impl RelayMac {
+    /// A second copy, named so that every place that makes one is found.
+    pub const fn duplicate(&self) -> Self {
+        Self(self.0)
+    }
+}
+
+impl Drop for RelayMac {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// The credential at one relay.
+#[derive(Ser, De)]
+pub struct RelayLogin {
+    /// [`Relay::number`].
+    pub relay: u16,
+    /// Its password's MAC.
+    pub mac: RelayMac,
+}
+
+item!(
+    /// Answer: credentials as relays with a shared secret take them, ours and
+    /// coturn's.
+    31 RelayGrant {
+        /// Of the request.
+        request: RequestId,
+        /// The user name at every relay; begins with the Unix time at which it
+        /// expires.
+        user: heapless::String<RELAY_USER_LEN>,
+        /// Seconds until then. New ones are asked for at half.
+        lifetime_s: u32,
+        /// One per relay that this device may use; none = it may use none.
+        logins: heapless::Vec<RelayLogin, RELAYS>,
+    }
+);
