@@ -217,12 +217,15 @@ fn who_comes_too_early_spoils_the_mapping_towards_himself_for_30_s() {
         // Its last packet counts.
         site.wait(20_000);
         assert_eq!(site.answer(peer, at(OUTER, 51_871)), None);
+        site.send(51_871, server(0, 0));
         site.wait(29_999);
         let seen = site.send(51_871, peer).expect("it passes");
         assert_eq!(seen.port() != 51_871, spoiled, "{}", kind.name());
         assert_eq!(site.answer(peer, seen), Some(51_871));
-        let to_others = site.send(51_871, server(0, 0)).expect("it passes");
-        assert_eq!(to_others.port(), 51_871, "towards everybody else nothing changed");
+        let to_known = site.send(51_871, server(0, 0)).expect("it passes");
+        assert_eq!(to_known.port(), 51_871, "who was sent to before sees no change");
+        let to_later = site.send(51_871, server(0, 1)).expect("it passes");
+        assert_eq!(to_later, seen, "who is sent to later sees the youngest mapping");
     }
     let mut site = Site::of(Kind::NoFw);
     site.answer(peer, at(OUTER, 51_871));

@@ -93,7 +93,8 @@ pub struct Rules {
     pub filtering: Filtering,
     /// Drops what nobody asked for. Without it such a packet becomes a flow of
     /// the box itself, and a later mapping towards its sender has to make room:
-    /// it gets another port than everybody else sees.
+    /// it gets another port than all see who were sent to before. Who is sent to
+    /// later sees that one too: the kernel takes a host's youngest mapping.
     pub firewall: bool,
     /// Lets its own hosts reach each other by their public addresses; the
     /// receiver sees the sender's.

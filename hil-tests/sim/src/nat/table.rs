@@ -214,11 +214,12 @@ impl Table {
     fn expire(&mut self, now: Instant) {
         self.own.retain(|_, until| *until > now);
         let index = &mut self.index;
-        self.entries.retain(|_, entry| {
+        self.entries.retain(|port, entry| {
             entry.flows.retain(|_, flow| flow.until > now);
             let held = entry.flows.values().any(|flow| flow.asked);
-            if !held {
-                index.remove(&(entry.inside, entry.scope));
+            let key = (entry.inside, entry.scope);
+            if !held && index.get(&key) == Some(port) {
+                index.remove(&key);
             }
             held
         });
@@ -233,7 +234,10 @@ impl Table {
         if let Some(entry) = self.entries.get(&port)
             && entry.flows.is_empty()
         {
-            self.index.remove(&(entry.inside, entry.scope));
+            let key = (entry.inside, entry.scope);
+            if self.index.get(&key) == Some(&port) {
+                self.index.remove(&key);
+            }
             self.entries.remove(&port);
         }
     }
@@ -245,10 +249,11 @@ impl Table {
         inside: SocketAddr,
         far: SocketAddr,
     ) -> Result<u16, Refused> {
-        // A mapping that had to make room stands before the common one.
-        let moved = Scope::Endpoint(far);
-        if let Some(port) = self.index.get(&(inside, moved)) {
-            return Ok(*port);
+        // A flow keeps its port, also when the mapping has moved since.
+        if !rules.firewall
+            && let Some(port) = self.port_of_flow(inside, far)
+        {
+            return Ok(port);
         }
         let scope = Scope::of(rules.mapping, far);
         let (port, fresh) = match self.index.get(&(inside, scope)) {
@@ -256,14 +261,22 @@ impl Table {
             None => (self.choose(rules, inside, scope)?, true),
         };
         if self.own.contains_key(&(port, far)) {
+            // The kernel looks for a host's youngest mapping: whoever is sent to
+            // for the first time from now on sees this port as well.
             let other = self.free(ANY, None)?;
-            self.insert(other, inside, moved);
+            self.insert(other, inside, scope);
             return Ok(other);
         }
         if fresh {
             self.insert(port, inside, scope);
         }
         Ok(port)
+    }
+
+    fn port_of_flow(&self, inside: SocketAddr, far: SocketAddr) -> Option<u16> {
+        let asked = |entry: &Entry| entry.flows.get(&far).is_some_and(|flow| flow.asked);
+        let mut entries = self.entries.iter();
+        entries.find(|(_, entry)| entry.inside == inside && asked(entry)).map(|(port, _)| *port)
     }
 
     fn choose(&mut self, rules: &Rules, inside: SocketAddr, scope: Scope) -> Result<u16, Refused> {
