@@ -1,6 +1,7 @@
 //! `weft-lab`: real programs in network namespaces on a simulated internet.
 
 mod clock;
+mod dice;
 mod disk;
 mod failure;
 mod guest;
@@ -8,10 +9,12 @@ mod initramfs;
 mod internet;
 mod measure;
 mod mesh;
+mod nat;
 mod net;
 mod process;
 mod run;
 mod scenario;
+mod site;
 mod tap;
 mod ui;
 mod wall;
@@ -72,9 +75,9 @@ fn main() -> ExitCode {
 }
 
 fn list() -> Result<()> {
-    ui::answer("NAME       WHAT IT SHOWS");
+    ui::answer("NAME        WHAT IT SHOWS");
     for scenario in scenario::ALL {
-        ui::answer(&format!("{:<9}  {}", scenario.name, scenario.about));
+        ui::answer(&format!("{:<10}  {}", scenario.name, scenario.about));
     }
     Ok(())
 }

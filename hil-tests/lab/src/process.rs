@@ -193,6 +193,15 @@ impl Drop for Process {
     }
 }
 
+/// Where a program lies. Debian keeps those of root where other users do not look.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}
+
 /// What a program that ends by itself left.
 pub(crate) struct Finished {
     pub(crate) status: ExitStatus,

@@ -12,6 +12,7 @@ mod footprint;
 mod hostile;
 mod interop;
 mod key_change;
+mod nats;
 mod outage;
 mod pair;
 mod reference;
@@ -115,6 +116,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "key-change",
         about: "the coordinator's own key changes as announced: members follow",
         play: key_change::play,
+    },
+    Scenario {
+        name: "nats",
+        about: "every NAT box of the laboratory, seen from behind it, is what it is called",
+        play: nats::play,
     },
     Scenario {
         name: "outage",

@@ -255,18 +255,6 @@ fn inject(line: &Line, topic: Topic, frame: &[u8], count: &AtomicU64) {
     }
 }
 
-/// Numbers that need not be good, only spread (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    const fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-}
-
 /// Both directions of a stream.
 fn shut(stream: &TcpStream) {
     match stream.shutdown(Shutdown::Both) {

@@ -10,18 +10,12 @@ use std::time::Duration;
 use crate::failure::{During, Failure, Result};
 use crate::guest::Guest;
 use crate::net::namespace::Namespace;
-use crate::process::{Process, finish};
+use crate::process::{Process, find_program, finish};
 use crate::run::ip_batch;
 
 /// The first program of a namespace's WireGuard that is not installed.
 pub(crate) fn missing_program() -> Option<&'static str> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian keeps programs of root where other users do not look.
-    let folders: Vec<_> =
-        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
-    ["wireguard-go", "wg"]
-        .into_iter()
-        .find(|name| !folders.iter().any(|folder| folder.join(name).is_file()))
+    ["wireguard-go", "wg"].into_iter().find(|name| find_program(name).is_none())
 }
 
 /// A key pair in base64, made by `wg`.

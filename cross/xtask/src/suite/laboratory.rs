@@ -24,7 +24,7 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     let interop: &[&str] = if full { &["interop"] } else { &["interop", "--short"] };
     let mut outcome = Outcome::default();
     // First the ground that everything stands on.
-    let ground: &[&str] = if full { &["wire", "reference"] } else { &["wire"] };
+    let ground: &[&str] = if full { &["wire", "nats", "reference"] } else { &["wire", "nats"] };
     for name in ground {
         outcome.merge(scenario(root, &[name]));
     }

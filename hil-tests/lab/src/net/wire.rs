@@ -1,8 +1,12 @@
 //! The simulated internet: a learning switch that delays every frame.
 //!
 //! One thread, one packet socket per link, one heap of frames by due time. So a
-//! round trip of 20 ms needs no traffic shaping in the kernel, order is kept,
-//! and large segments pass whole.
+//! round trip of 20 ms needs no traffic shaping in the kernel, and large segments
+//! pass whole: loss is by frame, and such a segment is one.
+//!
+//! What a link does to frames is changed while it runs. Jitter never reorders the
+//! frames of one link. Chance comes from a seed; the order in which frames come
+//! does not, so that a seed repeats how much is lost and not which.
 
 use std::cmp::Ordering as Order;
 use std::collections::{BinaryHeap, HashMap};
@@ -10,23 +14,39 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::namespace::Namespace;
 use super::packet::{MAX_FRAME, OFFLOAD_HEADER, PacketSocket, wait};
 use crate::clock;
+use crate::dice::Dice;
 
 /// Frames under way; beyond it the newest is lost, as in a full router.
 const UNDER_WAY: usize = 8_192;
 /// Frames taken from one link before the others get their turn.
 const BATCH: usize = 64;
 
+/// Links at most: where one leads nowhere is a bit each.
+const LINKS: usize = 64;
+
 type Mac = [u8; 6];
+
+/// What a link does to its frames, both ways.
+#[derive(Default)]
+struct Link {
+    /// Up to this much later, in microseconds.
+    jitter: AtomicU32,
+    /// Lost, in a million.
+    loss: AtomicU32,
+    /// Links that it does not reach.
+    cut: AtomicU64,
+}
 
 /// A running forwarder; dropping it cuts the wire.
 pub(crate) struct Wire {
+    links: Arc<[Link]>,
     counters: Arc<Counters>,
     stop: UdpSocket,
     thread: Option<JoinHandle<io::Result<()>>>,
@@ -40,7 +60,8 @@ struct Counters {
 }
 
 impl Wire {
-    /// Connects interfaces of a namespace; each frame takes `delay` one way.
+    /// Connects interfaces of a namespace; each frame takes `delay` one way. What
+    /// is left to chance follows from the seed.
     ///
     /// # Errors
     ///
@@ -49,8 +70,12 @@ impl Wire {
         namespace: &Namespace,
         interfaces: &[&str],
         delay: Duration,
+        seed: u64,
     ) -> io::Result<Self> {
-        let links = namespace.within(|| {
+        if interfaces.len() > LINKS {
+            return Err(io::Error::other(format!("{} links, at most {LINKS}", interfaces.len())));
+        }
+        let sockets = namespace.within(|| {
             interfaces
                 .iter()
                 .map(|name| {
@@ -64,8 +89,12 @@ impl Wire {
         let stopped = UdpSocket::bind("127.0.0.1:0")?;
         stop.connect(stopped.local_addr()?)?;
         let counters = Arc::new(Counters::default());
+        let links: Arc<[Link]> = interfaces.iter().map(|_| Link::default()).collect();
         let switch = Switch {
-            links,
+            latest: vec![clock::now(); sockets.len()],
+            sockets,
+            links: Arc::clone(&links),
+            dice: Dice(seed),
             delay,
             ports: HashMap::new(),
             heap: BinaryHeap::new(),
@@ -79,7 +108,29 @@ impl Wire {
             let _hurried = super::hurry();
             switch.run(&stopped)
         })?;
-        Ok(Self { counters, stop, thread: Some(thread) })
+        Ok(Self { links, counters, stop, thread: Some(thread) })
+    }
+
+    /// Frames of a link come up to this much later.
+    pub(crate) fn set_jitter(&self, link: usize, jitter: Duration) {
+        let micros = u32::try_from(jitter.as_micros()).unwrap_or(u32::MAX);
+        self.links[link].jitter.store(micros, Ordering::Relaxed);
+    }
+
+    /// So many in a million frames of a link are lost, each way.
+    pub(crate) fn set_loss(&self, link: usize, ppm: u32) {
+        self.links[link].loss.store(ppm, Ordering::Relaxed);
+    }
+
+    /// Cuts a link off from others, or mends it. Frames under way still arrive.
+    pub(crate) fn set_cut(&self, link: usize, from: impl Iterator<Item = usize>, cut: bool) {
+        let others = from.filter(|other| *other != link).fold(0, |bits, other| bits | 1 << other);
+        let bits = &self.links[link].cut;
+        if cut {
+            bits.fetch_or(others, Ordering::Relaxed);
+        } else {
+            bits.fetch_and(!others, Ordering::Relaxed);
+        }
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -94,7 +145,7 @@ impl Wire {
         told.map(drop)
     }
 
-    /// Frames delivered and frames lost for want of room.
+    /// Frames delivered, and frames lost: by chance, by a cut, for want of room.
     pub(crate) fn counters(&self) -> (u64, u64) {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (load(&self.counters.forwarded), load(&self.counters.lost))
@@ -138,7 +189,11 @@ impl PartialEq for Frame {
 impl Eq for Frame {}
 
 struct Switch {
-    links: Vec<PacketSocket>,
+    sockets: Vec<PacketSocket>,
+    links: Arc<[Link]>,
+    dice: Dice,
+    /// When the last frame of each link is due: the next one is not before it.
+    latest: Vec<Instant>,
     delay: Duration,
     /// Which link an address was seen on.
     ports: HashMap<Mac, usize>,
@@ -151,7 +206,8 @@ struct Switch {
 
 impl Switch {
     fn run(mut self, stopped: &UdpSocket) -> io::Result<()> {
-        let mut descriptors: Vec<RawFd> = self.links.iter().map(PacketSocket::descriptor).collect();
+        let mut descriptors: Vec<RawFd> =
+            self.sockets.iter().map(PacketSocket::descriptor).collect();
         descriptors.push(stopped.as_raw_fd());
         stopped.set_nonblocking(true)?;
         let mut buffer = vec![0; MAX_FRAME];
@@ -162,7 +218,7 @@ impl Switch {
             if stopped.recv(&mut [0; 1]).is_ok() {
                 return Ok(());
             }
-            for link in 0..self.links.len() {
+            for link in 0..self.sockets.len() {
                 self.take_in(link, &mut buffer)?;
             }
             self.deliver()?;
@@ -170,9 +226,9 @@ impl Switch {
     }
 
     fn take_in(&mut self, link: usize, buffer: &mut [u8]) -> io::Result<()> {
-        let due = clock::now() + self.delay;
+        let now = clock::now();
         for _ in 0..BATCH {
-            let len = match self.links[link].receive(buffer) {
+            let len = match self.sockets[link].receive(buffer) {
                 Ok(Some(len)) => len,
                 // The far end of a link may go down: a host without power.
                 Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => return Ok(()),
@@ -186,25 +242,48 @@ impl Switch {
             self.ports.insert(from, link);
             match self.ports.get(&to).copied() {
                 Some(known) if known == link => {}
-                Some(known) => self.queue(known, frame, due),
-                None => (0..self.links.len())
+                Some(known) => self.queue(link, known, frame, now),
+                None => (0..self.sockets.len())
                     .filter(|other| *other != link)
-                    .for_each(|other| self.queue(other, frame, due)),
+                    .for_each(|other| self.queue(link, other, frame, now)),
             }
         }
         Ok(())
     }
 
-    fn queue(&mut self, link: usize, frame: &[u8], due: Instant) {
-        if self.heap.len() >= UNDER_WAY {
+    fn queue(&mut self, from: usize, link: usize, frame: &[u8], now: Instant) {
+        if self.heap.len() >= UNDER_WAY || self.is_lost(from, link) {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        let jitter = self.jitter(from) + self.jitter(link);
+        let due = self.latest[from].max(now + self.delay + jitter);
+        self.latest[from] = due;
         let mut bytes = self.spare.pop().unwrap_or_default();
         bytes.clear();
         bytes.extend_from_slice(frame);
         self.sequence += 1;
         self.heap.push(Frame { due, sequence: self.sequence, link, bytes });
+    }
+
+    /// By a cut of either end, or by chance on either link.
+    fn is_lost(&mut self, from: usize, to: usize) -> bool {
+        let cut = |link: usize, other: usize| {
+            self.links[link].cut.load(Ordering::Relaxed) & 1 << other != 0
+        };
+        if cut(from, to) || cut(to, from) {
+            return true;
+        }
+        [from, to].into_iter().any(|link| {
+            let loss = self.links[link].loss.load(Ordering::Relaxed);
+            loss > 0 && self.dice.roll() % 1_000_000 < u64::from(loss)
+        })
+    }
+
+    fn jitter(&mut self, link: usize) -> Duration {
+        let most = self.links[link].jitter.load(Ordering::Relaxed);
+        let micros = if most == 0 { 0 } else { self.dice.roll() % (u64::from(most) + 1) };
+        Duration::from_micros(micros)
     }
 
     fn deliver(&mut self) -> io::Result<()> {
@@ -213,7 +292,7 @@ impl Switch {
             let Some(frame) = self.heap.pop() else {
                 return Ok(());
             };
-            let counter = match self.links[frame.link].send(&frame.bytes) {
+            let counter = match self.sockets[frame.link].send(&frame.bytes) {
                 Ok(true) => &self.counters.forwarded,
                 Ok(false) => &self.counters.lost,
                 Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => &self.counters.lost,

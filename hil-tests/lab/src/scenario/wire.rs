@@ -6,18 +6,25 @@ use serde_json::{Value, json};
 
 use super::Stage;
 use crate::failure::{Failure, Result};
-use crate::internet::{Families, Internet, ONE_WAY};
-use crate::measure::{pings, tcp_mbps};
+use crate::internet::{Families, Internet, ONE_WAY, Plan};
+use crate::measure::{Pings, pings, tcp_mbps};
 use crate::ui;
 
 /// How much longer than twice the delay the shortest round trip may take. Not
 /// the median: on a busy machine that one measures the other programs.
 const TOLERANCE: Duration = Duration::from_millis(4);
 
+/// Echo requests where chance is looked at.
+const ROUNDS: u32 = 100;
+/// Up to this much later.
+const JITTER: Duration = Duration::from_millis(10);
+
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
-    let internet =
-        Internet::build(stage.run, "core", &[("a", 21), ("b", 22)], &[], Families::Both)?;
-    stage.story.done("internet", "core, a, b", None);
+    let hosts = [("a", 21), ("b", 22), ("c", 23)];
+    let seed = stage.options.seed.unwrap_or(1);
+    let plan = Plan { hosts: &hosts, seed, ..Plan::new("core", Families::Both) };
+    let internet = Internet::of(stage.run, &plan)?;
+    stage.story.done("internet", "core, a, b, c", None);
     let (a, b) = (internet.host("a")?, internet.host("b")?);
     let mut document = json!({});
     for (family, address) in [("ipv4", b.ipv4()), ("ipv6", b.ipv6())] {
@@ -44,7 +51,51 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
             "tcp_mbps": mbps.round(),
         });
     }
+    faults(stage, &internet)?;
     let (forwarded, lost) = internet.counters();
     document["frames"] = json!({"forwarded": forwarded, "lost": lost});
     Ok(document)
+}
+
+/// What links do to frames when they are told to.
+fn faults(stage: &mut Stage<'_>, internet: &Internet) -> Result<()> {
+    let ask = |to: &str, count: u32| -> Result<Pings> {
+        let limit = if count > 5 { 3 * ONE_WAY + 2 * JITTER } else { 6 * ONE_WAY };
+        pings(internet.host("a")?.namespace(), internet.host(to)?.ipv4(), count, limit)
+    };
+    let judge = |name: &str, holds: bool, answers: &Pings| {
+        let text = format!("{} of {} answered", answers.received(), answers.sent);
+        if holds { Ok(text) } else { Err(Failure::expectation(format!("{name}: {text}"))) }
+    };
+    // A request and its answer cross the link once each: 19 in 100.
+    internet.set_loss("a", 100_000)?;
+    let answers = ask("b", ROUNDS)?;
+    internet.set_loss("a", 0)?;
+    let text = judge("a loss of 10 % each way", (5..=38).contains(&answers.lost()), &answers)?;
+    stage.story.done("loss", &text, None);
+
+    internet.set_jitter("a", JITTER)?;
+    let answers = ask("b", ROUNDS / 4)?;
+    internet.set_jitter("a", Duration::ZERO)?;
+    let shortest = answers.times.iter().min().copied().unwrap_or_default();
+    let longest = answers.times.iter().max().copied().unwrap_or_default();
+    let text = judge("jitter", shortest + JITTER / 2 < longest, &answers)?;
+    let text = format!("{text}, {} to {}", ui::span(shortest), ui::span(longest));
+    stage.story.done("jitter", &text, None);
+
+    let states = [("cut", true), ("mended", false)];
+    for (what, cut) in states {
+        internet.set_cut_between(["a", "b"], cut)?;
+        let (there, elsewhere) = (ask("b", 2)?, ask("c", 2)?);
+        let text = judge("a cut between two", (there.received() == 0) == cut, &there)?;
+        judge("a third", elsewhere.received() > 0, &elsewhere)?;
+        stage.story.done(&format!("a and b {what}"), &text, None);
+    }
+    for (what, cut) in states {
+        internet.set_cut("a", cut)?;
+        let answers = ask("c", 2)?;
+        let text = judge("a cut", (answers.received() == 0) == cut, &answers)?;
+        stage.story.done(&format!("a {what}"), &text, None);
+    }
+    Ok(())
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use weft_wire::id::Inbox;
 
 use super::packet::{Connect, Next, Packet, Reader, publish};
-use super::{Dice, Shared, add, lock, shut};
+use super::{Shared, add, lock, shut};
 use crate::clock;
+use crate::dice::Dice;
 
 /// A frame that is held back goes on after this long at the latest.
 const HELD: Duration = Duration::from_millis(200);

@@ -8,7 +8,8 @@ use weft_wire::frame::{FRAME_VERSION, FrameKind, Hello, PskKind, PskSelector, Re
 use weft_wire::id::Inbox;
 use weft_wire::topic::Topic;
 
-use super::{Dice, REPLICA};
+use super::REPLICA;
+use crate::dice::Dice;
 
 /// Frames of one device and direction that are kept; older ones go.
 const KEPT: usize = 1_024;
