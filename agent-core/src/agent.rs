@@ -45,9 +45,10 @@ use crate::config::implementation::{FLOWS_CHIP, FLOWS_LINUX, MTU_MAX};
 use crate::control::{Control, ControlConfig, Identity};
 use crate::datapath::Datapath;
 use crate::entropy::Entropy;
-use crate::event::{Counters, DropCounters, SocketId};
-use crate::path::{Paths, Sockets};
+use crate::event::{Counters, DropCounters, SocketId, Sockets};
+use crate::path::Paths;
 use crate::peers::{Peers, Staging};
+use crate::stun::StunClient;
 use crate::time::Instant;
 use crate::tunnel::{Tai64nClock, Tunnel};
 
@@ -147,6 +148,7 @@ pub struct Agent<
     tunnel: Tunnel<PEERS>,
     datapath: Datapath<PEERS, ROUTES, FLOWS, WORDS>,
     paths: Paths<PEERS>,
+    stun: StunClient,
     peers: Peers<PEERS, ROUTES>,
     staging: Staging<STAGED, STAGED_LEN>,
     outbox: Outbox,
@@ -247,6 +249,7 @@ impl<
             tunnel,
             datapath: Datapath::new(u64::from_le_bytes(seed)),
             paths,
+            stun: StunClient::new(),
             peers: Peers::new(config.on_demand),
             staging: Staging::new(config.staged_per_peer),
             outbox: Outbox::default(),

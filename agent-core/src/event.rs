@@ -21,6 +21,22 @@ impl PeerSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u8);
 
+/// Which socket sends to which address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sockets {
+    /// Sends to IPv4 addresses.
+    pub v4: Option<SocketId>,
+    /// Sends to IPv6 addresses.
+    pub v6: Option<SocketId>,
+}
+
+impl Sockets {
+    /// One socket for both families.
+    pub const fn both(socket: SocketId) -> Self {
+        Self { v4: Some(socket), v6: Some(socket) }
+    }
+}
+
 /// Where a datagram came from: the socket that received it and the sender's
 /// true address (behind a relay the address that the relay names, so that
 /// cookies bind to the peer and not to the relay).
@@ -97,6 +113,8 @@ drop_reasons! {
     StagingFull = "staging_full",
     /// No path to the peer is known.
     NoPath = "no_path",
+    /// A STUN answer to nothing that was asked, or from elsewhere.
+    Unsolicited = "unsolicited",
 }
 
 /// How often each reason occurred. 4 bytes per reason; saturates.

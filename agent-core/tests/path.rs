@@ -4,10 +4,8 @@
 use std::net::SocketAddr;
 
 use weft_agent_core::entropy::Entropy;
-use weft_agent_core::event::{PeerSlot, SocketId, Source};
-use weft_agent_core::path::{
-    NoPath, PathEvent, PathSignal, Paths, PeerKind, Route, Selected, Sockets, Why,
-};
+use weft_agent_core::event::{PeerSlot, SocketId, Sockets, Source};
+use weft_agent_core::path::{NoPath, PathEvent, PathSignal, Paths, PeerKind, Route, Selected, Why};
 use weft_agent_core::time::{Duration, Instant};
 use weft_wire::id::DeviceId;
 use weft_wire::map::Overlay;
@@ -47,6 +45,11 @@ fn direct(text: &str) -> Route {
 struct Side {
     paths: Paths<4>,
     entropy: Counter,
+    /// Came before they were asked for.
+    kept: Vec<PathEvent>,
+    /// Where STUN servers see this side from; answered at once.
+    seen: Vec<SocketAddr>,
+    gathered: usize,
 }
 
 impl Side {
@@ -56,14 +59,29 @@ impl Side {
         paths.set_local(&[host(local)]);
         let kind = PeerKind { device: DeviceId(peer), wireguard_only: false, endpoint: None };
         paths.set_peer(SLOT, kind, at(0));
-        Self { paths, entropy: Counter(u64::from(own) << 32) }
+        let entropy = Counter(u64::from(own) << 32);
+        Self { paths, entropy, kept: vec![], seen: vec![], gathered: 0 }
     }
 
     fn events(&mut self, now: Instant) -> Vec<PathEvent> {
-        core::iter::from_fn(|| self.paths.poll_event(now)).collect()
+        self.serve(now);
+        std::mem::take(&mut self.kept)
+    }
+
+    fn serve(&mut self, now: Instant) {
+        while let Some(event) = self.paths.poll_event(now) {
+            if event == PathEvent::Gather {
+                self.gathered += 1;
+                let nat = NatReport { age_ms: 0, ..NatReport::default() };
+                self.paths.handle_gathered(self.seen.iter().copied(), nat, now);
+            } else {
+                self.kept.push(event);
+            }
+        }
     }
 
     fn signals(&mut self, now: Instant) -> Vec<PathSignal> {
+        self.serve(now);
         core::iter::from_fn(|| self.paths.poll_signal(now)).collect()
     }
 
@@ -89,6 +107,85 @@ fn ack(signal: PathSignal, from: u32) -> CallAck {
         PathSignal::CallAck(ack) => CallAck { peer: DeviceId(from), ..ack },
         PathSignal::Call(_) => panic!("a call"),
     }
+}
+
+#[test]
+fn peers_are_told_where_servers_see_us_and_that_is_asked_when_it_is_old() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    a.seen = vec![address("198.51.100.1:4000")];
+    a.wanted(at(0));
+    let reflexive =
+        |text| Candidate { kind: CandidateKind::ServerReflexive, address: address(text) };
+    let call = a.call(at(0));
+    assert_eq!(call.candidates[..], [host("10.0.0.1:1"), reflexive("198.51.100.1:4000")]);
+    assert_eq!((call.nat.age_ms, a.gathered), (0, 1));
+    // It is repeated: what was heard 2 s ago still holds.
+    a.paths.handle_timeout(at(1_500));
+    assert_eq!((a.call(at(1_500)).nat.age_ms, a.gathered), (1_500, 1));
+    // A peer's call later on: the mapping may have ended since.
+    a.seen = vec![address("198.51.100.1:4999")];
+    a.paths.handle_call(&forwarded(call, 2), at(30_000));
+    let answer = ack(a.signals(at(30_000)).remove(0), 1);
+    assert_eq!(answer.candidates[1], reflexive("198.51.100.1:4999"));
+    assert_eq!(a.gathered, 2);
+    // Another network: whatever was heard holds no more, however new it is.
+    a.paths.handle_network_change();
+    a.seen.clear();
+    a.paths.handle_call(&forwarded(answer_as_call(&answer), 2), at(30_010));
+    let answer = ack(a.signals(at(30_010)).remove(0), 1);
+    assert_eq!((answer.candidates[..].to_vec(), a.gathered), (vec![host("10.0.0.1:1")], 3));
+}
+
+fn answer_as_call(ack: &CallAck) -> Call {
+    let CallAck { call, peer, receiver, nat, rtt_ms, candidates } = ack;
+    let candidates = candidates.clone();
+    Call {
+        call: call + 1,
+        peer: *peer,
+        receiver: *receiver,
+        nat: *nat,
+        rtt_ms: *rtt_ms,
+        candidates,
+    }
+}
+
+#[test]
+fn a_silent_server_holds_a_call_for_150_ms() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    a.wanted(at(0));
+    assert_eq!(a.paths.poll_event(at(0)), Some(PathEvent::Gather));
+    assert_eq!(a.paths.poll_event(at(0)), None);
+    assert!(a.paths.poll_signal(at(0)).is_none());
+    a.paths.handle_timeout(at(0));
+    assert_eq!(a.paths.poll_timeout().unwrap().0, at(150));
+    a.paths.handle_timeout(at(149));
+    assert!(a.paths.poll_signal(at(149)).is_none());
+    a.paths.handle_timeout(at(150));
+    assert_eq!(a.paths.poll_event(at(150)), None, "once is enough");
+    assert!(matches!(a.paths.poll_signal(at(150)), Some(PathSignal::Call(_))));
+    // The answer comes after all, and the next telling has it.
+    a.paths.handle_reflexive([address("198.51.100.1:4000")].into_iter(), at(170));
+    a.paths.handle_timeout(at(1_650));
+    assert_eq!(a.call(at(1_650)).candidates.len(), 2);
+}
+
+#[test]
+fn where_servers_see_us_always_has_a_place() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    let hosts: Vec<_> = (1..=8).map(|last| host(&format!("10.0.0.{last}:1"))).collect();
+    a.paths.set_local(&hosts);
+    a.seen = vec![address("198.51.100.1:4000"), address("[2001:db8::1]:4000")];
+    a.wanted(at(0));
+    let told = a.call(at(0)).candidates;
+    assert_eq!(told.len(), 8);
+    assert_eq!(told[..6], hosts[..6]);
+    assert_eq!(told[6].address, a.seen[0]);
+    // An address of our own that servers see too is told once.
+    a.seen = vec![address("10.0.0.2:1"), address("127.0.0.1:1")];
+    a.paths.handle_gathered(a.seen.clone().into_iter(), NatReport::default(), at(1_500));
+    a.paths.handle_timeout(at(1_500));
+    let told = a.call(at(1_500)).candidates;
+    assert_eq!(told[..], hosts[..]);
 }
 
 const READY: PathEvent = PathEvent::Ready { slot: SLOT };
@@ -223,6 +320,8 @@ fn a_call_may_come_before_the_map_names_its_caller() {
     paths.handle_call(&a_call(5), at(0));
     let kind = PeerKind { device: DeviceId(2), wireguard_only: false, endpoint: None };
     paths.set_peer(SLOT, kind, at(40));
+    assert_eq!(paths.poll_event(at(40)), Some(PathEvent::Gather));
+    paths.handle_gathered([].into_iter(), NatReport::default(), at(40));
     let Some(PathSignal::CallAck(ack)) = paths.poll_signal(at(40)) else { panic!("no answer") };
     assert_eq!((ack.call, ack.peer), (5, DeviceId(2)));
     assert_eq!(paths.targets(SLOT)[..], [direct("10.0.0.2:1")]);

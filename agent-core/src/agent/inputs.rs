@@ -13,8 +13,8 @@ use crate::config::specification::REJECT_AFTER_TIME;
 use crate::control::{FrameDrop, Held};
 use crate::datapath::PacketError;
 use crate::entropy::Entropy;
-use crate::event::{DropReason, PeerSlot, SocketId, Source};
-use crate::path::Sockets;
+use crate::event::{DropReason, PeerSlot, SocketId, Sockets, Source};
+use crate::stun;
 use crate::time::Instant;
 
 impl<
@@ -78,6 +78,10 @@ impl<
     ) -> Result<Input<'a>, DropReason> {
         self.now = now;
         let head = T::ENABLED.then(|| Head::of_datagram(datagram));
+        if stun::is_stun(datagram) {
+            let result = self.stun.handle_datagram(source, datagram, now);
+            return self.handled_stun(source, head.as_ref(), result);
+        }
         let kind = wg::kind(datagram);
         let result = match kind {
             Ok(Kind::Transport) => self
@@ -110,6 +114,23 @@ impl<
             let inner = packet.and_then(|len| datagram.get(wg::HEADER_LEN..wg::HEADER_LEN + len));
             inner.map_or(Input::Nothing, Input::Packet)
         })
+    }
+
+    fn handled_stun<'a>(
+        &mut self,
+        source: Source,
+        head: Option<&Head>,
+        result: Result<(), DropReason>,
+    ) -> Result<Input<'a>, DropReason> {
+        if let Err(reason) = result {
+            self.drops.count(reason);
+        }
+        if let Some(head) = head {
+            let fate = result.map_or_else(Fate::Refused, |()| Fate::Taken);
+            self.recorder.put_datagram(source, head, &fate, self.now);
+        }
+        self.pump();
+        result.map(|()| Input::Nothing)
     }
 
     /// A packet from the mesh interface; sealed in place.
@@ -170,15 +191,24 @@ impl<
                 *wanted |= self.datapath.has_session(slot, self.now);
             }
         }
+        if before != kept {
+            self.handle_network_change();
+        }
         self.recorder.put(self.now, &Entry::Local(kept.iter().copied().collect()));
     }
 
     /// The socket of each address family, when they change.
     pub fn set_sockets(&mut self, sockets: Sockets) {
         self.paths.set_sockets(sockets);
+        self.handle_network_change();
         let number = |socket: Option<SocketId>| socket.map(|socket| socket.0);
         let entry = Entry::Sockets(number(sockets.v4), number(sockets.v6));
         self.recorder.put(self.now, &entry);
+    }
+
+    fn handle_network_change(&mut self) {
+        self.stun.forget();
+        self.paths.handle_network_change();
     }
 
     /// Storage holds what [`AgentEvent::Persist`](super::AgentEvent) asked for.
@@ -216,6 +246,7 @@ impl<
         self.recorder.put(now, &Entry::Timeout);
         self.control.handle_timeout(&mut self.recorder, now);
         self.tunnel.handle_timeout(&mut self.recorder, now);
+        self.stun.handle_timeout(now);
         self.paths.handle_timeout(now);
         self.peers.handle_timeout();
         self.pump();

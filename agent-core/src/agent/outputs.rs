@@ -13,6 +13,7 @@ use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, Source};
 use crate::path::{Route, Targets};
 use crate::peers::PeerChange;
+use crate::stun::StunTransmit;
 use crate::time::Instant;
 use crate::timer::Reason;
 use crate::tunnel::To;
@@ -83,6 +84,7 @@ impl<
         let transmit = self
             .fanout
             .next(out)
+            .or_else(|| self.poll_stun(out))
             .or_else(|| self.poll_handshake(out))
             .or_else(|| self.poll_keepalive(out))
             .or_else(|| self.poll_staged(out));
@@ -124,6 +126,7 @@ impl<
         let parts = [
             self.control.poll_timeout(),
             self.tunnel.poll_timeout(),
+            self.stun.poll_timeout(),
             self.paths.poll_timeout(),
             self.peers.poll_timeout(),
         ];
@@ -155,6 +158,11 @@ impl<
     /// The trace of this run.
     pub const fn trace(&self) -> &T {
         self.recorder.trace()
+    }
+
+    fn poll_stun(&mut self, out: &mut [u8]) -> Option<Transmit> {
+        let StunTransmit { socket, to, len } = self.stun.poll_transmit(out, self.now)?;
+        Some(Transmit { socket, to, len })
     }
 
     fn poll_handshake(&mut self, out: &mut [u8]) -> Option<Transmit> {

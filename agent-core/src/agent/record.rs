@@ -12,12 +12,13 @@ use crate::control::FrameDrop;
 use crate::entropy::Entropy;
 use crate::event::{DropReason, Source};
 use crate::ip::{Packet, Upper, icmp};
+use crate::stun;
 use crate::time::Instant;
 
 /// Draws of at most this many bytes are handles and jitter; keys are longer.
 const PUBLIC_DRAW: usize = 8;
-/// Longest headers of a packet that are kept.
-const HEADERS: usize = 128;
+/// Longest headers of a packet that are kept, and longest STUN messages.
+const HEADERS: usize = 192;
 
 /// First bytes of a datagram or packet, kept from before it is worked on.
 #[derive(Clone, Copy)]
@@ -39,7 +40,11 @@ impl Head {
     }
 
     /// Of a WireGuard message: what comes before everything random or sealed.
+    /// STUN holds nothing secret and is kept whole.
     pub(super) fn of_datagram(datagram: &[u8]) -> Self {
+        if stun::is_stun(datagram) {
+            return Self::new(datagram, datagram.len());
+        }
         let len = match wg::kind(datagram) {
             Ok(Kind::Initiation | Kind::CookieReply) => 8,
             Ok(Kind::Response) => 12,
@@ -69,6 +74,7 @@ impl Head {
 }
 
 /// What became of a datagram.
+#[expect(clippy::large_enum_variant, reason = "it lives for one call, on the stack")]
 pub(super) enum Fate {
     /// A handshake message that was taken.
     Taken,

@@ -73,7 +73,7 @@ pub enum Entry<'a> {
     LineDown,
     /// Input: a frame; its header and its length.
     Frame(&'a [u8], u16, FrameVerdict<'a>),
-    /// Input: a datagram; its source, header and length.
+    /// Input: a datagram; its source, header (STUN: all of it) and length.
     Datagram(u8, SocketAddr, &'a [u8], u16, DatagramVerdict<'a>),
     /// Input: a packet from the mesh interface; its headers and length.
     Packet(&'a [u8], u16),

@@ -5,7 +5,7 @@ use core::iter;
 use weft_noise::key::StaticSecret;
 use weft_wire::id::DeviceId;
 use weft_wire::item::{Item as _, ItemError, Items};
-use weft_wire::map::{Overlay, PeerUpsert, Prefix, SecondKey, SecondKind};
+use weft_wire::map::{Overlay, PeerUpsert, Prefix, SecondKey, SecondKind, Servers};
 use weft_wire::verdict::CallFailure;
 
 use super::Agent;
@@ -19,6 +19,7 @@ use crate::event::{PeerSlot, Source};
 use crate::filter::Masks;
 use crate::path::{PathEvent, PathSignal, PeerKind, Route};
 use crate::peers::{PeerState, Upserted};
+use crate::stun::StunEvent;
 use crate::time::{Duration, Instant};
 use crate::tunnel::{Event, Install, KeyRole, PeerKeys, SecondPeerKey};
 
@@ -75,6 +76,8 @@ impl<
             } else if let Some(slot) = self.peers.poll_query(now) {
                 let used_at = self.used_at(slot);
                 self.peers.handle_used(slot, used_at, now);
+            } else if let Some(event) = self.stun.poll_event() {
+                self.handle_stun(event);
             } else if let Some(event) = self.paths.poll_event(now) {
                 self.handle_path(event);
             } else if self.control.takes_signal()
@@ -140,8 +143,9 @@ impl<
             }
             ControlEvent::Rules(rules) => self.datapath.set_rules(&rules.rules),
             ControlEvent::OwnKeys => self.apply_own_keys(),
-            // Nobody asks a STUN server yet; the status shows them.
-            ControlEvent::Servers(_) | ControlEvent::Go(_) => {}
+            ControlEvent::Servers(servers) => self.set_servers(&servers),
+            // Both sides begin when they hear of each other.
+            ControlEvent::Go(_) => {}
             ControlEvent::Committed(Held { epoch, revision }) => {
                 self.recorder.put(now, &Entry::Map(epoch, revision));
             }
@@ -239,6 +243,26 @@ impl<
                 self.staging.discard(slot);
             }
             PathEvent::CacheChanged => self.outbox.cache = true,
+            PathEvent::Gather => {
+                let sockets = self.paths.sockets();
+                self.stun.refresh(sockets, &mut self.recorder, self.now);
+            }
+        }
+    }
+
+    fn set_servers(&mut self, servers: &Servers) {
+        self.stun.set_servers(&servers.stun);
+        self.paths.handle_network_change();
+    }
+
+    fn handle_stun(&mut self, event: StunEvent) {
+        let now = self.now;
+        match event {
+            StunEvent::Reflexive(_) => self.paths.handle_reflexive(self.stun.reflexive(), now),
+            StunEvent::Done => {
+                let report = self.stun.report(now);
+                self.paths.handle_gathered(self.stun.reflexive(), report, now);
+            }
         }
     }
 

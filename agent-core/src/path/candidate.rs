@@ -4,26 +4,10 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use heapless::Vec;
 use weft_wire::map::Overlay;
-use weft_wire::signal::{CANDIDATES, Candidate};
+use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
 
 use super::Route;
-use crate::event::SocketId;
-
-/// Which socket sends to which address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sockets {
-    /// Sends to IPv4 addresses.
-    pub v4: Option<SocketId>,
-    /// Sends to IPv6 addresses.
-    pub v6: Option<SocketId>,
-}
-
-impl Sockets {
-    /// One socket for both families.
-    pub const fn both(socket: SocketId) -> Self {
-        Self { v4: Some(socket), v6: Some(socket) }
-    }
-}
+use crate::event::Sockets;
 
 /// Whether an address can be a candidate at all: no port 0, and neither
 /// unspecified, loopback, multicast nor bound to one link.
@@ -50,13 +34,15 @@ pub fn is_usable(address: &SocketAddr) -> bool {
 /// Our own addresses, and what we may send to.
 pub struct LocalCandidates {
     list: Vec<Candidate, CANDIDATES>,
+    /// Where servers see us from, one of each family.
+    reflexive: Vec<SocketAddr, 2>,
     pub(super) sockets: Sockets,
     pub(super) overlay: Option<Overlay>,
 }
 
 impl LocalCandidates {
     pub(super) const fn new(sockets: Sockets) -> Self {
-        Self { list: Vec::new(), sockets, overlay: None }
+        Self { list: Vec::new(), reflexive: Vec::new(), sockets, overlay: None }
     }
 
     /// Keeps the first 8 that a peer could use.
@@ -69,9 +55,25 @@ impl LocalCandidates {
             .collect();
     }
 
+    pub(super) fn set_reflexive(&mut self, reflexive: impl Iterator<Item = SocketAddr>) {
+        self.reflexive = reflexive.filter(is_usable).take(2).collect();
+    }
+
     /// What is told to a peer. The overlay is looked at now: the map may have
-    /// named it after the addresses were set.
+    /// named it after the addresses were set. Where servers see us from comes
+    /// last and always has a place: it is what most peers need.
     pub(super) fn list(&self) -> Vec<Candidate, CANDIDATES> {
+        let mut list = self.hosts();
+        let is_new = |seen: &&SocketAddr| list.iter().all(|host| host.address != **seen);
+        let seen: Vec<SocketAddr, 2> = self.reflexive.iter().filter(is_new).copied().collect();
+        list.truncate(CANDIDATES - seen.len());
+        let kind = CandidateKind::ServerReflexive;
+        list.extend(seen.into_iter().map(|address| Candidate { kind, address }));
+        list
+    }
+
+    /// What the shell named.
+    pub(super) fn hosts(&self) -> Vec<Candidate, CANDIDATES> {
         self.list
             .iter()
             .filter(|candidate| !self.is_overlay(candidate.address.ip()))

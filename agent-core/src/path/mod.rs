@@ -9,14 +9,16 @@
 //! which is tried beside any other that it has come from.
 //!
 //! Nothing waits for a timer that an answer could replace: a call goes out with
-//! the packet that wants the peer, and its answer starts the handshake. Who is
+//! the packet that wants the peer, and its answer starts the handshake. Both wait
+//! for a STUN server only where what it said is too old to be true. Who is
 //! called initiates too, a little later, so that one open direction suffices;
 //! of two that call each other the lower device id begins.
 
 mod candidate;
+mod gather;
 mod peer;
 
-pub use candidate::{LocalCandidates, Sockets, is_usable};
+pub use candidate::{LocalCandidates, is_usable};
 
 use heapless::Vec;
 use weft_wire::id::DeviceId;
@@ -27,10 +29,11 @@ use weft_wire::verdict::CallFailure;
 use core::net::SocketAddr;
 
 use crate::entropy::Entropy;
-use crate::event::{PeerSlot, SocketId, Source};
+use crate::event::{PeerSlot, SocketId, Sockets, Source};
 use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 
+use gather::Gathering;
 use peer::PeerPath;
 
 /// How often an endpoint that changed may cause the cache to be written.
@@ -136,6 +139,8 @@ pub enum PathEvent {
     },
     /// Endpoints changed: the cache is worth writing.
     CacheChanged,
+    /// A peer is about to be told where we are: ask the servers.
+    Gather,
 }
 
 /// What is known of how a peer is reached.
@@ -161,6 +166,7 @@ pub struct Paths<const PEERS: usize> {
     local: LocalCandidates,
     peers: [Option<PeerPath>; PEERS],
     early: Vec<Early, EARLY>,
+    gathering: Gathering,
     /// Round trip to the coordinator.
     rtt_ms: u16,
     endpoints_changed: bool,
@@ -178,6 +184,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             local: LocalCandidates::new(sockets),
             peers: [const { None }; PEERS],
             early: Vec::new(),
+            gathering: Gathering::new(),
             rtt_ms: 0,
             endpoints_changed: false,
             cache_at: Instant::ZERO,
@@ -214,7 +221,40 @@ impl<const PEERS: usize> Paths<PEERS> {
 
     /// What of it is told to peers, as far as the overlay is known.
     pub fn local(&self) -> Vec<Candidate, CANDIDATES> {
-        self.local.list()
+        self.local.hosts()
+    }
+
+    /// The socket of each address family.
+    pub const fn sockets(&self) -> Sockets {
+        self.local.sockets
+    }
+
+    /// We are somewhere else, or servers are others: what they said holds no
+    /// more.
+    pub fn handle_network_change(&mut self) {
+        self.local.set_reflexive(core::iter::empty());
+        self.gathering.forget();
+        self.stir();
+    }
+
+    /// A server said where we are seen from: the addresses, of each family the
+    /// newest. What waited for that goes.
+    pub fn handle_reflexive(&mut self, seen: impl Iterator<Item = SocketAddr>, now: Instant) {
+        self.local.set_reflexive(seen);
+        self.gathering.end(now);
+        self.stir();
+    }
+
+    /// All servers have answered, or none will: `seen` as for
+    /// [`Paths::handle_reflexive`].
+    pub fn handle_gathered(
+        &mut self,
+        seen: impl Iterator<Item = SocketAddr>,
+        nat: NatReport,
+        now: Instant,
+    ) {
+        self.gathering.set_nat(nat, now);
+        self.handle_reflexive(seen, now);
     }
 
     /// A peer is in this slot, new or changed.
@@ -373,6 +413,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             peer.handle_timeout(now);
         }
         self.early.retain(|early| now <= early.until);
+        self.gathering.handle_timeout(now);
         self.stir();
     }
 
@@ -382,18 +423,18 @@ impl<const PEERS: usize> Paths<PEERS> {
     pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
         let peers = self.peers.iter().flatten().filter_map(PeerPath::due_at);
         let cache = self.endpoints_changed.then_some(self.cache_at);
-        let at = peers.chain(cache).min()?;
+        let at = peers.chain(cache).chain(self.gathering.due_at()).min()?;
         Some((at, Reason::new("path: call or try a peer")))
     }
 
     /// The next thing to tell a peer. Ask only while it can be sent.
     #[must_use]
     pub fn poll_signal(&mut self, now: Instant) -> Option<PathSignal> {
-        if !self.signals {
+        if !self.signals || self.gathering.holds(now) {
             return None;
         }
         let rtt_ms = self.rtt_ms;
-        let nat = NatReport::default();
+        let nat = self.gathering.nat(now);
         for peer in self.peers.iter_mut().flatten() {
             let candidates = || self.local.list();
             if let Some(call) = peer.ack_due.take() {
@@ -437,6 +478,12 @@ impl<const PEERS: usize> Paths<PEERS> {
             if let Some(event) = peer.as_mut().and_then(|peer| peer.poll_event(slot)) {
                 return Some(event);
             }
+        }
+        if self.gathering.is_stale(now)
+            && self.peers.iter().flatten().any(|peer| peer.has_signal(now))
+        {
+            self.gathering.begin(now);
+            return Some(PathEvent::Gather);
         }
         self.changed = false;
         None

@@ -214,6 +214,12 @@ impl PeerPath {
         [call, self.open_at].into_iter().flatten().min()
     }
 
+    /// Whether the peer is to be told something now.
+    pub(super) fn has_signal(&self, now: Instant) -> bool {
+        let call = self.calling.filter(|calling| !calling.is_spent());
+        self.ack_due.is_some() || call.is_some_and(|call| call.due || call.due_at <= now)
+    }
+
     /// The id of the call that is to be sent now.
     pub(super) fn take_call(&mut self, now: Instant) -> Option<u32> {
         let calling = self.calling.as_mut().filter(|calling| !calling.is_spent())?;

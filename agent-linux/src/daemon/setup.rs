@@ -8,7 +8,7 @@ use weft_agent_core::agent::{AgentConfig, GatewayAgent};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::config::implementation::MTU_MAX;
 use weft_agent_core::control::Identity;
-use weft_agent_core::path::Sockets;
+use weft_agent_core::event::Sockets;
 use weft_agent_core::time::Duration;
 use weft_noise::key::StaticSecret;
 use weft_noise::mac;

@@ -1,14 +1,16 @@
 //! A recorded run is replayed to the same transitions.
 #![allow(missing_docs, reason = "a test")]
 
+use std::net::IpAddr;
+
 use weft_agent_core::agent::trace::{Entries, Entry, FrameVerdict};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::entropy::Entropy as _;
-use weft_agent_core::event::SocketId;
-use weft_agent_core::path::Sockets;
+use weft_agent_core::event::{SocketId, Sockets};
 use weft_agent_core::time::Duration;
 use weft_sim::mesh::coordinator::Coordinator;
 use weft_sim::mesh::{Mesh, Recording};
+use weft_sim::nat::Kind;
 use weft_sim::replay::{ReplayError, replay, transitions};
 use weft_sim::{Link, Rng};
 use weft_wire::frame::MAX_FRAME;
@@ -320,4 +322,30 @@ fn what_is_no_trace_is_refused() {
         rest = after;
     }
     assert_same(&trace[..len]);
+}
+
+/// The trace holds what STUN servers answered: the replayed agent calls with the
+/// same addresses and takes the same path.
+#[test]
+fn a_path_through_nats_is_replayed() {
+    let mut mesh = Mesh::new(81);
+    mesh.add_stun(([203, 0, 113, 10], 3_478).into());
+    mesh.add_stun(([203, 0, 113, 11], 3_478).into());
+    let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
+    mesh.site(a, Kind::Prc);
+    mesh.site(b, Kind::Prc);
+    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    let host = mesh.host(b);
+    mesh.ping(a, host, 1);
+    mesh.run_to(5_000, |mesh| mesh.replies(a) == 1);
+    for node in [a, b] {
+        let trace = mesh.stop(node).0;
+        assert!(assert_same(&trace) > 3);
+        let other = IpAddr::from([198, 51, 100, 2 - node as u8]);
+        let crossed = transitions(&trace)
+            .expect("a trace")
+            .into_iter()
+            .any(|(_, entry)| matches!(entry, Entry::Route(_, to, _) if to.ip() == other));
+        assert!(crossed, "over the other's NAT");
+    }
 }

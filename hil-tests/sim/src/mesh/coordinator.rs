@@ -3,7 +3,7 @@
 //! asked for.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use weft_noise::entropy::Entropy as _;
 use weft_noise::key::StaticSecret;
@@ -98,6 +98,8 @@ pub struct Coordinator {
     pub epoch: Epoch,
     /// Length of the lease in seconds.
     pub lease_s: u32,
+    /// The STUN servers that the map names.
+    pub stun: Vec<SocketAddr>,
     /// Seconds between heartbeats.
     pub heartbeat_s: u16,
     /// Earliest and latest reconnection after a loss, in seconds.
@@ -162,6 +164,7 @@ impl Coordinator {
             sessions: HashMap::new(),
             epoch: Epoch(rng.next() as u32 | 1),
             lease_s: 7 * 86_400,
+            stun: vec![],
             heartbeat_s: 900,
             reconnect_s: (0, 1),
             needs_approval: false,
@@ -773,6 +776,7 @@ impl Coordinator {
             let rule = Rule { number: 0, protocol: 0, first_port: 0, last_port: u16::MAX };
             ops.push(item(&Rules { rules: [rule].into_iter().collect() }));
             ops.push(item(&Lease { lease_s: self.lease_s }));
+            ops.push(item(&Servers { stun: self.stun.iter().copied().collect() }));
             ops.push(item(&OwnKeys {
                 active: device.wg_key,
                 second: device.second,

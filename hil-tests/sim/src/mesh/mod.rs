@@ -7,17 +7,17 @@
 
 pub mod coordinator;
 pub mod echo;
+mod server;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use weft_agent_core::agent::trace::Trace;
 use weft_agent_core::agent::{Agent, AgentConfig, AgentEvent, Input, Output, Persist, Transmit};
 use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::{FrameDrop, Identity, LineRequest};
-use weft_agent_core::event::{SocketId, Source};
-use weft_agent_core::path::Sockets;
+use weft_agent_core::event::{SocketId, Sockets, Source};
 use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::{Duration, Instant};
 use weft_wire::frame::MAX_FRAME;
@@ -27,7 +27,9 @@ use weft_wire::signal::{Candidate, CandidateKind};
 use weft_wire::topic::Topic;
 
 pub use coordinator::Coordinator;
+use server::StunServer;
 
+use crate::nat;
 use crate::net::{Datagram, HostId, Link, Middlebox, Network};
 use crate::rng::Rng;
 
@@ -119,6 +121,7 @@ pub struct Mesh {
     link: Link,
     /// The network of datagrams.
     pub network: Network,
+    servers: Vec<StunServer>,
     /// The sockets of agents that start from now on.
     pub sockets: Sockets,
     /// The tunnel of agents that start from now on.
@@ -155,6 +158,7 @@ impl Mesh {
             line: clean(10),
             link: clean(5),
             network: Network::new(rng.next()),
+            servers: vec![],
             sockets: Sockets::both(SocketId(0)),
             tunnel: TunnelConfig::new(),
             coordinator_down: false,
@@ -187,6 +191,16 @@ impl Mesh {
         let ip = self.nodes[node].address.ip();
         let gateway = self.network.add_gateway([ip], None, Box::<Firewall>::default());
         self.network.move_host(self.nodes[node].host, [ip], Some(gateway));
+    }
+
+    /// Puts a device behind a NAT of its own, whose outer address ends like its
+    /// own one does.
+    pub fn site(&mut self, node: usize, kind: nat::Kind) {
+        let Node { host, address, .. } = self.nodes[node];
+        let outer = IpAddr::from([198, 51, 100, 1 + node as u8]);
+        let seed = self.rng.next();
+        let gateway = kind.site(&mut self.network, outer, address.ip(), seed);
+        self.network.move_host(host, [address.ip()], Some(gateway));
     }
 
     /// Gives a device another address. Its agent is not told.
@@ -470,6 +484,9 @@ impl Mesh {
     }
 
     fn deliver_datagram(&mut self, host: HostId, datagram: Datagram) {
+        if self.serve(host, &datagram) {
+            return;
+        }
         let receiver = |node: &Node| {
             node.host == host && node.address == datagram.destination && node.agent.is_some()
         };

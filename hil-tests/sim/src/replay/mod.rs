@@ -26,8 +26,8 @@ use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::{Held, Identity};
 use weft_agent_core::entropy::Entropy;
-use weft_agent_core::event::{SocketId, Source};
-use weft_agent_core::path::Sockets;
+use weft_agent_core::event::{SocketId, Sockets, Source};
+use weft_agent_core::stun::is_stun;
 use weft_agent_core::time::{Duration, Instant};
 use weft_wire::id::Name;
 use weft_wire::topic::Topic;
@@ -258,6 +258,7 @@ impl<
         let agent = &self.agent;
         let key_of = |slot| agent.peer(slot).map(|peer| peer.key);
         let mut datagram = match verdict {
+            DatagramVerdict::Taken if is_stun(head) => head.to_vec(),
             DatagramVerdict::Taken => self.peers.handshake(head, len, key_of),
             DatagramVerdict::Refused(_) | DatagramVerdict::Opened(..) => {
                 self.peers.transport(head, len)

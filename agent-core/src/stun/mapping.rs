@@ -1,0 +1,118 @@
+//! How a NAT chooses ports, told from what several servers saw (RFC 5780
+//! section 4.3, with more words than "dependent").
+
+use core::net::SocketAddr;
+
+use heapless::Vec;
+use weft_wire::map::SERVERS;
+use weft_wire::signal::Mapping;
+
+/// Server and what it saw, in the order in which they were asked.
+pub(super) type Seen = Vec<(SocketAddr, SocketAddr), SERVERS>;
+
+/// A step beyond this is no step.
+const STEP: i16 = 16;
+/// Carriers give blocks of 64 to 2,048 ports; a few samples of a block of 512
+/// often lie closer together.
+const BLOCKS: [u16; 2] = [512, 2_048];
+
+/// The servers, those with an address that was not named yet first: two
+/// destinations with one address cannot show a NAT that maps by address.
+pub(super) fn spread<'a>(
+    servers: impl Iterator<Item = &'a SocketAddr>,
+) -> impl Iterator<Item = SocketAddr> {
+    let (mut first, mut later) = (Vec::<_, SERVERS>::new(), Vec::<_, SERVERS>::new());
+    for &server in servers {
+        let known = first.iter().any(|one: &SocketAddr| one.ip() == server.ip());
+        let list = if known { &mut later } else { &mut first };
+        // Cannot fail: there are no more servers than places.
+        let _ = list.push(server);
+    }
+    first.into_iter().chain(later)
+}
+
+pub(super) fn classify(seen: &Seen) -> Mapping {
+    let Some(&(_, first)) = seen.first() else {
+        return Mapping::Unknown;
+    };
+    if seen.iter().all(|&(_, address)| address == first) {
+        // One server tells nothing.
+        return if seen.len() > 1 { Mapping::EndpointIndependent } else { Mapping::Unknown };
+    }
+    if seen.iter().any(|&(_, address)| address.ip() != first.ip()) {
+        return Mapping::Random;
+    }
+    step(seen)
+        .map(Mapping::Sequential)
+        .or_else(|| block(seen).map(Mapping::Window))
+        .unwrap_or(Mapping::Random)
+}
+
+/// The same small distance from each to the next.
+fn step(seen: &Seen) -> Option<i16> {
+    let ports = || seen.iter().map(|(_, address)| address.port());
+    let distances = ports().zip(ports().skip(1)).map(|(one, next)| next.wrapping_sub(one) as i16);
+    let mut distances = distances.peekable();
+    let step = *distances.peek()?;
+    (step != 0 && step.abs() <= STEP && distances.all(|distance| distance == step)).then_some(step)
+}
+
+fn block(seen: &Seen) -> Option<u16> {
+    let within = |block: u16| {
+        let mut blocks = seen.iter().map(|(_, address)| address.port() / block);
+        let first = blocks.next();
+        blocks.all(|other| Some(other) == first)
+    };
+    BLOCKS.into_iter().find(|&block| within(block))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(ports: &[u16]) -> Seen {
+        ports
+            .iter()
+            .zip(1..)
+            .map(|(&port, server)| {
+                (SocketAddr::from(([203, 0, 113, server], 3_478)), ([198, 51, 100, 1], port).into())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn ports_tell_how_they_are_chosen() {
+        for (ports, mapping) in [
+            (&[][..], Mapping::Unknown),
+            (&[4_000], Mapping::Unknown),
+            (&[4_000, 4_000], Mapping::EndpointIndependent),
+            (&[4_000, 4_001], Mapping::Sequential(1)),
+            (&[4_000, 4_002, 4_004, 4_006], Mapping::Sequential(2)),
+            (&[4_006, 4_003, 4_000], Mapping::Sequential(-3)),
+            (&[0, 65_535, 65_534], Mapping::Sequential(-1)),
+            (&[65_535, 0, 1], Mapping::Sequential(1)),
+            (&[4_100, 4_101, 4_101], Mapping::Window(512)),
+            (&[4_100, 4_400, 4_200, 4_350], Mapping::Window(512)),
+            (&[4_100, 4_700, 5_900], Mapping::Window(2_048)),
+            (&[4_100, 9_000, 40_000], Mapping::Random),
+            (&[511, 2_048], Mapping::Random),
+        ] {
+            assert_eq!(classify(&seen(ports)), mapping, "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn two_addresses_of_a_nat_have_no_pattern() {
+        let mut seen = seen(&[4_000, 4_000]);
+        seen[1].1.set_ip([198, 51, 100, 2].into());
+        assert_eq!(classify(&seen), Mapping::Random);
+    }
+
+    #[test]
+    fn another_address_is_asked_before_another_port() {
+        let server = |last, port| SocketAddr::from(([203, 0, 113, last], port));
+        let servers = [server(1, 3_478), server(1, 3_479), server(2, 3_478), server(2, 3_479)];
+        let spread: std::vec::Vec<_> = spread(servers.iter()).collect();
+        assert_eq!(spread, [servers[0], servers[2], servers[1], servers[3]]);
+    }
+}

@@ -1,0 +1,260 @@
+//! The STUN client: whom it asks, what it believes, when it gives up.
+#![allow(missing_docs, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
+
+use std::net::SocketAddr;
+
+use weft_agent_core::entropy::Entropy;
+use weft_agent_core::event::{DropReason, SocketId, Sockets, Source};
+use weft_agent_core::stun::{REQUEST_LEN, StunClient, StunEvent, is_stun};
+use weft_agent_core::time::{Duration, Instant};
+use weft_wire::signal::Mapping;
+use weft_wire::stun::{BINDING_ERROR, BINDING_SUCCESS, Message, MessageWriter};
+
+const V4: SocketId = SocketId(0);
+const V6: SocketId = SocketId(1);
+const START: Instant = Instant::from_secs(50);
+
+/// Counts, so that every draw is another.
+struct Count(u8);
+
+impl Entropy for Count {
+    fn fill(&mut self, out: &mut [u8]) {
+        self.0 += 1;
+        out.fill(self.0);
+    }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// Requests that a client has sent, and answers to them.
+struct Desk {
+    client: StunClient,
+    now: Instant,
+    entropy: Count,
+}
+
+struct Request {
+    socket: SocketId,
+    server: SocketAddr,
+    bytes: Vec<u8>,
+}
+
+impl Desk {
+    fn new(servers: &[&str]) -> Self {
+        let servers: Vec<_> = servers.iter().map(|server| address(server)).collect();
+        let mut client = StunClient::new();
+        client.set_servers(&servers);
+        assert_eq!(client.poll_event(), None);
+        Self { client, now: START, entropy: Count(0) }
+    }
+
+    fn refresh(&mut self) {
+        let sockets = Sockets { v4: Some(V4), v6: Some(V6) };
+        self.client.refresh(sockets, &mut self.entropy, self.now);
+    }
+
+    fn sent(&mut self) -> Vec<Request> {
+        let mut all = vec![];
+        let mut out = [0; REQUEST_LEN];
+        while let Some(transmit) = self.client.poll_transmit(&mut out, self.now) {
+            let bytes = out[..transmit.len].to_vec();
+            assert!(is_stun(&bytes));
+            all.push(Request { socket: transmit.socket, server: transmit.to, bytes });
+        }
+        all
+    }
+
+    fn answer(&mut self, request: &Request, mapped: &str) -> Result<(), DropReason> {
+        let answer = success(&request.bytes, address(mapped));
+        let source = Source { socket: request.socket, address: request.server };
+        self.client.handle_datagram(source, &answer, self.now)
+    }
+
+    fn events(&mut self) -> Vec<StunEvent> {
+        std::iter::from_fn(|| self.client.poll_event()).collect()
+    }
+
+    fn wait_for_timeout(&mut self) {
+        self.now = self.client.poll_timeout().unwrap().0;
+        self.client.handle_timeout(self.now);
+    }
+
+    fn mapping(&self) -> Mapping {
+        self.client.report(self.now).mapping
+    }
+}
+
+fn success(request: &[u8], mapped: SocketAddr) -> Vec<u8> {
+    let transaction = Message::parse(request).unwrap().transaction();
+    let mut out = [0; 64];
+    let mut writer = MessageWriter::new(BINDING_SUCCESS, transaction, &mut out).unwrap();
+    writer.xor_mapped_address(mapped).unwrap();
+    let len = writer.finish().unwrap();
+    out[..len].to_vec()
+}
+
+fn servers_of(requests: &[Request]) -> Vec<SocketAddr> {
+    requests.iter().map(|request| request.server).collect()
+}
+
+#[test]
+fn two_servers_of_each_family_are_asked_and_the_first_answer_is_told_at_once() {
+    let mut desk = Desk::new(&[
+        "203.0.113.1:3478",
+        "203.0.113.1:3479",
+        "203.0.113.2:3478",
+        "[2001:db8::1]:3478",
+    ]);
+    desk.refresh();
+    let sent = desk.sent();
+    let asked = ["203.0.113.1:3478", "203.0.113.2:3478", "[2001:db8::1]:3478"].map(address);
+    assert_eq!(servers_of(&sent), asked, "another address before another port");
+    assert_eq!(sent.iter().map(|one| one.socket).collect::<Vec<_>>(), [V4, V4, V6]);
+    desk.answer(&sent[1], "198.51.100.1:4000").unwrap();
+    assert_eq!(desk.events(), [StunEvent::Reflexive(address("198.51.100.1:4000"))]);
+    desk.answer(&sent[0], "198.51.100.1:4000").unwrap();
+    assert_eq!(desk.events(), [], "one family is still asked");
+    desk.answer(&sent[2], "[2001:db8::9]:51871").unwrap();
+    assert_eq!(
+        desk.events(),
+        [StunEvent::Reflexive(address("[2001:db8::9]:51871")), StunEvent::Done]
+    );
+    let seen: Vec<_> = desk.client.reflexive().collect();
+    assert_eq!(seen, [address("198.51.100.1:4000"), address("[2001:db8::9]:51871")]);
+    assert_eq!(desk.mapping(), Mapping::EndpointIndependent);
+    assert_eq!(desk.client.poll_timeout(), None, "nothing is done when nothing is asked");
+}
+
+#[test]
+fn servers_that_differ_make_the_others_be_asked() {
+    let names = ["203.0.113.1:3478", "203.0.113.2:3478", "203.0.113.1:3479", "203.0.113.2:3479"];
+    let mut desk = Desk::new(&names);
+    desk.refresh();
+    let first = desk.sent();
+    desk.answer(&first[0], "198.51.100.1:4000").unwrap();
+    desk.answer(&first[1], "198.51.100.1:4001").unwrap();
+    assert_eq!(desk.events(), [StunEvent::Reflexive(address("198.51.100.1:4000"))]);
+    let second = desk.sent();
+    assert_eq!(servers_of(&second), [address(names[2]), address(names[3])]);
+    desk.answer(&second[0], "198.51.100.1:4002").unwrap();
+    desk.answer(&second[1], "198.51.100.1:4003").unwrap();
+    assert_eq!(desk.events(), [StunEvent::Done]);
+    assert_eq!(desk.mapping(), Mapping::Sequential(1));
+}
+
+#[test]
+fn an_unanswered_request_is_sent_four_times_and_given_up() {
+    let mut desk = Desk::new(&["203.0.113.1:3478", "203.0.113.2:3478"]);
+    desk.refresh();
+    let mut at = vec![];
+    loop {
+        let sent = desk.sent();
+        if sent.is_empty() {
+            break;
+        }
+        at.push(((desk.now - START).as_millis(), sent.len()));
+        desk.wait_for_timeout();
+    }
+    assert_eq!(at, [(0, 2), (250, 2), (750, 2), (1_750, 2)]);
+    assert_eq!((desk.now - START).as_millis(), 3_750);
+    assert_eq!(desk.events(), [StunEvent::Done]);
+    assert_eq!(desk.mapping(), Mapping::Blocked);
+    assert_eq!(desk.client.poll_timeout(), None);
+}
+
+#[test]
+fn one_server_that_answers_is_enough_and_only_the_other_is_asked_again() {
+    let mut desk = Desk::new(&["203.0.113.1:3478", "203.0.113.2:3478"]);
+    desk.refresh();
+    let sent = desk.sent();
+    desk.answer(&sent[1], "198.51.100.1:4000").unwrap();
+    desk.wait_for_timeout();
+    assert_eq!(servers_of(&desk.sent()), [address("203.0.113.1:3478")]);
+    while desk.client.poll_timeout().is_some() {
+        desk.wait_for_timeout();
+        desk.sent();
+    }
+    assert_eq!(desk.events().last(), Some(&StunEvent::Done));
+    assert_eq!(desk.client.reflexive().collect::<Vec<_>>(), [address("198.51.100.1:4000")]);
+    assert_eq!(desk.mapping(), Mapping::Unknown, "one server cannot tell");
+}
+
+#[test]
+fn only_the_asked_server_is_believed_and_once() {
+    let mut desk = Desk::new(&["203.0.113.1:3478", "203.0.113.2:3478"]);
+    desk.refresh();
+    let sent = desk.sent();
+    let forged = success(&sent[0].bytes, address("198.51.100.66:1"));
+    for (socket, from) in [
+        (V4, "203.0.113.2:3478"),
+        (V4, "203.0.113.1:3479"),
+        (V6, "203.0.113.1:3478"),
+        (V4, "198.51.100.66:3478"),
+    ] {
+        let source = Source { socket, address: address(from) };
+        let result = desk.client.handle_datagram(source, &forged, desk.now);
+        assert_eq!(result, Err(DropReason::Unsolicited), "{from}");
+    }
+    // Another transaction, another family, no address, and an error.
+    let source = Source { socket: V4, address: sent[0].server };
+    let mut other = sent[0].bytes.clone();
+    other[12] ^= 1;
+    let crc_is_wrong = desk.client.handle_datagram(source, &other, desk.now);
+    assert_eq!(crc_is_wrong, Err(DropReason::Malformed));
+    assert_eq!(desk.answer(&sent[0], "[2001:db8::66]:1"), Err(DropReason::Malformed));
+    let transaction = Message::parse(&sent[0].bytes).unwrap().transaction();
+    for kind in [BINDING_SUCCESS, BINDING_ERROR] {
+        let mut out = [0; 64];
+        let writer = MessageWriter::new(kind, transaction, &mut out).unwrap();
+        let len = writer.finish().unwrap();
+        let result = desk.client.handle_datagram(source, &out[..len], desk.now);
+        assert_eq!(result.is_ok(), kind == BINDING_ERROR, "an error is no address either");
+    }
+    assert_eq!(desk.events(), []);
+    desk.answer(&sent[0], "198.51.100.1:4000").unwrap();
+    assert_eq!(desk.answer(&sent[0], "198.51.100.66:1"), Err(DropReason::Unsolicited));
+    assert_eq!(desk.client.reflexive().collect::<Vec<_>>(), [address("198.51.100.1:4000")]);
+}
+
+#[test]
+fn without_servers_or_sockets_it_is_done_at_once() {
+    let mut desk = Desk::new(&[]);
+    desk.refresh();
+    assert_eq!((desk.sent().len(), desk.events()), (0, vec![StunEvent::Done]));
+    let mut desk = Desk::new(&["203.0.113.1:3478"]);
+    desk.client.refresh(Sockets { v4: None, v6: Some(V6) }, &mut desk.entropy, desk.now);
+    assert_eq!((desk.sent().len(), desk.events()), (0, vec![StunEvent::Done]));
+    assert_eq!(desk.mapping(), Mapping::Unknown);
+}
+
+#[test]
+fn a_changed_network_ends_the_round_and_forgets_what_was_seen() {
+    let mut desk = Desk::new(&["203.0.113.1:3478", "203.0.113.2:3478"]);
+    desk.refresh();
+    let sent = desk.sent();
+    desk.answer(&sent[0], "198.51.100.1:4000").unwrap();
+    desk.client.forget();
+    assert_eq!(desk.events().last(), Some(&StunEvent::Done), "who waits is not left waiting");
+    assert_eq!(desk.client.reflexive().count(), 0);
+    assert_eq!(desk.answer(&sent[1], "198.51.100.1:4000"), Err(DropReason::Unsolicited));
+    desk.now += Duration::from_secs(1);
+    desk.refresh();
+    let again = desk.sent();
+    assert_ne!(again[0].bytes, sent[0].bytes, "another transaction");
+    assert_eq!(desk.answer(&sent[0], "198.51.100.1:4000"), Err(DropReason::Unsolicited));
+}
+
+#[test]
+fn wireguard_is_not_taken_for_stun() {
+    let mut initiation = [0; 148];
+    initiation[0] = 1;
+    initiation[4..8].copy_from_slice(&0x2112_A442_u32.to_be_bytes());
+    assert!(!is_stun(&initiation), "a sender index that is the magic cookie");
+    for kind in 1..=4 {
+        assert!(!is_stun(&[kind, 0, 0, 0, 9, 9, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
+    }
+    assert!(!is_stun(&[]));
+}

@@ -1,0 +1,45 @@
+//! STUN servers of a mesh.
+
+use std::net::SocketAddr;
+
+use weft_wire::stun::{BINDING_REQUEST, BINDING_SUCCESS, Message, MessageWriter};
+
+use super::Mesh;
+use crate::net::{Datagram, HostId};
+
+/// One server.
+pub(super) struct StunServer {
+    pub(super) host: HostId,
+    pub(super) address: SocketAddr,
+}
+
+impl Mesh {
+    /// Adds a STUN server, and names it in the map of devices that join later.
+    pub fn add_stun(&mut self, address: SocketAddr) {
+        let host = self.network.add_host([address.ip()], None, self.link);
+        self.servers.push(StunServer { host, address });
+        self.coordinator.stun.push(address);
+    }
+
+    /// Answers if the datagram was for a server.
+    pub(super) fn serve(&mut self, host: HostId, datagram: &Datagram) -> bool {
+        let at =
+            |server: &&StunServer| server.host == host && server.address == datagram.destination;
+        let Some(server) = self.servers.iter().find(at) else { return false };
+        if let Some(bytes) = answer(datagram) {
+            let (source, destination) = (server.address, datagram.source);
+            self.network.send(host, Datagram { source, destination, bytes }, self.now);
+        }
+        true
+    }
+}
+
+fn answer(request: &Datagram) -> Option<Vec<u8>> {
+    let message = Message::parse(&request.bytes).ok()?;
+    let mut out = vec![0; 64];
+    let mut writer = MessageWriter::new(BINDING_SUCCESS, message.transaction(), &mut out).ok()?;
+    writer.xor_mapped_address(request.source).ok()?;
+    let len = writer.finish().ok().filter(|_| message.kind() == BINDING_REQUEST)?;
+    out.truncate(len);
+    Some(out)
+}
