@@ -8,6 +8,7 @@
 //!   (`Noise_IKpsk1_25519_ChaChaPoly_BLAKE2s`), in the frames of
 //!   `weft_wire::frame`.
 //! - [`probe`]: the key that authenticates path probes between two peers.
+//! - [`legacy`]: the digests that STUN and TURN ask for.
 //! - [`mac`] and [`seed`]: everything that is derived rather than stored.
 //!
 //! This is the only crate of the house that names a cipher. It does no input
@@ -78,6 +79,7 @@
 pub mod digest;
 pub mod entropy;
 pub mod key;
+pub mod legacy;
 pub mod mac;
 pub mod probe;
 pub mod sealed;

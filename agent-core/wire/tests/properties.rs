@@ -8,7 +8,7 @@ use weft_wire::item::*;
 use weft_wire::join::{JoinString, MAX_TEXT};
 use weft_wire::map::*;
 use weft_wire::signal::*;
-use weft_wire::stun::Message;
+use weft_wire::stun::{Algorithm, ChannelData, Deframer, Frame, Message, MessageWriter, frame_len};
 use weft_wire::telemetry::Heartbeat;
 use weft_wire::topic::Topic;
 
@@ -88,6 +88,50 @@ proptest! {
         if let Ok(message) = Message::parse(&bytes) {
             let _ = (message.mapped_address(), message.unknown_required(&[]));
         }
+        if let Ok(Some(len)) = frame_len(&bytes) && len == bytes.len() {
+            // What a stream takes for a frame of its own is no longer than it says.
+            let _ = Frame::parse(&bytes).is_ok();
+        }
+        if let Ok(frame) = ChannelData::parse(&bytes) {
+            let mut out = [0; 604];
+            let len = frame.emit(false, &mut out).unwrap();
+            prop_assert_eq!(&out[..len], &bytes[..len]);
+        }
+    }
+
+    #[test]
+    fn what_a_writer_writes_a_view_reads(
+        attributes in prop::collection::vec(
+            (0x0040_u16..0x8000, prop::collection::vec(any::<u8>(), 0..40)), 0..8),
+        kind in 0_u16..0x4000,
+        room in 0_usize..400,
+    ) {
+        let mut buffer = vec![0; room];
+        let written = MessageWriter::new(kind, [5; 12], &mut buffer).and_then(|mut writer| {
+            attributes.iter().try_for_each(|(kind, value)| writer.attribute(*kind, value))?;
+            writer.integrity(Algorithm::Sha1, |covered, mac| {
+                mac.fill(covered.iter().fold(0, |sum, byte| sum ^ byte));
+            })?;
+            writer.finish()
+        });
+        let bodies: usize =
+            attributes.iter().map(|(_, value)| 4 + value.len().next_multiple_of(4)).sum();
+        prop_assert_eq!(written.is_ok(), room >= 20 + bodies + 24 + 8);
+        let Ok(len) = written else { return Ok(()) };
+        let message = Message::parse(&buffer[..len]).unwrap();
+        let read: Vec<_> = message.attributes().map(|(kind, value)| (kind, value.to_vec())).collect();
+        prop_assert_eq!(&read[..attributes.len()], &attributes[..]);
+        let integrity = message.integrity(Algorithm::Sha1).unwrap();
+        let covered = integrity.parts().concat();
+        let sum = covered.iter().fold(0, |sum, byte| sum ^ byte);
+        prop_assert_eq!(integrity.mac(), [sum; 20]);
+        // The same through a stream, in pieces.
+        let mut deframer = Deframer::new([0; 400]);
+        for piece in buffer[..len].chunks(7) {
+            deframer.room()[..piece.len()].copy_from_slice(piece);
+            deframer.filled(piece.len());
+        }
+        prop_assert_eq!(deframer.next_frame(), Ok(Some(&buffer[..len])));
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub(crate) const TESTERS: &[&str] =
 
 /// Crates that only `weft-noise` names: the one home of ciphers.
 pub(crate) const CIPHERS: &[&str] =
-    &["blake2", "chacha20poly1305", "hmac", "md-5", "ring", "sha1", "x25519-dalek"];
+    &["blake2", "chacha20poly1305", "hmac", "md-5", "ring", "sha1", "sha2", "x25519-dalek"];
 
 /// Other implementations of WireGuard, and who may compare with them. Their
 /// mock clocks are features and must not leak into a benchmark.

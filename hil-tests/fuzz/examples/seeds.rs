@@ -26,7 +26,10 @@ use weft_wire::item::{HelloInfo, Item, Items, Ping};
 use weft_wire::map::{MapApplied, MapNext, Page};
 use weft_wire::relay::{RelayAsk, RelayGrant};
 use weft_wire::signal::Call;
-use weft_wire::stun::{BINDING_REQUEST, BINDING_SUCCESS, MessageWriter};
+use weft_wire::stun::{
+    ALLOCATE_REQUEST, Algorithm, BINDING_REQUEST, BINDING_SUCCESS, ChannelData, MessageWriter,
+    USERNAME,
+};
 use weft_wire::topic::Topic;
 
 /// The corpora.
@@ -120,8 +123,30 @@ fn wire(corpora: &mut Corpora) {
         let len = writer.finish().expect("room");
         corpora.put("wire-stun", &out[..len]);
     }
+    stun(corpora);
     let frames = [b"\x03\x00abc".as_slice(), b"\x01\x00d"].concat();
     corpora.put("wire-http", frames);
+}
+
+/// Signed messages, and a stream after the length of its pieces.
+fn stun(corpora: &mut Corpora) {
+    let mut stream = vec![5];
+    for (algorithm, len) in [(Algorithm::Sha1, 20), (Algorithm::Sha256, 32)] {
+        let mut out = [0; 256];
+        let mut writer = MessageWriter::new(ALLOCATE_REQUEST, [3; 12], &mut out).expect("room");
+        writer.requested_transport(17).expect("room");
+        writer.attribute(USERNAME, b"1764230400:device").expect("room");
+        writer.integrity(algorithm, |_, mac| mac.fill(len)).expect("room");
+        let len = writer.finish().expect("room");
+        corpora.put("stun-types", &out[..len]);
+        stream.extend_from_slice(&out[..len]);
+    }
+    let mut out = [0; 16];
+    let data = ChannelData { channel: 0x4001, data: b"hello" };
+    let len = data.emit(true, &mut out).expect("room");
+    stream.extend_from_slice(&out[..len]);
+    corpora.put("stun-types", &out[..len]);
+    corpora.put("stun-types", stream);
 }
 
 /// An echo request from 100.93.0.2 to 100.93.0.3.

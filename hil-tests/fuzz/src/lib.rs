@@ -18,6 +18,7 @@ mod keys;
 mod noise;
 mod packet;
 mod session;
+mod stun;
 mod tunnel;
 mod wire;
 
@@ -57,6 +58,7 @@ pub const ALL: &[Target] = &[
     target("wire-topic", "MQTT topics, ids, passwords, base32 and base64", wire::topic),
     target("wire-probe", "probes between agents", wire::probe),
     target("wire-stun", "STUN messages, and the relay's answer", wire::stun),
+    target("stun-types", "STUN and ChannelData, compared with the crate stun-types", stun::run),
     target("wire-http", "frames in the body of an answered post", wire::http),
     target("noise-wireguard", "WireGuard's four messages", noise::wireguard),
     target("noise-sealed", "frames of the sealed channel, both sides", noise::sealed),
