@@ -1,10 +1,13 @@
-//! What is answered, and to whom: no socket and no clock.
+//! What is answered, and to whom: no socket and no clock. [`turn`] is the whole
+//! relay; here stands the Binding responder alone, as the coordinator has it.
 //!
 //! Deviations from RFC 8489: no authentication (nothing here is worth it), no
 //! SOFTWARE and no reason phrase (both only make answers longer), no answer to
 //! a request of another method, no RFC 3489 clients.
 
 mod limit;
+
+pub mod turn;
 
 use core::net::SocketAddr;
 use core::time::Duration;

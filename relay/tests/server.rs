@@ -1,10 +1,10 @@
-//! The server on real sockets.
+//! The Binding responder on real sockets.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use weft_relay::io::Server;
+use weft_relay::io::StunServer;
 use weft_wire::stun::{BINDING_REQUEST, Message, MessageWriter};
 
 fn ask(server: SocketAddr) -> (SocketAddr, SocketAddr, SocketAddr) {
@@ -25,7 +25,7 @@ fn ask(server: SocketAddr) -> (SocketAddr, SocketAddr, SocketAddr) {
 
 #[test]
 fn a_wildcard_server_answers_from_the_address_that_was_asked() {
-    let server = Server::start("0.0.0.0:0".parse().unwrap()).unwrap();
+    let server = StunServer::start("0.0.0.0:0".parse().unwrap()).unwrap();
     for ip in ["127.0.0.1", "127.0.0.2", "127.77.0.1"] {
         let asked = SocketAddr::new(ip.parse().unwrap(), server.address().port());
         let (from, mapped, local) = ask(asked);
@@ -39,7 +39,7 @@ fn a_wildcard_server_answers_from_the_address_that_was_asked() {
 
 #[test]
 fn an_ipv6_wildcard_serves_both_families() {
-    let server = match Server::start("[::]:0".parse().unwrap()) {
+    let server = match StunServer::start("[::]:0".parse().unwrap()) {
         Ok(server) => server,
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return,
         Err(error) => panic!("{error}"),
@@ -54,7 +54,7 @@ fn an_ipv6_wildcard_serves_both_families() {
 
 #[test]
 fn dropping_the_server_frees_its_port() {
-    let server = Server::start("127.0.0.1:0".parse().unwrap()).unwrap();
+    let server = StunServer::start("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = server.address();
     assert!(UdpSocket::bind(address).is_err());
     drop(server);

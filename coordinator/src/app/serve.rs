@@ -126,7 +126,7 @@ fn open(place: &Place, secrets: &Secrets, now: UnixMs) -> Result<Arc<SqliteStore
 /// Everything that faces the network, bound but not served yet.
 struct Doors {
     listeners: Vec<(Listener, SocketAddr)>,
-    stun: Vec<weft_relay::io::Server>,
+    stun: Vec<weft_relay::io::StunServer>,
     socket: Socket,
 }
 
@@ -147,7 +147,7 @@ fn bind(config: &Config, failed: &Failed) -> Result<Doors, Failure> {
             let tell = move |address: SocketAddr| {
                 let _ = failed.send(address);
             };
-            weft_relay::io::Server::start_watched(address, tell)
+            weft_relay::io::StunServer::start_watched(address, tell)
         });
         stun.push(server.map_err(|error| port_failure("UDP", address, &error))?);
         listeners.push((listener, address));

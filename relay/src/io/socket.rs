@@ -160,7 +160,7 @@ fn write_local(message: &libc::msghdr, local: Local) -> usize {
     }
 }
 
-fn read_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+pub(super) fn read_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(name.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says which structure the kernel wrote here.
@@ -179,7 +179,7 @@ fn read_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-fn write_address(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+pub(super) fn write_address(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: all-zero is a value of this C structure.
     let mut name: libc::sockaddr_storage = unsafe { mem::zeroed() };
     let len = match address {

@@ -1,20 +1,18 @@
-//! A socket, a thread and a way to end it.
-
-mod socket;
+//! The Binding responder alone, on one socket: a thread, and a way to end it.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use crate::proto::{Counters, MAX_ANSWER, Responder};
 
-use socket::Socket;
+use super::clock;
+use super::socket::Socket;
 
 /// A running STUN server; dropping it ends its thread.
-pub struct Server {
+pub struct StunServer {
     address: SocketAddr,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -47,7 +45,7 @@ impl<F: FnOnce(SocketAddr)> Drop for Watch<F> {
     }
 }
 
-impl Server {
+impl StunServer {
     /// Binds `address` and answers until the server is dropped. An IPv6
     /// wildcard address serves IPv4 too.
     ///
@@ -58,7 +56,7 @@ impl Server {
         Self::start_watched(address, |_| {})
     }
 
-    /// [`Server::start`]; `failed` is called with the address when the thread
+    /// [`StunServer::start`]; `failed` is called with the address when the thread
     /// ends although nobody dropped the server.
     ///
     /// # Errors
@@ -110,7 +108,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for StunServer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         // Any datagram wakes the thread, which then sees the flag.
@@ -135,18 +133,10 @@ impl Drop for Server {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the shell: the limits of proto are driven by this clock"
-)]
-fn clock() -> Instant {
-    Instant::now()
-}
-
 fn serve(socket: &Socket, shared: &Shared) {
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0_u8);
     let mut responder = Responder::new(seed);
-    let start = clock();
+    let start = clock::now();
     let mut buffer = [0; 1_024];
     let mut out = [0; MAX_ANSWER];
     while !shared.stop.load(Ordering::Acquire) {

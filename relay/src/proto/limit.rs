@@ -21,7 +21,12 @@ struct Bucket {
     /// Answers left, in thousandths.
     tokens: u32,
     filled_at: Duration,
+    /// Bytes that came from the source and were not paid back in challenges.
+    credit: u32,
 }
+
+/// The most bytes of credit: a few challenges' worth.
+const MAX_CREDIT: u32 = 1_024;
 
 /// Who may still be answered. A source that lost its place to others starts
 /// with a full bucket again: the table bounds memory, and a forger has to spray
@@ -38,10 +43,28 @@ impl SourceLimit {
 
     /// Takes one answer out of the source's bucket.
     pub(super) fn take(&mut self, source: IpAddr, now: Duration) -> bool {
+        self.spend(source, now, 0, 0)
+    }
+
+    /// The same for an answer of `cost` bytes to somebody who has sent
+    /// `received`, which must have come from the source before: answers to
+    /// forged requests are never longer than these.
+    pub(super) fn take_bytes(
+        &mut self,
+        source: IpAddr,
+        received: usize,
+        cost: usize,
+        now_ms: u64,
+    ) -> bool {
+        let bytes = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        self.spend(source, Duration::from_millis(now_ms), bytes(received), bytes(cost))
+    }
+
+    fn spend(&mut self, source: IpAddr, now: Duration, received: u32, cost: u32) -> bool {
         let prefix = prefix(source);
         let first = self.set_of(prefix) * WAYS;
         let set = &mut self.buckets[first..first + WAYS];
-        let full = Bucket { prefix, tokens: RATE.1 * 1_000, filled_at: now };
+        let full = Bucket { prefix, tokens: RATE.1 * 1_000, filled_at: now, credit: 0 };
         let known =
             set.iter().position(|place| place.is_some_and(|bucket| bucket.prefix == prefix));
         let place = known.or_else(|| oldest(set)).unwrap_or(0);
@@ -49,9 +72,11 @@ impl SourceLimit {
             (Some(_), Some(bucket)) => bucket.refilled(now),
             _ => full,
         };
-        let allowed = bucket.tokens >= 1_000;
+        let credit = bucket.credit.saturating_add(received).min(MAX_CREDIT);
+        let allowed = bucket.tokens >= 1_000 && credit >= cost;
         set[place] = Some(Bucket {
             tokens: bucket.tokens.saturating_sub(if allowed { 1_000 } else { 0 }),
+            credit: if allowed { credit - cost } else { credit },
             ..bucket
         });
         allowed
@@ -121,6 +146,16 @@ mod tests {
             .filter(|step| limit.take(v4(1), Duration::from_micros(100 * step)))
             .count();
         assert_eq!(allowed, 50, "one second in steps of 0.1 ms");
+    }
+
+    #[test]
+    fn an_answer_is_paid_with_what_came() {
+        let mut limit = SourceLimit::new(1);
+        assert!(!limit.take_bytes(v4(1), 28, 52, 0));
+        assert!(limit.take_bytes(v4(1), 28, 52, 500), "56 bytes have come");
+        assert!(!limit.take_bytes(v4(1), 28, 52, 1_000), "4 and 28 are left");
+        assert!(limit.take_bytes(v4(2), 60, 52, 0));
+        assert!((0..100).all(|_| !limit.take_bytes(v4(3), 0, 1, 0)));
     }
 
     #[test]
