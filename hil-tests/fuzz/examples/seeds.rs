@@ -124,6 +124,7 @@ fn wire(corpora: &mut Corpora) {
         corpora.put("wire-stun", &out[..len]);
     }
     stun(corpora);
+    relay(corpora);
     let frames = [b"\x03\x00abc".as_slice(), b"\x01\x00d"].concat();
     corpora.put("wire-http", frames);
 }
@@ -147,6 +148,27 @@ fn stun(corpora: &mut Corpora) {
     stream.extend_from_slice(&out[..len]);
     corpora.put("stun-types", &out[..len]);
     corpora.put("stun-types", stream);
+}
+
+/// Clients that ask, bind and send; time that passes.
+fn relay(corpora: &mut Corpora) {
+    let ask = |seed: Seed, client: u8, kind: u8, peer: u8| {
+        seed.byte(1).byte(client).byte(kind).byte(peer).byte(1).bytes(&[])
+    };
+    // The first is a challenge, whose nonce the others have.
+    let mut seed = ask(Seed::new(), 1, 0, 0);
+    for client in 1..3 {
+        seed = ask(seed, client, 0, 0);
+        seed = ask(seed, client, 3, client + 1);
+        seed = seed.byte(0).byte(client).byte(8).bytes(b"\x40\x01\0\x05hello\x40\x01\0\x05hello");
+    }
+    seed = seed.byte(3).byte(0).byte(0).byte(0).byte(2).bytes(b"back").byte(3);
+    seed = ask(seed, 1, 1, 0).byte(4).byte(0).short(40_000);
+    let seed = ask(seed, 1, 2, 4).byte(5).byte(0);
+    corpora.put("relay", seed.finish());
+    let dual = Seed::new().byte(1).byte(5).byte(0).byte(0).byte(0);
+    let dual = ask(dual.bytes(&[0x80, 2, 0, 0, 0]), 5, 0, 6);
+    corpora.put("relay", ask(dual, 5, 3, 6).byte(6).byte(5).finish());
 }
 
 /// An echo request from 100.93.0.2 to 100.93.0.3.

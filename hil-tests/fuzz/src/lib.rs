@@ -17,6 +17,7 @@ mod gateway;
 mod keys;
 mod noise;
 mod packet;
+mod relay;
 mod session;
 mod stun;
 mod tunnel;
@@ -85,6 +86,7 @@ pub const ALL: &[Target] = &[
     target("coordinator-words", "tags, selectors, searches, public addresses", coordinator::words),
     target("agent", "an agent between a hostile coordinator and hostile peers", agent::run),
     target("tunnel", "two tunnels over a hostile network", tunnel::run),
+    target("relay", "the relay between hostile clients and hostile peers", relay::run),
     target("session", "an MQTT connection beside that of a victim", session::run),
     target("channel", "the coordinator and an enrolled hostile device", channel::run),
 ];
