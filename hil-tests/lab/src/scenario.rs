@@ -20,6 +20,7 @@ mod remove;
 mod restore;
 mod revoke;
 mod rotate;
+mod turn;
 mod wire;
 
 use clap::Args;
@@ -156,6 +157,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "rotate",
         about: "WireGuard keys and PSKs change 1,000 times while tunnels carry traffic",
         play: rotate::play,
+    },
+    Scenario {
+        name: "turn",
+        about: "our relay and coturn's clients: nothing lost, NAT discovery",
+        play: turn::play,
     },
     Scenario {
         name: "wire",

@@ -34,6 +34,7 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     outcome.merge(scenario(root, &["disk"]));
     outcome.merge(scenario(root, &["restore"]));
     outcome.merge(scenario(root, &["key-change"]));
+    outcome.merge(scenario(root, &["turn"]));
     for name in SHORTENED {
         let arguments: &[&str] = if full { &[name] } else { &[name, "--short"] };
         outcome.merge(scenario(root, arguments));
