@@ -215,6 +215,117 @@ fn a_broker_of_others_is_named_with_both_accounts() {
     );
 }
 
+/// A whole `[[relays]]` with one line changed.
+fn relay(change: impl Fn(&'static str) -> Option<&'static str>) -> String {
+    let lines = [
+        "name = \"fra1\"",
+        "address = [\"203.0.113.10\", \"2001:db8::10\"]",
+        "udp = [3478, 443]",
+        "tcp = 443",
+        "tls = 5349",
+        "secret_file = \"/etc/weft/fra1.secret\"",
+        "region = \"eu-central\"",
+    ];
+    let lines: Vec<_> = lines.iter().filter_map(|line| change(line)).collect();
+    format!("[[relays]]\n{}\n", lines.join("\n"))
+}
+
+#[test]
+fn relays_are_read_and_shown_with_their_lines() {
+    let text = relay(Some) + "[[relays]]\nname = \"b\"\naddress = \"::1\"\nsecret_file = \"s\"\n";
+    let case = Case::new(&text);
+    let config = config::load(&case.overrides).unwrap();
+    let [fra1, b] = &config.relays[..] else { panic!("{:?}", config.relays) };
+    let shown = "fra1 203.0.113.10 2001:db8::10 3478/udp 443/udp 443/tcp 5349/tls";
+    assert_eq!(fra1.relay.to_string(), shown);
+    assert_eq!((fra1.relay.udp, fra1.relay.region.as_str()), ([3_478, 443], "eu-central"));
+    assert_eq!(fra1.secret_file, PathBuf::from("/etc/weft/fra1.secret"));
+    assert_eq!(b.relay.to_string(), "b ::1 3478/udp");
+    let file = case.overrides.file.as_ref().unwrap().display().to_string();
+    let of = |name: &str| {
+        let one = config.resolved.iter().find(|one| one.name == name).unwrap();
+        (one.value.clone(), one.source.clone())
+    };
+    assert_eq!(of("relays.fra1.udp"), ("3478,443".to_owned(), Source::File(file.clone(), 4)));
+    let address = "203.0.113.10,2001:db8::10".to_owned();
+    assert_eq!(of("relays.fra1.address"), (address, Source::File(file, 3)));
+    assert_eq!(of("relays.b.udp"), ("3478".to_owned(), Source::Default));
+    assert_eq!(of("relays.b.tls"), (String::new(), Source::Default));
+}
+
+#[test]
+fn each_mistake_about_a_relay_has_its_sentence() {
+    for (key, instead, expected) in [
+        ("name", None, r#"config.missing]: "name" is missing in this [[relays]]"#),
+        ("address", None, r#"config.missing]: "address" is missing in this [[relays]]"#),
+        ("secret_file", None, r#"config.missing]: "secret_file" is missing in this [[relays]]"#),
+        (
+            "name",
+            Some("name = \"Fra 1\""),
+            r#"config.value]: name "Fra 1": 1 to 32 of a-z, 0-9 and - are possible"#,
+        ),
+        ("name", Some("name = 5"), "config.type]: name is a string, found a number"),
+        (
+            "address",
+            Some("address = \"203.0.113.10:3478\""),
+            r#"config.address]: address "203.0.113.10:3478": an address without a port is needed, for example "203.0.113.10""#,
+        ),
+        (
+            "address",
+            Some("address = [\"192.0.2.1\", \"192.0.2.2\"]"),
+            r#"config.value]: address "192.0.2.2": one of each family is possible"#,
+        ),
+        (
+            "address",
+            Some("address = \"0.0.0.0\""),
+            r#"config.address]: address "0.0.0.0" is no machine's"#,
+        ),
+        ("address", Some("address = []"), "config.value]: address is empty"),
+        ("udp", Some("udp = [1, 2, 3]"), "config.range]: udp holds 3 ports; 2 are possible"),
+        ("udp", Some("udp = 70_000"), "config.range]: udp is 70000; 1 to 65535 is possible"),
+        ("tcp", Some("tcp = \"443\""), "config.type]: tcp is a port's number, found a string"),
+        ("tls", Some("tls = 0"), "config.range]: tls is 0; 1 to 65535 is possible"),
+        ("secret_file", Some("secret_file = \"\""), "config.value]: secret_file is empty"),
+        (
+            "region",
+            Some("regoin = \"fra\""),
+            r#"config.unknown-key]: unknown key "regoin" in [[relays]]; there is "region""#,
+        ),
+    ] {
+        let text = relay(|line| if line.starts_with(key) { instead } else { Some(line) });
+        assert_eq!(complaint(&text), format!("error[{expected}"), "{text}");
+    }
+    let none = relay(|line| match line.split(' ').next() {
+        Some("udp") => Some("udp = []"),
+        Some("tcp" | "tls") => None,
+        _ => Some(line),
+    });
+    assert!(complaint(&none).ends_with("this relay has no port: name one of udp, tcp and tls"));
+    let many: String = (0..5)
+        .map(|n| format!("[[relays]]\nname = \"r{n}\"\naddress = \"::1\"\nsecret_file = \"s\"\n"))
+        .collect();
+    assert!(complaint(&many).ends_with("5 relays; 4 are possible"));
+    let twice = relay(Some) + &relay(Some);
+    assert!(complaint(&twice).ends_with(r#"two relays are called "fra1""#));
+    for (text, expected) in [
+        ("[relays]\nname = \"a\"\n", "relays is a list of sections; write [[relays]]"),
+        ("[[relay]]\nname = \"a\"\n", r#"unknown key "relay"; there is [[relays]]"#),
+        ("[relay]\nname = \"a\"\n", "unknown section [relay]; there is [[relays]]"),
+    ] {
+        assert!(complaint(text).ends_with(expected), "{}", complaint(text));
+    }
+}
+
+#[test]
+fn the_example_of_a_relay_is_sound() {
+    let text = config::template(&[]);
+    let at = text.find("#[[relays]]").unwrap();
+    let example: String =
+        text[at..].lines().map(|line| line.strip_prefix('#').unwrap().to_owned() + "\n").collect();
+    let config = config::load(&Case::new(&example).overrides).unwrap();
+    assert_eq!(config.relays[0].relay.name, "fra1");
+}
+
 #[test]
 fn what_init_writes_is_read_back() {
     let chosen = [("public", "mesh.example.net".to_owned())];

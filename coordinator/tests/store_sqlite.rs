@@ -107,6 +107,7 @@ conformance!(maps:
     a_revision_of_another_life_gets_a_snapshot
     wireguard_peers_are_told_of
     servers_are_told_to_all
+    relays_are_told_to_all_and_keep_their_numbers
 );
 conformance!(audit: every_action_leaves_a_row);
 

@@ -24,6 +24,7 @@ mod key_change;
 mod log;
 mod place;
 mod recover;
+mod relays;
 mod secret_file;
 mod serve;
 mod stun;

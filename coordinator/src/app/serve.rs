@@ -37,7 +37,7 @@ use crate::transport::{http, post};
 
 use super::clock::{RANDOM, SystemClock, monotonic};
 use super::place::{Place, VERSION, by_whom, fingerprint};
-use super::{broker, files, holder, key_change, stun, tls};
+use super::{broker, files, holder, key_change, relays, stun, tls};
 
 /// Threads that may block: readers of the database, and name look-ups.
 const BLOCKING_THREADS: usize = 6;
@@ -217,6 +217,7 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
         followed.await.map_err(|error| unreadable(place, &error))?;
         tracing::warn!(generation = secrets.generation, "serve.key-followed");
     }
+    relays::announce(&store, &config.relays).await.map_err(|error| unreadable(place, &error))?;
     let (failed, mut failures) = mpsc::unbounded_channel();
     let Doors { listeners, stun, socket } = bind(config, &failed)?;
     let limits = site.files.map_or_else(Limits::default, Limits::within);
@@ -230,7 +231,7 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
     let changes = store.changes();
     let told = Arc::clone(&channel);
     tasks.spawn(async move { match told.run(changes).await {} });
-    let announced = stun::run(Arc::clone(&store), public.clone());
+    let announced = stun::run(Arc::clone(&store), public.clone(), relays::stun(&config.relays));
     tasks.spawn(async move { match announced.await {} });
     if let Some(external) = external {
         let inbound: Arc<dyn Inbound> = Arc::clone(&channel) as _;
@@ -381,6 +382,9 @@ fn say_where(
     if let Some(broker) = &config.broker {
         let (address, user) = (broker.address.authority(), &broker.own.user);
         ui::note(format!("  broker    mqtt {address} as {user}"));
+    }
+    for relay in &config.relays {
+        ui::note(format!("  relay     {}", relay.relay));
     }
     ui::note(format!("  commands  {}", config.socket.display()));
 }

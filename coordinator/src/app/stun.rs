@@ -1,10 +1,12 @@
 //! Tells every map where STUN is: at the own public name, looked up again and
-//! again, since names move.
+//! again, since names move, and at relays, so that devices have two to compare.
 
 use core::convert::Infallible;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::io;
+
+use weft_wire::map::SERVERS;
 
 use crate::config::public::Public;
 use crate::domain::audit::Actor;
@@ -24,10 +26,10 @@ const LAST_RETRY: Duration = Duration::from_secs(300);
 const REFRESH: Duration = Duration::from_secs(3_600);
 
 /// Announces the servers for ever. Drop the future to stop.
-pub(crate) async fn run(store: SharedStore, public: Public) -> Infallible {
+pub(crate) async fn run(store: SharedStore, public: Public, relays: Vec<SocketAddr>) -> Infallible {
     let mut retry = FIRST_RETRY;
     loop {
-        let pause = if announce(&store, &public).await {
+        let pause = if announce(&store, &public, &relays).await {
             retry = FIRST_RETRY;
             REFRESH
         } else {
@@ -45,7 +47,7 @@ pub(crate) async fn run(store: SharedStore, public: Public) -> Infallible {
 
 /// Whether the maps now say what the name means. One that does not resolve
 /// leaves what was told before.
-async fn announce(store: &SharedStore, public: &Public) -> bool {
+async fn announce(store: &SharedStore, public: &Public, relays: &[SocketAddr]) -> bool {
     let look_up = tokio::net::lookup_host((public.host.clone(), public.port));
     let found: io::Result<Vec<SocketAddr>> = match tokio::time::timeout(RESOLVE, look_up).await {
         // Sorted before it is cut, so that the same name gives the same servers.
@@ -53,8 +55,7 @@ async fn announce(store: &SharedStore, public: &Public) -> bool {
             let mut servers: Vec<_> = addresses.collect();
             servers.sort();
             servers.dedup();
-            servers.truncate(weft_wire::map::SERVERS);
-            servers
+            together(servers, relays)
         }),
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
@@ -72,6 +73,39 @@ async fn announce(store: &SharedStore, public: &Public) -> bool {
         Err(error) => {
             tracing::warn!(%error, "serve.servers");
             false
+        }
+    }
+}
+
+/// The own addresses first; relays' have at least every second place.
+fn together(mut own: Vec<SocketAddr>, relays: &[SocketAddr]) -> Vec<SocketAddr> {
+    own.truncate(SERVERS - relays.len().min(SERVERS / 2));
+    for relay in relays {
+        if own.len() < SERVERS && !own.contains(relay) {
+            own.push(*relay);
+        }
+    }
+    own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_many_addresses_leaves_room_for_relays() {
+        let ports = |ports: &[u16]| -> Vec<SocketAddr> {
+            ports.iter().map(|port| ([192, 0, 2, 1], *port).into()).collect()
+        };
+        for (own, relays, all) in [
+            (&[1, 2, 3, 4, 5][..], &[][..], &[1, 2, 3, 4][..]),
+            (&[1, 2, 3, 4, 5], &[8], &[1, 2, 3, 8]),
+            (&[1, 2, 3, 4, 5], &[8, 9, 10], &[1, 2, 8, 9]),
+            (&[1], &[8, 9, 10, 11], &[1, 8, 9, 10]),
+            // A relay on this machine, at the coordinator's own port.
+            (&[1], &[1, 8], &[1, 8]),
+        ] {
+            assert_eq!(together(ports(own), &ports(relays)), ports(all), "{own:?} {relays:?}");
         }
     }
 }

@@ -15,10 +15,12 @@ pub mod broker;
 pub mod document;
 pub mod policy_file;
 pub mod public;
+pub mod relays;
 
 use broker::Broker;
 use document::{COMPLAINTS, Document, Value, type_word};
 use public::{Offer, Public};
+use relays::RelaySettings;
 
 /// Where the configuration is, if nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/weft/coordinator.toml";
@@ -305,6 +307,8 @@ pub struct Config {
     pub tls: TlsFiles,
     /// A broker that is not ours, if one is to carry the frames.
     pub broker: Option<Broker>,
+    /// Relays that devices may use, those to be tried first come first.
+    pub relays: Vec<RelaySettings>,
     /// Days after which a device's key is rotated; 0 = only when told.
     pub key_days: u16,
     /// What is logged.
@@ -386,7 +390,8 @@ pub fn resolve(overrides: &Overrides, document: Option<&Document>) -> Result<Con
     let mut failures = Vec::new();
     let mut resolved = Vec::with_capacity(SETTINGS.len());
     let path = document.map_or("", Document::path);
-    let from_file = document.map_or_else(Vec::new, |document| read_file(document, &mut failures));
+    let FromFile { values: from_file, relays } =
+        document.map_or_else(FromFile::default, |document| read_file(document, &mut failures));
     for setting in SETTINGS {
         let name = format!("{}.{}", setting.section, setting.key);
         let (value, source) = if let Some((flag, value)) = overrides.flag(setting.key) {
@@ -406,7 +411,7 @@ pub fn resolve(overrides: &Overrides, document: Option<&Document>) -> Result<Con
         resolved.push(Resolved { name, value, source });
     }
     if failures.is_empty() {
-        return assemble(resolved).map_err(|failure| vec![failure]);
+        return assemble(resolved, relays).map_err(|failure| vec![failure]);
     }
     failures.truncate(COMPLAINTS);
     Err(failures)
@@ -422,8 +427,9 @@ fn blame(code: Code, message: String, source: &Source) -> Failure {
 }
 
 /// Each value is known to be right here.
-fn assemble(resolved: Vec<Resolved>) -> Result<Config, Failure> {
+fn assemble(mut resolved: Vec<Resolved>, relays: Vec<RelaySettings>) -> Result<Config, Failure> {
     let broker = broker::assemble(&resolved)?;
+    resolved.extend(relays.iter().flat_map(|relay| relay.resolved.iter().cloned()));
     let value = |name: &str| {
         resolved.iter().find(|one| one.name == name).map_or("", |one| one.value.as_str())
     };
@@ -446,6 +452,7 @@ fn assemble(resolved: Vec<Resolved>) -> Result<Config, Failure> {
             },
         },
         broker,
+        relays,
         log: Log { level: value("log.level").to_owned(), json: value("log.format") == "json" },
         resolved,
     })
@@ -455,22 +462,35 @@ fn list(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// `(name, value, line)` of every sound setting in the file.
-fn read_file(document: &Document, failures: &mut Vec<Failure>) -> Vec<(String, String, usize)> {
+/// What of the file is sound.
+#[derive(Default)]
+struct FromFile {
+    /// `(name, value, line)` of every setting.
+    values: Vec<(String, String, usize)>,
+    relays: Vec<RelaySettings>,
+}
+
+fn read_file(document: &Document, failures: &mut Vec<Failure>) -> FromFile {
     let (table, mut wrong) = document.parse();
     failures.append(&mut wrong);
     let sections = || SETTINGS.iter().map(|setting| setting.section);
-    let mut values = Vec::new();
+    let (mut values, mut relays) = (Vec::new(), Vec::new());
     for (section, content) in table.get_ref() {
         let name: &str = section.get_ref();
+        if name == relays::SECTION {
+            relays = relays::read(document, content, &section.span(), failures);
+            continue;
+        }
         let DeValue::Table(content) = content.get_ref() else {
             failures.push(unknown_key(document, None, name, &section.span()));
             continue;
         };
         if !sections().any(|known| known == name) {
             let mut message = format!("unknown section [{name}]");
-            if let Some(known) = nearest(name, sections()) {
-                message.push_str(&format!("; there is [{known}]"));
+            match nearest(name, sections().chain([relays::SECTION])) {
+                Some(relays::SECTION) => message.push_str("; there is [[relays]]"),
+                Some(known) => message.push_str(&format!("; there is [{known}]")),
+                None => {}
             }
             failures.push(document.complain(Code::ConfigUnknownSection, message, &section.span()));
             continue;
@@ -491,7 +511,7 @@ fn read_file(document: &Document, failures: &mut Vec<Failure>) -> Vec<(String, S
         }
     }
     failures.sort_by_key(|failure| failure.place.as_ref().map(|place| (place.line, place.column)));
-    values
+    FromFile { values, relays }
 }
 
 fn unknown_key(
@@ -507,6 +527,8 @@ fn unknown_key(
     let known = SETTINGS.iter().filter(|setting| Some(setting.section) == section);
     if let Some(known) = nearest(key, known.map(|setting| setting.key)) {
         message.push_str(&format!("; there is \"{known}\""));
+    } else if section.is_none() && nearest(key, [relays::SECTION]).is_some() {
+        message.push_str("; there is [[relays]]");
     } else if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) {
         message.push_str(&format!("; \"{key}\" belongs to [{}]", setting.section));
     }
@@ -653,6 +675,7 @@ pub fn template(chosen: &[(&str, String)]) -> String {
         };
         text.push_str(&format!("# {}\n{mark}{} = {value}\n", setting.about, setting.key));
     }
+    text.push_str(relays::TEMPLATE);
     text
 }
 

@@ -16,6 +16,7 @@ pub mod policy;
 pub mod quarantine;
 pub mod query;
 pub mod reach;
+pub mod relay;
 pub mod rotation;
 pub mod tags;
 pub mod time;

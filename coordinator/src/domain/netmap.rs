@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use weft_wire::id::{DeviceId, Epoch, PublicKey, Revision};
 use weft_wire::map::{Overlay, Rule};
+use weft_wire::relay::Relay;
 
 use super::policy::{Compiled, Masks, Profile};
 use super::rotation::SecondKey;
@@ -83,6 +84,8 @@ pub enum MapOp {
     Lease(u32),
     /// STUN servers, best first.
     Servers(Vec<SocketAddr>),
+    /// Relays, those to be tried first come first.
+    Relays(Vec<Relay>),
     /// The complete rules.
     Rules(Vec<Rule>),
     /// This peer is as follows.

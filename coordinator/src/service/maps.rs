@@ -15,6 +15,7 @@ use weft_wire::map::{
     self as wire, Lease, MapApplied, MapNext, MapReady, OwnSecond, Page, PeerRemove, PeerUpsert,
     Rule, Rules, SecondKey, Servers, Settings, peer_flags,
 };
+use weft_wire::relay::{RELAYS, Relay, Relays};
 
 use super::channel::replies::Replies;
 use super::channel::sentence;
@@ -437,6 +438,7 @@ fn put_op(
         MapOp::OwnKeys(keys) => writer.put(&wire_own_keys(keys)),
         MapOp::Lease(lease_s) => writer.put(&Lease { lease_s: *lease_s }),
         MapOp::Servers(servers) => writer.put(&wire_servers(servers)),
+        MapOp::Relays(relays) => writer.put(&wire_relays(relays)),
         MapOp::Rules(rules) => writer.put(&wire_rules(rules)),
         MapOp::PeerUpsert(entry) => {
             writer.put(&wire_peer(entry, viewer.network, viewer.device, secrets))
@@ -456,6 +458,10 @@ fn wire_settings(settings: &MapSettings) -> Settings {
 
 fn wire_servers(servers: &[SocketAddr]) -> Servers {
     Servers { stun: servers.iter().copied().take(weft_wire::map::SERVERS).collect() }
+}
+
+fn wire_relays(relays: &[Relay]) -> Relays {
+    Relays { relays: relays.iter().copied().take(RELAYS).collect() }
 }
 
 fn wire_rules(rules: &[Rule]) -> Rules {

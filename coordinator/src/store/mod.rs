@@ -27,6 +27,7 @@ use crate::domain::netmap::{MapDelta, Newest, PeerEntry};
 use crate::domain::network::{Network, NewNetwork};
 use crate::domain::policy::{Compiled, Policy};
 use crate::domain::quarantine::{Heard, Heeded, Quarantine};
+use crate::domain::relay::{NewRelay, Relay};
 use crate::domain::rotation::Step;
 use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
@@ -246,6 +247,15 @@ pub trait Networks: Send + Sync {
     fn renew_epoch(&self, device: DeviceId, held: Revision, by: By) -> Answer<'_, Option<Epoch>>;
 }
 
+/// Relays that devices may use.
+pub trait Relays: Send + Sync {
+    /// All of them, in the order in which devices try them.
+    fn relays(&self) -> Answer<'_, Vec<Relay>>;
+    /// Sets the relays of all maps and gives them their numbers; nothing happens
+    /// when they are the same.
+    fn set_relays(&self, relays: Vec<NewRelay>, by: By) -> Answer<'_, Vec<Relay>>;
+}
+
 /// The coordinator's own key.
 pub trait KeyChanges: Send + Sync {
     /// How far its change has come.
@@ -419,12 +429,21 @@ pub trait Changes: Send + Sync {
 
 /// Everything that a backend does.
 pub trait Store:
-    Networks + KeyChanges + Keys + Devices + Rotations + Policies + Maps + Audits + Changes
+    Networks + Relays + KeyChanges + Keys + Devices + Rotations + Policies + Maps + Audits + Changes
 {
 }
 
-impl<T: Networks + KeyChanges + Keys + Devices + Rotations + Policies + Maps + Audits + Changes>
-    Store for T
+impl<T> Store for T where
+    T: Networks
+        + Relays
+        + KeyChanges
+        + Keys
+        + Devices
+        + Rotations
+        + Policies
+        + Maps
+        + Audits
+        + Changes
 {
 }
 

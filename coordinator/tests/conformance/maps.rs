@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use weft_coordinator::domain::device::Decision;
 use weft_coordinator::domain::netmap::{MapDelta, MapOp, MapSettings, OwnKeys, PeerEntry};
 use weft_coordinator::domain::policy::{Policy, Rule, parse_traffic};
+use weft_coordinator::domain::relay::{NewRelay, Relay};
 use weft_coordinator::store::Store;
 use weft_wire::id::{DeviceId, Revision};
 use weft_wire::map::Rule as WireRule;
@@ -23,6 +24,7 @@ pub(crate) struct Held {
     pub(crate) own_keys: Option<OwnKeys>,
     pub(crate) lease: Option<u32>,
     pub(crate) servers: Vec<core::net::SocketAddr>,
+    pub(crate) relays: Vec<weft_wire::relay::Relay>,
 }
 
 impl Held {
@@ -43,6 +45,7 @@ impl Held {
                 MapOp::OwnKeys(keys) => self.own_keys = Some(keys),
                 MapOp::Lease(lease_s) => self.lease = Some(lease_s),
                 MapOp::Servers(stun) => self.servers = stun,
+                MapOp::Relays(relays) => self.relays = relays,
             }
         }
         self.revision = delta.to;
@@ -192,7 +195,7 @@ pub(crate) async fn who_comes_back_gets_a_snapshot(store: &dyn Store) {
     store.decide(a.id, Decision::Unblock, None, by(NOW)).await.unwrap();
     let delta = store.map_since(a.id, at).await.unwrap().unwrap();
     assert_eq!(delta.from, Revision(0));
-    assert_eq!(delta.ops.len(), 6);
+    assert_eq!(delta.ops.len(), 7);
 }
 
 pub(crate) async fn a_revision_of_another_life_gets_a_snapshot(store: &dyn Store) {
@@ -230,4 +233,46 @@ pub(crate) async fn servers_are_told_to_all(store: &dyn Store) {
     held.pull(store, a.id).await;
     assert_eq!(held.servers, stun);
     assert_eq!(held, snapshot(store, a.id).await);
+}
+
+pub(crate) fn relay(name: &str) -> NewRelay {
+    NewRelay {
+        name: name.to_owned(),
+        region: "fra".to_owned(),
+        v4: Some([203, 0, 113, 10].into()),
+        v6: None,
+        udp: [3_478, 0],
+        tcp: 443,
+        tls: 0,
+    }
+}
+
+pub(crate) async fn relays_are_told_to_all_and_keep_their_numbers(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let a = enrol(store, key.id, "gw-a").await;
+    let mut held = snapshot(store, a.id).await;
+    assert_eq!(held.relays, []);
+    let revision = held.revision;
+    let first = store.set_relays(vec![relay("fra1"), relay("sgp1")], by(NOW)).await.unwrap();
+    assert_eq!(first.iter().map(|relay| relay.number).collect::<Vec<_>>(), [1, 2]);
+    held.pull(store, a.id).await;
+    assert!(held.revision > revision);
+    assert_eq!(held.relays, first.iter().map(Relay::to_wire).collect::<Vec<_>>());
+    assert_eq!(held, snapshot(store, a.id).await);
+
+    // The same again changes nothing; another order, and an address, do.
+    let revision = held.revision;
+    store.set_relays(vec![relay("fra1"), relay("sgp1")], by(NOW)).await.unwrap();
+    held.pull(store, a.id).await;
+    assert_eq!(held.revision, revision);
+    let moved = NewRelay { v6: Some("2001:db8::9".parse().unwrap()), ..relay("sgp1") };
+    let second = store.set_relays(vec![moved.clone(), relay("nyc1")], by(NOW)).await.unwrap();
+    assert_eq!((second[0].number, &second[0].is), (2, &moved));
+    assert_eq!(second[1].number, 3);
+    assert_eq!(store.relays().await.unwrap(), second);
+    held.pull(store, a.id).await;
+    assert_eq!(held.relays, second.iter().map(Relay::to_wire).collect::<Vec<_>>());
+    store.set_relays(Vec::new(), by(NOW)).await.unwrap();
+    held.pull(store, a.id).await;
+    assert_eq!(held.relays, []);
 }

@@ -82,7 +82,13 @@ pub(crate) const COORDINATOR: Crate = Crate {
         Module {
             name: "domain",
             modules: &[],
-            paths: &[IDS, "weft_wire::map", "weft_wire::item::Standing", "weft_noise::mac"],
+            paths: &[
+                IDS,
+                "weft_wire::map",
+                "weft_wire::relay",
+                "weft_wire::item::Standing",
+                "weft_noise::mac",
+            ],
             without: &["tokio", "rusqlite", "axum"],
         },
         Module {

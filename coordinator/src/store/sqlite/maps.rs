@@ -14,6 +14,7 @@ use crate::domain::netmap::{
 };
 use crate::domain::network::Network;
 use crate::domain::policy::{Compiled, Masks};
+use crate::domain::relay::Relay;
 use crate::domain::tags::TagSet;
 use crate::store::{Answer, Holder, Maps, StoreError, What};
 
@@ -22,7 +23,7 @@ use super::row::{
     all, backend_from_word, bytes, damaged, get, number, number_or_none, one, run, signed, tags,
 };
 use super::writer::Unit;
-use super::{Cache, SqliteStore, devices, networks, policies, rotation};
+use super::{Cache, SqliteStore, devices, networks, policies, relays, rotation};
 
 /// Revisions that the log reaches back at least; an older device gets a
 /// snapshot.
@@ -201,6 +202,7 @@ impl Ground<'_> {
             own_keys(device),
             MapOp::Lease(network.lease_s),
             MapOp::Servers(networks::servers(conn)?),
+            relays(conn)?,
             MapOp::Rules(own.rules()),
         ];
         self.extend_with_peers(changes, &mut ops)?;
@@ -266,6 +268,7 @@ impl Ground<'_> {
             if other_network {
                 ops.push(MapOp::Lease(network.lease_s));
                 ops.push(MapOp::Servers(networks::servers(conn)?));
+                ops.push(relays(conn)?);
             }
             let rules = view_now.rules();
             if rules != view_then.rules() {
@@ -306,6 +309,11 @@ fn settings(network: &Network, device: &Device) -> Option<MapOp> {
         mtu: network.mtu,
         next_pin: network.next_pin,
     }))
+}
+
+fn relays(conn: &Connection) -> Result<MapOp, StoreError> {
+    let relays = relays::load(conn)?;
+    Ok(MapOp::Relays(relays.iter().map(Relay::to_wire).collect()))
 }
 
 fn own_keys(device: &Device) -> MapOp {

@@ -38,6 +38,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "0004_key_change",
         sql: include_str!("../../../migrations/sqlite/0004_key_change.sql"),
     },
+    Migration {
+        number: 5,
+        name: "0005_relays",
+        sql: include_str!("../../../migrations/sqlite/0005_relays.sql"),
+    },
 ];
 
 /// The newest schema that this program knows.

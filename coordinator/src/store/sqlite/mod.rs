@@ -36,6 +36,7 @@ mod networks;
 mod policies;
 mod quarantine;
 mod reader;
+mod relays;
 mod rotation;
 mod row;
 mod writer;

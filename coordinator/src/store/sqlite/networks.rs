@@ -58,6 +58,10 @@ pub(super) fn load(conn: &Connection, id: NetworkId) -> Result<Network, StoreErr
     find(conn, id)?.ok_or(StoreError::NotFound(What::Network))
 }
 
+pub(super) fn load_all(conn: &Connection) -> Result<Vec<Network>, StoreError> {
+    all(conn, NETWORK, [], read)
+}
+
 /// STUN servers of all maps, best first.
 pub(super) fn servers(conn: &Connection) -> Result<Vec<SocketAddr>, StoreError> {
     let servers = one(conn, "SELECT stun FROM installation", [], |row| words(row, "stun"))?;
@@ -134,8 +138,7 @@ fn set_servers(unit: &mut Unit<'_>, stun: &[SocketAddr], by: &By) -> Result<(), 
         return Ok(());
     }
     run(unit.conn, "UPDATE installation SET stun = ?1", [to_words(stun)])?;
-    let networks = all(unit.conn, NETWORK, [], read)?;
-    for network in networks {
+    for network in load_all(unit.conn)? {
         maps::log_network(unit, network.id)?;
         unit.touch(Touch::Network(network.id));
         let action = Action {
