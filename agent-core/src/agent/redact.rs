@@ -21,6 +21,7 @@ use weft_wire::map::{
     Lease, MapReady, OwnKeys, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey, Servers,
     Settings,
 };
+use weft_wire::relay::{RelayGrant, RelayLogin, RelayMac, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 
 use super::cache::CacheEndpoint;
@@ -40,6 +41,7 @@ const HARMLESS: &[u32] = &[
     MapReady::TAG,
     PeerRemove::TAG,
     Ping::TAG,
+    Relays::TAG,
     Rules::TAG,
     Servers::TAG,
     Stamps::TAG,
@@ -90,6 +92,12 @@ impl Redactor {
             psk: self.psk(&second.psk),
             ..second
         })
+    }
+
+    fn login(&self, login: &RelayLogin) -> RelayLogin {
+        let mut mac = [0; 20];
+        mac[..8].copy_from_slice(&self.handle(&login.mac.0));
+        RelayLogin { relay: login.relay, mac: RelayMac(mac) }
     }
 
     /// Writes the items again without secrets and returns their length. Of items
@@ -187,6 +195,11 @@ impl Redactor {
                     ..moved
                 });
                 writer.put(&Duplicate { name: Name::new(), address: None, moved, ..other })
+            }
+            RelayGrant::TAG => {
+                let grant: RelayGrant = raw.decode()?;
+                let logins = grant.logins.iter().map(|login| self.login(login)).collect();
+                writer.put(&RelayGrant { logins, ..grant })
             }
             tag if HARMLESS.contains(&tag) => writer.put_raw(raw),
             _ => writer.put_raw(&tag_alone(raw)),

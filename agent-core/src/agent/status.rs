@@ -5,6 +5,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use weft_wire::id::{DeviceId, Name, PublicKey};
 use weft_wire::item::Standing;
 use weft_wire::map::Prefix;
+use weft_wire::relay::RelayGrant;
 
 use super::Agent;
 use super::trace::Trace;
@@ -84,9 +85,15 @@ impl<
         self.control.identity()
     }
 
-    /// What the map says beside peers: addresses, name, MTU, servers.
+    /// What the map says beside peers: addresses, name, MTU, servers,
+    /// relays.
     pub const fn settings(&self) -> &MapSettings {
         self.control.settings()
+    }
+
+    /// This device's credentials at the relays of the map.
+    pub const fn relay_grant(&self) -> Option<&RelayGrant> {
+        self.control.relay_grant()
     }
 
     /// The coordinator.

@@ -144,8 +144,8 @@ impl<
             ControlEvent::Rules(rules) => self.datapath.set_rules(&rules.rules),
             ControlEvent::OwnKeys => self.apply_own_keys(),
             ControlEvent::Servers(servers) => self.set_servers(&servers),
-            // Both sides begin when they hear of each other.
-            ControlEvent::Go(_) => {}
+            // Both sides begin when they hear of each other; relays are shown only.
+            ControlEvent::Go(_) | ControlEvent::Relays(_) | ControlEvent::RelayLogins => {}
             ControlEvent::Committed(Held { epoch, revision }) => {
                 self.recorder.put(now, &Entry::Map(epoch, revision));
             }

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use weft_wire::id::{Epoch, Revision};
 use weft_wire::item::{Item, ItemError, ItemWriter};
 use weft_wire::map::{Lease as LeaseOp, Overlay, OwnKeys, Rules, Servers, Settings};
+use weft_wire::relay::{Relay, Relays};
 
 use super::command::DoneCommands;
+use super::relays::copy_relays;
 
 /// First item of the cache. Local: it never travels.
 #[derive(Serialize, Deserialize)]
@@ -29,12 +31,13 @@ impl Item for CacheHead {
     const TAG: u32 = 1 << 16;
 }
 
-/// What the map says beside peers. About 900 bytes.
+/// What the map says beside peers. About 1,100 bytes.
 #[derive(Default)]
 pub struct MapSettings {
     settings: Option<Settings>,
     rules: Option<Rules>,
     servers: Option<Servers>,
+    relays: Option<Relays>,
     lease_s: Option<u32>,
     own_keys: Option<OwnKeys>,
 }
@@ -73,6 +76,16 @@ impl MapSettings {
         self.lease_s
     }
 
+    /// Relays, those to be tried first come first.
+    pub fn relays(&self) -> &[Relay] {
+        self.relays.as_ref().map_or(&[], |relays| &relays.relays)
+    }
+
+    /// Whether the map, or the cache, has said which relays there are.
+    pub(super) const fn has_relays(&self) -> bool {
+        self.relays.is_some()
+    }
+
     pub(super) fn set_settings(&mut self, settings: &Settings) {
         self.settings = Some(copy_settings(settings));
     }
@@ -83,6 +96,10 @@ impl MapSettings {
 
     pub(super) fn set_servers(&mut self, servers: &Servers) {
         self.servers = Some(copy_servers(servers));
+    }
+
+    pub(super) fn set_relays(&mut self, relays: &Relays) {
+        self.relays = Some(copy_relays(relays));
     }
 
     pub(super) const fn set_lease(&mut self, lease_s: u32) {
@@ -97,6 +114,7 @@ impl MapSettings {
     pub(super) fn forget_peers(&mut self) {
         self.rules = None;
         self.servers = None;
+        self.relays = None;
         self.lease_s = None;
         self.own_keys = None;
     }
@@ -110,6 +128,9 @@ impl MapSettings {
         }
         if let Some(servers) = &self.servers {
             writer.put(servers)?;
+        }
+        if let Some(relays) = &self.relays {
+            writer.put(relays)?;
         }
         if let Some(lease_s) = self.lease_s {
             writer.put(&LeaseOp { lease_s })?;

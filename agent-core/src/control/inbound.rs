@@ -10,6 +10,7 @@ use weft_wire::map::{
     KeyReport, Lease as LeaseOp, MapReady, OwnKeys, Page, PeerKey, PeerRemove, PeerUpsert, Rules,
     SecondKey, Servers, Settings,
 };
+use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::telemetry::Heartbeat;
 use weft_wire::verdict::Refusal;
@@ -18,6 +19,7 @@ use zeroize::Zeroize as _;
 use super::cache::{CacheHead, copy_rules, copy_servers, copy_settings};
 use super::identity::{Member, Membership};
 use super::map::{Held, Verdict};
+use super::relays::copy_relays;
 use super::request::Ask;
 use super::{Control, ControlEvent, FrameDrop, MapDropped, Other};
 use crate::entropy::Entropy;
@@ -34,6 +36,8 @@ pub(super) enum Notice {
     SnapshotBegin,
     NoRules,
     NoServers,
+    NoRelays,
+    RelayLogins,
     SnapshotEnd,
     Committed(Held),
     Forgotten,
@@ -55,6 +59,8 @@ impl From<Notice> for ControlEvent {
             Notice::SnapshotBegin => Self::SnapshotBegin,
             Notice::NoRules => Self::Rules(Rules { rules: heapless::Vec::new() }),
             Notice::NoServers => Self::Servers(Servers { stun: heapless::Vec::new() }),
+            Notice::NoRelays => Self::Relays(Relays { relays: heapless::Vec::new() }),
+            Notice::RelayLogins => Self::RelayLogins,
             Notice::SnapshotEnd => Self::SnapshotEnd,
             Notice::Committed(held) => Self::Committed(held),
             Notice::Forgotten => Self::Forgotten,
@@ -78,6 +84,7 @@ enum Op {
     PeerKey(DeviceId, Option<SecondKey>),
     Rules(Rules),
     Servers(Servers),
+    Relays(Relays),
     Settings(Settings),
     Lease(u32),
     OwnKeys(OwnKeys),
@@ -95,6 +102,7 @@ impl Op {
             }
             Rules::TAG => Self::Rules(raw.decode()?),
             Servers::TAG => Self::Servers(raw.decode()?),
+            Relays::TAG => Self::Relays(raw.decode()?),
             Settings::TAG => Self::Settings(raw.decode()?),
             LeaseOp::TAG => Self::Lease(raw.decode::<LeaseOp>()?.lease_s),
             OwnKeys::TAG => Self::OwnKeys(raw.decode()?),
@@ -122,6 +130,7 @@ enum Message {
     CallAck(CallAck),
     Go(Go),
     CallFailed(CallFailed),
+    RelayGrant(RelayGrant),
     /// Outside a page: a caller is introduced to a device that holds its peers
     /// on demand.
     Peer(PeerUpsert),
@@ -151,6 +160,7 @@ impl Message {
             CallAck::TAG => Self::CallAck(raw.decode()?),
             Go::TAG => Self::Go(raw.decode()?),
             CallFailed::TAG => Self::CallFailed(raw.decode()?),
+            RelayGrant::TAG => Self::RelayGrant(raw.decode()?),
             PeerUpsert::TAG => Self::Peer(raw.decode()?),
             tag => Self::Unknown(tag),
         };
@@ -236,6 +246,7 @@ impl<const FRAME: usize> Control<FRAME> {
         self.has_map = info.revision != Revision(0);
         self.handle_heard(now);
         self.requests.restart();
+        self.judge_relay_logins(now);
         self.take_credentials(&info);
         if self.is_member() {
             self.map.handle_session(Held { epoch: info.epoch, revision: info.revision });
@@ -307,6 +318,10 @@ impl<const FRAME: usize> Control<FRAME> {
             self.map.set_held(Held { epoch: head.epoch, revision: head.revision });
             self.lease.restore(head.lease_used_s, now);
             self.commands.restore(head.done);
+            return Ok(None);
+        }
+        if raw.tag == RelayGrant::TAG {
+            self.restore_relay_logins(raw.decode()?);
             return Ok(None);
         }
         let mut op = Op::decode(raw)?;
@@ -400,6 +415,10 @@ impl<const FRAME: usize> Control<FRAME> {
                 self.settings.set_servers(&Servers { stun: heapless::Vec::new() });
                 self.notify(Notice::NoServers);
             }
+            if !snapshot.relays {
+                self.set_relays(&Relays { relays: heapless::Vec::new() });
+                self.notify(Notice::NoRelays);
+            }
             self.notify(Notice::SnapshotEnd);
         }
         self.notify(Notice::Committed(held));
@@ -426,6 +445,11 @@ impl<const FRAME: usize> Control<FRAME> {
                 self.snapshot.servers = true;
                 self.settings.set_servers(&servers);
                 ControlEvent::Servers(copy_servers(&servers))
+            }
+            Op::Relays(relays) => {
+                self.snapshot.relays = true;
+                self.set_relays(&relays);
+                ControlEvent::Relays(copy_relays(&relays))
             }
             Op::Settings(settings) => {
                 self.set_next_pin(settings.next_pin);
@@ -461,6 +485,7 @@ impl<const FRAME: usize> Control<FRAME> {
             Message::Go(go) => return Some(ControlEvent::Go(go)),
             Message::CallFailed(failed) => return Some(ControlEvent::CallFailed(failed)),
             Message::Peer(peer) => return Some(ControlEvent::Upsert(peer)),
+            Message::RelayGrant(grant) => self.handle_relay_grant(grant),
             Message::Ping(ping) => self.handle_done(ping.request),
             Message::Done(done) => self.handle_done(done.request),
             Message::Command(command) => {
@@ -498,7 +523,7 @@ impl<const FRAME: usize> Control<FRAME> {
                 self.notify(Notice::Left);
             }
             Some(Ask::Key) => self.end_key_report(),
-            Some(Ask::Register | Ask::Ping) | None => {}
+            Some(Ask::Register | Ask::Ping | Ask::Relays) | None => {}
         }
     }
 
@@ -516,6 +541,7 @@ impl<const FRAME: usize> Control<FRAME> {
                 self.requests.abandon(Ask::Key);
                 self.end_key_report();
             }
+            RelayAsk::TAG => self.handle_relays_unsupported(),
             _ => {}
         }
     }
@@ -561,6 +587,7 @@ impl<const FRAME: usize> Control<FRAME> {
                 Ask::Register => self.line.end(),
                 Ask::Heartbeat => self.heartbeats.handle_done(),
                 Ask::Key => self.end_key_report(),
+                Ask::Relays => self.handle_relays_refused(),
                 Ask::Leave | Ask::Ping => {}
             }
         }
@@ -650,4 +677,5 @@ pub(super) struct Snapshot {
     active: bool,
     rules: bool,
     servers: bool,
+    relays: bool,
 }

@@ -21,6 +21,7 @@ mod lease;
 mod line;
 mod map;
 mod outbound;
+mod relays;
 mod repeat;
 mod request;
 
@@ -33,9 +34,10 @@ pub use map::Held;
 use weft_noise::key::WeakKey;
 use weft_noise::sealed::SealedError;
 use weft_wire::frame::{self, FrameError, FrameKind};
-use weft_wire::id::{DeviceId, Inbox, Instance, Name};
+use weft_wire::id::{DeviceId, Inbox, Instance, Name, Revision};
 use weft_wire::item::{Abilities, Duplicate, Refused, Registered, Standing, State};
 use weft_wire::map::{PeerUpsert, Rules, SecondKey, Servers, Settings};
+use weft_wire::relay::Relays;
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::topic::Topic;
 
@@ -51,6 +53,7 @@ use keys::KeyWork;
 use lease::Lease;
 use line::{Line, LineAction};
 use map::MapPull;
+use relays::RelayLogins;
 use request::{Ask, Requests};
 
 /// What the device says about itself; the same for its whole run.
@@ -199,6 +202,10 @@ pub enum ControlEvent {
     Rules(Rules),
     /// Op: the complete list of STUN servers.
     Servers(Servers),
+    /// Op: the complete list of relays.
+    Relays(Relays),
+    /// [`Control::relay_grant`] changed.
+    RelayLogins,
     /// Op: the network's settings.
     Settings(Settings),
     /// A revision is complete.
@@ -258,6 +265,7 @@ pub struct Control<const FRAME: usize> {
     heartbeats: Heartbeats,
     commands: Commands,
     keys: KeyWork,
+    relay_logins: RelayLogins,
     standing: Standing,
     /// Another machine with this identity.
     other: Option<Other>,
@@ -318,6 +326,7 @@ impl<const FRAME: usize> Control<FRAME> {
             heartbeats: Heartbeats::new(),
             commands: Commands::new(),
             keys: KeyWork::default(),
+            relay_logins: RelayLogins::new(),
             standing: Standing::Active,
             other: None,
             has_map: false,
@@ -361,8 +370,18 @@ impl<const FRAME: usize> Control<FRAME> {
         }
         self.online = false;
         self.channel.handle_connected();
+        self.look_for_what_is_new();
         if !self.is_member() {
             self.requests.open(Ask::Register, entropy);
+        }
+    }
+
+    /// A cache that an older build wrote lacks what that build did not know of
+    /// the map: all of it is asked for once more.
+    fn look_for_what_is_new(&mut self) {
+        let held = self.map.held();
+        if held.revision != Revision(0) && !self.settings.has_relays() {
+            self.map.set_held(Held { revision: Revision(0), ..held });
         }
     }
 
@@ -439,7 +458,7 @@ impl<const FRAME: usize> Control<FRAME> {
     /// Storage holds the cache, committed up to `held`.
     pub fn handle_cache_stored(&mut self, held: Held) {
         self.commands.handle_stored();
-        if held == self.map.held() && held != Held::NOTHING {
+        if held == self.map.held() && held.revision != Revision(0) {
             self.applied = Some(held);
         }
     }
@@ -470,6 +489,7 @@ impl<const FRAME: usize> Control<FRAME> {
         if self.has_map && self.lease.half_at().is_some_and(|at| at <= now) {
             self.requests.open(Ask::Ping, entropy);
         }
+        self.work_on_relay_logins(entropy, now);
         if self.is_member() && self.heartbeats.poll_due(now) {
             self.notify(Notice::ReportDue);
         }
@@ -503,6 +523,7 @@ impl<const FRAME: usize> Control<FRAME> {
             if self.is_member() {
                 consider(self.heartbeats.due_at(), "control: heartbeat");
             }
+            consider(self.relay_logins_due_at(), "control: ask for logins at relays");
             // Where an answer renews nothing there is nothing to ask for.
             if self.has_map && !self.requests.is_open(Ask::Ping) {
                 consider(self.lease.half_at(), "control: renew the lease");
@@ -605,6 +626,7 @@ impl<const FRAME: usize> Control<FRAME> {
     fn drop_map(&mut self, why: MapDropped) {
         self.map.set_held(Held::NOTHING);
         self.settings.forget_peers();
+        self.forget_relay_logins();
         self.lease.stop();
         self.applied = None;
         self.notify(Notice::MapDropped(why));

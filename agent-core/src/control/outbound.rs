@@ -7,6 +7,7 @@ use weft_wire::item::{
     HelloInfo, ItemError, ItemWriter, Leave, Ping, Register, Returning, Unsupported,
 };
 use weft_wire::map::MapApplied;
+use weft_wire::relay::RelayAsk;
 use weft_wire::topic::Topic;
 
 use super::cache::CacheHead;
@@ -67,7 +68,7 @@ impl<const FRAME: usize> Control<FRAME> {
     ///
     /// # Errors
     ///
-    /// [`ItemError::NoRoom`]; 1,400 bytes are enough.
+    /// [`ItemError::NoRoom`]; 1,700 bytes are enough.
     pub fn write_cache(&self, writer: &mut ItemWriter<'_>) -> Result<(), ItemError> {
         let held = self.map.held();
         writer.put(&CacheHead {
@@ -76,7 +77,11 @@ impl<const FRAME: usize> Control<FRAME> {
             lease_used_s: self.lease.reserved_s(),
             done: self.commands.done().clone(),
         })?;
-        self.settings.write(writer)
+        self.settings.write(writer)?;
+        match self.relay_grant() {
+            Some(grant) => writer.put(grant),
+            None => Ok(()),
+        }
     }
 
     fn write_hello(
@@ -182,6 +187,10 @@ impl<const FRAME: usize> Control<FRAME> {
                 writer.put(&report)?;
             }
             self.requests.sent(Ask::Key, now, entropy);
+        }
+        if let Some(request) = self.requests.due(Ask::Relays, now) {
+            writer.put(&RelayAsk { request })?;
+            self.requests.sent(Ask::Relays, now, entropy);
         }
         if let Some(request) = self.requests.due(Ask::Heartbeat, now) {
             let (instance, boots) = (self.instance, self.config.boot_count);

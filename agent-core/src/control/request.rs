@@ -15,12 +15,14 @@ pub(super) enum Ask {
     Ping,
     Heartbeat,
     Key,
+    Relays,
 }
 
 /// When a coordinator that could not is asked again.
 const LATER: Duration = Duration::from_secs(8);
 
-const KINDS: [Ask; 5] = [Ask::Register, Ask::Leave, Ask::Ping, Ask::Heartbeat, Ask::Key];
+const KINDS: [Ask; 6] =
+    [Ask::Register, Ask::Leave, Ask::Ping, Ask::Heartbeat, Ask::Key, Ask::Relays];
 
 #[derive(Clone, Copy, Debug)]
 struct Open {

@@ -95,3 +95,29 @@ item!(
         logins: heapless::Vec<RelayLogin, RELAYS>,
     }
 );
+
+impl RelayGrant {
+    /// The Unix time in seconds at which they end, which the user's name begins
+    /// with; `None` = it does not.
+    pub fn expiry_s(&self) -> Option<u64> {
+        self.user.split_once(':')?.0.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_name_says_when_credentials_end() {
+        let expiry_s = |user: &str| {
+            let user = heapless::String::try_from(user).unwrap();
+            let logins = heapless::Vec::new();
+            RelayGrant { request: 1, user, lifetime_s: 60, logins }.expiry_s()
+        };
+        assert_eq!(expiry_s("1800604800:dev_2j7m5ctnuzov"), Some(1_800_604_800));
+        for user in ["dev_2j7m5ctnuzov", ":1030", "-5:x", "1030", ""] {
+            assert_eq!(expiry_s(user), None, "{user}");
+        }
+    }
+}

@@ -684,6 +684,22 @@ fn a_session_is_replaced_once_a_day_without_a_gap() {
     assert_eq!(mesh.coordinator.unknown, []);
 }
 
+/// What a newer coordinator says in a map harms no device that does not know it.
+#[test]
+fn unknown_ops_of_a_page_are_skipped_and_counted() {
+    let (mut mesh, a, b) = Mesh::pair(29);
+    let (id, before) = (mesh.id(a), held(&mesh, a).revision);
+    // Tag 9,998, one byte.
+    mesh.coordinator.newer_ops = vec![0x8E, 0x4E, 1, 7];
+    let frames = mesh.coordinator.changed(id, None);
+    mesh.send(frames);
+    mesh.run_for(2_000);
+    assert_eq!(held(&mesh, a).revision.0, before.0 + 1, "the page counts");
+    let counters = mesh.agent(a).coordinator(mesh.now).counters;
+    assert_eq!((counters.unknown_items, counters.bad_items), (1, 0));
+    assert!(mesh.knows(a, b) && mesh.coordinator.unsupported.is_empty());
+}
+
 #[test]
 fn unknown_items_are_skipped_counted_and_answered() {
     struct Unknown;

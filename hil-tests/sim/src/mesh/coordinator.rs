@@ -18,6 +18,7 @@ use weft_wire::id::{
 use weft_wire::item::*;
 use weft_wire::join::{Address, Carrier, EnrolToken, JoinString};
 use weft_wire::map::*;
+use weft_wire::relay::*;
 use weft_wire::signal::{Call, CallAck, CallFailed};
 use weft_wire::telemetry::Heartbeat;
 use weft_wire::verdict::{CallFailure, Refusal};
@@ -116,6 +117,16 @@ pub struct Coordinator {
     pub hello_hash: [u8; 8],
     /// Devices of the map that no agent stands behind.
     pub extra_peers: Vec<(DeviceId, PublicKey)>,
+    /// The relays of every map.
+    pub relays: Vec<Relay>,
+    /// Ops of a newer coordinator in every snapshot and change, as items.
+    pub newer_ops: Vec<u8>,
+    /// Life of credentials at relays, in seconds.
+    pub relay_lifetime_s: u32,
+    /// Who asked for credentials at relays, in order.
+    pub relay_asks: Vec<DeviceId>,
+    /// Requests for credentials that are to be lost.
+    pub relay_asks_lost: u32,
     /// The key that it will have next.
     pub next_pin: Option<PublicKey>,
     /// HELLOs with a right mac1.
@@ -173,6 +184,11 @@ impl Coordinator {
             silent: false,
             hello_hash: [0; 8],
             extra_peers: Vec::new(),
+            relays: Vec::new(),
+            newer_ops: Vec::new(),
+            relay_lifetime_s: 7 * 86_400,
+            relay_asks: Vec::new(),
+            relay_asks_lost: 0,
             next_pin: None,
             hellos: 0,
             welcomes: 0,
@@ -297,6 +313,42 @@ impl Coordinator {
     pub fn restore_backup_without(&mut self, id: DeviceId) {
         self.devices.retain(|device| device.id != id);
         self.restore_backup();
+    }
+
+    /// Everybody's map names these relays from now on.
+    pub fn set_relays(&mut self, relays: &[Relay]) -> Frames {
+        self.relays = relays.to_vec();
+        let devices: Vec<_> = self.devices.iter().map(|device| device.id).collect();
+        devices.into_iter().flat_map(|device| self.changed(device, None)).collect()
+    }
+
+    /// The MAC of a user's name at a relay: of no real one's form, which no agent
+    /// looks at.
+    pub fn relay_mac(&self, relay: u16, user: &str) -> [u8; 20] {
+        let mut mac = [0; 20];
+        let hash = mac::keyed_hash(&self.master.0, &[&relay.to_le_bytes(), user.as_bytes()]);
+        mac.copy_from_slice(&hash[..20]);
+        mac
+    }
+
+    fn handle_relay_ask(&mut self, session: u32, identity: PublicKey, ask: &RelayAsk) -> Frames {
+        let device = self.device(&identity).expect("it has a session").id;
+        self.relay_asks.push(device);
+        if self.relay_asks_lost > 0 {
+            self.relay_asks_lost -= 1;
+            return vec![];
+        }
+        let lifetime_s = self.relay_lifetime_s;
+        let expiry_s = (UNIX_MS + self.now_ms) / 1_000 + u64::from(lifetime_s);
+        let user = format!("{expiry_s}:{device}");
+        let login = |relay: &Relay| RelayLogin {
+            relay: relay.number,
+            mac: RelayMac(self.relay_mac(relay.number, &user)),
+        };
+        let logins = self.relays.iter().map(login).collect();
+        let user = heapless::String::try_from(user.as_str()).expect("it is short");
+        let grant = RelayGrant { request: ask.request, user, lifetime_s, logins };
+        self.record(session, |writer| writer.put(&grant)).into_iter().collect()
     }
 
     /// Deletes a device.
@@ -595,6 +647,10 @@ impl Coordinator {
                 let leave = raw.decode().expect("a message of our own making");
                 self.handle_leave(session, identity, &leave)
             }
+            RelayAsk::TAG => {
+                let ask = raw.decode().expect("a message of our own making");
+                self.handle_relay_ask(session, identity, &ask)
+            }
             CommandDone::TAG => {
                 let done: CommandDone = raw.decode().expect("a message of our own making");
                 self.done.push((done.id, done.outcome));
@@ -775,6 +831,8 @@ impl Coordinator {
             }));
             let rule = Rule { number: 0, protocol: 0, first_port: 0, last_port: u16::MAX };
             ops.push(item(&Rules { rules: [rule].into_iter().collect() }));
+            ops.push(item(&Relays { relays: self.relays.iter().copied().collect() }));
+            ops.push(self.newer_ops.clone());
             ops.push(item(&Lease { lease_s: self.lease_s }));
             ops.push(item(&Servers { stun: self.stun.iter().copied().collect() }));
             ops.push(item(&OwnKeys {
