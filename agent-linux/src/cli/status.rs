@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::cli::{Context, key, peer};
 use crate::failure::Result;
 use crate::ipc::protocol::{
-    Coordinator, Device, KeyState, OtherMachine, Path, Peer, Status, VERSION,
+    Coordinator, Device, KeyState, OtherMachine, Path, Peer, Relay, Status, VERSION,
 };
 use crate::os::clock;
 use crate::output::table::{self, ALWAYS, Cell, Column};
@@ -321,6 +321,7 @@ struct Document {
     peers: Vec<PeerDocument>,
     refused_peers: u32,
     key: KeyDocument,
+    relays: Vec<RelayDocument>,
     drops: std::collections::BTreeMap<String, u64>,
     notes: Vec<NoteDocument>,
 }
@@ -368,6 +369,18 @@ struct LeaseDocument {
 struct KeyDocument {
     state: KeyState,
     changed_at: Option<String>,
+}
+
+/// A relay of the map. What this device logs in with is not told.
+#[derive(Serialize)]
+struct RelayDocument {
+    number: u16,
+    ipv4: Option<String>,
+    ipv6: Option<String>,
+    udp: Vec<u16>,
+    tcp: Option<u16>,
+    tls: Option<u16>,
+    credentials_until: Option<String>,
 }
 
 /// A peer in `weft status --json` and `weft peers --json`.
@@ -437,6 +450,7 @@ fn document(status: &Status, now_ms: u64) -> impl Serialize {
         peers: peer_documents(status, now_ms),
         refused_peers: status.refused_peers,
         key: KeyDocument { state: status.key.state, changed_at: status.key.changed_ms.map(ago) },
+        relays: status.relays.iter().map(relay_document).collect(),
         drops: status.drops.iter().cloned().collect(),
         notes: status
             .overlap
@@ -447,6 +461,19 @@ fn document(status: &Status, now_ms: u64) -> impl Serialize {
                 range: range.clone(),
             })
             .collect(),
+    }
+}
+
+fn relay_document(relay: &Relay) -> RelayDocument {
+    let (v4, v6) = relay.addresses;
+    RelayDocument {
+        number: relay.number,
+        ipv4: v4.map(|address| address.to_string()),
+        ipv6: v6.map(|address| address.to_string()),
+        udp: relay.udp.clone(),
+        tcp: relay.tcp,
+        tls: relay.tls,
+        credentials_until: relay.until_s.map(|s| units::rfc3339(s.saturating_mul(1_000))),
     }
 }
 

@@ -10,10 +10,13 @@ use weft_noise::key::StaticSecret;
 use weft_noise::mac;
 use weft_wire::item::Standing;
 use weft_wire::map::{Overlay, Prefix, SecondKind};
+use weft_wire::relay::RelayGrant;
 
 use crate::daemon::{Daemon, now};
 use crate::failure::{Code, Failure};
-use crate::ipc::protocol::{Coordinator, Device, Key, KeyState, OtherMachine, Path, Peer, Status};
+use crate::ipc::protocol::{
+    Coordinator, Device, Key, KeyState, OtherMachine, Path, Peer, Relay, Status,
+};
 use crate::os::clock;
 
 /// The one word for a standing.
@@ -176,6 +179,22 @@ impl Daemon {
         }
     }
 
+    fn relay_views(&self) -> Vec<Relay> {
+        let grant = self.agent.relay_grant();
+        let port = |port: u16| (port != 0).then_some(port);
+        let view = |relay: &weft_wire::relay::Relay| Relay {
+            number: relay.number,
+            addresses: (relay.v4, relay.v6),
+            udp: relay.udp.into_iter().filter_map(port).collect(),
+            tcp: port(relay.tcp),
+            tls: port(relay.tls),
+            until_s: grant
+                .filter(|grant| grant.logins.iter().any(|login| login.relay == relay.number))
+                .and_then(RelayGrant::expiry_s),
+        };
+        self.agent.settings().relays().iter().map(view).collect()
+    }
+
     /// Everything `weft status` shows.
     pub(super) fn status(&self) -> Status {
         let coordinator = self.agent.coordinator(now());
@@ -201,6 +220,7 @@ impl Daemon {
             drops: drops.map(|(reason, n)| (reason.to_owned(), n)).collect(),
             overlap: overlap.map(|o| (o.interface.clone(), o.network.to_string())),
             key: self.key_view(),
+            relays: self.relay_views(),
         }
     }
 }

@@ -195,6 +195,18 @@ pub(crate) struct Key {
     pub(crate) changed_ms: Option<u64>,
 }
 
+/// A relay of the map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Relay {
+    pub(crate) number: u16,
+    pub(crate) addresses: (Option<Ipv4Addr>, Option<Ipv6Addr>),
+    pub(crate) udp: Vec<u16>,
+    pub(crate) tcp: Option<u16>,
+    pub(crate) tls: Option<u16>,
+    /// When this device's credentials there end, Unix time in seconds.
+    pub(crate) until_s: Option<u64>,
+}
+
 /// Everything `weft status` shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -218,6 +230,7 @@ pub(crate) struct Status {
     /// Another network that has addresses of the overlay: interface and range.
     pub(crate) overlap: Option<(String, String)>,
     pub(crate) key: Key,
+    pub(crate) relays: Vec<Relay>,
 }
 
 /// What enrolment said.
