@@ -7,7 +7,7 @@
 //! and a question would cost a round trip that no real path has.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::failure::{During, Failure, Result};
 use crate::net::namespace::Namespace;
@@ -220,6 +220,17 @@ impl Internet {
         let [one, other] = names.map(|name| self.end(name));
         self.wire.set_cut(one?, std::iter::once(other?), cut);
         Ok(())
+    }
+
+    /// When the first frame went from one to the other, since
+    /// [`Internet::forget_first_frames`].
+    pub(crate) fn first_frame(&self, [from, to]: [&str; 2]) -> Result<Option<Instant>> {
+        Ok(self.wire.first_frame(self.end(from)?, self.end(to)?))
+    }
+
+    /// From now on the next frames are the first.
+    pub(crate) fn forget_first_frames(&self) {
+        self.wire.forget_first_frames();
     }
 
     fn end(&self, name: &str) -> Result<usize> {

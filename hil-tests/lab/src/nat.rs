@@ -170,6 +170,14 @@ impl Kind {
         text
     }
 
+    /// Whether it keeps a map of mappings besides conntrack's table.
+    pub(crate) const fn learns(self) -> bool {
+        matches!(
+            self,
+            Self::FullCone | Self::AdCone | Self::SymEif | Self::ConeHairpin | Self::PrcHairpin
+        )
+    }
+
     const fn hairpin(self) -> bool {
         matches!(self, Self::ConeHairpin | Self::PrcHairpin)
     }

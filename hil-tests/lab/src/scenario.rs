@@ -12,6 +12,7 @@ mod footprint;
 mod hostile;
 mod interop;
 mod key_change;
+mod nat_matrix;
 mod nats;
 mod outage;
 mod pair;
@@ -47,6 +48,15 @@ pub(crate) struct Options {
     /// Chooses what is left to chance, where a scenario leaves anything to it
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// nat-matrix: how often each cell is measured
+    #[arg(long, value_name = "N")]
+    pub(crate) runs: Option<u32>,
+    /// nat-matrix: these cells only, as in prc:symrand,open:prc
+    #[arg(long, value_name = "A:B,…")]
+    pub(crate) cells: Option<String>,
+    /// nat-matrix: hosts have public IPv6 addresses besides, behind firewalls
+    #[arg(long)]
+    pub(crate) ipv6: bool,
 }
 
 /// One row of `weft-lab list`.
@@ -117,6 +127,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "key-change",
         about: "the coordinator's own key changes as announced: members follow",
         play: key_change::play,
+    },
+    Scenario {
+        name: "nat-matrix",
+        about: "two gateways behind every pair of NAT boxes: first byte, path, direct when",
+        play: nat_matrix::play,
     },
     Scenario {
         name: "nats",

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::failure::{During, Failure, Result};
@@ -139,7 +139,7 @@ impl Site {
             let (near, far) = (Ipv4Addr::new(100, 64, 0, 1), Ipv4Addr::new(100, 64, 0, 2));
             ip_batch(Some(carrier), &self.carrier_commands(near, far)).during(&during)?;
             ip_batch(Some(&self.home), &self.home_commands(near, far)).during(&during)?;
-            load(run, carrier, &box_.rules(wan, far))?;
+            nft(run, carrier, "rules", &box_.rules(wan, far))?;
             wan = far;
         }
         ip_batch(Some(&self.home), &self.lan_commands()).during(&during)?;
@@ -151,7 +151,7 @@ impl Site {
         if ipv6 {
             rules.push_str(FIREWALL_IPV6);
         }
-        load(run, &self.home, &rules)?;
+        nft(run, &self.home, "rules", &rules)?;
         if kind == Kind::Nat64 {
             self._translator = Some(self.translate(run)?);
         }
@@ -326,16 +326,28 @@ impl Site {
         Ok(process)
     }
 
-    /// Loses every mapping, as a restart of the box does.
+    /// Loses every mapping of UDP, as a restart of the boxes does. TCP is spared:
+    /// a box that forgets it resets what comes next, and the gateways' lines to
+    /// the coordinator are not what is looked at.
     pub(crate) fn forget(&self, run: &Run) -> Result<()> {
-        let mut command = Command::new(found("conntrack")?);
-        command.arg("-F").stdin(Stdio::null());
-        let name = format!("conntrack-{}", self.plan.name);
-        let finished = finish(&name, &self.home, run.logs(), &mut command, LIMIT)?;
-        if finished.success() {
-            return Ok(());
+        let families: &[&str] = if self.plan.ipv6 { &["ipv4", "ipv6"] } else { &["ipv4"] };
+        for namespace in [Some(&self.home), self.carrier.as_ref()].into_iter().flatten() {
+            for family in families {
+                let mut command = Command::new(found("conntrack")?);
+                command.args(["-D", "-p", "udp", "-f", family]);
+                let name = format!("conntrack-{}", namespace.name());
+                let finished = finish(&name, namespace, run.logs(), &mut command, LIMIT)?;
+                // Nothing to forget is its status 1 as well.
+                if !finished.success() && !finished.stderr.contains(" 0 flow entries") {
+                    let said = format!("conntrack -D: {}", finished.stderr.trim());
+                    return Err(Failure::new("lab.conntrack", said));
+                }
+            }
         }
-        Err(Failure::new("lab.conntrack", format!("conntrack -F: {}", finished.stderr.trim())))
+        if self.plan.kind.learns() {
+            return nft(run, &self.home, "flush", "flush map ip nat known\n");
+        }
+        Ok(())
     }
 }
 
@@ -350,12 +362,13 @@ fn found(program: &str) -> Result<PathBuf> {
     })
 }
 
-fn load(run: &Run, namespace: &Namespace, rules: &str) -> Result<()> {
-    let path = run.logs().join(format!("{}.nft", namespace.name()));
-    fs::write(&path, rules).during("write a box's rules")?;
+/// What `nft -f` makes of a text, which stays among the logs.
+fn nft(run: &Run, namespace: &Namespace, name: &str, text: &str) -> Result<()> {
+    let name = format!("nft-{name}-{}", namespace.name());
+    let path = run.logs().join(format!("{name}.nft"));
+    fs::write(&path, text).during("write rules")?;
     let mut command = Command::new(found("nft")?);
     command.arg("-f").arg(&path);
-    let name = format!("nft-{}", namespace.name());
     let finished = finish(&name, namespace, run.logs(), &mut command, LIMIT)?;
     if finished.success() {
         return Ok(());

@@ -34,7 +34,6 @@ const LINKS: usize = 64;
 type Mac = [u8; 6];
 
 /// What a link does to its frames, both ways.
-#[derive(Default)]
 struct Link {
     /// Up to this much later, in microseconds.
     jitter: AtomicU32,
@@ -42,10 +41,25 @@ struct Link {
     loss: AtomicU32,
     /// Links that it does not reach.
     cut: AtomicU64,
+    /// When its first frame for each other link came, in nanoseconds of the
+    /// wire's life; 0 is never.
+    first: [AtomicU64; LINKS],
+}
+
+impl Link {
+    fn new() -> Self {
+        Self {
+            jitter: AtomicU32::new(0),
+            loss: AtomicU32::new(0),
+            cut: AtomicU64::new(0),
+            first: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
 }
 
 /// A running forwarder; dropping it cuts the wire.
 pub(crate) struct Wire {
+    began: Instant,
     links: Arc<[Link]>,
     counters: Arc<Counters>,
     stop: UdpSocket,
@@ -89,9 +103,11 @@ impl Wire {
         let stopped = UdpSocket::bind("127.0.0.1:0")?;
         stop.connect(stopped.local_addr()?)?;
         let counters = Arc::new(Counters::default());
-        let links: Arc<[Link]> = interfaces.iter().map(|_| Link::default()).collect();
+        let links: Arc<[Link]> = interfaces.iter().map(|_| Link::new()).collect();
+        let began = clock::now();
         let switch = Switch {
-            latest: vec![clock::now(); sockets.len()],
+            began,
+            latest: vec![began; sockets.len()],
             sockets,
             links: Arc::clone(&links),
             dice: Dice(seed),
@@ -108,7 +124,7 @@ impl Wire {
             let _hurried = super::hurry();
             switch.run(&stopped)
         })?;
-        Ok(Self { links, counters, stop, thread: Some(thread) })
+        Ok(Self { began, links, counters, stop, thread: Some(thread) })
     }
 
     /// Frames of a link come up to this much later.
@@ -143,6 +159,19 @@ impl Wire {
             return thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
         told.map(drop)
+    }
+
+    /// When the first frame for one link came from another, since the last call of
+    /// [`Wire::forget_first_frames`].
+    pub(crate) fn first_frame(&self, from: usize, to: usize) -> Option<Instant> {
+        let nanos = self.links[from].first[to].load(Ordering::Relaxed);
+        (nanos != 0).then(|| self.began + Duration::from_nanos(nanos))
+    }
+
+    /// From now on the next frames are the first.
+    pub(crate) fn forget_first_frames(&self) {
+        let all = self.links.iter().flat_map(|link| &link.first);
+        all.for_each(|first| first.store(0, Ordering::Relaxed));
     }
 
     /// Frames delivered, and frames lost: by chance, by a cut, for want of room.
@@ -189,6 +218,7 @@ impl PartialEq for Frame {
 impl Eq for Frame {}
 
 struct Switch {
+    began: Instant,
     sockets: Vec<PacketSocket>,
     links: Arc<[Link]>,
     dice: Dice,
@@ -242,7 +272,10 @@ impl Switch {
             self.ports.insert(from, link);
             match self.ports.get(&to).copied() {
                 Some(known) if known == link => {}
-                Some(known) => self.queue(link, known, frame, now),
+                Some(known) => {
+                    self.note(link, known, now);
+                    self.queue(link, known, frame, now);
+                }
                 None => (0..self.sockets.len())
                     .filter(|other| *other != link)
                     .for_each(|other| self.queue(link, other, frame, now)),
@@ -264,6 +297,14 @@ impl Switch {
         bytes.extend_from_slice(frame);
         self.sequence += 1;
         self.heap.push(Frame { due, sequence: self.sequence, link, bytes });
+    }
+
+    fn note(&self, from: usize, to: usize, now: Instant) {
+        let first = &self.links[from].first[to];
+        if first.load(Ordering::Relaxed) == 0 {
+            let nanos = u64::try_from((now - self.began).as_nanos()).unwrap_or(u64::MAX);
+            first.store(nanos.max(1), Ordering::Relaxed);
+        }
     }
 
     /// By a cut of either end, or by chance on either link.
