@@ -21,6 +21,7 @@ use weft_wire::id::{Instance, Revision};
 use weft_wire::item::{Done, Duplicate, Leave, Ping, Stamps, Standing, State};
 use weft_wire::login;
 use weft_wire::map::MapNext;
+use weft_wire::relay::{RelayAsk, RelayGrant};
 use world::{Device, EPOCH, Held, World, enrolment_psk, find, unique};
 
 /// What a process keeps between its starts, and so what a copy takes with it.
@@ -175,6 +176,11 @@ async fn the_later_of_two_is_quarantined_and_both_are_told() {
     assert!(other.moved.is_none());
     let welcome = second.device.welcome.as_ref().unwrap();
     assert_eq!((welcome.inbox, welcome.revision), (old, Revision(0)));
+    // No relay takes it.
+    let frame = second.device.seal(|writer| writer.put(&RelayAsk { request: 8 }).unwrap());
+    let answer = second.give(&world, &frame).await;
+    let grant: RelayGrant = find(&second.device.open(&answer.frames[0])).unwrap();
+    assert!(grant.request == 8 && grant.logins.is_empty());
     // It asks for the map in vain, may leave, and the device stays.
     let next = MapNext { epoch: EPOCH, from: Revision(0), page: 0 };
     let frame = second.device.seal(|writer| writer.put(&next).unwrap());

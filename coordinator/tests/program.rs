@@ -10,6 +10,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 use weft_coordinator::domain::key::NewKey;
+use weft_coordinator::store::Relays as _;
 use weft_coordinator::store::sqlite::SqliteStore;
 
 mod common;
@@ -326,4 +327,35 @@ fn says_its_version_and_completes_without_a_server() {
     }
     assert_eq!(home.done(&["complete", "--", "key", "rev"]), "revoke\n");
     assert_eq!(home.done(&["complete", "--", "device", "show", ""]), "");
+}
+
+#[test]
+fn relays_are_announced_and_their_secrets_are_read_at_the_start() {
+    let home = Home::initialised();
+    let (file, secret) = (home.data().join("coordinator.toml"), home.path().join("fra1.secret"));
+    let mut text = fs::read_to_string(&file).unwrap();
+    text.push_str(&format!(
+        "\n[[relays]]\nname = \"fra1\"\naddress = \"203.0.113.10\"\ntcp = 443\nsecret_file = {secret:?}\n"
+    ));
+    fs::write(&file, &text).unwrap();
+    let checked = home.done(&["config", "check"]);
+    assert!(checked.contains("relays.fra1.secret_file"), "{checked}");
+    let said = home.refused(&["serve", "--listen", "127.0.0.1:0"], 2, "relay.secret");
+    assert!(said.contains("from:   relays.fra1.secret_file"), "{said}");
+    fs::write(&secret, "canary\n").unwrap();
+    fs::set_permissions(&secret, Permissions::from_mode(0o644)).unwrap();
+    let said = home.refused(&["serve", "--listen", "127.0.0.1:0"], 4, "relay.secret-open");
+    assert!(said.contains("chmod 600") && !said.contains("canary"), "{said}");
+    fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+    let server = home.serve();
+    assert!(
+        server.said.contains("  relay     fra1 203.0.113.10 3478/udp 443/tcp\n"),
+        "{}",
+        server.said
+    );
+    drop(server);
+    let store = SqliteStore::open(&home.data().join("weft.db"), fleet::NOW).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let relays = runtime.block_on(store.relays()).unwrap();
+    assert_eq!((relays.len(), relays[0].number, relays[0].is.name.as_str()), (1, 1, "fra1"));
 }

@@ -14,8 +14,8 @@ use crate::item::{RequestId, item};
 /// The most relays in a map.
 pub const RELAYS: usize = 4;
 
-/// The longest user name of a relay, in bytes: an expiry, a colon and the text
-/// of a device's id fit twice.
+/// The longest user name of a relay, in bytes: `EXPIRY:DEVICE@ORGANISATION` with an
+/// expiry of up to 14 digits fits.
 pub const RELAY_USER_LEN: usize = 48;
 
 /// A TURN server (RFC 8656). It has an address of one family at least.

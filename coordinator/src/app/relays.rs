@@ -1,31 +1,67 @@
-//! Relays that the configuration names: told to every map at the start.
+//! Relays that the configuration names: told to every map at the start, and their
+//! secrets read.
 
 use core::net::SocketAddr;
 
+use zeroize::Zeroizing;
+
 use crate::config::relays::RelaySettings;
 use crate::domain::audit::Actor;
-use crate::domain::relay::{NewRelay, Relay};
+use crate::domain::relay::NewRelay;
 use crate::domain::time::UnixMs;
+use crate::failure::{Code, Failure};
 use crate::service::clock::Clock as _;
+use crate::service::relays::RelaySecrets;
 use crate::store::{By, SharedStore, StoreError};
 
 use super::clock::SystemClock;
+use super::secret_file::{self, Kind};
 
-/// Puts the configured relays into every map.
+const SECRET: Kind = Kind {
+    word: "secret",
+    longest: 256,
+    unreadable: Code::RelaySecret,
+    denied: Code::RelaySecretDenied,
+    open: Code::RelaySecretOpen,
+};
+
+/// A relay, and the secret that it shares with us.
+pub(super) struct Shared {
+    relay: NewRelay,
+    secret: Zeroizing<String>,
+}
+
+/// The configured relays with their secrets.
+///
+/// # Errors
+///
+/// `relay.secret…`.
+pub(super) fn read(settings: &[RelaySettings]) -> Result<Vec<Shared>, Failure> {
+    let read = |one: &RelaySettings| {
+        let setting = format!("relays.{}.secret_file", one.relay.name);
+        let secret = secret_file::line(&SECRET, &setting, &one.secret_file)?;
+        Ok(Shared { relay: one.relay.clone(), secret })
+    };
+    settings.iter().map(read).collect()
+}
+
+/// Puts the relays into every map and gives what credentials are made with.
 ///
 /// # Errors
 ///
 /// The store's.
 pub(super) async fn announce(
     store: &SharedStore,
-    settings: &[RelaySettings],
-) -> Result<Vec<Relay>, StoreError> {
+    relays: Vec<Shared>,
+) -> Result<RelaySecrets, StoreError> {
     let by = By { actor: Actor::coordinator(), at: UnixMs(SystemClock.unix_ms()) };
-    let relays = settings.iter().map(|one| one.relay.clone()).collect();
-    store.set_relays(relays, by).await
+    let (relays, secrets): (_, Vec<_>) =
+        relays.into_iter().map(|Shared { relay, secret }| (relay, secret)).unzip();
+    let numbered = store.set_relays(relays, by).await?;
+    Ok(RelaySecrets::new(numbered.iter().map(|relay| relay.number).zip(secrets)))
 }
 
-/// Where the configured relays answer STUN, in their order.
-pub(super) fn stun(settings: &[RelaySettings]) -> Vec<SocketAddr> {
-    settings.iter().map(|one| &one.relay).flat_map(NewRelay::stun).collect()
+/// Where relays answer STUN, in their order.
+pub(super) fn stun(relays: &[Shared]) -> Vec<SocketAddr> {
+    relays.iter().flat_map(|one| one.relay.stun()).collect()
 }

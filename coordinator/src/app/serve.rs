@@ -22,6 +22,7 @@ use crate::service::bus::{Bus, Inbound};
 use crate::service::channel::{Channel, Parts};
 use crate::service::clock::Clock;
 use crate::service::operator::Operator;
+use crate::service::relays::RelaySecrets;
 use crate::service::rotation::Rotations;
 use crate::service::seams::Refusals;
 use crate::service::secrets::Secrets;
@@ -217,12 +218,15 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
         followed.await.map_err(|error| unreadable(place, &error))?;
         tracing::warn!(generation = secrets.generation, "serve.key-followed");
     }
-    relays::announce(&store, &config.relays).await.map_err(|error| unreadable(place, &error))?;
     let (failed, mut failures) = mpsc::unbounded_channel();
+    let relays = relays::read(&config.relays)?;
+    let seen_from_relays = relays::stun(&relays);
     let Doors { listeners, stun, socket } = bind(config, &failed)?;
+    let secrets_of_relays = relays::announce(&store, relays).await;
+    let secrets_of_relays = secrets_of_relays.map_err(|error| unreadable(place, &error))?;
     let limits = site.files.map_or_else(Limits::default, Limits::within);
     let Works { channel, rotations, routes, behind, external } =
-        works(site, &store, limits).await?;
+        works(site, &store, limits, secrets_of_relays).await?;
 
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -231,7 +235,7 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
     let changes = store.changes();
     let told = Arc::clone(&channel);
     tasks.spawn(async move { match told.run(changes).await {} });
-    let announced = stun::run(Arc::clone(&store), public.clone(), relays::stun(&config.relays));
+    let announced = stun::run(Arc::clone(&store), public.clone(), seen_from_relays);
     tasks.spawn(async move { match announced.await {} });
     if let Some(external) = external {
         let inbound: Arc<dyn Inbound> = Arc::clone(&channel) as _;
@@ -294,7 +298,12 @@ struct Works {
     external: Option<External>,
 }
 
-async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<Works, Failure> {
+async fn works(
+    site: &Site<'_>,
+    store: &SharedStore,
+    limits: Limits,
+    relays: RelaySecrets,
+) -> Result<Works, Failure> {
     let Site { config, public, place, secrets, .. } = *site;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let hub = Arc::new(Hub::default());
@@ -312,6 +321,7 @@ async fn works(site: &Site<'_>, store: &SharedStore, limits: Limits) -> Result<W
         clock: Arc::clone(&clock),
         refusals: Arc::clone(&refusals),
         random: RANDOM,
+        relays,
         handshakes: config.threads,
     };
     let channel =

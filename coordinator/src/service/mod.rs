@@ -18,6 +18,7 @@ pub mod presence;
 pub mod quiet;
 pub mod random;
 pub mod recovery;
+pub mod relays;
 pub mod rotation;
 pub mod seams;
 pub mod secrets;

@@ -17,6 +17,7 @@ use weft_coordinator::service::bus::{Bus, Inbound};
 use weft_coordinator::service::channel::{Channel, Parts};
 use weft_coordinator::service::clock::Clock;
 use weft_coordinator::service::random::Random;
+use weft_coordinator::service::relays::RelaySecrets;
 use weft_coordinator::service::seams::Refusals;
 use weft_coordinator::service::secrets::Secrets;
 use weft_coordinator::store::sqlite::{self, NewInstallation, SqliteStore};
@@ -46,6 +47,9 @@ use super::endpoint::{Client, Credentials, NOW_MS, connect, enrolling, publish, 
 
 pub const EPOCH: Epoch = Epoch(7);
 pub const NETWORK: NetworkId = NetworkId(1);
+
+/// Relays with the secrets that they share with the coordinator.
+pub const RELAYS: [(u16, &str); 2] = [(1, "north"), (300, "south")];
 
 /// Bytes that no other call gives.
 pub fn unique<const N: usize>() -> [u8; N] {
@@ -169,6 +173,9 @@ impl World {
             clock: Arc::new(TestClock),
             refusals: Arc::clone(&refusals),
             random: Random(|out| getrandom::fill(out).unwrap()),
+            relays: RelaySecrets::new(
+                RELAYS.map(|(number, secret)| (number, Zeroizing::new(secret.to_owned()))),
+            ),
             handshakes: 2,
         };
         let now = tokio::time::Instant::now().into_std();

@@ -319,6 +319,7 @@ impl World {
             clock: Arc::new(Still),
             refusals: Arc::new(Refusals::default()),
             random: Random(random),
+            relays: weft_coordinator::service::relays::RelaySecrets::default(),
             handshakes: 2,
         };
         let now = tokio::time::Instant::now().into_std();

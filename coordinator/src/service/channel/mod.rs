@@ -43,6 +43,7 @@ use super::maps::Maps;
 use super::presence::PresenceTable;
 use super::quiet::Quiet;
 use super::random::Random;
+use super::relays::{RelaySecrets, Relays};
 use super::seams::Refusals;
 use super::secrets::Secrets;
 use super::signal::Signal;
@@ -172,6 +173,8 @@ pub struct Parts {
     pub refusals: Arc<Refusals>,
     /// Randomness.
     pub random: Random,
+    /// The secrets that relays share with us.
+    pub relays: RelaySecrets,
     /// Handshakes at once; the number of cores is a good one.
     pub handshakes: usize,
 }
@@ -202,6 +205,7 @@ pub struct Channel {
     turns: quarantine::Turns,
     maps: Maps,
     signal: Signal,
+    relays: Relays,
     presence: Arc<PresenceTable>,
     quiet: Arc<Quiet>,
     commands: CommandQueue,
@@ -218,7 +222,7 @@ impl Channel {
     ///
     /// The store's, when it cannot be read.
     pub async fn new(parts: Parts, now: Instant) -> Result<Self, StoreError> {
-        let Parts { store, secrets, bus, clock, refusals, random, handshakes } = parts;
+        let Parts { store, secrets, bus, clock, refusals, random, relays, handshakes } = parts;
         let installation = store.installation().await?;
         let sessions = Arc::new(Sessions::new(bus));
         let quiet = Arc::new(Quiet::default());
@@ -257,6 +261,7 @@ impl Channel {
                 Arc::clone(&sessions),
                 Arc::clone(&quiet),
             ),
+            relays: Relays::new(Arc::clone(&store), relays),
             presence: Arc::new(PresenceTable::new(Arc::clone(&sessions), Arc::clone(&clock))),
             turns: quarantine::Turns::default(),
             commands: CommandQueue::new(Arc::clone(&sessions), Arc::clone(&clock)),

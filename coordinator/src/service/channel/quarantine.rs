@@ -8,6 +8,7 @@ use weft_wire::id::{DeviceId, Inbox, Instance};
 use weft_wire::item::{
     Done, Duplicate, Item as _, ItemError, Leave, NewInbox, Ping, RawItem, Stamps, Standing, State,
 };
+use weft_wire::relay::RelayAsk;
 use weft_wire::telemetry::Heartbeat;
 
 use super::record::{Context, sentence};
@@ -16,6 +17,7 @@ use super::{Channel, FrameDrop};
 use crate::domain::change::Released;
 use crate::domain::device::Device;
 use crate::domain::quarantine::{Heard, Place, Quarantine, Verdict, place, stamps_ahead_s};
+use crate::service::relays;
 use crate::service::seams::PresenceView as _;
 use crate::store::StoreError;
 
@@ -186,6 +188,10 @@ impl Channel {
             Heartbeat::TAG => {
                 let heartbeat: Heartbeat = item.decode()?;
                 context.answer(&Done { request: heartbeat.request });
+            }
+            RelayAsk::TAG => {
+                let ask: RelayAsk = item.decode()?;
+                context.answer(&relays::none(ask.request, 0));
             }
             // The machine forgets the identity; the device stays.
             Leave::TAG => {

@@ -12,6 +12,7 @@ use weft_wire::item::{
     RequestId, Returning, State, Unsupported,
 };
 use weft_wire::map::{KeyReport, MapApplied, MapNext};
+use weft_wire::relay::RelayAsk;
 use weft_wire::signal::{Call, CallAck, Go};
 use weft_wire::telemetry::Heartbeat;
 use weft_wire::verdict::Refusal;
@@ -26,6 +27,7 @@ use crate::domain::device::{Decision, Device, Standing};
 use crate::domain::netmap::Newest;
 use crate::domain::rotation::Step;
 use crate::service::bus::{Answer, Uplink};
+use crate::service::relays;
 use crate::service::signal::Message;
 use crate::store::{By, Holder, StoreError};
 
@@ -84,6 +86,7 @@ impl Allowance {
             MapNext::TAG => &mut self.pages,
             MapApplied::TAG
             | KeyReport::TAG
+            | RelayAsk::TAG
             | Call::TAG
             | CallAck::TAG
             | Go::TAG
@@ -345,6 +348,7 @@ impl Channel {
                 self.maps.applied(device, &applied, self.epoch()).await;
             }
             KeyReport::TAG => self.report_key(device, &item.decode()?, context).await,
+            RelayAsk::TAG => self.grant_relays(device, &item.decode()?, context).await,
             CommandDone::TAG => {
                 let done: CommandDone = item.decode()?;
                 self.commands.done(device, &done);
@@ -392,6 +396,18 @@ impl Channel {
             Err(error) => {
                 self.quiet.store_failed("key", &error);
                 context.answer(&unavailable(report.request));
+            }
+        }
+    }
+
+    async fn grant_relays(&self, device: DeviceId, ask: &RelayAsk, context: &mut Context<'_>) {
+        match self.relays.grant(device, ask.request, self.now()).await {
+            Ok(Some(grant)) => context.answer(&grant),
+            Ok(None) => context.answer(&unavailable(ask.request)),
+            Err(StoreError::NotFound(_)) => context.answer(&relays::none(ask.request, 0)),
+            Err(error) => {
+                self.quiet.store_failed("relays", &error);
+                context.answer(&unavailable(ask.request));
             }
         }
     }
