@@ -45,8 +45,8 @@ use crate::config::implementation::{FLOWS_CHIP, FLOWS_LINUX, MTU_MAX};
 use crate::control::{Control, ControlConfig, Identity};
 use crate::datapath::Datapath;
 use crate::entropy::Entropy;
-use crate::event::{Counters, DropCounters, SocketId, Sockets};
-use crate::path::Paths;
+use crate::event::{Counters, DropCounters, PeerSlot, SocketId, Sockets};
+use crate::path::{Paths, ProbeMac};
 use crate::peers::{Peers, Staging};
 use crate::stun::StunClient;
 use crate::time::Instant;
@@ -122,6 +122,19 @@ pub enum Output {
     Transmit(Transmit),
     /// Kept until there is a session.
     Staged,
+}
+
+/// MACs of probes, under the keys that the tunnel knows.
+struct TunnelMac<'a, const PEERS: usize>(&'a Tunnel<PEERS>);
+
+impl<const PEERS: usize> ProbeMac for TunnelMac<'_, PEERS> {
+    fn mac(&mut self, slot: PeerSlot, bytes: &[u8]) -> Option<[u8; 16]> {
+        Some(self.0.probe_key(slot)?.mac(bytes))
+    }
+
+    fn verify(&mut self, slot: PeerSlot, bytes: &[u8], mac: &[u8; 16]) -> bool {
+        self.0.probe_key(slot).is_some_and(|key| key.verify(bytes, mac))
+    }
 }
 
 /// Control session, tunnel, data path, paths and peers of one device.

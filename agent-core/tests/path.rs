@@ -4,11 +4,14 @@
 use std::net::SocketAddr;
 
 use weft_agent_core::entropy::Entropy;
-use weft_agent_core::event::{PeerSlot, SocketId, Sockets, Source};
-use weft_agent_core::path::{NoPath, PathEvent, PathSignal, Paths, PeerKind, Route, Selected, Why};
+use weft_agent_core::event::{DropReason, PeerSlot, SocketId, Sockets, Source};
+use weft_agent_core::path::{
+    NoPath, PathEvent, PathSignal, Paths, PeerKind, ProbeMac, Route, Selected, Why,
+};
 use weft_agent_core::time::{Duration, Instant};
 use weft_wire::id::DeviceId;
 use weft_wire::map::Overlay;
+use weft_wire::probe::PING_LEN;
 use weft_wire::signal::{Call, CallAck, Candidate, CandidateKind, NatReport};
 use weft_wire::verdict::CallFailure;
 
@@ -42,6 +45,26 @@ fn direct(text: &str) -> Route {
     Route::Direct { socket: SOCKET, address: address(text) }
 }
 
+/// A MAC that both sides can make, and that depends on every bit.
+struct Key;
+
+impl ProbeMac for Key {
+    fn mac(&mut self, slot: PeerSlot, bytes: &[u8]) -> Option<[u8; 16]> {
+        assert_eq!(slot, SLOT);
+        let mut state = 0x6A09_E667_F3BC_C908_u64;
+        for &byte in bytes {
+            state = (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
+        }
+        let mut mac = [0; 16];
+        mac[..8].copy_from_slice(&state.to_le_bytes());
+        Some(mac)
+    }
+
+    fn verify(&mut self, slot: PeerSlot, bytes: &[u8], mac: &[u8; 16]) -> bool {
+        self.mac(slot, bytes) == Some(*mac)
+    }
+}
+
 struct Side {
     paths: Paths<4>,
     entropy: Counter,
@@ -58,7 +81,7 @@ impl Side {
         paths.set_own(DeviceId(own));
         paths.set_local(&[host(local)]);
         let kind = PeerKind { device: DeviceId(peer), wireguard_only: false, endpoint: None };
-        paths.set_peer(SLOT, kind, at(0));
+        paths.set_peer(SLOT, kind, &mut Counter(9), at(0));
         let entropy = Counter(u64::from(own) << 32);
         Self { paths, entropy, kept: vec![], seen: vec![], gathered: 0 }
     }
@@ -83,6 +106,23 @@ impl Side {
     fn signals(&mut self, now: Instant) -> Vec<PathSignal> {
         self.serve(now);
         core::iter::from_fn(|| self.paths.poll_signal(now)).collect()
+    }
+
+    /// Probes that are to be sent now, and where to.
+    fn probes(&mut self, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
+        let mut out = [0; PING_LEN];
+        std::iter::from_fn(|| {
+            let sent = self.paths.poll_probe(&mut out, &mut Key, now)?;
+            let Route::Direct { address, .. } = sent.route else { return None };
+            Some((address, out[..sent.len].to_vec()))
+        })
+        .collect()
+    }
+
+    fn hear(&mut self, from: &str, probe: &[u8], now: Instant) -> Result<(), DropReason> {
+        let source = Source { socket: SOCKET, address: address(from) };
+        let heard = self.paths.handle_probe(source, probe, &mut Key, now);
+        heard.map(|slot| assert_eq!(slot, SLOT)).map_err(|(_, reason)| reason)
     }
 
     fn call(&mut self, now: Instant) -> Call {
@@ -124,14 +164,14 @@ fn peers_are_told_where_servers_see_us_and_that_is_asked_when_it_is_old() {
     assert_eq!((a.call(at(1_500)).nat.age_ms, a.gathered), (1_500, 1));
     // A peer's call later on: the mapping may have ended since.
     a.seen = vec![address("198.51.100.1:4999")];
-    a.paths.handle_call(&forwarded(call, 2), at(30_000));
+    a.paths.handle_call(&forwarded(call, 2), &mut a.entropy, at(30_000));
     let answer = ack(a.signals(at(30_000)).remove(0), 1);
     assert_eq!(answer.candidates[1], reflexive("198.51.100.1:4999"));
     assert_eq!(a.gathered, 2);
     // Another network: whatever was heard holds no more, however new it is.
     a.paths.handle_network_change();
     a.seen.clear();
-    a.paths.handle_call(&forwarded(answer_as_call(&answer), 2), at(30_010));
+    a.paths.handle_call(&forwarded(answer_as_call(&answer), 2), &mut a.entropy, at(30_010));
     let answer = ack(a.signals(at(30_010)).remove(0), 1);
     assert_eq!((answer.candidates[..].to_vec(), a.gathered), (vec![host("10.0.0.1:1")], 3));
 }
@@ -197,19 +237,18 @@ fn a_call_finds_candidates_and_the_handshake_starts_at_once() {
     assert_eq!(a.events(at(0)), []);
     let call = a.call(at(0));
     assert_eq!(call.candidates[..], [host("10.0.0.1:1")]);
-    b.paths.handle_call(&forwarded(call, 1), at(10));
+    b.paths.handle_call(&forwarded(call, 1), &mut b.entropy, at(10));
     let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
-    a.paths.handle_call_ack(&answer, at(20));
-    assert_eq!(a.events(at(20)), [READY]);
-    assert_eq!(a.paths.targets(SLOT)[..], [direct("10.0.0.2:1")]);
-
-    // The callee opens its side a little later, unless the caller comes first.
-    assert_eq!(b.events(at(10)), []);
-    let (due, _) = b.paths.poll_timeout().unwrap();
-    assert_eq!(due, at(110));
-    b.paths.handle_timeout(due);
-    assert_eq!(b.events(due), [READY]);
-    assert_eq!(b.paths.targets(SLOT)[..], [direct("10.0.0.1:1")]);
+    a.paths.handle_call_ack(&answer, &mut a.entropy, at(20));
+    assert_eq!((a.events(at(20)), b.events(at(20))), (vec![], vec![]));
+    // Its ping is answered: that way the handshake goes, and the callee waits.
+    let pings = a.probes(at(20));
+    assert_eq!(pings.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [address("10.0.0.2:1")]);
+    b.hear("10.0.0.1:1", &pings[0].1, at(25)).unwrap();
+    let pongs = b.probes(at(25));
+    a.hear("10.0.0.2:1", &pongs[0].1, at(30)).unwrap();
+    assert_eq!((a.events(at(30)), b.events(at(30))), (vec![READY], vec![]));
+    assert_eq!(a.paths.targets(SLOT, at(30))[..], [direct("10.0.0.2:1")]);
 
     let source = Source { socket: SOCKET, address: address("10.0.0.2:1") };
     a.paths.handle_authenticated(SLOT, source, at(30));
@@ -218,8 +257,92 @@ fn a_call_finds_candidates_and_the_handshake_starts_at_once() {
         a.events(at(30)),
         [PathEvent::CacheChanged, PathEvent::Selected { slot: SLOT, selected }]
     );
-    assert_eq!(a.paths.targets(SLOT)[..], [direct("10.0.0.2:1")]);
+    assert_eq!(a.paths.targets(SLOT, at(30))[..], [direct("10.0.0.2:1")]);
     assert_eq!(a.paths.poll_timeout(), None);
+}
+
+/// The peer's key has just changed, say: its probes fail, its tunnel may not.
+#[test]
+fn without_an_answer_to_any_probe_initiations_go_everywhere() {
+    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
+    b.paths.set_local(&[host("10.0.0.2:1"), host("10.0.0.3:1")]);
+    a.wanted(at(0));
+    b.paths.handle_call(&forwarded(a.call(at(0)), 1), &mut b.entropy, at(10));
+    let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
+    a.paths.handle_call_ack(&answer, &mut a.entropy, at(20));
+    let mut ready = [vec![], vec![]];
+    for now in (20..=2_000).map(at) {
+        for (side, ready) in [&mut a, &mut b].into_iter().zip(&mut ready) {
+            side.paths.handle_timeout(now);
+            side.probes(now);
+            ready.extend(side.events(now).into_iter().map(|event| (now.as_millis(), event)));
+        }
+    }
+    assert_eq!(ready, [vec![(420, READY)], vec![(410, READY)]]);
+    let everywhere = [direct("10.0.0.2:1"), direct("10.0.0.3:1")];
+    assert_eq!(a.paths.targets(SLOT, at(420))[..], everywhere);
+    assert_eq!(b.paths.targets(SLOT, at(410))[..], [direct("10.0.0.1:1")]);
+}
+
+#[test]
+fn nobodys_probe_is_answered() {
+    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
+    a.wanted(at(0));
+    b.paths.handle_call(&forwarded(a.call(at(0)), 1), &mut b.entropy, at(10));
+    let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
+    a.paths.handle_call_ack(&answer, &mut a.entropy, at(20));
+    let ping = a.probes(at(20)).remove(0).1;
+    b.probes(at(20));
+    let hear = |b: &mut Side, from: &str, bytes: &[u8]| b.hear(from, bytes, at(25));
+    for len in 0..ping.len() {
+        assert!(hear(&mut b, "10.0.0.1:1", &ping[..len]).is_err(), "cut to {len}");
+    }
+    for at in 0..ping.len() * 8 {
+        let mut forged = ping.clone();
+        forged[at / 8] ^= 1 << (at % 8);
+        assert!(hear(&mut b, "10.0.0.1:1", &forged).is_err(), "bit {at}");
+    }
+    // A handle that was given to nobody, from a tunnel's inside, and twice.
+    let mut stranger = ping.clone();
+    stranger[4..8].fill(0);
+    assert_eq!(hear(&mut b, "10.0.0.1:1", &stranger), Err(DropReason::UnknownIndex));
+    assert_eq!(hear(&mut b, "127.0.0.1:1", &ping), Err(DropReason::NoPath));
+    assert!(b.probes(at(25)).is_empty(), "nothing of that is answered");
+    assert_eq!(hear(&mut b, "10.0.0.1:1", &ping), Ok(()));
+    assert_eq!(hear(&mut b, "10.0.0.66:1", &ping), Err(DropReason::Replayed));
+    let answers = b.probes(at(25));
+    assert!(answers.iter().all(|(to, _)| *to == address("10.0.0.1:1")));
+    let sizes: usize =
+        answers.iter().filter(|(_, bytes)| bytes[1] & 15 == 2).map(|(_, b)| b.len()).sum();
+    assert_eq!(sizes, ping.len(), "an answer is as long as its question");
+    // An answer from elsewhere makes no way of it.
+    assert_eq!(a.hear("10.0.0.66:1", &answers[0].1, at(30)), Err(DropReason::Unsolicited));
+    assert_eq!(a.events(at(30)), []);
+    assert_eq!(a.hear("10.0.0.2:1", &answers[0].1, at(30)), Ok(()));
+    assert_eq!(a.events(at(30)), [READY]);
+}
+
+/// A NAT gave the peer another port towards us than servers saw: its ping tells,
+/// and ours goes there.
+#[test]
+fn an_address_that_nobody_named_is_found_by_its_ping() {
+    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
+    a.wanted(at(0));
+    b.paths.handle_call(&forwarded(a.call(at(0)), 1), &mut b.entropy, at(10));
+    let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
+    a.paths.handle_call_ack(&answer, &mut a.entropy, at(20));
+    a.probes(at(20));
+    let ping = b.probes(at(20)).remove(0).1;
+    a.hear("10.0.0.2:999", &ping, at(25)).unwrap();
+    let new = address("10.0.0.2:999");
+    let sent = a.probes(at(25));
+    assert_eq!(sent.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [new, new], "pong and ping");
+    assert_eq!(a.events(at(25)), [], "that it could speak from there is not enough");
+    b.hear("10.0.0.1:1", &sent[1].1, at(30)).unwrap();
+    let pong = b.probes(at(30)).remove(0).1;
+    a.hear("10.0.0.2:999", &pong, at(35)).unwrap();
+    assert_eq!(a.events(at(35)), [READY]);
+    assert_eq!(a.paths.targets(SLOT, at(35))[..], [Route::Direct { socket: SOCKET, address: new }]);
 }
 
 #[test]
@@ -229,21 +352,25 @@ fn of_two_that_call_each_other_the_lower_id_begins() {
     b.wanted(at(0));
     let (from_a, from_b) = (a.call(at(0)), b.call(at(0)));
     let (id_a, id_b) = (from_a.call, from_b.call);
-    a.paths.handle_call(&forwarded(from_b, 2), at(10));
-    b.paths.handle_call(&forwarded(from_a, 1), at(10));
-    assert_eq!(a.events(at(10)), [READY]);
-    assert_eq!(b.events(at(10)), []);
+    a.paths.handle_call(&forwarded(from_b, 2), &mut a.entropy, at(10));
+    b.paths.handle_call(&forwarded(from_a, 1), &mut b.entropy, at(10));
+    assert_eq!((a.events(at(10)), b.events(at(10))), (vec![], vec![]));
     // Both answer; the answers change nothing any more.
     let (to_b, to_a) = (a.signals(at(10)), b.signals(at(10)));
     assert_eq!((to_a.len(), to_b.len()), (1, 1));
     let (to_b, to_a) = (to_b.into_iter().next().unwrap(), to_a.into_iter().next().unwrap());
     let (to_b, to_a) = (ack(to_b, 1), ack(to_a, 2));
     assert_eq!((to_b.call, to_a.call), (id_b, id_a));
-    b.paths.handle_call_ack(&to_b, at(20));
-    a.paths.handle_call_ack(&to_a, at(20));
-    assert_eq!(a.events(at(20)), []);
-    assert_eq!(b.events(at(20)), []);
-    assert!(a.paths.poll_timeout().is_none());
+    b.paths.handle_call_ack(&to_b, &mut b.entropy, at(20));
+    a.paths.handle_call_ack(&to_a, &mut a.entropy, at(20));
+    // Both try each other, and one of them begins.
+    let (from_a, from_b) = (a.probes(at(20)).remove(0).1, b.probes(at(20)).remove(0).1);
+    b.hear("10.0.0.1:1", &from_a, at(25)).unwrap();
+    a.hear("10.0.0.2:1", &from_b, at(25)).unwrap();
+    let (from_a, from_b) = (a.probes(at(25)).remove(0).1, b.probes(at(25)).remove(0).1);
+    b.hear("10.0.0.1:1", &from_a, at(30)).unwrap();
+    a.hear("10.0.0.2:1", &from_b, at(30)).unwrap();
+    assert_eq!((a.events(at(30)), b.events(at(30))), (vec![READY], vec![]));
 }
 
 #[test]
@@ -317,18 +444,18 @@ fn a_call_that_cannot_be_sent_wakes_nobody() {
 fn a_call_may_come_before_the_map_names_its_caller() {
     let mut paths = Paths::<4>::new(Sockets::both(SOCKET));
     paths.set_own(DeviceId(1));
-    paths.handle_call(&a_call(5), at(0));
+    paths.handle_call(&a_call(5), &mut Counter(9), at(0));
     let kind = PeerKind { device: DeviceId(2), wireguard_only: false, endpoint: None };
-    paths.set_peer(SLOT, kind, at(40));
+    paths.set_peer(SLOT, kind, &mut Counter(9), at(40));
     assert_eq!(paths.poll_event(at(40)), Some(PathEvent::Gather));
     paths.handle_gathered([].into_iter(), NatReport::default(), at(40));
     let Some(PathSignal::CallAck(ack)) = paths.poll_signal(at(40)) else { panic!("no answer") };
     assert_eq!((ack.call, ack.peer), (5, DeviceId(2)));
-    assert_eq!(paths.targets(SLOT)[..], [direct("10.0.0.2:1")]);
+    assert_eq!(paths.targets(SLOT, at(0))[..], [direct("10.0.0.2:1")]);
 
     let mut late = Paths::<4>::new(Sockets::both(SOCKET));
-    late.handle_call(&a_call(5), at(0));
-    late.set_peer(SLOT, kind, at(10_001));
+    late.handle_call(&a_call(5), &mut Counter(9), at(0));
+    late.set_peer(SLOT, kind, &mut Counter(9), at(10_001));
     assert!(late.poll_signal(at(10_001)).is_none());
 }
 
@@ -351,10 +478,11 @@ fn a_cached_endpoint_is_tried_and_the_peer_called_in_parallel() {
             rtt_ms: 0,
             candidates: answer.candidates,
         },
+        &mut a.entropy,
         at(9),
     );
-    assert_eq!(a.events(at(9)), [READY]);
-    assert_eq!(a.paths.targets(SLOT)[..], [direct("10.0.0.9:9"), direct("10.0.0.2:1")]);
+    assert_eq!(a.events(at(9)), [], "what it names is tried first");
+    assert_eq!(a.paths.targets(SLOT, at(0))[..], [direct("10.0.0.9:9"), direct("10.0.0.2:1")]);
 }
 
 #[test]
@@ -415,8 +543,8 @@ fn overlay_and_foolish_addresses_are_never_candidates() {
             ipv4_len: 16,
             ipv6: [0xfd, 1, 2, 3, 4, 5],
         });
-        b.paths.handle_call(&peers, at(0));
-        assert_eq!(b.paths.targets(SLOT).len(), usable);
+        b.paths.handle_call(&peers, &mut b.entropy, at(0));
+        assert_eq!(b.paths.targets(SLOT, at(0)).len(), usable);
     }
 }
 
@@ -425,7 +553,7 @@ fn a_wireguard_only_peer_is_never_called() {
     let mut a = Side::new(1, 2, "10.0.0.1:1");
     let endpoint = Some(address("192.0.2.7:51820"));
     let kind = PeerKind { device: DeviceId(3), wireguard_only: true, endpoint };
-    a.paths.set_peer(SLOT, kind, at(0));
+    a.paths.set_peer(SLOT, kind, &mut a.entropy, at(0));
     a.wanted(at(0));
     a.paths.handle_initiation(SLOT, &mut a.entropy, at(0));
     assert!(a.events(at(0)).contains(&READY));
@@ -434,7 +562,7 @@ fn a_wireguard_only_peer_is_never_called() {
     assert_eq!(a.paths.cached(SLOT), None);
     let kind = PeerKind { endpoint: None, ..kind };
     a.paths.remove_peer(SLOT);
-    a.paths.set_peer(SLOT, kind, at(0));
+    a.paths.set_peer(SLOT, kind, &mut a.entropy, at(0));
     a.wanted(at(0));
     assert_eq!(a.events(at(0)), [PathEvent::Failed { slot: SLOT, why: NoPath::NoEndpoint }]);
 }
@@ -444,29 +572,29 @@ fn a_fixed_endpoint_is_never_forgotten() {
     let mut a = Side::new(1, 2, "10.0.0.1:1");
     let endpoint = Some(address("192.0.2.7:51820"));
     let kind = PeerKind { device: DeviceId(3), wireguard_only: true, endpoint };
-    a.paths.set_peer(SLOT, kind, at(0));
+    a.paths.set_peer(SLOT, kind, &mut a.entropy, at(0));
     // It was elsewhere before our last start.
     a.paths.set_cached(SLOT, address("198.51.100.9:9"), at(0));
     a.wanted(at(0));
     let both = [direct("198.51.100.9:9"), direct("192.0.2.7:51820")];
-    assert_eq!(*a.paths.targets(SLOT), both);
+    assert_eq!(*a.paths.targets(SLOT, at(0)), both);
     // It roams: data goes where it was heard, a handshake also to the place
     // that is written down.
     let source = Source { socket: SOCKET, address: address("203.0.113.5:5") };
     a.paths.handle_authenticated(SLOT, source, at(1));
     a.paths.handle_failed(SLOT);
-    assert_eq!(*a.paths.targets(SLOT), [direct("203.0.113.5:5"), direct("192.0.2.7:51820")]);
+    assert_eq!(*a.paths.targets(SLOT, at(0)), [direct("203.0.113.5:5"), direct("192.0.2.7:51820")]);
     // Somebody writes down another place.
     let _ = a.events(at(1));
     let kind = PeerKind { endpoint: Some(address("192.0.2.8:51820")), ..kind };
-    a.paths.set_peer(SLOT, kind, at(2));
+    a.paths.set_peer(SLOT, kind, &mut a.entropy, at(2));
     let selected =
         Selected { route: direct("192.0.2.8:51820"), why: Why::Configured, since: at(2) };
     assert_eq!(a.events(at(2)), [PathEvent::Selected { slot: SLOT, selected }]);
-    assert_eq!(*a.paths.targets(SLOT), [direct("192.0.2.8:51820")]);
+    assert_eq!(*a.paths.targets(SLOT, at(0)), [direct("192.0.2.8:51820")]);
     // The same entry again changes nothing.
     a.paths.handle_authenticated(SLOT, source, at(3));
-    a.paths.set_peer(SLOT, kind, at(4));
+    a.paths.set_peer(SLOT, kind, &mut a.entropy, at(4));
     assert_eq!(a.paths.selected(SLOT).unwrap().route, direct("203.0.113.5:5"));
 }
 
@@ -497,7 +625,7 @@ fn a_peer_without_an_address_of_its_own_comes_to_ours() {
         rtt_ms: 0,
         candidates: heapless::Vec::new(),
     };
-    a.paths.handle_call_ack(&nothing, at(20));
+    a.paths.handle_call_ack(&nothing, &mut a.entropy, at(20));
     assert_eq!(a.events(at(20)), []);
     let (due, _) = a.paths.poll_timeout().unwrap();
     assert_eq!(due, at(5_020));

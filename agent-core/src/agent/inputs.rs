@@ -2,12 +2,13 @@
 //! it is carried on ([`super::wiring`]).
 
 use weft_noise::wg::{self, Kind};
+use weft_wire::probe::PROBE;
 use weft_wire::signal::Candidate;
 
 use super::outbox::Persist;
 use super::record::{Fate, Head};
 use super::trace::{Entry, Trace};
-use super::{Agent, Input, Output, Transmit};
+use super::{Agent, Input, Output, Transmit, TunnelMac};
 use crate::buffer::PacketBuf;
 use crate::config::specification::REJECT_AFTER_TIME;
 use crate::control::{FrameDrop, Held};
@@ -82,6 +83,9 @@ impl<
             let result = self.stun.handle_datagram(source, datagram, now);
             return self.handled_stun(source, head.as_ref(), result);
         }
+        if datagram.first() == Some(&PROBE) {
+            return self.handle_probe(source, datagram);
+        }
         let kind = wg::kind(datagram);
         let result = match kind {
             Ok(Kind::Transport) => self
@@ -114,6 +118,22 @@ impl<
             let inner = packet.and_then(|len| datagram.get(wg::HEADER_LEN..wg::HEADER_LEN + len));
             inner.map_or(Input::Nothing, Input::Packet)
         })
+    }
+
+    fn handle_probe<'a>(
+        &mut self,
+        source: Source,
+        datagram: &[u8],
+    ) -> Result<Input<'a>, DropReason> {
+        let mut mac = TunnelMac(&self.tunnel);
+        let result = self.paths.handle_probe(source, datagram, &mut mac, self.now);
+        let slot = result.map_or_else(|(slot, _)| slot, Some);
+        if let Err((_, reason)) = result {
+            self.drops.count(reason);
+        }
+        self.recorder.put_probe(source, datagram, slot, self.now);
+        self.pump();
+        result.map(|_| Input::Nothing).map_err(|(_, reason)| reason)
     }
 
     fn handled_stun<'a>(

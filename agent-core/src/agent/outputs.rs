@@ -5,13 +5,13 @@ use weft_wire::item::ItemError;
 
 use super::outbox::{AgentEvent, InterfaceConfig, Persist};
 use super::trace::{Entry, Output, Trace};
-use super::{Agent, Transmit};
+use super::{Agent, Transmit, TunnelMac};
 use crate::buffer::PacketBuf;
 use crate::config::implementation::HEADROOM;
 use crate::control::{ControlTransmit, LineRequest};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, Source};
-use crate::path::{Route, Targets};
+use crate::path::{ProbeTransmit, Route, Targets};
 use crate::peers::PeerChange;
 use crate::stun::StunTransmit;
 use crate::time::Instant;
@@ -85,6 +85,7 @@ impl<
             .fanout
             .next(out)
             .or_else(|| self.poll_stun(out))
+            .or_else(|| self.poll_probe(out))
             .or_else(|| self.poll_handshake(out))
             .or_else(|| self.poll_keepalive(out))
             .or_else(|| self.poll_staged(out));
@@ -165,6 +166,13 @@ impl<
         Some(Transmit { socket, to, len })
     }
 
+    fn poll_probe(&mut self, out: &mut [u8]) -> Option<Transmit> {
+        let mut mac = TunnelMac(&self.tunnel);
+        let ProbeTransmit { route, len } = self.paths.poll_probe(out, &mut mac, self.now)?;
+        let Route::Direct { socket, address } = route;
+        Some(Transmit { socket, to: address, len })
+    }
+
     fn poll_handshake(&mut self, out: &mut [u8]) -> Option<Transmit> {
         loop {
             let message = self.tunnel.poll_transmit(out)?;
@@ -174,7 +182,7 @@ impl<
                 }
                 To::Peer(slot) => {
                     self.paths.handle_initiation(slot, &mut self.recorder, self.now);
-                    let targets = self.paths.targets(slot);
+                    let targets = self.paths.targets(slot, self.now);
                     if targets.is_empty() {
                         self.drops.count(DropReason::NoPath);
                     }

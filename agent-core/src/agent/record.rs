@@ -5,12 +5,13 @@ use weft_noise::wg::{self, Kind};
 use weft_wire::frame::{RECORD_HEADER_LEN, TAG_LEN};
 use weft_wire::id::{PublicKey, Secret};
 use weft_wire::item::RawItem;
+use weft_wire::probe::{PROBE_LEN, PROBE_MAC_LEN};
 
 use super::redact::Redactor;
 use super::trace::{DatagramVerdict, Entry, FrameVerdict, Trace};
 use crate::control::FrameDrop;
 use crate::entropy::Entropy;
-use crate::event::{DropReason, Source};
+use crate::event::{DropReason, PeerSlot, SocketId, Source};
 use crate::ip::{Packet, Upper, icmp};
 use crate::stun;
 use crate::time::Instant;
@@ -144,6 +145,26 @@ impl<E: Entropy, T: Trace> Recorder<E, T> {
         self.trace.write(&mut |out| {
             postcard::to_slice(&(passed, entry), out).ok().map(|written| written.len())
         });
+    }
+
+    /// Without its MAC, which tells something of a key. What is longer than any
+    /// probe stays so.
+    pub(super) fn put_probe(
+        &mut self,
+        source: Source,
+        probe: &[u8],
+        slot: Option<PeerSlot>,
+        now: Instant,
+    ) {
+        if !T::ENABLED {
+            return;
+        }
+        let mut kept = [0; PROBE_LEN + 1];
+        let len = probe.len().min(kept.len());
+        let open = len.saturating_sub(PROBE_MAC_LEN);
+        kept[..open].copy_from_slice(&probe[..open]);
+        let (SocketId(socket), slot) = (source.socket, slot.map(|slot| slot.0));
+        self.put(now, &Entry::Probe(socket, source.address, &kept[..len], slot));
     }
 
     /// `opened`: what an authentic frame held.

@@ -109,6 +109,9 @@ pub enum Entry<'a> {
     MapDropped,
     /// Input: the line wants a record to fetch with.
     Fetch,
+    /// Input: a probe; its source, all of it but for its MAC, and whose it is if
+    /// that was right.
+    Probe(u8, SocketAddr, &'a [u8], Option<u16>),
 }
 
 impl Entry<'_> {

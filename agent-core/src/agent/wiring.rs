@@ -6,6 +6,7 @@ use weft_noise::key::StaticSecret;
 use weft_wire::id::DeviceId;
 use weft_wire::item::{Item as _, ItemError, Items};
 use weft_wire::map::{Overlay, PeerUpsert, Prefix, SecondKey, SecondKind, Servers};
+use weft_wire::signal::CallFailed;
 use weft_wire::verdict::CallFailure;
 
 use super::Agent;
@@ -163,11 +164,12 @@ impl<
                 self.recorder.put(now, &Entry::MapDropped);
                 self.outbox.dropped = Some(why);
             }
-            ControlEvent::Call(call) => self.paths.handle_call(&call, now),
-            ControlEvent::CallAck(ack) => self.paths.handle_call_ack(&ack, now),
-            ControlEvent::CallFailed(failed) => {
-                let why = CallFailure::from_code(failed.code);
-                self.paths.handle_call_failed(failed.call, failed.peer, why, now);
+            ControlEvent::Call(call) => self.paths.handle_call(&call, &mut self.recorder, now),
+            ControlEvent::CallAck(ack) => {
+                self.paths.handle_call_ack(&ack, &mut self.recorder, now);
+            }
+            ControlEvent::CallFailed(CallFailed { call, peer, code }) => {
+                self.paths.handle_call_failed(call, peer, CallFailure::from_code(code), now);
             }
             ControlEvent::ReportDue => {
                 let report = self.report();
@@ -316,7 +318,7 @@ impl<
             self.remove(kind.device);
             return;
         }
-        self.paths.set_peer(slot, kind, now);
+        self.paths.set_peer(slot, kind, &mut self.recorder, now);
         self.apply_routes(slot);
     }
 

@@ -3,22 +3,26 @@
 //! MACed through [`ProbeMac`].
 //!
 //! A peer's route is where its newest authenticated word came from. Without one
-//! the candidates of its `call` or `call_ack` are tried, all with the same
-//! handshake initiation: the first that arrives is answered, the copies are
-//! replays to the other side. A WireGuard-only peer has its fixed endpoint,
-//! which is tried beside any other that it has come from.
+//! both sides probe what the other named in its `call` or `call_ack`, and the
+//! handshake goes the way that answered first; where nothing answers, the same
+//! initiation goes everywhere: the first that arrives is answered, the copies are
+//! replays to the other side. A WireGuard-only peer has its fixed endpoint, which
+//! is tried beside any other that it has come from.
 //!
 //! Nothing waits for a timer that an answer could replace: a call goes out with
-//! the packet that wants the peer, and its answer starts the handshake. Both wait
-//! for a STUN server only where what it said is too old to be true. Who is
-//! called initiates too, a little later, so that one open direction suffices;
-//! of two that call each other the lower device id begins.
+//! the packet that wants the peer. Both wait for a STUN server only where what it
+//! said is too old to be true. Both begin to probe when the answer to the call
+//! has arrived, which the callee can only estimate. The caller initiates; of two
+//! that call each other the one with the lower device id.
 
 mod candidate;
+mod check;
 mod gather;
 mod peer;
+mod probe;
 
 pub use candidate::{LocalCandidates, is_usable};
+pub use probe::ProbeTransmit;
 
 use heapless::Vec;
 use weft_wire::id::DeviceId;
@@ -34,7 +38,7 @@ use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 
 use gather::Gathering;
-use peer::PeerPath;
+use peer::{Named, PeerPath};
 
 /// How often an endpoint that changed may cause the cache to be written.
 const CACHE_INTERVAL: Duration = Duration::from_secs(600);
@@ -66,6 +70,12 @@ pub enum Route {
     },
 }
 
+impl From<Source> for Route {
+    fn from(Source { socket, address }: Source) -> Self {
+        Self::Direct { socket, address }
+    }
+}
+
 /// Why a route was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -90,7 +100,7 @@ pub struct Selected {
 }
 
 /// Routes that one handshake message is sent to: the selected one first.
-pub type Targets = Vec<Route, { CANDIDATES + 1 }>;
+pub type Targets = Vec<Route, { CANDIDATES + 3 }>;
 
 /// What a peer is to be told through the coordinator.
 pub enum PathSignal {
@@ -174,6 +184,8 @@ pub struct Paths<const PEERS: usize> {
     changed: bool,
     /// A signal may be due.
     signals: bool,
+    /// No probe is due before this instant.
+    probe_at: Instant,
 }
 
 impl<const PEERS: usize> Paths<PEERS> {
@@ -190,6 +202,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             cache_at: Instant::ZERO,
             changed: false,
             signals: false,
+            probe_at: Instant::FAR_FUTURE,
         }
     }
 
@@ -258,7 +271,13 @@ impl<const PEERS: usize> Paths<PEERS> {
     }
 
     /// A peer is in this slot, new or changed.
-    pub fn set_peer(&mut self, slot: PeerSlot, kind: PeerKind, now: Instant) {
+    pub fn set_peer(
+        &mut self,
+        slot: PeerSlot,
+        kind: PeerKind,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
         let Some(place) = self.peers.get_mut(slot.index()) else {
             return;
         };
@@ -279,7 +298,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         if let Some(position) = self.early.iter().position(|early| early.call.peer == kind.device) {
             let early = self.early.swap_remove(position);
             if now <= early.until {
-                self.handle_call(&early.call, now);
+                self.handle_call(&early.call, entropy, now);
             }
         }
     }
@@ -334,6 +353,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             }
         } else {
             peer.handle_wanted(entropy, now);
+            peer.draw_handle(entropy);
         }
         self.stir();
     }
@@ -343,6 +363,7 @@ impl<const PEERS: usize> Paths<PEERS> {
     pub fn handle_initiation(&mut self, slot: PeerSlot, entropy: &mut dyn Entropy, now: Instant) {
         if let Some(peer) = self.peer_mut(slot) {
             peer.handle_initiation(entropy, now);
+            peer.draw_handle(entropy);
         }
     }
 
@@ -351,8 +372,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         let Some(peer) = self.peer_mut(slot) else {
             return;
         };
-        let route = Route::Direct { socket: source.socket, address: source.address };
-        let moved = peer.handle_authenticated(route, now);
+        let moved = peer.handle_authenticated(source.into(), now);
         self.endpoints_changed |= moved;
         self.stir();
     }
@@ -365,28 +385,29 @@ impl<const PEERS: usize> Paths<PEERS> {
     }
 
     /// A peer calls: it is answered, and its candidates are tried soon.
-    pub fn handle_call(&mut self, call: &Call, now: Instant) {
+    pub fn handle_call(&mut self, call: &Call, entropy: &mut dyn Entropy, now: Instant) {
         let Some(slot) = self.slot_of(call.peer) else {
             self.keep_early(call, now);
             return;
         };
-        let candidates = self.usable(&call.candidates);
+        let named = self.named(&call.candidates, call.receiver, entropy);
         let begins = self.own < call.peer;
         let both = u64::from(self.rtt_ms) + u64::from(call.rtt_ms);
         if let Some(peer) = self.peer_mut(slot) {
-            peer.handle_call(call.call, candidates, begins, Duration::from_millis(both), now);
+            peer.handle_call(call.call, named, begins, Duration::from_millis(both));
+            peer.draw_handle(entropy);
             self.stir();
         }
     }
 
     /// A peer answered our call: its candidates are tried at once.
-    pub fn handle_call_ack(&mut self, ack: &CallAck, now: Instant) {
+    pub fn handle_call_ack(&mut self, ack: &CallAck, entropy: &mut dyn Entropy, now: Instant) {
         let Some(slot) = self.slot_of(ack.peer) else {
             return;
         };
-        let candidates = self.usable(&ack.candidates);
+        let named = self.named(&ack.candidates, ack.receiver, entropy);
         if let Some(peer) = self.peer_mut(slot) {
-            peer.handle_call_ack(ack.call, candidates, now);
+            peer.handle_call_ack(ack.call, named, now);
             self.stir();
         }
     }
@@ -421,7 +442,8 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// not be sent is no reason: it goes when it can.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
-        let peers = self.peers.iter().flatten().filter_map(PeerPath::due_at);
+        let due = |peer: &PeerPath| [peer.due_at(), peer.checks.due_at()];
+        let peers = self.peers.iter().flatten().flat_map(due).flatten();
         let cache = self.endpoints_changed.then_some(self.cache_at);
         let at = peers.chain(cache).chain(self.gathering.due_at()).min()?;
         Some((at, Reason::new("path: call or try a peer")))
@@ -437,11 +459,11 @@ impl<const PEERS: usize> Paths<PEERS> {
         let nat = self.gathering.nat(now);
         for peer in self.peers.iter_mut().flatten() {
             let candidates = || self.local.list();
-            if let Some(call) = peer.ack_due.take() {
+            if let Some(call) = peer.take_ack(now) {
                 return Some(PathSignal::CallAck(CallAck {
                     call,
                     peer: peer.kind.device,
-                    receiver: 0,
+                    receiver: peer.checks.own_handle,
                     nat,
                     rtt_ms,
                     candidates: candidates(),
@@ -451,7 +473,7 @@ impl<const PEERS: usize> Paths<PEERS> {
                 return Some(PathSignal::Call(Call {
                     call,
                     peer: peer.kind.device,
-                    receiver: 0,
+                    receiver: peer.checks.own_handle,
                     nat,
                     rtt_ms,
                     candidates: candidates(),
@@ -506,18 +528,20 @@ impl<const PEERS: usize> Paths<PEERS> {
         u16::try_from(position).ok().map(PeerSlot)
     }
 
-    /// Where a handshake initiation goes: the selected route, and what the
-    /// peer named if that is in doubt.
-    pub fn targets(&self, slot: PeerSlot) -> Targets {
+    /// Where a handshake initiation goes: to what answered a probe; else the
+    /// selected route, and what the peer named if that is in doubt.
+    pub fn targets(&self, slot: PeerSlot, now: Instant) -> Targets {
         let Some(peer) = self.peer(slot) else {
             return Targets::new();
         };
+        if let Some(route) = peer.checks.best(now) {
+            return core::iter::once(route).collect();
+        }
         let mut targets: Targets = peer.selected.iter().map(|selected| selected.route).collect();
-        let named = peer.candidates.iter().filter_map(|&address| self.local.route(address));
-        for route in named.chain(self.fixed_route(slot)) {
+        for route in peer.checks.open().chain(self.fixed_route(slot)) {
             if !targets.contains(&route) {
-                // Cannot fail: one more place than candidates, and a peer has
-                // either those or a fixed endpoint.
+                // Cannot fail: there is a place for each address that is tried, and
+                // one for the selected route; only other peers have a fixed one.
                 let _ = targets.push(route);
             }
         }
@@ -536,6 +560,7 @@ impl<const PEERS: usize> Paths<PEERS> {
     const fn stir(&mut self) {
         self.changed = true;
         self.signals = true;
+        self.probe_at = Instant::ZERO;
     }
 
     fn slot_of(&self, device: DeviceId) -> Option<PeerSlot> {
@@ -551,14 +576,16 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.peers.get_mut(slot.index())?.as_mut()
     }
 
-    fn usable(&self, candidates: &[Candidate]) -> Vec<SocketAddr, CANDIDATES> {
-        candidates
+    fn named(&self, candidates: &[Candidate], handle: u32, entropy: &mut dyn Entropy) -> Named {
+        let routes = candidates
             .iter()
             // A relayed address needs our permission at a relay first.
             .filter(|candidate| candidate.kind != CandidateKind::Relayed)
-            .map(|candidate| candidate.address)
-            .filter(|&address| self.local.route(address).is_some())
-            .collect()
+            .filter_map(|candidate| self.local.route(candidate.address))
+            .collect();
+        let mut transaction = [0; 8];
+        entropy.fill(&mut transaction);
+        Named { routes, handle, transaction: u64::from_le_bytes(transaction) }
     }
 
     fn keep_early(&mut self, call: &Call, now: Instant) {

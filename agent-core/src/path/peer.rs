@@ -1,15 +1,15 @@
 //! One peer's path: its route, its candidates, and the call that looks for
 //! them.
 
-use core::net::SocketAddr;
-
 use heapless::Vec;
+use weft_wire::probe::ProbeHead;
 use weft_wire::signal::CANDIDATES;
 use weft_wire::verdict::CallFailure;
 
+use super::check::Checks;
 use super::{NoPath, PathEvent, PeerKind, Route, Selected, Why};
 use crate::entropy::Entropy;
-use crate::event::PeerSlot;
+use crate::event::{DropReason, PeerSlot};
 use crate::time::{Duration, Instant};
 
 /// A call is repeated after these times without an answer: a lost record costs
@@ -25,8 +25,10 @@ const TRUSTED_FOR: Duration = Duration::from_secs(180);
 const DOUBT_AFTER: Duration = Duration::from_secs(1);
 /// The same for what the peer named a moment ago.
 const SECOND_DOUBT_AFTER: Duration = Duration::from_secs(10);
-/// Who was called initiates this long, and both round trips, after its answer.
-const OPEN_AFTER: Duration = Duration::from_millis(100);
+/// A round that nothing has answered for this long ends the waiting: initiations
+/// go to every address, for a peer whose probes fail and whose tunnel does not
+/// (its key has just changed and ours has not heard).
+const BLIND_AFTER: Duration = Duration::from_millis(400);
 /// A peer that named no address of its own comes to ours within this time.
 const COMES_WITHIN: Duration = Duration::from_secs(5);
 /// A peer that cannot be called (no coordinator) is given up after this long,
@@ -54,20 +56,34 @@ impl Calling {
     }
 }
 
+/// What a peer said of itself in a call or its answer.
+pub(super) struct Named {
+    /// Where it says that it is.
+    pub(super) routes: Vec<Route, CANDIDATES>,
+    /// What our probes to it carry.
+    pub(super) handle: u32,
+    /// Of our first ping.
+    pub(super) transaction: u64,
+}
+
 /// One peer.
 pub(super) struct PeerPath {
     pub(super) kind: PeerKind,
     pub(super) selected: Option<Selected>,
     /// When authenticated data last confirmed the selected route.
     confirmed_at: Option<Instant>,
-    /// What the peer named and nothing has confirmed or replaced yet.
-    pub(super) candidates: Vec<SocketAddr, CANDIDATES>,
     calling: Option<Calling>,
     called_at: Option<Instant>,
     /// The peer's call that is to be answered.
     pub(super) ack_due: Option<u32>,
-    /// When we try the candidates of a peer that called.
-    open_at: Option<Instant>,
+    /// Of both to the coordinator, when the peer called.
+    round_trips: Duration,
+    pub(super) checks: Checks,
+    /// An address that answers is to be initiated to at once; otherwise the peer
+    /// does that.
+    initiates: bool,
+    /// When initiations go to every address.
+    blind_at: Option<Instant>,
     pub(super) ready: bool,
     pub(super) failed: Option<NoPath>,
     /// The owner was told of the selected route.
@@ -80,11 +96,13 @@ impl PeerPath {
             kind,
             selected: None,
             confirmed_at: None,
-            candidates: Vec::new(),
             calling: None,
             called_at: None,
             ack_due: None,
-            open_at: None,
+            round_trips: Duration::ZERO,
+            checks: Checks::new(),
+            initiates: false,
+            blind_at: None,
             ready: false,
             failed: None,
             told: None,
@@ -92,7 +110,7 @@ impl PeerPath {
     }
 
     pub(super) fn handle_wanted(&mut self, entropy: &mut dyn Entropy, now: Instant) {
-        self.ready |= self.selected.is_some() || !self.candidates.is_empty();
+        self.ready |= self.selected.is_some() || self.checks.is_open();
         let trusted = self.confirmed_at.is_some_and(|at| now - at < TRUSTED_FOR);
         if !trusted {
             self.call_at(now, entropy, now);
@@ -101,7 +119,7 @@ impl PeerPath {
 
     pub(super) fn handle_initiation(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         if !self.kind.wireguard_only {
-            let doubt = if self.candidates.is_empty() { DOUBT_AFTER } else { SECOND_DOUBT_AFTER };
+            let doubt = if self.checks.is_open() { SECOND_DOUBT_AFTER } else { DOUBT_AFTER };
             self.call_at(now + doubt, entropy, now);
         }
     }
@@ -109,8 +127,9 @@ impl PeerPath {
     /// Returns whether the route is another one than before.
     pub(super) fn handle_authenticated(&mut self, route: Route, now: Instant) -> bool {
         self.calling = None;
-        self.open_at = None;
-        self.candidates.clear();
+        self.blind_at = None;
+        self.initiates = false;
+        self.checks.end();
         self.confirmed_at = Some(now);
         let before = self.selected.map(|selected| (selected.route, selected.why));
         if before != Some((route, Why::Authenticated)) {
@@ -121,44 +140,77 @@ impl PeerPath {
 
     pub(super) fn handle_failed(&mut self) {
         self.confirmed_at = None;
-        self.candidates.clear();
+        self.checks.end();
         self.calling = None;
-        self.open_at = None;
+        self.blind_at = None;
+        self.initiates = false;
     }
 
     /// `begins`: our device id is the lower one.
     pub(super) fn handle_call(
         &mut self,
         call: u32,
-        candidates: Vec<SocketAddr, CANDIDATES>,
+        named: Named,
         begins: bool,
         round_trips: Duration,
-        now: Instant,
     ) {
         self.ack_due = Some(call);
-        if candidates.is_empty() {
+        if named.routes.is_empty() {
             return;
         }
         let crossed = self.calling.take().is_some();
-        self.candidates = candidates;
-        if crossed && begins {
-            self.ready = true;
-        } else {
-            // A repeated call does not put it off.
-            self.open_at.get_or_insert(now + OPEN_AFTER + round_trips);
-        }
+        self.initiates |= crossed && begins;
+        self.begin(call, named);
+        self.round_trips = round_trips;
     }
 
-    pub(super) fn handle_call_ack(
+    fn begin(&mut self, call: u32, named: Named) {
+        let Named { routes, handle, transaction } = named;
+        self.checks.set_call(call, handle);
+        self.checks.begin(routes.into_iter(), transaction);
+    }
+
+    /// Our answer to the peer's call, if it is due. It is with the peer half of
+    /// both round trips from now, and then both begin.
+    pub(super) fn take_ack(&mut self, now: Instant) -> Option<u32> {
+        let call = self.ack_due.take()?;
+        if self.checks.is_open() {
+            self.start(now + self.round_trips / 2);
+        }
+        Some(call)
+    }
+
+    /// What the peer named is tried from `at` on.
+    fn start(&mut self, at: Instant) {
+        self.checks.start(at);
+        self.blind_at = Some(at + BLIND_AFTER);
+    }
+
+    /// The peer's probe came this way; `delay_ms` of a pong.
+    pub(super) fn handle_probe(
         &mut self,
-        call: u32,
-        candidates: Vec<SocketAddr, CANDIDATES>,
+        route: Route,
+        head: &ProbeHead,
+        delay_ms: Option<u16>,
         now: Instant,
-    ) {
+    ) -> Result<(), DropReason> {
+        let Some(delay_ms) = delay_ms else {
+            return self.checks.handle_ping(route, head, now);
+        };
+        let pong = self.checks.handle_pong(route, head, delay_ms, now);
+        let first = pong.ok_or(DropReason::Unsolicited)?;
+        if first && self.initiates {
+            self.initiates = false;
+            self.ready = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn handle_call_ack(&mut self, call: u32, named: Named, now: Instant) {
         let Some(calling) = self.calling.as_mut().filter(|calling| calling.id == call) else {
             return;
         };
-        if candidates.is_empty() {
+        if named.routes.is_empty() {
             // It knows ours now: it comes to us, or nobody can.
             calling.sent = u8::MAX;
             calling.due = false;
@@ -167,9 +219,9 @@ impl PeerPath {
             return;
         }
         self.calling = None;
-        self.open_at = None;
-        self.candidates = candidates;
-        self.ready = true;
+        self.initiates = true;
+        self.begin(call, named);
+        self.start(now);
     }
 
     pub(super) fn handle_call_failed(&mut self, call: u32, why: Option<CallFailure>, now: Instant) {
@@ -182,14 +234,14 @@ impl PeerPath {
             return;
         }
         self.calling = None;
-        if self.selected.is_none() && self.candidates.is_empty() {
+        if self.selected.is_none() && !self.checks.is_open() {
             self.failed = Some(why.map_or(NoPath::NoAnswer, NoPath::Call));
         }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        if self.open_at.is_some_and(|at| at <= now) {
-            self.open_at = None;
+        if self.blind_at.is_some_and(|at| at <= now) {
+            self.blind_at = None;
             self.ready = true;
         }
         let Some(calling) = &mut self.calling else {
@@ -199,7 +251,7 @@ impl PeerPath {
         if unanswered || calling.give_up_at <= now {
             let why = calling.why;
             self.calling = None;
-            if self.selected.is_none() && self.candidates.is_empty() {
+            if self.selected.is_none() && !self.checks.is_open() {
                 self.failed = Some(why);
             }
         } else if calling.due_at <= now {
@@ -211,7 +263,7 @@ impl PeerPath {
         let call = self.calling.map(|calling| {
             if calling.due { calling.give_up_at } else { calling.due_at.min(calling.give_up_at) }
         });
-        [call, self.open_at].into_iter().flatten().min()
+        [call, self.blind_at].into_iter().flatten().min()
     }
 
     /// Whether the peer is to be told something now.
@@ -246,6 +298,14 @@ impl PeerPath {
         }
         let why = self.failed.take()?;
         Some(PathEvent::Failed { slot, why })
+    }
+
+    /// The handle that the peer's probes will carry is drawn before the peer is
+    /// told.
+    pub(super) fn draw_handle(&mut self, entropy: &mut dyn Entropy) {
+        if self.checks.own_handle == 0 {
+            self.checks.own_handle = entropy.number().max(1);
+        }
     }
 
     /// A call is wanted at `at`, or earlier if one is on its way already.

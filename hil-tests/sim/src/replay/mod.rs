@@ -26,7 +26,7 @@ use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::{Held, Identity};
 use weft_agent_core::entropy::Entropy;
-use weft_agent_core::event::{SocketId, Sockets, Source};
+use weft_agent_core::event::{DropReason, PeerSlot, SocketId, Sockets, Source};
 use weft_agent_core::stun::is_stun;
 use weft_agent_core::time::{Duration, Instant};
 use weft_wire::id::Name;
@@ -214,6 +214,14 @@ impl<
                 let source = Source { socket: SocketId(*socket), address: *from };
                 self.datagram(source, head, *len, verdict);
             }
+            Entry::Probe(socket, from, probe, slot) => {
+                let source = Source { socket: SocketId(*socket), address: *from };
+                let key =
+                    slot.and_then(|slot| self.agent.peer(PeerSlot(slot)).map(|peer| peer.key));
+                let mut probe = self.peers.probe(probe, key);
+                // What becomes of it is in the trace.
+                let _ = self.agent.handle_datagram(source, &mut probe, now);
+            }
             Entry::Packet(head, len) => {
                 let mut bytes = vec![0; capacity_for(usize::from(*len))];
                 let packet = padded(head, *len);
@@ -264,6 +272,12 @@ impl<
                 self.peers.transport(head, len)
             }
         };
+        // Altered on its way, while its twin was not.
+        if *verdict == DatagramVerdict::Refused(DropReason::Unauthentic as u8)
+            && let Some(last) = datagram.last_mut()
+        {
+            *last ^= 1;
+        }
         // Refused or taken: what follows from it is in the trace.
         let _ = self.agent.handle_datagram(source, &mut datagram, self.now);
     }

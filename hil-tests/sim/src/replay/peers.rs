@@ -12,6 +12,7 @@ use weft_noise::wg::{
 use weft_wire::id::{PublicKey, Secret};
 use weft_wire::item::{Item as _, ItemError, ItemWriter, Items, RawItem};
 use weft_wire::map::{Page, PeerKey, PeerUpsert, SecondKey, Settings};
+use weft_wire::probe::PROBE_MAC_LEN;
 
 use super::control::GhostCoordinator;
 use super::{Counters, Sessions, padded};
@@ -219,6 +220,20 @@ impl GhostPeers {
 
     fn ghost_of(&self, key: &PublicKey) -> Option<&Ghost> {
         self.ghosts.values().find(|ghost| ghost.local.public() == key)
+    }
+
+    /// A probe with the MAC of the ghost with this key; without one as it was.
+    pub(super) fn probe(&self, probe: &[u8], key: Option<PublicKey>) -> Vec<u8> {
+        let mut again = probe.to_vec();
+        if let Some(ghost) = key.and_then(|key| self.ghost_of(&key))
+            && let Ok(remote) = ghost.local.remote(self.own.public())
+            && let Some(covered) = probe.len().checked_sub(PROBE_MAC_LEN)
+        {
+            let psk = bind_psk(&ghost.psk, ghost.local.public(), self.own.public());
+            let mac = remote.probe_key(&psk).mac(&probe[..covered]);
+            again[covered..].copy_from_slice(&mac);
+        }
+        again
     }
 
     /// A handshake message with this header that the agent took. If it made a

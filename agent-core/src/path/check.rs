@@ -1,0 +1,381 @@
+//! Probes of one peer: which addresses are tried, when, and what answered.
+//!
+//! A round begins on both sides when both know the other's addresses, as close
+//! together as the times of travel that were measured allow: many NATs let in
+//! only what they have seen go out, and some spoil a mapping that the other
+//! side's probe reaches first. Each address gets seven pings in 1.3 s, the gaps
+//! doubling. A ping that comes from somewhere new is answered, and that address
+//! is tried as well; only an answer to our own ping from there makes it a way.
+
+use heapless::{Deque, Vec};
+use weft_wire::probe::{ProbeHead, ProbeKind};
+use weft_wire::signal::CANDIDATES;
+
+use super::Route;
+use crate::event::DropReason;
+use crate::time::{Duration, Instant};
+
+/// When an address is tried, from the beginning of its round.
+const BURST: [Duration; 7] = [
+    Duration::ZERO,
+    Duration::from_millis(20),
+    Duration::from_millis(60),
+    Duration::from_millis(140),
+    Duration::from_millis(300),
+    Duration::from_millis(620),
+    Duration::from_millis(1_240),
+];
+/// Between the first pings of two addresses, so that no queue on the way sees
+/// all of them at once.
+const PACE: Duration = Duration::from_millis(1);
+/// Addresses of a peer: those that it named, and two that it turned out to have.
+const CHECKS: usize = CANDIDATES + 2;
+/// An answer is good for this long.
+const GOOD_FOR: Duration = Duration::from_secs(5);
+/// Pongs that wait to be sent.
+const PONGS: usize = 2;
+/// Pings remembered, so that a copy is not answered.
+const SEEN: usize = 8;
+/// Pongs to one peer in a second. A round of ten addresses asks for no more.
+const PONG_RATE: u16 = 40;
+
+/// One address.
+#[derive(Clone, Copy, Debug)]
+struct Check {
+    route: Route,
+    /// When the next ping goes; `FAR_FUTURE` = none is due.
+    due_at: Instant,
+    /// When its pings began.
+    began: Instant,
+    /// When it answered last; `ZERO` = it did not.
+    answered_at: Instant,
+    /// Round trip of that answer, in milliseconds.
+    rtt_ms: u16,
+    /// Pings sent in this round.
+    sends: u8,
+}
+
+impl Check {
+    const fn new(route: Route, began: Instant) -> Self {
+        Self { route, due_at: began, began, answered_at: Instant::ZERO, rtt_ms: 0, sends: 0 }
+    }
+}
+
+/// What a probe is made of, but for keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outgoing {
+    pub(super) route: Route,
+    pub(super) kind: ProbeKind,
+    pub(super) head: ProbeHead,
+    /// Of a pong: since when it waits.
+    pub(super) heard_at: Instant,
+}
+
+/// All probes with one peer.
+#[derive(Debug)]
+pub(super) struct Checks {
+    list: Vec<Check, CHECKS>,
+    /// Nothing has confirmed or replaced what the peer named.
+    open: bool,
+    pongs: Deque<Outgoing, PONGS>,
+    seen: [u64; SEEN],
+    next_seen: u8,
+    /// The transaction of the first address; the others count on.
+    transaction: u64,
+    /// What the peer's probes to us carry, drawn by us; 0 = not yet.
+    pub(super) own_handle: u32,
+    /// What the peer wants ours to carry.
+    handle: u32,
+    /// Id of the call.
+    epoch: u32,
+    /// Pongs of the second that began then.
+    pongs_sent: (Instant, u16),
+}
+
+/// The millisecond clock that probes carry.
+fn clock_ms(now: Instant) -> u32 {
+    // Wraps around: only differences are looked at.
+    now.as_millis() as u32
+}
+
+impl Checks {
+    pub(super) const fn new() -> Self {
+        Self {
+            list: Vec::new(),
+            open: false,
+            pongs: Deque::new(),
+            seen: [0; SEEN],
+            next_seen: 0,
+            transaction: 0,
+            own_handle: 0,
+            handle: 0,
+            epoch: 0,
+            pongs_sent: (Instant::ZERO, 0),
+        }
+    }
+
+    /// The peer's probes and ours belong to this call from now on.
+    pub(super) const fn set_call(&mut self, call: u32, handle: u32) {
+        self.epoch = call;
+        self.handle = handle;
+    }
+
+    /// Draws up a round. [`Checks::start`] begins it.
+    pub(super) fn begin(&mut self, routes: impl Iterator<Item = Route>, transaction: u64) {
+        self.transaction = transaction;
+        self.open = true;
+        self.list.clear();
+        for route in routes {
+            if self.list.iter().all(|check| check.route != route) {
+                // What a peer named beyond the places is left out.
+                let _ = self.list.push(Check::new(route, Instant::FAR_FUTURE));
+            }
+        }
+    }
+
+    /// The round begins at `at`.
+    pub(super) fn start(&mut self, at: Instant) {
+        for (place, check) in (0..).zip(&mut self.list).filter(|(_, check)| check.sends == 0) {
+            check.began = at + PACE * place;
+            check.due_at = check.began;
+        }
+    }
+
+    /// Nothing more is tried: there is a way, or there is none.
+    pub(super) fn end(&mut self) {
+        self.open = false;
+        for check in &mut self.list {
+            check.due_at = Instant::FAR_FUTURE;
+        }
+    }
+
+    /// The fastest way that answered a moment ago.
+    pub(super) fn best(&self, now: Instant) -> Option<Route> {
+        let good = |check: &&Check| {
+            check.answered_at != Instant::ZERO && now - check.answered_at < GOOD_FOR
+        };
+        self.list.iter().filter(good).min_by_key(|check| check.rtt_ms).map(|check| check.route)
+    }
+
+    /// Where the peer may be, as far as nothing has told since.
+    pub(super) fn open(&self) -> impl Iterator<Item = Route> + '_ {
+        self.list.iter().filter(|_| self.open).map(|check| check.route)
+    }
+
+    /// Whether there is such a place.
+    pub(super) fn is_open(&self) -> bool {
+        self.open && !self.list.is_empty()
+    }
+
+    /// An authentic ping came this way: it is answered, unless it is a copy or
+    /// one too many.
+    pub(super) fn handle_ping(
+        &mut self,
+        route: Route,
+        ping: &ProbeHead,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        // Both are the peer's own choice, and it is authentic.
+        let name = ping.transaction.rotate_left(8) ^ u64::from(ping.number).wrapping_add(1);
+        if self.seen.contains(&name) {
+            return Err(DropReason::Replayed);
+        }
+        let (since, sent) = self.pongs_sent;
+        if now - since >= Duration::from_secs(1) {
+            self.pongs_sent = (now, 0);
+        } else if sent >= PONG_RATE {
+            return Err(DropReason::RateLimited);
+        }
+        let head = ProbeHead { receiver: self.handle, epoch: self.epoch, ..*ping };
+        let pong = Outgoing { route, kind: ProbeKind::Pong, head, heard_at: now };
+        self.pongs.push_back(pong).map_err(|_| DropReason::QueueFull)?;
+        self.pongs_sent.1 += 1;
+        self.remember(name);
+        self.learn(route, now);
+        Ok(())
+    }
+
+    /// An authentic pong came this way. Returns whether it answers a ping that
+    /// went this way: the first to do so makes a way of the address.
+    pub(super) fn handle_pong(
+        &mut self,
+        route: Route,
+        pong: &ProbeHead,
+        delay_ms: u16,
+        now: Instant,
+    ) -> Option<bool> {
+        let transaction = self.transaction;
+        let mut asked = (0..).zip(&mut self.list);
+        let (_, check) = asked.find(|(place, check)| {
+            check.route == route && transaction.wrapping_add(*place) == pong.transaction
+        })?;
+        if pong.number >= check.sends {
+            return None;
+        }
+        let passed = clock_ms(now).wrapping_sub(pong.clock_ms).saturating_sub(delay_ms.into());
+        let first = check.answered_at == Instant::ZERO;
+        check.rtt_ms = u16::try_from(passed).unwrap_or(u16::MAX);
+        check.answered_at = now;
+        check.due_at = Instant::FAR_FUTURE;
+        Some(first)
+    }
+
+    /// When [`Checks::poll`] has something.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        if let Some(pong) = self.pongs.front() {
+            return Some(pong.heard_at);
+        }
+        let at = self.list.iter().map(|check| check.due_at).min()?;
+        (at != Instant::FAR_FUTURE).then_some(at)
+    }
+
+    /// The next probe that is to be sent.
+    pub(super) fn poll(&mut self, now: Instant) -> Option<Outgoing> {
+        if let Some(pong) = self.pongs.pop_front() {
+            return Some(pong);
+        }
+        let (place, check) = (0..).zip(&mut self.list).find(|(_, check)| check.due_at <= now)?;
+        let number = check.sends;
+        check.sends += 1;
+        let next = BURST.get(usize::from(check.sends));
+        check.due_at = next.map_or(Instant::FAR_FUTURE, |&after| check.began + after);
+        let head = ProbeHead {
+            receiver: self.handle,
+            epoch: self.epoch,
+            transaction: self.transaction.wrapping_add(place),
+            clock_ms: clock_ms(now),
+            relayed: false,
+            number,
+        };
+        Some(Outgoing { route: check.route, kind: ProbeKind::Ping, head, heard_at: now })
+    }
+
+    /// The peer was heard there: it is tried, at once if it was not yet.
+    fn learn(&mut self, route: Route, now: Instant) {
+        let known = self.list.iter_mut().find(|check| check.route == route);
+        match known {
+            Some(check) if check.due_at != Instant::FAR_FUTURE => check.due_at = now,
+            Some(_) => {}
+            None => {
+                // One address too many is left out: somebody who may speak for
+                // the peer wastes the peer's own places.
+                let _ = self.list.push(Check::new(route, now));
+            }
+        }
+    }
+
+    fn remember(&mut self, name: u64) {
+        if let Some(place) = self.seen.get_mut(usize::from(self.next_seen)) {
+            *place = name;
+        }
+        self.next_seen = (self.next_seen + 1) % SEEN as u8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::SocketAddr;
+
+    use super::*;
+    use crate::event::SocketId;
+
+    fn route(last: u8) -> Route {
+        let address = SocketAddr::from(([198, 51, 100, last], 4_000));
+        Route::Direct { socket: SocketId(0), address }
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_millis(millis)
+    }
+
+    fn sent(checks: &mut Checks, now: Instant) -> std::vec::Vec<Outgoing> {
+        core::iter::from_fn(|| checks.poll(now)).collect()
+    }
+
+    #[test]
+    fn each_address_gets_seven_pings_and_no_more() {
+        let mut checks = Checks::new();
+        checks.set_call(7, 9);
+        checks.begin([route(1), route(2), route(1)].into_iter(), u64::MAX);
+        assert_eq!(checks.due_at(), None);
+        checks.start(at(100));
+        let mut all = vec![];
+        while let Some(due) = checks.due_at() {
+            all.extend(sent(&mut checks, due).into_iter().map(|ping| {
+                assert_eq!((ping.head.receiver, ping.head.epoch), (9, 7));
+                (due.as_millis() - 100, ping.route, ping.head.transaction, ping.head.number)
+            }));
+        }
+        let of = |wanted: Route| {
+            let pings = all.iter().filter(|(_, route, ..)| *route == wanted);
+            pings
+                .map(|&(at, _, transaction, number)| (at, transaction, number))
+                .collect::<std::vec::Vec<_>>()
+        };
+        let times = [0, 20, 60, 140, 300, 620, 1_240];
+        let expected = |late: u64, transaction: u64| {
+            let pings = times.iter().zip(0..);
+            pings
+                .map(|(&at, number)| (at + late, transaction, number))
+                .collect::<std::vec::Vec<_>>()
+        };
+        assert_eq!(of(route(1)), expected(0, u64::MAX));
+        assert_eq!(of(route(2)), expected(1, 0));
+    }
+
+    #[test]
+    fn only_an_answer_to_our_ping_from_where_it_went_makes_a_way() {
+        let mut checks = Checks::new();
+        checks.begin([route(1), route(2)].into_iter(), 40);
+        checks.start(at(0));
+        let ping = sent(&mut checks, at(0))[0].head;
+        let mut pong =
+            |route, head: &ProbeHead, delay| checks.handle_pong(route, head, delay, at(30));
+        assert_eq!(pong(route(2), &ping, 0), None, "from elsewhere");
+        assert_eq!(pong(route(3), &ping, 0), None);
+        assert_eq!(pong(route(1), &ProbeHead { transaction: 41, ..ping }, 0), None);
+        assert_eq!(pong(route(1), &ProbeHead { number: 1, ..ping }, 0), None, "not sent yet");
+        assert_eq!(pong(route(1), &ping, 10), Some(true));
+        assert_eq!(pong(route(1), &ping, 0), Some(false), "a copy");
+        assert_eq!((checks.list[0].rtt_ms, checks.list[0].answered_at), (30, at(30)));
+        assert_eq!(checks.best(at(5_029)), Some(route(1)));
+        assert_eq!(checks.best(at(5_030)), None, "that was a while ago");
+        let rest = sent(&mut checks, at(5_000));
+        assert!(rest.iter().all(|ping| ping.route == route(2)), "who answered is left alone");
+    }
+
+    #[test]
+    fn a_ping_is_answered_once_and_its_source_is_tried() {
+        let mut checks = Checks::new();
+        checks.set_call(1, 2);
+        let ping = ProbeHead { transaction: 5, clock_ms: 77, number: 3, ..ProbeHead::default() };
+        assert_eq!(checks.handle_ping(route(8), &ping, at(10)), Ok(()));
+        let copy = Err(DropReason::Replayed);
+        assert_eq!(checks.handle_ping(route(8), &ping, at(10)), copy);
+        assert_eq!(checks.handle_ping(route(9), &ping, at(10)), copy, "from elsewhere");
+        let out = sent(&mut checks, at(12));
+        assert_eq!(
+            (out[0].kind, out[0].route, out[0].heard_at),
+            (ProbeKind::Pong, route(8), at(10))
+        );
+        assert_eq!(out[0].head, ProbeHead { receiver: 2, epoch: 1, ..ping });
+        assert_eq!((out[1].kind, out[1].route), (ProbeKind::Ping, route(8)));
+        assert_eq!(out.len(), 2);
+    }
+
+    #[test]
+    fn a_flood_of_pings_is_answered_at_a_rate() {
+        let mut checks = Checks::new();
+        let mut answered = [0; 3];
+        for number in 0..3_000u64 {
+            let now = at(number);
+            let ping = ProbeHead { transaction: number, ..ProbeHead::default() };
+            if checks.handle_ping(route((number % 251) as u8), &ping, now).is_ok() {
+                answered[(number / 1_000) as usize] += 1;
+            }
+            sent(&mut checks, now);
+        }
+        assert!(answered.iter().all(|&count| count == PONG_RATE), "{answered:?}");
+        assert!(checks.list.len() <= CHECKS);
+    }
+}
