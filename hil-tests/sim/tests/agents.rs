@@ -11,6 +11,7 @@ use weft_agent_core::peers::{PeerState, Peers, Staging};
 use weft_agent_core::time::Duration;
 use weft_agent_core::tunnel::Tunnel;
 use weft_sim::mesh::Mesh;
+use weft_sim::nat::Kind;
 use weft_sim::{Link, Rng};
 use weft_wire::frame::MAX_FRAME_CHIP;
 use weft_wire::signal::{Candidate, CandidateKind};
@@ -168,6 +169,22 @@ fn one_open_direction_suffices() {
         let from = if case == 3 { b } else { a };
         let took = ping_until_answered(&mut mesh, from, host, 1_000);
         println!("case {case}: {took:?}");
+    }
+}
+
+#[test]
+fn a_box_that_lets_udp_out_needs_no_help_towards_a_public_address() {
+    for (seed, kind) in (0..).zip(Kind::ALL) {
+        for called in [false, true] {
+            let (mut mesh, a, b) = Mesh::pair(seed);
+            mesh.site(b, kind);
+            let (from, to) = if called { (a, b) } else { (b, a) };
+            let host = mesh.host(to);
+            mesh.ping(from, host, 1);
+            mesh.run_for(3_000);
+            let expected = usize::from(kind != Kind::Blocked);
+            assert_eq!(mesh.replies(from), expected, "{}, called: {called}", kind.name());
+        }
     }
 }
 
