@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -85,6 +86,17 @@ impl Coordinator {
         public: IpAddr,
         variables: Variables,
     ) -> Result<Self> {
+        Self::start_with(run, host, public, variables, "")
+    }
+
+    /// The same, with sections behind those that `init` wrote into its settings.
+    pub(crate) fn start_with(
+        run: &Run,
+        host: &Host,
+        public: IpAddr,
+        variables: Variables,
+        sections: &str,
+    ) -> Result<Self> {
         let program = program("weft-coordinator")?;
         let folder = run.folder().join(&host.name);
         fs::create_dir_all(&folder).during("make the coordinator's folder")?;
@@ -95,6 +107,12 @@ impl Coordinator {
         let document = parse("weft-coordinator init", &told)?;
         // Holds the recovery key.
         fs::remove_file(run.logs().join("coordinator-init.out")).during("remove a key")?;
+        let settings = folder.join("coordinator.toml");
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&settings)
+            .and_then(|mut file| file.write_all(sections.as_bytes()))
+            .during(&format!("write {}", settings.display()))?;
         let namespace =
             Namespace::open(host.namespace().name()).during("open the coordinator's namespace")?;
         let process = serve(&program, &folder, &namespace, run.logs(), &variables)?;

@@ -1,13 +1,15 @@
 //! The internet of the matrix: a coordinator, a relay, and a gateway at each site.
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::Stage;
 use crate::clock;
 use crate::failure::{During, Failure, Result};
-use crate::internet::{Families, Internet, Plan};
+use crate::internet::{Families, Internet, Plan, ipv4, ipv6};
 use crate::measure::wait_until;
 use crate::mesh::{Coordinator, Gateway, Starting, program};
 use crate::nat::Kind;
@@ -71,8 +73,9 @@ impl Gateways {
         let text = format!("{}, {} sites", families.words(), plans.len());
         stage.story.done("internet", &text, None);
         let host = internet.host(COORD.0)?;
-        let relay = relay(stage.run, &internet)?;
-        let coordinator = Coordinator::start(stage.run, host, host.ipv4())?;
+        let (relay, section) = relay(stage.run, &internet, families)?;
+        let coordinator =
+            Coordinator::start_with(stage.run, host, host.ipv4(), Vec::new(), &section)?;
         stage.story.done("coordinator", &coordinator.fingerprint, None);
         let began = clock::now();
         let all = join(stage.run, &internet, &coordinator)?;
@@ -151,20 +154,35 @@ impl Gateways {
     }
 }
 
-/// At both addresses of the coordinator's host.
-fn relay(run: &Run, internet: &Internet) -> Result<Process> {
+/// A relay at the second address of the coordinator's host, and how the
+/// coordinator is told of it.
+fn relay(run: &Run, internet: &Internet, families: Families) -> Result<(Process, String)> {
+    let addresses: Vec<IpAddr> = match families {
+        Families::Ipv4 => vec![ipv4(RELAY).into()],
+        Families::Ipv6 => vec![ipv6(RELAY).into()],
+        Families::Both => vec![ipv4(RELAY).into(), ipv6(RELAY).into()],
+    };
+    let secret = run.folder().join("relay.secret");
+    // Nobody but the run's namespaces reaches it.
+    fs::write(&secret, format!("the laboratory of run {}\n", run.id())).during("write a secret")?;
+    let only_ours = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(&secret, only_ours).during("close a secret")?;
     let mut command = Command::new(program("weft-relay")?);
-    for number in [COORD.1, RELAY] {
-        let address = crate::internet::ipv4(number);
-        command.arg("--listen").arg(format!("{address}:{RELAY_PORT}"));
+    command.arg("--secret-file").arg(&secret);
+    for address in &addresses {
+        let listen = SocketAddr::new(*address, RELAY_PORT).to_string();
+        command.arg("--listen").arg(listen).arg("--relay-address").arg(address.to_string());
     }
     let host = internet.host(COORD.0)?;
     let process = Process::start("relay", host.namespace(), run.logs(), &mut command)?;
-    process.wait_for(0, TOLD, "that it listens", |line| {
-        (line.starts_with("stun") && line.contains(&crate::internet::ipv4(RELAY).to_string()))
-            .then_some(())
-    })?;
-    Ok(process)
+    process.wait_for(0, TOLD, "that it relays", |line| line.starts_with("turn").then_some(()))?;
+    let addresses: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+    let section = format!(
+        "\n[[relays]]\nname = \"lab\"\naddress = [{}]\nudp = [{RELAY_PORT}]\nsecret_file = \"{}\"\n",
+        addresses.join(", "),
+        secret.display()
+    );
+    Ok((process, section))
 }
 
 /// All at once: none waits for the others' first words.
