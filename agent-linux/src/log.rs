@@ -344,7 +344,7 @@ impl Log {
                 (true, _) => "<7>",
             };
             // A log that cannot be written has no other place to say so.
-            drop(writeln!(std::io::stderr(), "{priority}{line}"));
+            drop(write_line(&mut std::io::stderr(), priority, &line));
         }
         self.kept_bytes += line.len();
         self.kept.push_back(Kept { number: self.next, at_us, line });
@@ -432,9 +432,32 @@ fn push_quoted(line: &mut String, value: &str) {
     line.push('"');
 }
 
+/// Writes a line at once: standard error has no buffer, and where it shares a pipe
+/// with standard output another line would begin before this one's end.
+fn write_line(to: &mut impl Write, priority: &str, line: &str) -> std::io::Result<()> {
+    to.write_all(format!("{priority}{line}\n").as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_written_in_one_piece() {
+        struct Pieces(Vec<Vec<u8>>);
+        impl Write for Pieces {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.push(bytes.to_vec());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut pieces = Pieces(Vec::new());
+        write_line(&mut pieces, "<6>", "INFO  agent.started").unwrap();
+        assert_eq!(pieces.0, [b"<6>INFO  agent.started\n"]);
+    }
 
     const KNOWN: Moment = Moment { boot_us: 12_345_678, unix_ms: 1_795_446_245_123 };
 
