@@ -9,7 +9,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::proto::turn::{AddressPrefix, Policy, Settings, SharedSecret};
-use crate::{Config, RelayAddress};
+use crate::{Certificate, Config, RelayAddress};
 
 /// The file that is read when nobody names one; it may be missing.
 pub const DEFAULT_FILE: &str = "/etc/weft/relay.toml";
@@ -36,6 +36,10 @@ pub struct Flags {
     pub config: Option<PathBuf>,
     /// UDP addresses, instead of the file's.
     pub listen: Vec<SocketAddr>,
+    /// TCP addresses, instead of the file's.
+    pub listen_tcp: Vec<SocketAddr>,
+    /// TLS addresses, instead of the file's.
+    pub listen_tls: Vec<SocketAddr>,
     /// Addresses of allocations, instead of the file's.
     pub relay: Vec<String>,
     /// Files with a secret each, instead of the file's.
@@ -111,6 +115,9 @@ impl FromStr for PortsText {
 #[serde(default, deny_unknown_fields)]
 struct Document {
     listen: Option<Vec<Text<SocketAddr>>>,
+    listen_tcp: Vec<Text<SocketAddr>>,
+    listen_tls: Vec<Text<SocketAddr>>,
+    tls: TlsSection,
     relay: RelaySection,
     auth: AuthSection,
     discovery: DiscoverySection,
@@ -125,6 +132,13 @@ struct Document {
 struct RelaySection {
     addresses: Vec<Text<RelayText>>,
     ports: Option<Text<PortsText>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TlsSection {
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -229,6 +243,22 @@ fn parse(path: &Path, text: &str, flags: &Flags) -> Result<Config, ConfigError> 
             attempt: format!("weft-relay {add}"),
         });
     }
+    let certificate = match (document.tls.certificate, document.tls.key) {
+        (Some(chain), Some(key)) => Some(Certificate { chain, key }),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            return Err(ConfigError {
+                code: "config.half",
+                message: "tls.certificate and tls.key belong together: both, or neither".to_owned(),
+                cause: None,
+                attempt: format!("weft-relay --config {} --check", path.display()),
+            });
+        }
+    };
+    let chosen = |flags: &[SocketAddr], texts: Vec<Text<SocketAddr>>| match flags {
+        [] => texts.into_iter().map(|text| text.0).collect(),
+        flags => flags.to_vec(),
+    };
     let listen = document.listen.map(|list| list.into_iter().map(|text| text.0).collect());
     let default = || vec![SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 3_478))];
     Ok(Config {
@@ -237,6 +267,9 @@ fn parse(path: &Path, text: &str, flags: &Flags) -> Result<Config, ConfigError> 
         } else {
             flags.listen.clone()
         },
+        tcp: chosen(&flags.listen_tcp, document.listen_tcp),
+        tls: chosen(&flags.listen_tls, document.listen_tls),
+        certificate,
         other_port: document.discovery.other_port,
         other_address: document.discovery.other_address.map(|text| text.0),
         relay,

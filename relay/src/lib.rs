@@ -16,4 +16,4 @@ pub mod config;
 pub mod io;
 pub mod proto;
 
-pub use io::{Config, RelayAddress, Server, StartError, Status};
+pub use io::{Certificate, Config, RelayAddress, Server, StartError, Status};

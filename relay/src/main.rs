@@ -22,6 +22,12 @@ struct Arguments {
     /// Address and UDP port for clients; may be given several times [default: [::]:3478]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Vec<SocketAddr>,
+    /// Address and port for clients over TCP; may be given several times
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen_tcp: Vec<SocketAddr>,
+    /// Address and port for clients over TLS; may be given several times
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen_tls: Vec<SocketAddr>,
     /// Address to relay from, one of each family; PUBLIC/OWN behind a NAT
     #[arg(long, value_name = "ADDRESS")]
     relay_address: Vec<String>,
@@ -41,6 +47,8 @@ fn main() -> ExitCode {
     let flags = Flags {
         config: arguments.config,
         listen: arguments.listen,
+        listen_tcp: arguments.listen_tcp,
+        listen_tls: arguments.listen_tls,
         relay: arguments.relay_address,
         secret_files: arguments.secret_file,
         metrics: arguments.metrics,
@@ -55,10 +63,15 @@ fn main() -> ExitCode {
     }
     let relayed: Vec<String> =
         config.relay.iter().map(|address| address.public.to_string()).collect();
+    let (tcp, most) = (config.tcp.len(), config.turn.max_allocations);
+    raise_files(u64::from(most));
     match Server::start(config) {
         Ok(server) => {
             for address in server.addresses() {
                 eprintln!("stun    {address}");
+            }
+            for (index, address) in server.stream_addresses().iter().enumerate() {
+                eprintln!("{:<7} {address}", if index < tcp { "tcp" } else { "tls" });
             }
             for address in relayed {
                 eprintln!("turn    relays from {address}");
@@ -69,6 +82,26 @@ fn main() -> ExitCode {
             run(&server)
         }
         Err(error) => failed(&error),
+    }
+}
+
+/// Every allocation is a descriptor, and the usual limit is far below the most
+/// allocations.
+fn raise_files(allocations: u64) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    // Dual allocations have two, connections and listeners come on top.
+    let wanted = 2 * allocations + 8_192;
+    let most = limit.maximum.unwrap_or(wanted);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    limit.current = Some(wanted.min(most));
+    if setrlimit(Resource::Nofile, limit).is_err() || most < allocations {
+        eprintln!(
+            "warning[relay.files]: {most} files may be open, {wanted} are needed for all allocations"
+        );
+        eprintln!("  try:    LimitNOFILE={wanted} in the unit, or fewer [limits] allocations");
     }
 }
 

@@ -5,7 +5,7 @@
 mod support;
 
 use support::{SECRET, Sent, UNIX, World, address, client, settings};
-use weft_relay::proto::turn::{Opened, Settings, SharedSecret};
+use weft_relay::proto::turn::{Client, Opened, Settings, SharedSecret, Via};
 use weft_wire::stun::{
     ADDITIONAL_ADDRESS_FAMILY, ADDRESS_ERROR_CODE, ALLOCATE_REQUEST, ALTERNATE_SERVER,
     CHANNEL_BIND_REQUEST, CREATE_PERMISSION_REQUEST, ChannelData, DATA_ATTRIBUTE, DATA_INDICATION,
@@ -437,6 +437,23 @@ fn a_dual_allocation_has_both_families_or_says_why_not() {
     let message = Message::parse(&answer).unwrap();
     assert_eq!(message.xor_addresses(XOR_RELAYED_ADDRESS).count(), 1);
     assert_eq!(message.get(ADDRESS_ERROR_CODE), Some(&[2, 0, 4, 40][..]));
+}
+
+#[test]
+fn a_connection_is_challenged_at_once_and_ends_its_allocation() {
+    let mut world = World::new(settings());
+    let stream = Client { via: Via::Stream(7), ..client(1) };
+    let mut buffer = [0; 64];
+    let mut writer = MessageWriter::new(ALLOCATE_REQUEST, [9; 12], &mut buffer).unwrap();
+    transport(&mut writer);
+    let len = writer.finish_bare();
+    for _ in 0..200 {
+        assert_eq!(world.datagram(&stream, &buffer[..len]).len(), 1, "it repeats nothing");
+    }
+    world.allocate(&stream, 600);
+    assert_eq!(world.turn.allocations(), 1);
+    world.hang_up(&stream);
+    assert_eq!((world.turn.allocations(), world.open.len()), (0, 0));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod bench_coordinator;
 mod bench_noise;
+mod bench_relay;
 mod clock;
 mod edges;
 mod footprint;
@@ -76,6 +77,8 @@ enum Bench {
     },
     /// Size of `weft` on disk and in memory with two peers
     Footprint,
+    /// Packets per CPU second of the relay and of coturn, memory per allocation
+    Relay,
     /// WireGuard's ciphers and handshake against boringtun's, interleaved
     Noise,
 }
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
             bench_coordinator::run(&root, &devices, json)
         }
         Task::Bench { what: Bench::Footprint, json } => footprint::run(&root, json),
+        Task::Bench { what: Bench::Relay, json } => bench_relay::run(&root, json),
         Task::Bench { what: Bench::Noise, json } => bench_noise::run(json),
         Task::Fuzz { target, seconds, json } => fuzz::run(&root, target.as_deref(), seconds, json),
         Task::Test { full, only } => suite::run(&root, full, only.as_deref()),

@@ -117,6 +117,7 @@ fn metrics(shared: &Shared) -> String {
     let gauges = [
         ("allocations", "Allocations at this moment.", status.allocations),
         ("users", "Users with allocations.", status.users),
+        ("connections", "TCP and TLS connections at this moment.", status.connections),
         ("draining", "Whether new allocations are refused.", u64::from(status.is_draining)),
     ];
     for (name, help, value) in gauges {
@@ -126,8 +127,16 @@ fn metrics(shared: &Shared) -> String {
             "# HELP weft_relay_{name} {help}\n# TYPE weft_relay_{name} gauge\nweft_relay_{name} {value}\n"
         );
     }
-    let lost = ("packets_lost", " Packets that the system did not take.", status.lost);
-    for (name, help, value) in shared.counters().each().chain([lost]) {
+    let shell = [
+        ("packets_lost", "Packets that the system or a slow reader did not take.", status.lost),
+        ("connections_made", "Connections taken.", status.connections_made),
+        (
+            "connections_dropped",
+            "Connections turned away, or ended for being idle or too slow.",
+            status.connections_dropped,
+        ),
+    ];
+    for (name, help, value) in shared.counters().each().chain(shell) {
         let help = help.trim();
         let _ = write!(
             text,

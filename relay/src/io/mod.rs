@@ -3,11 +3,16 @@
 
 mod clock;
 mod health;
+#[cfg(feature = "load")]
+pub mod load;
 mod net;
 mod server;
 mod socket;
+mod stream;
 mod stun;
+mod tls;
 mod worker;
 
 pub use server::{Config, RelayAddress, Server, StartError, Status};
 pub use stun::StunServer;
+pub use tls::Certificate;

@@ -501,9 +501,18 @@ impl Poll {
         Ok(Self { fd, events: vec![none; 128].into_boxed_slice() })
     }
 
-    /// Tells of `fd` by this token while it can be read, and written if asked.
-    pub(super) fn set(&self, fd: RawFd, token: u64, write: bool, is_new: bool) -> io::Result<()> {
-        let events = libc::EPOLLIN | if write { libc::EPOLLOUT } else { 0 };
+    /// Tells of `fd` by this token while it can be read, and written, as asked.
+    pub(super) fn set(
+        &self,
+        fd: RawFd,
+        token: u64,
+        read: bool,
+        write: bool,
+        is_new: bool,
+    ) -> io::Result<()> {
+        let [read, write] = [(read, libc::EPOLLIN), (write, libc::EPOLLOUT)]
+            .map(|(on, bit)| if on { bit } else { 0 });
+        let events = read | write;
         let mut event = libc::epoll_event { events: events as u32, u64: token };
         let what = if is_new { libc::EPOLL_CTL_ADD } else { libc::EPOLL_CTL_MOD };
         // SAFETY: both descriptors are open, `event` lives through the call.

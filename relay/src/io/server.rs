@@ -11,6 +11,8 @@ use crate::proto::turn::{Alternates, Counters, Settings, SharedSecret, Turn};
 
 use super::health::Health;
 use super::net::{Datagrams, Waker};
+use super::stream::Door;
+use super::tls::{self, Certificate};
 use super::worker::Worker;
 
 /// Buffers of the sockets that clients speak to, in bytes.
@@ -30,6 +32,12 @@ pub struct RelayAddress {
 pub struct Config {
     /// UDP addresses for clients; port 0 lets the system choose.
     pub listen: Vec<SocketAddr>,
+    /// TCP addresses for clients.
+    pub tcp: Vec<SocketAddr>,
+    /// TLS addresses for clients.
+    pub tls: Vec<SocketAddr>,
+    /// What they show; one that is made at the start if there is none.
+    pub certificate: Option<Certificate>,
     /// Another port of the same addresses, for NAT discovery (RFC 5780).
     pub other_port: Option<u16>,
     /// Another address of this machine, for NAT discovery.
@@ -82,6 +90,9 @@ pub(super) struct Shared {
     pub(super) users: AtomicU64,
     /// Packets that the system did not take.
     pub(super) lost: AtomicU64,
+    pub(super) connections: AtomicU64,
+    pub(super) connections_made: AtomicU64,
+    pub(super) connections_dropped: AtomicU64,
     pub(super) values: Values,
     /// Whether the thread has ended, for who waits.
     ended: (Mutex<bool>, Condvar),
@@ -117,6 +128,12 @@ pub struct Status {
     pub users: u64,
     /// Packets that the system did not take, since the start.
     pub lost: u64,
+    /// TCP and TLS connections at this moment.
+    pub connections: u64,
+    /// Connections taken since the start.
+    pub connections_made: u64,
+    /// Connections turned away, or ended for being idle or too slow.
+    pub connections_dropped: u64,
     /// Whether new allocations are refused.
     pub is_draining: bool,
     /// Whether its thread ended by itself.
@@ -130,6 +147,9 @@ impl Shared {
             allocations: load(&self.allocations),
             users: load(&self.users),
             lost: load(&self.lost),
+            connections: load(&self.connections),
+            connections_made: load(&self.connections_made),
+            connections_dropped: load(&self.connections_dropped),
             is_draining: self.draining.load(Ordering::Relaxed),
             has_failed: self.failed.load(Ordering::Acquire),
         }
@@ -143,6 +163,7 @@ impl Shared {
 /// A running relay; dropping it ends its threads and all allocations.
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    doors: Vec<SocketAddr>,
     metrics: Option<SocketAddr>,
     shared: Arc<Shared>,
     orders: mpsc::Sender<Order>,
@@ -177,6 +198,12 @@ impl Server {
             }
             bind[usize::from(address.public.is_ipv6())] = Some(address.bind);
         }
+        let doors = open_doors(&config)?;
+        let door_addresses = doors
+            .iter()
+            .map(Door::address)
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(failed("read the address of a socket", None))?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)
             .map_err(|error| failed("draw random numbers", None)(io::Error::other(error)))?;
@@ -196,12 +223,14 @@ impl Server {
             let (shared, waker) = for_thread;
             let _watch = Watch(Arc::clone(&shared));
             // Its boxes hold pointers to one another, so it is made where it runs.
-            if let Ok(mut worker) = Worker::new(turn, sockets, bind, &waker, heard, &shared) {
+            if let Ok(mut worker) = Worker::new(turn, sockets, doors, bind, &waker, heard, &shared)
+            {
                 worker.run();
             }
         });
         Ok(Self {
             addresses,
+            doors: door_addresses,
             metrics: health.as_ref().map(Health::address),
             shared,
             orders,
@@ -215,6 +244,12 @@ impl Server {
     /// discovery behind them.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where it listens over TCP, and behind these over TLS, in the order of the
+    /// settings.
+    pub fn stream_addresses(&self) -> &[SocketAddr] {
+        &self.doors
     }
 
     /// Where metrics and health are asked for.
@@ -294,6 +329,30 @@ impl Drop for Watch {
         *self.0.ended.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.ended.1.notify_all();
     }
+}
+
+/// All ports for connections.
+fn open_doors(config: &Config) -> Result<Vec<Door>, StartError> {
+    let bind = |what, address: SocketAddr, tls| {
+        Door::bind(address, tls).map_err(|cause| StartError { what, address: Some(address), cause })
+    };
+    let mut doors = Vec::new();
+    for address in &config.tcp {
+        doors.push(bind("listen on TCP", *address, None)?);
+    }
+    if config.tls.is_empty() {
+        return Ok(doors);
+    }
+    let what = "use the certificate for TLS";
+    let shown = tls::server(config.certificate.as_ref()).map_err(|cause| StartError {
+        what,
+        address: None,
+        cause,
+    })?;
+    for address in &config.tls {
+        doors.push(bind("listen on TLS", *address, Some(Arc::clone(&shown)))?);
+    }
+    Ok(doors)
 }
 
 /// All UDP sockets, and for each the other ones of NAT discovery.

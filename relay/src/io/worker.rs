@@ -15,11 +15,14 @@ use weft_wire::stun::{ChannelData, Family};
 use super::clock;
 use super::net::{Datagrams, Inbox, Outbox, Poll, Waker};
 use super::server::{Order, Shared};
+use super::stream::{Door, Streams};
 
 /// What a descriptor is for, in the upper half of its token.
 const LISTENER: u64 = 0;
 const WAKER: u64 = 1;
 const RELAY: u64 = 2;
+const DOOR: u64 = 3;
+const STREAM: u64 = 4;
 
 pub(super) struct Worker<'a> {
     turn: Turn,
@@ -31,6 +34,7 @@ pub(super) struct Worker<'a> {
     poll: Poll,
     inbox: Inbox,
     outbox: Outbox,
+    streams: Streams,
     output: Output,
     orders: mpsc::Receiver<Order>,
     waker: &'a Waker,
@@ -42,16 +46,18 @@ impl<'a> Worker<'a> {
     pub(super) fn new(
         turn: Turn,
         sockets: Vec<Datagrams>,
+        doors: Vec<Door>,
         bind: [Option<IpAddr>; 2],
         waker: &'a Waker,
         orders: mpsc::Receiver<Order>,
         shared: &'a Arc<Shared>,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
-        poll.set(waker.raw(), WAKER << 32, false, true)?;
+        poll.set(waker.raw(), WAKER << 32, true, false, true)?;
         for (socket, index) in sockets.iter().zip(0..) {
-            poll.set(socket.raw(), LISTENER << 32 | index, false, true)?;
+            poll.set(socket.raw(), LISTENER << 32 | index, true, false, true)?;
         }
+        let streams = Streams::new(doors, &poll, DOOR, STREAM)?;
         Ok(Self {
             turn,
             sockets,
@@ -60,6 +66,7 @@ impl<'a> Worker<'a> {
             poll,
             inbox: Inbox::new(),
             outbox: Outbox::new(),
+            streams,
             output: Output::default(),
             orders,
             waker,
@@ -72,11 +79,13 @@ impl<'a> Worker<'a> {
     pub(super) fn run(&mut self) {
         while !self.shared.stop.load(Ordering::Acquire) {
             let now = clock::since(self.start);
-            let wait = self.turn.poll_timeout().map(|at| at.saturating_sub(now.ms));
+            let deadlines = [self.turn.poll_timeout(), self.streams.deadline()];
+            let next = deadlines.into_iter().flatten().min();
+            let wait = next.map(|at| at.saturating_sub(now.ms));
             let Ok(count) = self.poll.wait(wait) else { return };
             let now = clock::since(self.start);
             for index in 0..count {
-                let (token, _) = self.poll.token(index);
+                let (token, is_writable) = self.poll.token(index);
                 let number = token as u32;
                 match token >> 32 {
                     LISTENER => self.receive_clients(number as usize, now),
@@ -84,6 +93,13 @@ impl<'a> Worker<'a> {
                     RELAY => {
                         let family = if number & 1 == 0 { Family::V4 } else { Family::V6 };
                         self.receive_peers(Relay { allocation: number >> 1, family }, now);
+                    }
+                    DOOR => self.streams.accept(number as usize, &self.poll, now.ms),
+                    STREAM => {
+                        if is_writable {
+                            self.streams.writable(number);
+                        }
+                        self.receive_stream(number, now);
                     }
                     _ => {}
                 }
@@ -93,6 +109,7 @@ impl<'a> Worker<'a> {
                 self.obey(None, now);
             }
             self.outbox.flush();
+            self.tend_streams(now);
             self.publish();
         }
     }
@@ -101,7 +118,11 @@ impl<'a> Worker<'a> {
         self.shared.values.store(&self.turn.counters());
         self.shared.allocations.store(self.turn.allocations().into(), Ordering::Relaxed);
         self.shared.users.store(self.turn.users() as u64, Ordering::Relaxed);
-        self.shared.lost.store(self.outbox.lost, Ordering::Relaxed);
+        let (shared, streams) = (self.shared, &self.streams);
+        shared.lost.store(self.outbox.lost + streams.lost, Ordering::Relaxed);
+        shared.connections.store(streams.len() as u64, Ordering::Relaxed);
+        shared.connections_made.store(streams.taken, Ordering::Relaxed);
+        shared.connections_dropped.store(streams.dropped, Ordering::Relaxed);
     }
 
     fn take_orders(&mut self, now: Now) {
@@ -114,6 +135,53 @@ impl<'a> Worker<'a> {
                 Order::Drain(draining) => self.turn.set_draining(draining),
             }
             self.obey(None, now);
+        }
+    }
+
+    fn receive_stream(&mut self, slot: u32, now: Now) {
+        let Some((address, bytes, is_open)) = self.streams.receive(slot) else { return };
+        let client = Client { via: Via::Stream(slot), address };
+        let mut used = 0;
+        let is_whole = loop {
+            match Streams::frame(&bytes[used..]) {
+                Ok(Some(frame)) => {
+                    used += frame.len();
+                    self.turn.handle_client(&client, frame, frame.len(), now, &mut self.output);
+                    let frame: *const [u8] = frame;
+                    self.obey(Some(frame), now);
+                }
+                Ok(None) => break true,
+                Err(_) => break false,
+            }
+        };
+        // The bytes are overwritten by the next read.
+        self.outbox.flush();
+        self.streams.keep(slot, bytes, used, now.ms);
+        if !(is_open && is_whole) {
+            self.end_stream(slot, now);
+        }
+    }
+
+    fn end_stream(&mut self, slot: u32, now: Now) {
+        if let Some(address) = self.streams.close(slot) {
+            let client = Client { via: Via::Stream(slot), address };
+            self.turn.handle_closed(&client, &mut self.output);
+            self.obey(None, now);
+        }
+    }
+
+    /// Sends what waits for connections, and ends those whose time is over.
+    fn tend_streams(&mut self, now: Now) {
+        for slot in self.streams.flush(&self.poll, now.ms) {
+            self.end_stream(slot, now);
+        }
+        while self.streams.deadline().is_some_and(|at| at <= now.ms) {
+            let has = |slot: u32, address| {
+                let client = Client { via: Via::Stream(slot), address };
+                self.turn.has_allocation(&client, now)
+            };
+            let Some(slot) = self.streams.expired(&self.poll, now.ms, has) else { return };
+            self.end_stream(slot, now);
         }
     }
 
@@ -161,10 +229,10 @@ impl<'a> Worker<'a> {
         while let Some(command) = self.output.commands.get(at).cloned() {
             at += 1;
             match command {
-                Command::Answer { to, bytes } => self.answer(to, bytes),
+                Command::Answer { to, bytes } => self.answer(to, bytes, now),
                 Command::Forward { to, prefix, run } => {
                     if let Some(input) = input {
-                        self.forward(to, &prefix, run, input);
+                        self.forward(to, &prefix, run, input, now);
                     }
                 }
                 Command::Open { relay, port } => {
@@ -183,15 +251,21 @@ impl<'a> Worker<'a> {
         self.output.clear();
     }
 
-    fn answer(&mut self, to: Client, bytes: std::ops::Range<usize>) {
-        let Via::Udp { listener, local } = to.via else { return };
+    fn answer(&mut self, to: Client, bytes: std::ops::Range<usize>, now: Now) {
+        let (listener, local) = match to.via {
+            Via::Udp { listener, local } => (listener, local),
+            Via::Stream(slot) => {
+                let bytes = self.output.bytes.get(bytes).unwrap_or_default();
+                return self.streams.send(slot, &[bytes], now.ms);
+            }
+        };
         let Some(socket) = self.sockets.get(usize::from(listener)) else { return };
         let Some(bytes) = self.output.bytes.get(bytes) else { return };
         // SAFETY: everything is copied, the borrowed body is empty.
         unsafe { self.outbox.push(socket, to.address, Some(local), bytes, &[], 0) };
     }
 
-    fn forward(&mut self, to: Hop, prefix: &Prefix, run: Run, input: *const [u8]) {
+    fn forward(&mut self, to: Hop, prefix: &Prefix, run: Run, input: *const [u8], now: Now) {
         let (socket, address, local) = match to {
             Hop::Peer { from, to } => {
                 let slot = self.relays.get(from.allocation as usize);
@@ -200,7 +274,9 @@ impl<'a> Worker<'a> {
             Hop::Client(Client { via: Via::Udp { listener, local }, address }) => {
                 (self.sockets.get(usize::from(listener)), address, Some(local))
             }
-            Hop::Client(_) => return,
+            Hop::Client(Client { via: Via::Stream(slot), .. }) => {
+                return self.stream_out(slot, prefix, run, input, now);
+            }
         };
         let Some(socket) = socket else { return };
         // SAFETY: `input` is a message in the inbox, which nobody writes before the
@@ -225,6 +301,26 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// The same into a connection, where everything is copied.
+    fn stream_out(&mut self, slot: u32, prefix: &Prefix, run: Run, input: *const [u8], now: Now) {
+        // SAFETY: `input` is a message in the inbox or a frame of a connection's
+        // bytes, which nobody writes before `obey` returns.
+        let input: &[u8] = unsafe { &*input };
+        for index in 0..run.count {
+            let Some(body) = input.get(run.range(index)) else { return };
+            let header;
+            let head: &[u8] = match prefix {
+                Prefix::None => &[],
+                Prefix::Channel(number) => {
+                    header = ChannelData::header(*number, body.len() as u16);
+                    &header
+                }
+                Prefix::Head(range) => self.output.bytes.get(range.clone()).unwrap_or_default(),
+            };
+            self.streams.send(slot, &[head, body], now.ms);
+        }
+    }
+
     fn open(&mut self, relay: Relay, port: u16) -> Opened {
         let Some(ip) = self.bind[relay.family as usize] else { return Opened::Failed };
         let socket = match Datagrams::bind(SocketAddr::new(ip, port), None) {
@@ -233,7 +329,7 @@ impl<'a> Worker<'a> {
             Err(_) => return Opened::Failed,
         };
         let number = u64::from(relay.allocation) << 1 | relay.family as u64;
-        if self.poll.set(socket.raw(), RELAY << 32 | number, false, true).is_err() {
+        if self.poll.set(socket.raw(), RELAY << 32 | number, true, false, true).is_err() {
             return Opened::Failed;
         }
         let place = relay.allocation as usize;

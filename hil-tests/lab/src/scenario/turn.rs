@@ -38,6 +38,14 @@ const CELLS: &[Cell] = &[
     Cell { name: "udp-send-peer", arguments: &["-s"], with_peer: true },
     Cell { name: "udp-channel-pair", arguments: &["-y"], with_peer: false },
     Cell { name: "udp-send-pair", arguments: &["-y", "-s"], with_peer: false },
+    Cell { name: "tcp-channel-peer", arguments: &["-t"], with_peer: true },
+    Cell { name: "tcp-send-pair", arguments: &["-t", "-y", "-s"], with_peer: false },
+    Cell { name: "tls-channel-peer", arguments: &["-t", "-S", "-p", "443"], with_peer: true },
+    Cell {
+        name: "tls-channel-pair",
+        arguments: &["-t", "-S", "-p", "443", "-y"],
+        with_peer: false,
+    },
 ];
 
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
@@ -74,7 +82,7 @@ fn start(stage: &Stage<'_>, host: &Host) -> Result<Process> {
     let (secret, settings) = (folder.join("relay.secret"), folder.join("relay.toml"));
     let ip = host.ipv4();
     let text = format!(
-        "listen = [\"{ip}:3478\"]\n[relay]\naddresses = [\"{ip}\"]\n\
+        "listen = [\"{ip}:3478\"]\nlisten_tcp = [\"{ip}:3478\"]\nlisten_tls = [\"{ip}:443\"]\n[relay]\naddresses = [\"{ip}\"]\n\
          [auth]\nsecret_files = [\"{}\"]\n\
          [discovery]\nother_port = 3479\nother_address = \"203.0.113.11\"\n",
         secret.display()

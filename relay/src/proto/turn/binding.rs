@@ -31,8 +31,7 @@ impl Turn {
             self.counters.malformed += 1;
             return;
         }
-        if !self.limit.take(ip, core::time::Duration::from_millis(asked.now.ms)) {
-            self.counters.limited += 1;
+        if !self.may_answer(asked, 0, 0) {
             return;
         }
         let (listener, alternates) = match asked.client.via {

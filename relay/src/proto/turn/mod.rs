@@ -196,6 +196,11 @@ impl Turn {
         self.table.len()
     }
 
+    /// Whether a client has an allocation.
+    pub fn has_allocation(&self, client: &Client, now: Now) -> bool {
+        self.table.of_client(client, now.ms).is_some()
+    }
+
     /// How many users have allocations.
     pub fn users(&self) -> usize {
         self.users.len()
@@ -306,16 +311,14 @@ impl Turn {
         Self::reply(asked, Class::Error, identity, |writer| writer.error(number));
     }
 
-    /// 401 or 438: the realm and a fresh nonce, if the source has sent as many
-    /// bytes as the answer has.
+    /// 401 or 438: the realm and a fresh nonce.
     fn challenge(&mut self, asked: &mut Asked<'_, '_>, number: u16, received: usize) {
         let ip = asked.client.address.ip();
         let nonce = self.auth.nonce(ip, asked.now);
         let fingerprint = if asked.message.get(FINGERPRINT).is_some() { 8 } else { 0 };
         let cost =
             20 + 8 + 4 + self.auth.realm.len().next_multiple_of(4) + 4 + nonce.len() + fingerprint;
-        if !self.limit.take_bytes(ip, received, cost, asked.now.ms) {
-            self.counters.limited += 1;
+        if !self.may_answer(asked, received, cost) {
             return;
         }
         self.counters.challenges += 1;
@@ -325,6 +328,20 @@ impl Turn {
             writer.attribute(REALM, realm)?;
             writer.attribute(NONCE, &nonce)
         });
+    }
+
+    /// Whether a stranger is answered with `cost` bytes. Over a connection always:
+    /// whoever made it has the address that it says, and repeats nothing.
+    fn may_answer(&mut self, asked: &Asked<'_, '_>, received: usize, cost: usize) -> bool {
+        let allowed = match asked.client.via {
+            Via::Stream(_) => true,
+            Via::Udp { .. } => {
+                let ip = asked.client.address.ip();
+                self.limit.take_bytes(ip, received, cost, asked.now.ms)
+            }
+        };
+        self.counters.limited += u64::from(!allowed);
+        allowed
     }
 
     /// 420, with the types that must be understood and are not.
@@ -363,10 +380,8 @@ impl Turn {
             Err(Refusal::Challenge(number)) => self.challenge(asked, number, received),
             Err(Refusal::Plain(number)) => {
                 // 28 bytes at most, to a request that had as many.
-                if self.limit.take_bytes(asked.client.address.ip(), received, 36, asked.now.ms) {
+                if self.may_answer(asked, received, 36) {
                     self.refuse(asked, number, None);
-                } else {
-                    self.counters.limited += 1;
                 }
             }
             Err(Refusal::Signed(number, identity)) => self.refuse(asked, number, Some(&identity)),
