@@ -168,6 +168,7 @@ codes! {
     RecoverExists "recover.exists" Conflict,
     RecoverForm "recover.form" Wrong,
     RecoverMismatch "recover.mismatch" Denied,
+    RelayNoAddress "relay.no-address" Wrong,
     RelaySecret "relay.secret" Wrong,
     RelaySecretDenied "relay.secret-denied" Denied,
     RelaySecretOpen "relay.secret-open" Denied,

@@ -359,3 +359,24 @@ fn relays_are_announced_and_their_secrets_are_read_at_the_start() {
     let relays = runtime.block_on(store.relays()).unwrap();
     assert_eq!((relays.len(), relays[0].number, relays[0].is.name.as_str()), (1, 1, "fra1"));
 }
+
+#[test]
+fn a_relay_in_the_process_is_announced_as_long_as_it_runs() {
+    let home = Home::initialised();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--public", "127.0.0.1"];
+    let relays = || {
+        let store = SqliteStore::open(&home.data().join("weft.db"), fleet::NOW).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(store.relays()).unwrap()
+    };
+    let server = Server::start(home.command(&[&serve[..], &["--with-relay"]].concat()));
+    let port = server.said.split(" stun ").nth(1).unwrap().split(' ').next().unwrap();
+    let line = format!("  relay     coordinator 127.0.0.1 {port}/udp\n");
+    assert!(server.said.contains(&line), "{}", server.said);
+    let (ended, rest) = server.end(Signal::TERM);
+    assert_eq!(ended, Some(0), "{rest}");
+    assert_eq!(relays().len(), 1);
+    drop(Server::start(home.command(&serve)));
+    assert_eq!(relays(), []);
+    assert_eq!(status(&home.run(&[&serve[..], &["--with-relay=0"]].concat())), 2);
+}

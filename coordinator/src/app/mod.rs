@@ -29,6 +29,7 @@ mod secret_file;
 mod serve;
 mod stun;
 mod tls;
+mod with_relay;
 
 use clock::{RANDOM, SystemClock};
 use init::{InitRequest, Initialised};
@@ -93,10 +94,10 @@ fn run(args: &Args) -> Result<u8, Vec<Failure>> {
             completions::script(wanted);
             Ok(0)
         }
-        Command::Serve(_) => {
+        Command::Serve(wanted) => {
             let config = config::load(&overrides)?;
             log::start(&config.log);
-            serve::serve(&config).map_err(|failure| vec![failure])
+            serve::serve(&config, wanted.with_relay).map_err(|failure| vec![failure])
         }
         Command::Key(_)
         | Command::CoordinatorKey(_)

@@ -27,8 +27,8 @@ const SECRET: Kind = Kind {
 
 /// A relay, and the secret that it shares with us.
 pub(super) struct Shared {
-    relay: NewRelay,
-    secret: Zeroizing<String>,
+    pub(super) relay: NewRelay,
+    pub(super) secret: Zeroizing<String>,
 }
 
 /// The configured relays with their secrets.

@@ -38,6 +38,8 @@ use crate::transport::{http, post};
 
 use super::clock::{RANDOM, SystemClock, monotonic};
 use super::place::{Place, VERSION, by_whom, fingerprint};
+use super::relays::Shared;
+use super::with_relay::{self, Wanted};
 use super::{broker, files, holder, key_change, relays, stun, tls};
 
 /// Threads that may block: readers of the database, and name look-ups.
@@ -52,7 +54,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// # Errors
 ///
 /// `serve.…`.
-pub(crate) fn serve(config: &Config) -> Result<u8, Failure> {
+pub(crate) fn serve(config: &Config, with_relay: Option<Option<u16>>) -> Result<u8, Failure> {
     let started = monotonic();
     let now = UnixMs(SystemClock.unix_ms());
     if now.0 == 0 {
@@ -86,7 +88,8 @@ pub(crate) fn serve(config: &Config) -> Result<u8, Failure> {
                 .with(Label::Cause, error.to_string())
         })?;
     let shared: SharedStore = Arc::clone(&store) as _;
-    let site = Site { config, public, place: &place, secrets: &secrets, files, started };
+    let site =
+        Site { config, public, place: &place, secrets: &secrets, with_relay, files, started };
     let ended = runtime.block_on(run(&site, shared));
     runtime.shutdown_timeout(GRACE);
     // The last one: the writer ends what waits and closes the database.
@@ -104,9 +107,20 @@ struct Site<'a> {
     public: &'a Public,
     place: &'a Place,
     secrets: &'a Arc<Secrets>,
+    /// Relay here too, and on this port as well.
+    with_relay: Option<Option<u16>>,
     /// Files that may be open; `None` = any number.
     files: Option<u64>,
     started: Instant,
+}
+
+impl Site<'_> {
+    async fn with_relay(&self) -> Result<Option<Wanted>, Failure> {
+        match self.with_relay {
+            None => Ok(None),
+            Some(port) => Wanted::new(self.public, port, self.secrets).await.map(Some),
+        }
+    }
 }
 
 /// How it ended.
@@ -127,32 +141,34 @@ fn open(place: &Place, secrets: &Secrets, now: UnixMs) -> Result<Arc<SqliteStore
 /// Everything that faces the network, bound but not served yet.
 struct Doors {
     listeners: Vec<(Listener, SocketAddr)>,
-    stun: Vec<weft_relay::io::StunServer>,
+    answering: Answering,
     socket: Socket,
+}
+
+/// What answers on UDP.
+enum Answering {
+    Stun(Vec<weft_relay::io::StunServer>),
+    /// The relay answers STUN too.
+    Relay(Arc<weft_relay::Server>, Box<Shared>),
 }
 
 /// Which STUN threads ended by themselves.
 type Failed = mpsc::UnboundedSender<SocketAddr>;
 
-fn bind(config: &Config, failed: &Failed) -> Result<Doors, Failure> {
+fn bind(config: &Config, relay: Option<&Wanted>, failed: &Failed) -> Result<Doors, Failure> {
     let mut listeners = Vec::new();
-    let mut stun = Vec::new();
     for wanted in &config.listen {
         let listener = bind_either(*wanted, Listener::bind)
             .map_err(|error| port_failure("TCP", *wanted, &error))?;
         let address = listener.local_addr().unwrap_or(*wanted);
-        // The same number, also where the system chose it.
-        let server = bind_either(SocketAddr::new(wanted.ip(), address.port()), |address| {
-            let failed = failed.clone();
-            // At the end nobody listens any more.
-            let tell = move |address: SocketAddr| {
-                let _ = failed.send(address);
-            };
-            weft_relay::io::StunServer::start_watched(address, tell)
-        });
-        stun.push(server.map_err(|error| port_failure("UDP", address, &error))?);
         listeners.push((listener, address));
     }
+    // The same numbers, also where the system chose them.
+    let addresses: Vec<_> = listeners.iter().map(|(_, address)| *address).collect();
+    let answering = match relay {
+        None => answer_stun(&addresses, failed)?,
+        Some(relay) => relay_too(relay, &addresses, failed)?,
+    };
     let socket = Socket::bind(&config.socket).map_err(|error| {
         let path = config.socket.display();
         let (code, whom) = match error.kind() {
@@ -165,7 +181,44 @@ fn bind(config: &Config, failed: &Failed) -> Result<Doors, Failure> {
             .with(Label::Cause, error.to_string())
             .attempt("weft-coordinator serve --socket PATH")
     })?;
-    Ok(Doors { listeners, stun, socket })
+    Ok(Doors { listeners, answering, socket })
+}
+
+fn answer_stun(addresses: &[SocketAddr], failed: &Failed) -> Result<Answering, Failure> {
+    let start = |address: &SocketAddr| {
+        let failed = failed.clone();
+        // At the end nobody listens any more.
+        let tell = move |address: SocketAddr| {
+            let _ = failed.send(address);
+        };
+        weft_relay::io::StunServer::start_watched(*address, tell)
+            .map_err(|error| port_failure("UDP", *address, &error))
+    };
+    addresses.iter().map(start).collect::<Result<_, _>>().map(Answering::Stun)
+}
+
+fn relay_too(
+    wanted: &Wanted,
+    addresses: &[SocketAddr],
+    failed: &Failed,
+) -> Result<Answering, Failure> {
+    let (server, shared) = wanted.start(addresses).map_err(|error| {
+        let address = error.address.or_else(|| addresses.first().copied());
+        match address {
+            Some(address) => port_failure("UDP", address, &error.cause),
+            None => Failure::new(Code::ServeListen, "the relay cannot be started")
+                .with(Label::Cause, error.to_string()),
+        }
+    })?;
+    let (waited, failed) = (Arc::clone(&server), failed.clone());
+    let address = server.addresses().first().copied();
+    // Ends with the relay's own thread, or with the process.
+    std::thread::spawn(move || {
+        waited.wait();
+        // At the end nobody listens any more.
+        address.map(|address| failed.send(address))
+    });
+    Ok(Answering::Relay(server, Box::new(shared)))
 }
 
 /// Binds; where the system has no IPv6, its wildcard means IPv4's.
@@ -219,9 +272,21 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
         tracing::warn!(generation = secrets.generation, "serve.key-followed");
     }
     let (failed, mut failures) = mpsc::unbounded_channel();
-    let relays = relays::read(&config.relays)?;
+    let mut relays = relays::read(&config.relays)?;
+    let own = site.with_relay().await?;
+    let Doors { listeners, answering, socket } = bind(config, own.as_ref(), &failed)?;
+    let mut tasks = JoinSet::new();
+    let stun = match answering {
+        Answering::Stun(stun) => stun,
+        Answering::Relay(server, shared) => {
+            with_relay::join(&mut relays, *shared)?;
+            let watched = with_relay::watch(server, Arc::clone(&store), store.changes());
+            tasks.spawn(async move { match watched.await {} });
+            Vec::new()
+        }
+    };
     let seen_from_relays = relays::stun(&relays);
-    let Doors { listeners, stun, socket } = bind(config, &failed)?;
+    let shown: Vec<_> = relays.iter().map(|one| one.relay.to_string()).collect();
     let secrets_of_relays = relays::announce(&store, relays).await;
     let secrets_of_relays = secrets_of_relays.map_err(|error| unreadable(place, &error))?;
     let limits = site.files.map_or_else(Limits::default, Limits::within);
@@ -229,7 +294,6 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
         works(site, &store, limits, secrets_of_relays).await?;
 
     let (stop, stopping) = watch::channel(false);
-    let mut tasks = JoinSet::new();
     let (changes, applied) = (store.changes(), store.applied());
     tasks.spawn(async move { match rotations.run(changes, applied).await {} });
     let changes = store.changes();
@@ -242,7 +306,7 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
         let hub = Arc::clone(behind.broker.hub());
         tasks.spawn(async move { match external.run(inbound, hub).await {} });
     }
-    say_where(config, place, secrets, &listeners);
+    say_where(config, place, secrets, &listeners, &shown);
     for (listener, _) in listeners {
         let behind = Arc::clone(&behind);
         tasks.spawn(async move { match listener.run(behind).await {} });
@@ -255,7 +319,7 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
         Some(ended) = tasks.join_next() => return Err(ended_by_itself(ended)),
         ended = &mut commands => return Err(ended_by_itself(ended)),
         Some(address) = failures.recv() => {
-            let cause = format!("the STUN socket of UDP {address} failed");
+            let cause = format!("the socket of UDP {address} failed");
             return Err(ended_by_itself(Ok(Err(io::Error::other(cause)))));
         }
     };
@@ -377,6 +441,7 @@ fn say_where(
     place: &Place,
     secrets: &Secrets,
     listeners: &[(Listener, SocketAddr)],
+    relays: &[String],
 ) {
     ui::note(format!(
         "weft-coordinator {VERSION}, key {}, data {} (schema {SCHEMA})",
@@ -393,8 +458,8 @@ fn say_where(
         let (address, user) = (broker.address.authority(), &broker.own.user);
         ui::note(format!("  broker    mqtt {address} as {user}"));
     }
-    for relay in &config.relays {
-        ui::note(format!("  relay     {}", relay.relay));
+    for relay in relays {
+        ui::note(format!("  relay     {relay}"));
     }
     ui::note(format!("  commands  {}", config.socket.display()));
 }

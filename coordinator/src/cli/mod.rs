@@ -152,6 +152,11 @@ pub(crate) struct Serve {
     /// Name or address that devices use
     #[arg(long, value_name = "HOST[:PORT]")]
     pub(crate) public: Option<String>,
+    /// Relay too, for demonstrations: on the UDP port of the first address, and on
+    /// PORT. A restart cuts what is relayed; a relay of its own is not cut
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) with_relay: Option<Option<u16>>,
 }
 
 /// Flags of `recover`.

@@ -35,6 +35,11 @@ impl RelaySecrets {
     }
 }
 
+/// The name of a device at every relay, behind its user's expiry.
+pub fn user_name(device: DeviceId, organisation: OrganisationId) -> String {
+    format!("{device}@{organisation}")
+}
+
 /// The user of a device at every relay until a Unix time in seconds; `None` = a
 /// clock says so wild a time that the name does not fit.
 fn user(
@@ -43,7 +48,7 @@ fn user(
     organisation: OrganisationId,
 ) -> Option<heapless::String<RELAY_USER_LEN>> {
     let mut user = heapless::String::new();
-    write!(user, "{expiry_s}:{device}@{organisation}").ok()?;
+    write!(user, "{expiry_s}:{}", user_name(device, organisation)).ok()?;
     Some(user)
 }
 

@@ -3,6 +3,7 @@
 
 use weft_noise::key::StaticSecret;
 use weft_noise::{mac, seed};
+use weft_wire::base64;
 use weft_wire::frame::PskKind;
 use weft_wire::id::{DeviceId, Inbox, KeyId, NetworkId, PublicKey, Secret, ShortSecret};
 use zeroize::Zeroizing;
@@ -182,6 +183,13 @@ impl Secrets {
         [self.generation, self.generation.saturating_add(1)]
             .into_iter()
             .any(|number| mac::verify(&self.enrol_password(key, number, expiry).0, mac))
+    }
+
+    /// What the relay inside the coordinator shares with it, in Base64.
+    pub fn relay_secret(&self) -> Zeroizing<String> {
+        let master = self.masters.last().map_or(&self.broker, |(_, master)| master);
+        let secret = Zeroizing::new(mac::keyed_hash(&master.0, &[b"weft relay v1"]));
+        Zeroizing::new(base64::encode(&secret).to_string())
     }
 
     /// The key file's format. Before the first change it is the one that older
