@@ -330,22 +330,42 @@ impl Site {
     /// a box that forgets it resets what comes next, and the gateways' lines to
     /// the coordinator are not what is looked at.
     pub(crate) fn forget(&self, run: &Run) -> Result<()> {
-        let families: &[&str] = if self.plan.ipv6 { &["ipv4", "ipv6"] } else { &["ipv4"] };
-        for namespace in [Some(&self.home), self.carrier.as_ref()].into_iter().flatten() {
-            for family in families {
-                let mut command = Command::new(found("conntrack")?);
-                command.args(["-D", "-p", "udp", "-f", family]);
-                let name = format!("conntrack-{}", namespace.name());
-                let finished = finish(&name, namespace, run.logs(), &mut command, LIMIT)?;
-                // Nothing to forget is its status 1 as well.
-                if !finished.success() && !finished.stderr.contains(" 0 flow entries") {
-                    let said = format!("conntrack -D: {}", finished.stderr.trim());
-                    return Err(Failure::new("lab.conntrack", said));
-                }
-            }
+        self.delete(run, &["-f", "ipv4"])?;
+        if self.plan.ipv6 {
+            self.delete(run, &["-f", "ipv6"])?;
         }
         if self.plan.kind.learns() {
             return nft(run, &self.home, "flush", "flush map ip nat known\n");
+        }
+        Ok(())
+    }
+
+    /// Loses what there was between its hosts and another site. What they were
+    /// told of themselves by others stays true.
+    pub(crate) fn forget_other(&self, run: &Run, other: &Self) -> Result<()> {
+        let public = other.public().to_string();
+        // Begun here, and begun there.
+        self.delete(run, &["--orig-dst", &public])?;
+        self.delete(run, &["--orig-src", &public])?;
+        if self.plan.ipv6 {
+            // Nobody's address is translated.
+            self.delete(run, &["-f", "ipv6"])?;
+        }
+        Ok(())
+    }
+
+    /// Deletes flows of UDP in every box of the site.
+    fn delete(&self, run: &Run, which: &[&str]) -> Result<()> {
+        for namespace in [Some(&self.home), self.carrier.as_ref()].into_iter().flatten() {
+            let mut command = Command::new(found("conntrack")?);
+            command.args(["-D", "-p", "udp"]).args(which);
+            let name = format!("conntrack-{}", namespace.name());
+            let finished = finish(&name, namespace, run.logs(), &mut command, LIMIT)?;
+            // Nothing to forget is its status 1 as well.
+            if !finished.success() && !finished.stderr.contains(" 0 flow entries") {
+                let said = format!("conntrack -D: {}", finished.stderr.trim());
+                return Err(Failure::new("lab.conntrack", said));
+            }
         }
         Ok(())
     }

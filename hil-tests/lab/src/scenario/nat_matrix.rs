@@ -4,8 +4,9 @@
 //! All sites are up at once and every gateway is started once. Before each run
 //! the pair is settled: a policy without rules takes every tunnel down and the
 //! one that allows everything brings the peers back, idle; and both boxes have
-//! forgotten their flows, as they have after a night. What does not connect is
-//! reported as that, and is no failure of the scenario.
+//! forgotten what there was between the two sites. What STUN servers told stays
+//! true. What does not connect is reported as that, and is no failure of the
+//! scenario.
 
 mod cell;
 mod gateways;

@@ -114,12 +114,14 @@ impl Gateways {
         Ok([self.internet.first_frame([&a, &b])?, self.internet.first_frame([&b, &a])?])
     }
 
-    /// Takes every tunnel down, lets both boxes forget, and brings the peers back.
+    /// Takes every tunnel down, lets both boxes forget the other site, and brings the
+    /// peers back.
     pub(super) fn settle(&self, run: &Run, kinds: [Kind; 2]) -> Result<()> {
         self.policy(run, NOTHING, |peers| peers == 0)?;
-        for (side, kind) in kinds.into_iter().enumerate() {
-            self.internet.site(&name(kind, side))?.forget(run)?;
-        }
+        let [one, other] = [name(kinds[0], 0), name(kinds[1], 1)];
+        let (one, other) = (self.internet.site(&one)?, self.internet.site(&other)?);
+        one.forget_other(run, other)?;
+        other.forget_other(run, one)?;
         self.policy(run, EVERYTHING, |peers| peers + 1 == self.all.len())?;
         let [a, b] = self.of(kinds)?;
         for (one, other) in [(a, b), (b, a)] {
