@@ -51,12 +51,12 @@ struct Pull {
     /// All pages below were asked for since the last time-out.
     asked: u16,
     repeat: Repeat,
-    /// A newer revision was announced meanwhile.
-    again: bool,
+    /// The newest revision that was announced; 0 = none was named.
+    newest: Revision,
 }
 
 impl Pull {
-    const fn new() -> Self {
+    const fn new(newest: Revision) -> Self {
         Self {
             from: Revision(0),
             to: None,
@@ -65,7 +65,23 @@ impl Pull {
             applied: 0,
             asked: 0,
             repeat: Repeat::now(),
-            again: false,
+            newest,
+        }
+    }
+
+    /// Whether a page is of a map that the device has left behind: ops are state,
+    /// and an older one would take back what it knows. Only a coordinator whose
+    /// own word is that it has less takes it back, and no further than that.
+    fn is_late(&self, page: &Page, held: Held) -> bool {
+        if page.epoch != held.epoch {
+            return false;
+        }
+        if self.newest > held.revision {
+            page.to <= held.revision
+        } else if self.newest != Revision(0) {
+            page.to < self.newest
+        } else {
+            page.to < held.revision
         }
     }
 
@@ -123,7 +139,7 @@ impl MapPull {
     pub(super) fn handle_session(&mut self, newest: Held) {
         self.session_epoch = newest.epoch;
         let wanted = newest.revision != Revision(0) && newest != self.held;
-        self.pull = wanted.then(Pull::new);
+        self.pull = wanted.then(|| Pull::new(newest.revision));
     }
 
     /// The coordinator announced a revision. `false`: of another life of the
@@ -133,17 +149,18 @@ impl MapPull {
             return false;
         }
         match &mut self.pull {
-            Some(pull) => pull.again |= pull.to.is_some_and(|to| to < newest.revision),
+            // Also while no page came: the one on its way may be older.
+            Some(pull) => pull.newest = pull.newest.max(newest.revision),
             None if newest == self.held => {}
             None if newest.epoch == self.held.epoch && newest.revision < self.held.revision => {}
-            None => self.pull = Some(Pull::new()),
+            None => self.pull = Some(Pull::new(newest.revision)),
         }
         true
     }
 
     /// The device may see more than before: looks for it.
     pub(super) const fn ask_anew(&mut self) {
-        self.pull = Some(Pull::new());
+        self.pull = Some(Pull::new(Revision(0)));
     }
 
     /// There is nothing for this device to see: asks no more.
@@ -156,7 +173,10 @@ impl MapPull {
         let continues = page.from == self.held.revision && page.epoch == self.held.epoch;
         let known = page.epoch == self.session_epoch && (continues || page.from == Revision(0));
         let sane = page.page < page.of && page.from <= page.to;
-        let Some(pull) = self.pull.as_mut().filter(|_| known && sane) else {
+        let held = self.held;
+        let Some(pull) =
+            self.pull.as_mut().filter(|pull| known && sane && !pull.is_late(page, held))
+        else {
             return Verdict::Ignore;
         };
         match pull.to {
@@ -171,7 +191,7 @@ impl MapPull {
             Some(to) if page.to < to => Verdict::Ignore,
             // The map moved on between two pages: from its first page again.
             Some(_) if page.page != 0 => {
-                *pull = Pull::new();
+                *pull = Pull::new(pull.newest);
                 Verdict::Ignore
             }
             None if page.page != 0 => Verdict::Ignore,
@@ -182,7 +202,7 @@ impl MapPull {
                     of: page.of,
                     asked: 1,
                     repeat: pull.repeat,
-                    ..Pull::new()
+                    ..Pull::new(pull.newest)
                 };
                 Verdict::First(page.from == Revision(0))
             }
@@ -204,9 +224,10 @@ impl MapPull {
         if pull.base < pull.of {
             return None;
         }
-        let again = pull.again;
+        let newest = pull.newest;
         self.held = Held { epoch: page.epoch, revision: page.to };
-        self.pull = again.then(Pull::new);
+        // A page that leads no further was no answer, see `is_late`: this ends.
+        self.pull = (newest > page.to).then(|| Pull::new(newest));
         Some(self.held)
     }
 
@@ -371,6 +392,49 @@ mod tests {
         assert!(map.handle_ready(held(8)));
         assert_eq!(map.handle_page(&page(7, 8, 0, 1)), Verdict::Ignore);
         assert_eq!(asked(&mut map, now), [0]);
+    }
+
+    /// What is announced while an older page is on its way is not forgotten, and
+    /// not announced again when it is.
+    #[test]
+    fn what_was_announced_is_pulled_whatever_comes_first() {
+        let now = Instant::from_secs(1);
+        for in_session in [false, true] {
+            let mut map = MapPull::new(1);
+            map.set_held(held(5));
+            map.handle_session(held(if in_session { 7 } else { 5 }));
+            map.handle_ready(held(6));
+            map.handle_ready(held(7));
+            map.poll_ask(now, &mut Zero);
+            assert_eq!(map.handle_page(&page(5, 6, 0, 1)), Verdict::First(false));
+            assert_eq!(map.handle_applied(&page(5, 6, 0, 1), now), Some(held(6)));
+            assert_eq!(map.poll_ask(now, &mut Zero).map(|next| next.from), Some(Revision(6)));
+            assert_eq!(map.handle_page(&page(6, 7, 0, 1)), Verdict::First(false));
+            assert_eq!(map.handle_applied(&page(6, 7, 0, 1), now), Some(held(7)));
+            assert!(!map.is_pulling());
+        }
+    }
+
+    /// A whole map that was asked for twice: the second one comes when what it
+    /// says is history.
+    #[test]
+    fn a_late_map_does_not_take_the_device_back() {
+        let now = Instant::from_secs(1);
+        let mut map = MapPull::new(1);
+        map.set_held(held(5));
+        map.handle_session(held(5));
+        map.handle_ready(held(6));
+        for late in [3, 5] {
+            assert_eq!(map.handle_page(&page(0, late, 0, 1)), Verdict::Ignore, "of {late}");
+        }
+        assert_eq!(map.handle_page(&page(0, 6, 0, 1)), Verdict::First(true));
+        assert_eq!(map.handle_applied(&page(0, 6, 0, 1), now), Some(held(6)));
+        // A coordinator that says itself in a handshake that it has less is believed.
+        map.handle_session(held(4));
+        assert_eq!(map.handle_page(&page(0, 3, 0, 1)), Verdict::Ignore);
+        assert_eq!(map.handle_page(&page(0, 4, 0, 1)), Verdict::First(true));
+        assert_eq!(map.handle_applied(&page(0, 4, 0, 1), now), Some(held(4)));
+        assert!(!map.is_pulling());
     }
 
     #[test]
