@@ -394,6 +394,26 @@ impl Coordinator {
         self.keys_changed(id)
     }
 
+    /// Whoever holds less than there is was not reached by its announcement.
+    fn handle_heartbeat(
+        &mut self,
+        session: u32,
+        identity: PublicKey,
+        heartbeat: Heartbeat,
+    ) -> Option<(Inbox, Vec<u8>)> {
+        let done = Done { request: heartbeat.request };
+        let epoch = self.epoch;
+        let newest = self.device(&identity).filter(|device| device.standing == Standing::Active);
+        let missed = newest
+            .map(|device| MapReady { epoch, revision: Revision(device.revision) })
+            .filter(|ready| (heartbeat.epoch, heartbeat.revision) != (epoch, ready.revision));
+        self.heartbeats.push(heartbeat);
+        self.record(session, |writer| {
+            writer.put(&done)?;
+            missed.iter().try_for_each(|ready| writer.put(ready))
+        })
+    }
+
     fn handle_leave(&mut self, session: u32, identity: PublicKey, leave: &Leave) -> Frames {
         let done = Done { request: leave.request };
         let answer = self.record(session, |writer| writer.put(&done));
@@ -636,10 +656,8 @@ impl Coordinator {
                 one(self.record(session, |writer| writer.put(&ping)))
             }
             Heartbeat::TAG => {
-                let heartbeat: Heartbeat = raw.decode().expect("a message of our own making");
-                let done = Done { request: heartbeat.request };
-                self.heartbeats.push(heartbeat);
-                one(self.record(session, |writer| writer.put(&done)))
+                let heartbeat = raw.decode().expect("a message of our own making");
+                one(self.handle_heartbeat(session, identity, heartbeat))
             }
             KeyReport::TAG => {
                 let report = raw.decode().expect("a message of our own making");
