@@ -353,15 +353,18 @@ fn power_goes_at_every_moment_of_a_rotation() {
 fn a_lost_announcement_is_made_again() {
     let (mut mesh, a, b) = Mesh::pair(8);
     let id = mesh.id(a);
-    let before = keys(&mesh, a).0;
-    drop(mesh.coordinator.rotate(id));
-    mesh.run_for(1_200_000);
-    assert!(has_next(&mesh, id), "the wish was lost");
-    drop(mesh.coordinator.activate(id));
-    mesh.run_for(1_200_000);
-    assert!(confirmed(&mesh, &[a, b]));
-    assert_eq!(keys(&mesh, a), known(&mesh, id));
-    assert_eq!(keys(&mesh, a).1, Some(before));
+    for pushes in [false, true] {
+        mesh.coordinator.pushes = pushes;
+        let before = keys(&mesh, a).0;
+        drop(mesh.coordinator.rotate(id));
+        mesh.run_for(1_200_000);
+        assert!(has_next(&mesh, id), "the wish was lost");
+        drop(mesh.coordinator.activate(id));
+        mesh.run_for(1_200_000);
+        assert!(confirmed(&mesh, &[a, b]));
+        assert_eq!(keys(&mesh, a), known(&mesh, id));
+        assert_eq!(keys(&mesh, a).1, Some(before));
+    }
 }
 
 /// Steps, restarts and silence at random over lines and links that lose, double
@@ -380,6 +383,7 @@ fn everything_at_once_converges() {
             ..clean(10)
         };
         mesh.line = bad;
+        mesh.coordinator.pushes = seed % 2 == 1;
         mesh.set_links(Link { loss_ppm: 20_000, duplicate_ppm: 10_000, ..clean(5) });
         let ids = nodes.map(|node| mesh.id(node));
         // Whose key before may be gone for one that was made and not reported.

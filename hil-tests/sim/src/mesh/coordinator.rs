@@ -62,6 +62,8 @@ pub struct Device {
     changes: Vec<(u64, Option<DeviceId>)>,
     /// What it said that it has applied.
     pub applied: Option<Held>,
+    /// What it holds as far as is known: a push builds on it.
+    held: Option<Held>,
     /// Its confirmed session.
     pub session: Option<u32>,
 }
@@ -82,6 +84,8 @@ struct Live {
     enrolment: Option<KeyId>,
     /// Its row is lost, and it was not told so yet.
     lost: bool,
+    /// What it said in its HELLO that it holds, if that was the newest.
+    held: Option<Held>,
     inbox: Inbox,
     max_rx: usize,
     on_demand: bool,
@@ -113,6 +117,8 @@ pub struct Coordinator {
     pub refuse: Option<Refusal>,
     /// Answers HELLOs without a token by RETRY.
     pub under_load: bool,
+    /// Sends a small change along with its announcement.
+    pub pushes: bool,
     /// Hears HELLOs and does not answer them.
     pub silent: bool,
     /// The hash of the last HELLO, as RETRY names it.
@@ -183,6 +189,7 @@ impl Coordinator {
             needs_approval: false,
             refuse: None,
             under_load: false,
+            pushes: false,
             silent: false,
             hello_hash: [0; 8],
             extra_peers: Vec::new(),
@@ -277,13 +284,11 @@ impl Coordinator {
 
     /// A device's map has changed: it is told if it is there.
     pub fn changed(&mut self, device: DeviceId, who: Option<DeviceId>) -> Frames {
-        let epoch = self.epoch;
         let Some(device) = self.by_id(device) else { return vec![] };
         device.revision += 1;
-        let revision = Revision(device.revision);
         device.changes.push((device.revision, who));
         let id = device.id;
-        self.tell(id, |writer| writer.put(&MapReady { epoch, revision }))
+        self.push(id)
     }
 
     /// Everybody else's map gains or changes this device.
@@ -581,7 +586,9 @@ impl Coordinator {
         out.truncate(len);
         self.welcomes += 1;
         let (max_rx, on_demand) = (usize::from(info.max_rx), info.on_demand > 0);
-        let live = Live { session, identity, enrolment, lost, inbox, max_rx, on_demand };
+        let held = Some((info.epoch, info.revision))
+            .filter(|held| *held == (welcome.epoch, welcome.revision));
+        let live = Live { session, identity, enrolment, lost, held, inbox, max_rx, on_demand };
         self.sessions.insert(id, live);
         Some((inbox, out))
     }
@@ -595,14 +602,14 @@ impl Coordinator {
         let mut plain = vec![0; 4_096];
         let Ok(len) = live.session.open(frame, &mut plain) else { return vec![] };
         let (identity, enrolment) = (live.identity, live.enrolment);
-        let lost = core::mem::take(&mut live.lost);
+        let (lost, held) = (core::mem::take(&mut live.lost), live.held);
         let session = header.session;
         let mut frames = vec![];
         if enrolment.is_none()
             && let Some(device) = self.devices.iter_mut().find(|d| d.identity == identity)
             && device.session != Some(session)
         {
-            device.session = Some(session);
+            (device.session, device.held) = (Some(session), held);
             let (id, standing) = (device.id, device.standing);
             if standing != Standing::Active {
                 let reason = heapless::String::new();
@@ -647,7 +654,11 @@ impl Coordinator {
                 let applied: MapApplied = raw.decode().expect("a message of our own making");
                 let device = self.devices.iter_mut().find(|d| d.identity == identity);
                 if let Some(device) = device {
-                    device.applied = Some((applied.epoch, applied.revision));
+                    let applied = (applied.epoch, applied.revision);
+                    device.applied = Some(applied);
+                    // A newer one may be on its way already.
+                    let newer = |held: &Held| held.0 == applied.0 && held.1 > applied.1;
+                    device.held = device.held.filter(newer).or(Some(applied));
                 }
                 vec![]
             }
@@ -746,6 +757,7 @@ impl Coordinator {
                 revision: 1,
                 changes: vec![(1, None)],
                 applied: None,
+                held: None,
                 session: None,
             });
             frames = self.announce(id);

@@ -5,7 +5,7 @@ use weft_wire::item::{Item, ItemWriter, Standing};
 use weft_wire::map::*;
 use weft_wire::relay::Relays;
 
-use super::{Coordinator, Device, Live, text};
+use super::{Coordinator, Device, Frames, Live, text};
 
 impl Coordinator {
     pub(super) fn page(
@@ -31,15 +31,33 @@ impl Coordinator {
             page: next.page,
             of: pages.len() as u16,
         };
-        // The ops are items already: they follow the head inside its body.
-        let head = postcard_len(&page);
-        let body = head.len() + ops.len();
-        let mut plain = vec![];
-        put_varint(&mut plain, Page::TAG);
-        put_varint(&mut plain, body as u32);
-        plain.extend(head);
-        plain.extend(ops);
-        self.record_bytes(session, &plain)
+        self.record_bytes(session, &page_item(&page, ops))
+    }
+
+    /// A device's map has changed: it is told if it is there, and sent the change
+    /// along if that is one page and builds on what it is known to hold.
+    pub(super) fn push(&mut self, id: DeviceId) -> Frames {
+        let epoch = self.epoch;
+        let Some(device) = self.by_id(id) else { return vec![] };
+        let (revision, session) = (Revision(device.revision), device.session);
+        let ready = MapReady { epoch, revision };
+        let Some((session, page)) = session.zip(self.change(id)) else {
+            return self.tell(id, |writer| writer.put(&ready));
+        };
+        // What is lost shows in what the device asks for.
+        self.by_id(id).expect("it was there").held = Some((epoch, revision));
+        let plain = [item(&ready), page].concat();
+        self.record_bytes(session, &plain).into_iter().collect()
+    }
+
+    fn change(&self, id: DeviceId) -> Option<Vec<u8>> {
+        let device = self.devices.iter().find(|device| device.id == id)?;
+        let active = self.pushes && device.standing == Standing::Active;
+        let (epoch, from) = device.held.filter(|(epoch, _)| active && *epoch == self.epoch)?;
+        let Live { max_rx, on_demand, .. } = self.sessions.get(&device.session?)?;
+        let pages = self.pages_of(device, from, max_rx - 192, *on_demand);
+        let [ops] = pages.as_slice() else { return None };
+        Some(page_item(&Page { epoch, from, to: Revision(device.revision), page: 0, of: 1 }, ops))
     }
 
     fn record_bytes(&mut self, session: u32, plain: &[u8]) -> Option<(Inbox, Vec<u8>)> {
@@ -174,6 +192,17 @@ fn item<T: Item>(body: &T) -> Vec<u8> {
 /// A body alone: an item without its tag and length (both one byte here).
 fn postcard_len(page: &Page) -> Vec<u8> {
     item(page).split_off(2)
+}
+
+/// The ops are items already: they follow the head inside its body.
+fn page_item(page: &Page, ops: &[u8]) -> Vec<u8> {
+    let head = postcard_len(page);
+    let mut plain = vec![];
+    put_varint(&mut plain, Page::TAG);
+    put_varint(&mut plain, (head.len() + ops.len()) as u32);
+    plain.extend(head);
+    plain.extend(ops);
+    plain
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u32) {
