@@ -28,6 +28,7 @@ pub mod index;
 pub mod ip;
 pub mod path;
 pub mod peers;
+pub mod relay;
 pub mod stun;
 pub mod time;
 pub mod timer;

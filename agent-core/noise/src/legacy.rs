@@ -111,9 +111,15 @@ impl Drop for SharedPassword {
 impl SharedPassword {
     /// The password of `user` (`1764230400:name`) under this secret.
     pub fn new(secret: &[u8], user: &[u8]) -> Self {
+        Self::from_mac(&hmac_sha1(secret, &[user]))
+    }
+
+    /// The password that is made of this MAC, by somebody who was not told the
+    /// secret.
+    pub fn from_mac(mac: &[u8; 20]) -> Self {
         let mut text = Text::new();
         // Cannot fail: 20 bytes are 28 characters.
-        let _ = base64::write(&hmac_sha1(secret, &[user]), &mut text);
+        let _ = base64::write(mac, &mut text);
         Self(text.bytes)
     }
 

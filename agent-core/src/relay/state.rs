@@ -1,0 +1,316 @@
+//! The client's state, and what the agent asks of it.
+
+use core::net::SocketAddr;
+
+use heapless::Vec;
+use weft_wire::relay::{RELAYS, Relay, RelayLogin};
+use weft_wire::stun::CHANNELS;
+
+use super::credentials::{Challenge, Grant};
+use super::exchange::Exchange;
+use super::ladder::{Rung, WAYS, Way};
+use super::race::{Line, Try, TryState};
+use super::wanted::{ASK_AGAIN_AFTER, Standing, Wanted};
+use super::{Full, Why};
+use crate::event::Sockets;
+use crate::time::{Duration, Instant};
+
+/// Until credentials are asked for again.
+const ASK_FOR_GRANT_AFTER: Duration = Duration::from_secs(60);
+/// Unanswered refreshes after which an allocation counts as gone: half a minute.
+const SILENT_REFRESHES: u8 = 3;
+
+/// An allocation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Live {
+    pub(super) way: Way,
+    pub(super) refresh: Exchange,
+    /// Unanswered ones in a row.
+    pub(super) silent: u8,
+    pub(super) since: Instant,
+    pub(super) expires: Instant,
+    pub(super) v4: Option<SocketAddr>,
+    pub(super) v6: Option<SocketAddr>,
+    pub(super) mapped: SocketAddr,
+}
+
+/// What has not been told yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct News {
+    pub(super) lost: Option<(u16, Why)>,
+    pub(super) failed: Option<Why>,
+    pub(super) is_allocated: bool,
+    pub(super) wants_grant: bool,
+}
+
+pub(super) struct Core<const PEERS: usize> {
+    pub(super) has_streams: bool,
+    pub(super) relays: Vec<Relay, RELAYS>,
+    pub(super) sockets: Sockets,
+    pub(super) grant: Option<Grant>,
+    /// When the next grant is asked for, if anybody wants a relay.
+    pub(super) ask_at: Instant,
+    pub(super) challenge: Option<Challenge>,
+    /// The beginning of every transaction id; drawn for each race.
+    pub(super) seed: Option<[u8; 8]>,
+    /// The end of the last one.
+    pub(super) counter: u32,
+    pub(super) prefer: Option<Rung>,
+    pub(super) is_wanted: bool,
+    pub(super) is_racing: bool,
+    /// That which is asked or used.
+    pub(super) current: Option<Relay>,
+    pub(super) tries: [Try; WAYS],
+    pub(super) live: Option<Live>,
+    /// Those that were tried in this round, by their place.
+    pub(super) tried: u8,
+    /// Rounds without success.
+    pub(super) rounds: u32,
+    pub(super) rest_until: Instant,
+    pub(super) peers: Vec<Wanted, PEERS>,
+    pub(super) next_channel: u16,
+    pub(super) lines: [Line; 2],
+    pub(super) last_stream: u16,
+    pub(super) news: News,
+}
+
+impl<const PEERS: usize> Core<PEERS> {
+    pub(super) const fn new(has_streams: bool) -> Self {
+        Self {
+            has_streams,
+            relays: Vec::new(),
+            sockets: Sockets { v4: None, v6: None },
+            grant: None,
+            ask_at: Instant::ZERO,
+            challenge: None,
+            seed: None,
+            counter: 0,
+            prefer: None,
+            is_wanted: false,
+            is_racing: false,
+            current: None,
+            tries: [Try::OFF; WAYS],
+            live: None,
+            tried: 0,
+            rounds: 0,
+            rest_until: Instant::ZERO,
+            peers: Vec::new(),
+            next_channel: *CHANNELS.start(),
+            lines: [Line::CLOSED; 2],
+            last_stream: 0,
+            news: News { lost: None, failed: None, is_allocated: false, wants_grant: false },
+        }
+    }
+
+    pub(super) fn set_relays(&mut self, relays: &[Relay], now: Instant) {
+        self.relays = relays.iter().copied().take(RELAYS).collect();
+        let is_listed = self.current.is_none_or(|current| self.relays.contains(&current));
+        if !is_listed {
+            self.forget(Why::Removed);
+        }
+        self.hurry(now);
+    }
+
+    pub(super) fn set_grant(
+        &mut self,
+        user: &str,
+        lifetime: Duration,
+        logins: &[RelayLogin],
+        now: Instant,
+    ) {
+        self.grant = Grant::new(user, lifetime, logins, now);
+        self.ask_at = self.grant.as_ref().map_or(now, |grant| grant.renew_at);
+        self.news.wants_grant = false;
+        let open = self.tries.iter_mut().map(|one| &mut one.exchange);
+        let open = open.chain(self.peers.iter_mut().map(|peer| &mut peer.exchange));
+        open.chain(self.live.as_mut().map(|live| &mut live.refresh)).for_each(Exchange::forgive);
+        if let Some(live) = self.live.as_mut().filter(|live| live.silent > 0) {
+            // The last refresh was refused or lost: these may do.
+            live.refresh = Exchange::at(now);
+        }
+        self.hurry(now);
+    }
+
+    pub(super) fn set_sockets(&mut self, sockets: Sockets, now: Instant) {
+        if sockets != self.sockets {
+            self.forget(Why::NetworkChanged);
+            self.sockets = sockets;
+            self.hurry(now);
+        }
+    }
+
+    pub(super) fn handle_network_change(&mut self, now: Instant) {
+        self.prefer = None;
+        self.forget(Why::NetworkChanged);
+        self.hurry(now);
+    }
+
+    pub(super) fn acquire(&mut self, now: Instant) {
+        self.is_wanted = true;
+        self.advance(now);
+    }
+
+    pub(super) fn want(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Full> {
+        self.is_wanted = true;
+        let known = self.peers.iter_mut().find(|known| known.address() == peer);
+        match known {
+            Some(known) if known.is_wanted() => {}
+            Some(known) => known.wake(now),
+            None => {
+                if self.peers.is_full()
+                    && let Some(dormant) = self.peers.iter().position(|known| !known.is_wanted())
+                {
+                    self.peers.swap_remove(dormant);
+                }
+                self.peers.push(Wanted::new(peer, now)).map_err(|_| Full)?;
+            }
+        }
+        self.advance(now);
+        Ok(())
+    }
+
+    pub(super) fn unwant(&mut self, peer: SocketAddr) {
+        let Some(place) = self.peers.iter().position(|known| known.address() == peer) else {
+            return;
+        };
+        let is_bound = self.live.is_some() && self.peers[place].channel().is_some();
+        if is_bound {
+            self.peers[place].sleep();
+        } else {
+            self.peers.swap_remove(place);
+        }
+    }
+
+    pub(super) fn release(&mut self, now: Instant) {
+        self.is_wanted = false;
+        self.peers.clear();
+        self.news = News::default();
+        if self.is_racing {
+            self.is_racing = false;
+            self.stop_tries(now);
+        }
+        if let Some(live) = self.live.take() {
+            match live.way.slot() {
+                // The relay ends what it had for a connection with it.
+                Some(_) => self.close_line(live.way),
+                None => {
+                    let free = Try { state: TryState::Freeing, ..Try::at(now) };
+                    self.tries[live.way as usize] = free;
+                }
+            }
+        }
+    }
+
+    pub(super) fn suspect(&mut self, now: Instant) {
+        if let Some(live) = &mut self.live
+            && !live.refresh.is_open()
+        {
+            live.refresh = Exchange::at(now);
+        }
+    }
+
+    /// Ends allocation and race without a word to the relay: it cannot be
+    /// reached from here, or is none of ours.
+    fn forget(&mut self, why: Why) {
+        if let (Some(_), Some(relay)) = (self.live.take(), self.current) {
+            self.tell_lost(relay.number, why);
+        }
+        self.is_racing = false;
+        self.tries = [Try::OFF; WAYS];
+        self.close_lines();
+        self.current = None;
+    }
+
+    pub(super) fn tell_lost(&mut self, relay: u16, why: Why) {
+        // What was not told of is not lost.
+        if !core::mem::take(&mut self.news.is_allocated) {
+            self.news.lost = Some((relay, why));
+        }
+        self.peers.retain(Wanted::is_wanted);
+        for peer in &mut self.peers {
+            peer.start_over(Instant::FAR_FUTURE);
+        }
+    }
+
+    /// Something is other than when it last failed.
+    fn hurry(&mut self, now: Instant) {
+        self.rest_until = now;
+        self.rounds = 0;
+        self.advance(now);
+    }
+
+    /// Does what may be begun.
+    pub(super) fn advance(&mut self, now: Instant) {
+        if !self.is_wanted {
+            return;
+        }
+        if self.ask_at <= now {
+            self.ask_at = now + ASK_FOR_GRANT_AFTER;
+            self.news.wants_grant = true;
+        }
+        if self.may_race(now) && self.rest_until <= now {
+            self.start_round(now);
+        }
+    }
+
+    pub(super) fn may_race(&self, now: Instant) -> bool {
+        let is_idle = !self.is_racing && self.live.is_none();
+        is_idle && self.is_wanted && self.grant.as_ref().is_some_and(|grant| grant.is_good(now))
+    }
+
+    /// The allocation is gone.
+    pub(super) fn lose(&mut self, why: Why, now: Instant) {
+        let (Some(live), Some(relay)) = (self.live.take(), self.current) else { return };
+        self.tell_lost(relay.number, why);
+        self.close_lines();
+        // One that gives and takes at once is not asked again at once.
+        let is_young = now - live.since < ASK_AGAIN_AFTER;
+        if is_young || matches!(why, Why::Denied | Why::Credentials) {
+            self.tried = 0;
+            self.fail_relay(why, now);
+        } else {
+            self.start_round(now);
+        }
+    }
+
+    /// A refresh came to nothing. One that is lost is not a lost allocation.
+    pub(super) fn fail_refresh(&mut self, why: Why, now: Instant) {
+        let Some(live) = &mut self.live else { return };
+        live.silent += 1;
+        live.refresh = Exchange::at(now + ASK_AGAIN_AFTER);
+        if live.silent >= SILENT_REFRESHES {
+            self.lose(why, now);
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(live) = self.live {
+            if live.expires <= now {
+                self.lose(Why::Expired, now);
+            } else if live.refresh.is_given_up(now) {
+                self.fail_refresh(Why::NoAnswer, now);
+            } else {
+                self.check_peers(now);
+            }
+        }
+        self.check_tries(now);
+        self.advance(now);
+    }
+
+    fn check_peers(&mut self, now: Instant) {
+        let mut is_silent = false;
+        for peer in self.peers.iter_mut().filter(|peer| peer.exchange.is_given_up(now)) {
+            peer.exchange = Exchange::at(now + ASK_AGAIN_AFTER);
+            is_silent = true;
+        }
+        if is_silent {
+            self.suspect(now);
+        }
+    }
+
+    /// The place of a confirmed address.
+    pub(super) fn ready(&self, peer: SocketAddr) -> Option<&Wanted> {
+        let is_it = |known: &&Wanted| known.address() == peer && known.standing == Standing::Ready;
+        self.peers.iter().find(is_it)
+    }
+}
