@@ -202,8 +202,10 @@ impl<const PEERS: usize> Core<PEERS> {
     }
 
     pub(super) fn suspect(&mut self, now: Instant) {
+        // While there is a doubt the next request is near.
         if let Some(live) = &mut self.live
             && !live.refresh.is_open()
+            && live.silent == 0
         {
             live.refresh = Exchange::at(now);
         }
@@ -289,9 +291,10 @@ impl<const PEERS: usize> Core<PEERS> {
                 self.lose(Why::Expired, now);
             } else if live.refresh.is_given_up(now) {
                 self.fail_refresh(Why::NoAnswer, now);
-            } else {
-                self.check_peers(now);
             }
+        }
+        if self.live.is_some() {
+            self.check_peers(now);
         }
         self.check_tries(now);
         self.advance(now);
