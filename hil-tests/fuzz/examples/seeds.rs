@@ -125,6 +125,7 @@ fn wire(corpora: &mut Corpora) {
     }
     stun(corpora);
     relay(corpora);
+    turn_client(corpora);
     let frames = [b"\x03\x00abc".as_slice(), b"\x01\x00d"].concat();
     corpora.put("wire-http", frames);
 }
@@ -169,6 +170,31 @@ fn relay(corpora: &mut Corpora) {
     let dual = Seed::new().byte(1).byte(5).byte(0).byte(0).byte(0);
     let dual = ask(dual.bytes(&[0x80, 2, 0, 0, 0]), 5, 0, 6);
     corpora.put("relay", ask(dual, 5, 3, 6).byte(6).byte(5).finish());
+}
+
+/// An allocation with a channel, data by it, a relay that forgets; the same in a
+/// connection.
+fn turn_client(corpora: &mut Corpora) {
+    // To the newest request: an error when the shape is odd, a nonce with 8,
+    // without a MAC with 16; 300 is added to the number.
+    let answer = |seed: Seed, shape: u8, number: u16| {
+        seed.byte(4).byte(0).byte(shape).short(number).bytes(&[])
+    };
+    let allocated = |seed: Seed| {
+        let challenged = answer(seed, 1 | 8 | 16, 101);
+        answer(answer(challenged, 0, 300), 4, 0)
+    };
+    let seed = allocated(Seed::new().byte(0).byte(0));
+    let seed = seed.byte(3).byte(0).bytes(b"\x40\0\0\x05hello");
+    let seed = seed.byte(7).byte(0).byte(1).bytes(b"hello").byte(1).byte(0);
+    let seed = seed.byte(0).byte(2).byte(11).byte(1);
+    let seed = answer(seed, 1, 137).byte(2).short(40).byte(2).short(40_000);
+    corpora.put("turn-client", seed.byte(11).byte(0).finish());
+    // The others are begun one by one, and the last is a connection.
+    let seed = (0..6).fold(Seed::new().byte(0).byte(4), |seed, _| seed.byte(2).short(7));
+    let seed = allocated(seed).byte(8).byte(0).bytes(b"\x40\0\0\x05hello\0\0\0\x40\0");
+    let seed = seed.byte(9).byte(0).byte(10).byte(0).byte(9).byte(2);
+    corpora.put("turn-client", seed.byte(8).byte(0).bytes(&[0xFF; 9]).finish());
 }
 
 /// An echo request from 100.93.0.2 to 100.93.0.3.

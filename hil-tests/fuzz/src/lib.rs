@@ -21,6 +21,7 @@ mod relay;
 mod session;
 mod stun;
 mod tunnel;
+mod turn_client;
 mod wire;
 
 pub use keys::{OUR_SECRET, PEER_SECRET, PSK};
@@ -87,6 +88,7 @@ pub const ALL: &[Target] = &[
     target("agent", "an agent between a hostile coordinator and hostile peers", agent::run),
     target("tunnel", "two tunnels over a hostile network", tunnel::run),
     target("relay", "the relay between hostile clients and hostile peers", relay::run),
+    target("turn-client", "the TURN client of a hostile relay", turn_client::run),
     target("session", "an MQTT connection beside that of a victim", session::run),
     target("channel", "the coordinator and an enrolled hostile device", channel::run),
 ];
