@@ -71,6 +71,9 @@ impl<
                 self.handle_tunnel(event);
             } else if let Some((slot, activity)) = self.datapath.poll_activity() {
                 self.tunnel.handle_activity(slot, &activity, now);
+                if activity.edges.active {
+                    self.paths.handle_active(slot, now);
+                }
             } else if let Some(slot) = self.tunnel.poll_query() {
                 let activity = self.datapath.take_activity(slot);
                 self.tunnel.handle_activity(slot, &activity, now);
@@ -245,6 +248,10 @@ impl<
                 self.staging.discard(slot);
             }
             PathEvent::CacheChanged => self.outbox.cache = true,
+            PathEvent::Listen { slot } => {
+                let heard = self.datapath.activity(slot);
+                self.paths.handle_heard(slot, &heard, &mut self.recorder, self.now);
+            }
             PathEvent::Gather => {
                 let sockets = self.paths.sockets();
                 self.stun.refresh(sockets, &mut self.recorder, self.now);

@@ -133,6 +133,13 @@ impl Checks {
         }
     }
 
+    /// A round for the one way that data takes.
+    pub(super) fn ask(&mut self, route: Route, transaction: u64, now: Instant) {
+        self.begin(core::iter::once(route), transaction);
+        self.open = false;
+        self.start(now);
+    }
+
     /// The round begins at `at`.
     pub(super) fn start(&mut self, at: Instant) {
         for (place, check) in (0..).zip(&mut self.list).filter(|(_, check)| check.sends == 0) {

@@ -20,6 +20,7 @@ mod check;
 mod gather;
 mod peer;
 mod probe;
+mod silence;
 
 pub use candidate::{LocalCandidates, is_usable};
 pub use probe::ProbeTransmit;
@@ -33,7 +34,7 @@ use weft_wire::verdict::CallFailure;
 use core::net::SocketAddr;
 
 use crate::entropy::Entropy;
-use crate::event::{PeerSlot, SocketId, Sockets, Source};
+use crate::event::{Activity, PeerSlot, SocketId, Sockets, Source};
 use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 
@@ -151,6 +152,11 @@ pub enum PathEvent {
     CacheChanged,
     /// A peer is about to be told where we are: ask the servers.
     Gather,
+    /// Was the peer heard? Answered by [`Paths::handle_heard`] at once.
+    Listen {
+        /// The peer.
+        slot: PeerSlot,
+    },
 }
 
 /// What is known of how a peer is reached.
@@ -377,6 +383,28 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.stir();
     }
 
+    /// Data goes to this peer, or comes from it, after a pause.
+    pub fn handle_active(&mut self, slot: PeerSlot, now: Instant) {
+        if let Some(peer) = self.peer_mut(slot).filter(|peer| !peer.kind.wireguard_only) {
+            peer.listening.begin(now);
+        }
+    }
+
+    /// What the data path knows of this peer, as [`PathEvent::Listen`] asked.
+    pub fn handle_heard(
+        &mut self,
+        slot: PeerSlot,
+        heard: &Activity,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        if let Some(peer) = self.peer_mut(slot) {
+            peer.handle_heard(heard, entropy, now);
+            peer.draw_handle(entropy);
+            self.stir();
+        }
+    }
+
     /// The peer did not answer for 90 s.
     pub fn handle_failed(&mut self, slot: PeerSlot) {
         if let Some(peer) = self.peer_mut(slot) {
@@ -497,7 +525,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         }
         for (position, peer) in self.peers.iter_mut().enumerate() {
             let slot = PeerSlot(u16::try_from(position).ok()?);
-            if let Some(event) = peer.as_mut().and_then(|peer| peer.poll_event(slot)) {
+            if let Some(event) = peer.as_mut().and_then(|peer| peer.poll_event(slot, now)) {
                 return Some(event);
             }
         }

@@ -7,6 +7,7 @@ use weft_wire::signal::CANDIDATES;
 use weft_wire::verdict::CallFailure;
 
 use super::check::Checks;
+use super::silence::Listening;
 use super::{NoPath, PathEvent, PeerKind, Route, Selected, Why};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot};
@@ -84,6 +85,7 @@ pub(super) struct PeerPath {
     initiates: bool,
     /// When initiations go to every address.
     blind_at: Option<Instant>,
+    pub(super) listening: Listening,
     pub(super) ready: bool,
     pub(super) failed: Option<NoPath>,
     /// The owner was told of the selected route.
@@ -103,6 +105,7 @@ impl PeerPath {
             checks: Checks::new(),
             initiates: false,
             blind_at: None,
+            listening: Listening::new(),
             ready: false,
             failed: None,
             told: None,
@@ -141,6 +144,7 @@ impl PeerPath {
     pub(super) fn handle_failed(&mut self) {
         self.confirmed_at = None;
         self.checks.end();
+        self.listening.end();
         self.calling = None;
         self.blind_at = None;
         self.initiates = false;
@@ -263,7 +267,7 @@ impl PeerPath {
         let call = self.calling.map(|calling| {
             if calling.due { calling.give_up_at } else { calling.due_at.min(calling.give_up_at) }
         });
-        [call, self.blind_at].into_iter().flatten().min()
+        [call, self.blind_at, self.listening.due_at()].into_iter().flatten().min()
     }
 
     /// Whether the peer is to be told something now.
@@ -286,7 +290,10 @@ impl PeerPath {
         Some(calling.id)
     }
 
-    pub(super) fn poll_event(&mut self, slot: PeerSlot) -> Option<PathEvent> {
+    pub(super) fn poll_event(&mut self, slot: PeerSlot, now: Instant) -> Option<PathEvent> {
+        if self.listening.is_due(now) {
+            return Some(PathEvent::Listen { slot });
+        }
         if let Some(selected) = self.selected
             && self.told != Some(selected.route)
         {
@@ -309,7 +316,7 @@ impl PeerPath {
     }
 
     /// A call is wanted at `at`, or earlier if one is on its way already.
-    fn call_at(&mut self, at: Instant, entropy: &mut dyn Entropy, now: Instant) {
+    pub(super) fn call_at(&mut self, at: Instant, entropy: &mut dyn Entropy, now: Instant) {
         let least = self.called_at.map_or(at, |called| at.max(called + CALL_INTERVAL));
         match &mut self.calling {
             Some(calling) if calling.sent == 0 => calling.due_at = calling.due_at.min(least),

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use weft_agent_core::path::Route;
 use weft_agent_core::time::Duration;
-use weft_sim::mesh::Mesh;
-use weft_sim::nat::Kind;
+use weft_sim::mesh::{Coordinator, Mesh, echo};
+use weft_sim::nat::{Kind, Ports, Rules};
+use weft_wire::probe::PROBE;
 
 const SERVERS: [([u8; 4], u16); 2] = [([203, 0, 113, 10], 3_478), ([203, 0, 113, 11], 3_478)];
 
@@ -68,4 +69,57 @@ fn a_port_that_nobody_could_name_is_found() {
             assert_direct(2, other, one);
         }
     }
+}
+
+/// NATs that forget a mapping after 30 s: after a pause of a minute the old way
+/// is dead in both directions, and the session is not.
+#[test]
+fn a_forgotten_mapping_is_found_out_in_three_seconds() {
+    let mut mesh = Mesh::new(3);
+    for server in SERVERS {
+        mesh.add_stun(server.into());
+    }
+    let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
+    let rules = Rules { stream: Duration::from_secs(30), ports: Ports::Random, ..Rules::HOME };
+    mesh.site_with(a, rules);
+    mesh.site_with(b, rules);
+    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    let host = mesh.host(b);
+    for sequence in 0..5 {
+        mesh.ping(a, host, sequence);
+        mesh.run_for(1_000);
+    }
+    assert!(mesh.replies(a) >= 4, "{}", mesh.replies(a));
+    mesh.run_for(60_000);
+    let (before, start) = (mesh.replies(a), mesh.now);
+    let mut sequence = 100;
+    while mesh.replies(a) == before {
+        mesh.ping(a, host, sequence);
+        sequence += 1;
+        mesh.run_for(100);
+        let took = mesh.now - start;
+        assert!(took < Duration::from_secs(4), "{took:?}");
+    }
+    println!("{:?} until the first answer", mesh.now - start);
+}
+
+/// Data that nobody answers is no reason to call while the way answers.
+#[test]
+fn a_flow_that_goes_one_way_costs_a_ping_in_half_a_minute() {
+    let (mut mesh, a, b) = idle(4, Kind::Prc, Kind::Prc);
+    let (from, to) = (mesh.host(a), mesh.host(b));
+    mesh.ping(a, to, 1);
+    mesh.run_for(3_000);
+    let overlay = Coordinator::overlay();
+    let question = echo::request(overlay.address_v4(to), overlay.address_v4(from), 1, 56);
+    let one_way = echo::reply(&question).expect("a question");
+    let sent = |mesh: &Mesh, kind: u8| mesh.nodes[a].sent.get(&kind).copied().unwrap_or_default();
+    let (stun, probes) = (sent(&mesh, 0), sent(&mesh, PROBE));
+    for _ in 0..1_200 {
+        mesh.packet(a, &one_way);
+        mesh.run_for(100);
+    }
+    assert_eq!(sent(&mesh, 0), stun, "no call, for which a server would be asked");
+    let probes = sent(&mesh, PROBE) - probes;
+    assert!((1..=8).contains(&probes), "{probes} probes in two minutes");
 }

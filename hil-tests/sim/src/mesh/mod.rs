@@ -203,6 +203,15 @@ impl Mesh {
         self.network.move_host(host, [address.ip()], Some(gateway));
     }
 
+    /// The same with a box of one's own design.
+    pub fn site_with(&mut self, node: usize, rules: nat::Rules) {
+        let Node { host, address, .. } = self.nodes[node];
+        let outer = IpAddr::from([198, 51, 100, 1 + node as u8]);
+        let nat = Box::new(nat::Nat::new(rules, self.rng.next()));
+        let gateway = self.network.add_gateway([outer], None, nat);
+        self.network.move_host(host, [address.ip()], Some(gateway));
+    }
+
     /// Gives a device another address. Its agent is not told.
     pub fn move_node(&mut self, node: usize, address: SocketAddr) {
         self.nodes[node].address = address;

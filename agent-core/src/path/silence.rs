@@ -1,0 +1,100 @@
+//! A peer that is sent to and says nothing: is it the way, or the peer?
+//!
+//! Authenticated data decides, and silence alone proves nothing: many flows go
+//! one way. So after a second of it the way itself is asked by a ping, whose
+//! answer needs no program at the other end. Only without that one is the peer
+//! called, as if there were no way. A NAT forgets a mapping after 30 s on many
+//! networks, and WireGuard would notice after 15 s of sending.
+
+use super::peer::PeerPath;
+use crate::entropy::Entropy;
+use crate::event::Activity;
+use crate::time::{Duration, Instant};
+
+/// Data without an answer for this long makes us ask.
+const ASK_AFTER: Duration = Duration::from_secs(1);
+/// The way has this long to answer; by then six pings went.
+const ANSWER_WITHIN: Duration = Duration::from_millis(1_500);
+/// A way that answered is not asked again for this long.
+const TRUSTED_FOR: Duration = Duration::from_secs(30);
+/// Without an answer everything is done again after this long.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Who was sent nothing for this long is not listened for. The data path says
+/// when data goes again.
+const IDLE_AFTER: Duration = Duration::from_secs(15);
+
+/// Listening for one peer.
+pub(super) struct Listening {
+    /// When the data path is asked what it heard; `FAR_FUTURE` = not.
+    at: Instant,
+    /// Since when pings are on their way.
+    asked_at: Option<Instant>,
+}
+
+impl Listening {
+    pub(super) const fn new() -> Self {
+        Self { at: Instant::FAR_FUTURE, asked_at: None }
+    }
+
+    /// Data went out, or came in, after a pause.
+    pub(super) fn begin(&mut self, now: Instant) {
+        if self.at == Instant::FAR_FUTURE {
+            self.at = now + ASK_AFTER;
+        }
+    }
+
+    pub(super) const fn end(&mut self) {
+        *self = Self::new();
+    }
+
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        (self.at != Instant::FAR_FUTURE).then_some(self.at)
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.at <= now
+    }
+}
+
+impl PeerPath {
+    /// What the data path has heard of this peer.
+    pub(super) fn handle_heard(
+        &mut self,
+        heard: &Activity,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        self.listening.at = match (heard.first_unanswered_at, self.listening.asked_at) {
+            (None, _) => {
+                self.listening.asked_at = None;
+                let idle = heard.data_sent_at.is_none_or(|at| now - at >= IDLE_AFTER);
+                if idle { Instant::FAR_FUTURE } else { now + ASK_AFTER }
+            }
+            (Some(since), _) if now - since < ASK_AFTER => since + ASK_AFTER,
+            (Some(_), None) => self.ask_the_way(entropy, now),
+            (Some(_), Some(asked_at)) => {
+                self.listening.asked_at = None;
+                let way = self.selected.map(|selected| selected.route);
+                if self.checks.best(now).is_some() && self.checks.best(now) == way {
+                    asked_at + TRUSTED_FOR
+                } else {
+                    self.call_at(now, entropy, now);
+                    now + AGAIN_AFTER
+                }
+            }
+        };
+    }
+
+    /// Returns when the answer must have come.
+    fn ask_the_way(&mut self, entropy: &mut dyn Entropy, now: Instant) -> Instant {
+        let Some(selected) = self.selected else { return Instant::FAR_FUTURE };
+        // A round that is under way tries more than this.
+        if !self.checks.is_open() {
+            let mut transaction = [0; 8];
+            entropy.fill(&mut transaction);
+            self.checks.ask(selected.route, u64::from_le_bytes(transaction), now);
+        }
+        self.listening.asked_at = Some(now);
+        now + ANSWER_WITHIN
+    }
+}
