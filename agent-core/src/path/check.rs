@@ -5,7 +5,9 @@
 //! only what they have seen go out, and some spoil a mapping that the other
 //! side's probe reaches first. Each address gets seven pings in 1.3 s, the gaps
 //! doubling. A ping that comes from somewhere new is answered, and that address
-//! is tried as well; only an answer to our own ping from there makes it a way.
+//! gets one ping for each that comes from there, so that whoever catches a probe
+//! and sends it on under another's address gains no more than a second datagram;
+//! only an answer to our own ping from there makes it a way.
 
 use heapless::{Deque, Vec};
 use weft_wire::probe::{ProbeHead, ProbeKind};
@@ -36,6 +38,9 @@ const GOOD_FOR: Duration = Duration::from_secs(5);
 const PONGS: usize = 2;
 /// Pings remembered, so that a copy is not answered.
 const SEEN: usize = 8;
+/// A ping older than this, by the peer's own clock, is a copy whoever remembers
+/// it: a round is over by then.
+const LATE: u32 = 2_000;
 /// Pongs to one peer in a second. A round of ten addresses asks for no more.
 const PONG_RATE: u16 = 40;
 
@@ -53,11 +58,14 @@ struct Check {
     rtt_ms: u16,
     /// Pings sent in this round.
     sends: u8,
+    /// The peer named it, and it gets the whole burst.
+    named: bool,
 }
 
 impl Check {
-    const fn new(route: Route, began: Instant) -> Self {
-        Self { route, due_at: began, began, answered_at: Instant::ZERO, rtt_ms: 0, sends: 0 }
+    const fn new(route: Route, began: Instant, named: bool) -> Self {
+        let answered_at = Instant::ZERO;
+        Self { route, due_at: began, began, answered_at, rtt_ms: 0, sends: 0, named }
     }
 }
 
@@ -80,6 +88,8 @@ pub(super) struct Checks {
     pongs: Deque<Outgoing, PONGS>,
     seen: [u64; SEEN],
     next_seen: u8,
+    /// The latest clock of a ping of this call.
+    newest_ms: Option<u32>,
     /// The transaction of the first address; the others count on.
     transaction: u64,
     /// What the peer's probes to us carry, drawn by us; 0 = not yet.
@@ -106,6 +116,7 @@ impl Checks {
             pongs: Deque::new(),
             seen: [0; SEEN],
             next_seen: 0,
+            newest_ms: None,
             transaction: 0,
             own_handle: 0,
             handle: 0,
@@ -116,6 +127,10 @@ impl Checks {
 
     /// The peer's probes and ours belong to this call from now on.
     pub(super) const fn set_call(&mut self, call: u32, handle: u32) {
+        if self.epoch != call {
+            // It may have started anew, and its clock with it.
+            self.newest_ms = None;
+        }
         self.epoch = call;
         self.handle = handle;
     }
@@ -128,7 +143,7 @@ impl Checks {
         for route in routes {
             if self.list.iter().all(|check| check.route != route) {
                 // What a peer named beyond the places is left out.
-                let _ = self.list.push(Check::new(route, Instant::FAR_FUTURE));
+                let _ = self.list.push(Check::new(route, Instant::FAR_FUTURE, true));
             }
         }
     }
@@ -184,7 +199,9 @@ impl Checks {
     ) -> Result<(), DropReason> {
         // Both are the peer's own choice, and it is authentic.
         let name = ping.transaction.rotate_left(8) ^ u64::from(ping.number).wrapping_add(1);
-        if self.seen.contains(&name) {
+        let behind = self.newest_ms.map_or(0, |newest| newest.wrapping_sub(ping.clock_ms));
+        // In the other half of the circle it is ahead.
+        if self.seen.contains(&name) || (LATE..1 << 31).contains(&behind) {
             return Err(DropReason::Replayed);
         }
         let (since, sent) = self.pongs_sent;
@@ -197,6 +214,9 @@ impl Checks {
         let pong = Outgoing { route, kind: ProbeKind::Pong, head, heard_at: now };
         self.pongs.push_back(pong).map_err(|_| DropReason::QueueFull)?;
         self.pongs_sent.1 += 1;
+        if behind == 0 || behind >= 1 << 31 {
+            self.newest_ms = Some(ping.clock_ms);
+        }
         self.remember(name);
         self.learn(route, now);
         Ok(())
@@ -243,8 +263,8 @@ impl Checks {
         }
         let (place, check) = (0..).zip(&mut self.list).find(|(_, check)| check.due_at <= now)?;
         let number = check.sends;
-        check.sends += 1;
-        let next = BURST.get(usize::from(check.sends));
+        check.sends = check.sends.saturating_add(1);
+        let next = BURST.get(usize::from(check.sends)).filter(|_| check.named);
         check.due_at = next.map_or(Instant::FAR_FUTURE, |&after| check.began + after);
         let head = ProbeHead {
             receiver: self.handle,
@@ -261,12 +281,16 @@ impl Checks {
     fn learn(&mut self, route: Route, now: Instant) {
         let known = self.list.iter_mut().find(|check| check.route == route);
         match known {
+            // Our round has begun there, and nothing has answered.
             Some(check) if check.due_at != Instant::FAR_FUTURE => check.due_at = now,
+            Some(check) if check.sends > 0 && check.answered_at == Instant::ZERO => {
+                check.due_at = now;
+            }
             Some(_) => {}
             None => {
                 // One address too many is left out: somebody who may speak for
                 // the peer wastes the peer's own places.
-                let _ = self.list.push(Check::new(route, now));
+                let _ = self.list.push(Check::new(route, now, false));
             }
         }
     }
@@ -368,6 +392,38 @@ mod tests {
         assert_eq!(out[0].head, ProbeHead { receiver: 2, epoch: 1, ..ping });
         assert_eq!((out[1].kind, out[1].route), (ProbeKind::Ping, route(8)));
         assert_eq!(out.len(), 2);
+    }
+
+    #[test]
+    fn a_caught_ping_draws_no_burst_to_where_it_is_sent_on() {
+        let mut checks = Checks::new();
+        checks.set_call(1, 2);
+        let ping = |clock_ms, number| ProbeHead {
+            transaction: 5,
+            clock_ms,
+            number,
+            ..ProbeHead::default()
+        };
+        let mut drawn = |ping: &ProbeHead, now: Instant| {
+            let heard = checks.handle_ping(route(8), ping, now);
+            let mut sent = sent(&mut checks, now).len();
+            sent += self::sent(&mut checks, now + Duration::from_secs(1)).len();
+            (heard, sent)
+        };
+        // It is tried once for each that comes from there, whenever that is.
+        let newest = u32::MAX - 500;
+        assert_eq!(drawn(&ping(newest, 0), at(10_000)), (Ok(()), 2));
+        assert_eq!(drawn(&ping(newest.wrapping_add(1_000), 1), at(12_000)), (Ok(()), 2));
+        // Kept for longer than anybody remembers the copies.
+        for number in 2..20 {
+            assert_eq!(drawn(&ping(newest.wrapping_add(3_000), number), at(14_000)).0, Ok(()));
+        }
+        let copy = (Err(DropReason::Replayed), 0);
+        assert_eq!(drawn(&ping(newest, 0), at(16_000)), copy);
+        assert_eq!(drawn(&ping(newest.wrapping_add(1_000), 1), at(16_000)), copy);
+        // Who starts anew calls anew, and its clock may have gone back.
+        checks.set_call(3, 2);
+        assert_eq!(checks.handle_ping(route(8), &ping(7, 30), at(17_000)), Ok(()));
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub(super) fn classify(seen: &Seen) -> Mapping {
 /// The same small distance from each to the next.
 fn step(seen: &Seen) -> Option<i16> {
     let ports = || seen.iter().map(|(_, address)| address.port());
-    let distances = ports().zip(ports().skip(1)).map(|(one, next)| next.wrapping_sub(one) as i16);
+    let distances =
+        ports().zip(ports().skip(1)).map(|(one, next)| next.wrapping_sub(one).cast_signed());
     let mut distances = distances.peekable();
     let step = *distances.peek()?;
     (step != 0 && step.abs() <= STEP && distances.all(|distance| distance == step)).then_some(step)
