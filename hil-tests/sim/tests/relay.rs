@@ -18,7 +18,6 @@ use weft_relay::proto::turn::{
 };
 use weft_sim::{Datagram, HostId, Link, Network, Rng};
 use weft_wire::relay::{Relay as Listed, RelayLogin, RelayMac};
-use weft_wire::stun::ChannelData;
 
 const SECRET: &[u8] = b"a secret of sixteen";
 const UNIX: u64 = 1_700_000_000;
@@ -115,17 +114,9 @@ impl Server {
     }
 
     fn framed(&self, prefix: &Prefix, body: &[u8]) -> Vec<u8> {
-        match prefix {
-            Prefix::None => body.to_vec(),
-            Prefix::Channel(channel) => {
-                [&ChannelData::header(*channel, body.len() as u16)[..], body].concat()
-            }
-            Prefix::Head(head) => {
-                let mut whole = [&self.out.bytes[head.clone()], body].concat();
-                whole.resize(whole.len().next_multiple_of(4), 0);
-                whole
-            }
-        }
+        let mut channel = [0; 4];
+        let (head, padding) = self.out.around(prefix, body.len(), &mut channel);
+        [head, body, &[0; 3][..padding]].concat()
     }
 
     fn send(

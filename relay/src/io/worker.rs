@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::proto::turn::{
     Client, Command, Hop, Now, Opened, Output, Prefix, Relay, Run, Turn, Via,
 };
-use weft_wire::stun::{ChannelData, Family};
+use weft_wire::stun::Family;
 
 use super::clock;
 use super::net::{Datagrams, Inbox, Outbox, Poll, Waker};
@@ -284,18 +284,8 @@ impl<'a> Worker<'a> {
         let input: &[u8] = unsafe { &*input };
         for index in 0..run.count {
             let Some(body) = input.get(run.range(index)) else { return };
-            let header;
-            let (head, padding): (&[u8], usize) = match prefix {
-                Prefix::None => (&[], 0),
-                Prefix::Channel(number) => {
-                    header = ChannelData::header(*number, body.len() as u16);
-                    (&header, 0)
-                }
-                Prefix::Head(range) => {
-                    let head = self.output.bytes.get(range.clone()).unwrap_or_default();
-                    (head, body.len().next_multiple_of(4) - body.len())
-                }
-            };
+            let mut channel = [0; 4];
+            let (head, padding) = self.output.around(prefix, body.len(), &mut channel);
             // SAFETY: as above.
             unsafe { self.outbox.push(socket, address, local, head, body, padding) };
         }
@@ -308,15 +298,9 @@ impl<'a> Worker<'a> {
         let input: &[u8] = unsafe { &*input };
         for index in 0..run.count {
             let Some(body) = input.get(run.range(index)) else { return };
-            let header;
-            let head: &[u8] = match prefix {
-                Prefix::None => &[],
-                Prefix::Channel(number) => {
-                    header = ChannelData::header(*number, body.len() as u16);
-                    &header
-                }
-                Prefix::Head(range) => self.output.bytes.get(range.clone()).unwrap_or_default(),
-            };
+            let mut channel = [0; 4];
+            // A stream pads everything itself.
+            let (head, _) = self.output.around(prefix, body.len(), &mut channel);
             self.streams.send(slot, &[head, body], now.ms);
         }
     }

@@ -136,17 +136,9 @@ impl World {
     }
 
     fn framed(&self, prefix: &Prefix, body: &[u8]) -> Vec<u8> {
-        match prefix {
-            Prefix::None => body.to_vec(),
-            Prefix::Channel(channel) => {
-                [&ChannelData::header(*channel, body.len() as u16)[..], body].concat()
-            }
-            Prefix::Head(head) => {
-                let mut whole = [&self.out.bytes[head.clone()], body].concat();
-                whole.resize(whole.len().next_multiple_of(4), 0);
-                whole
-            }
-        }
+        let mut channel = [0; 4];
+        let (head, padding) = self.out.around(prefix, body.len(), &mut channel);
+        [head, body, &[0; 3][..padding]].concat()
     }
 
     pub(crate) fn datagram(&mut self, from: &Client, bytes: &[u8]) -> Vec<Sent> {

@@ -3,7 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
 
-use weft_wire::stun::Family;
+use weft_wire::stun::{ChannelData, Family};
 
 /// By which of the server's sockets a client came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +166,28 @@ impl Output {
     pub fn clear(&mut self) {
         self.commands.clear();
         self.bytes.clear();
+    }
+
+    /// What stands before a packet of `len` bytes, and how many zero bytes behind
+    /// it. `channel` takes the header of ChannelData, which differs by packet.
+    pub fn around<'a>(
+        &'a self,
+        prefix: &Prefix,
+        len: usize,
+        channel: &'a mut [u8; 4],
+    ) -> (&'a [u8], usize) {
+        match prefix {
+            Prefix::None => (&[], 0),
+            Prefix::Channel(number) => {
+                // No datagram is longer.
+                *channel = ChannelData::header(*number, len as u16);
+                (channel, 0)
+            }
+            Prefix::Head(range) => {
+                let head = self.bytes.get(range.clone()).unwrap_or_default();
+                (head, len.next_multiple_of(4) - len)
+            }
+        }
     }
 
     pub(super) fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
