@@ -3,10 +3,10 @@
 #![allow(missing_docs, reason = "a test")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
-use std::net::SocketAddr;
+mod draws;
 
+use draws::{Count, address};
 use proptest::prelude::*;
-use weft_agent_core::entropy::Entropy;
 use weft_agent_core::event::{DropReason, SocketId, Sockets, Source};
 use weft_agent_core::relay::{
     Framed, INDICATION_OVERHEAD, REQUEST_LEN, Received, RelayClient, RelayEvent, Rung,
@@ -29,20 +29,6 @@ const USER: &str = "1764230400:dev_2j7m5ctnuzov@org_1";
 const PEER: &str = "198.51.100.9:51820";
 const RELAYED: &str = "203.0.113.1:49152";
 const HOUR: Duration = Duration::from_secs(3_600);
-
-/// Counts, so that every draw is another.
-struct Count(u8);
-
-impl Entropy for Count {
-    fn fill(&mut self, out: &mut [u8]) {
-        self.0 += 1;
-        out.fill(self.0);
-    }
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
 
 fn relay(number: u16) -> Relay {
     Relay {

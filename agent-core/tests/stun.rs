@@ -2,9 +2,11 @@
 #![allow(missing_docs, reason = "a test")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
+mod draws;
+
 use std::net::SocketAddr;
 
-use weft_agent_core::entropy::Entropy;
+use draws::{Count, address};
 use weft_agent_core::event::{DropReason, SocketId, Sockets, Source};
 use weft_agent_core::stun::{REQUEST_LEN, StunClient, StunEvent, is_stun};
 use weft_agent_core::time::{Duration, Instant};
@@ -14,20 +16,6 @@ use weft_wire::stun::{BINDING_ERROR, BINDING_SUCCESS, Message, MessageWriter};
 const V4: SocketId = SocketId(0);
 const V6: SocketId = SocketId(1);
 const START: Instant = Instant::from_secs(50);
-
-/// Counts, so that every draw is another.
-struct Count(u8);
-
-impl Entropy for Count {
-    fn fill(&mut self, out: &mut [u8]) {
-        self.0 += 1;
-        out.fill(self.0);
-    }
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
 
 /// Requests that a client has sent, and answers to them.
 struct Desk {
