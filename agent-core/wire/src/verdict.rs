@@ -1,4 +1,14 @@
 //! Codes that travel between programs and become sentences at the edge.
+//!
+//! Why a pair is reached as it is has a catalogue: [`catalogue`] holds every
+//! verdict with its number, its code and its sentence in both languages, so that
+//! what a device, the coordinator and a panel say of a pair are the same words.
+
+pub mod catalogue;
+pub mod value;
+
+pub use catalogue::{Advice, Language, Verdict};
+pub use value::{Value, fill};
 
 /// Why a [`crate::item::Register`] was refused. Texts: `weft join` errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,5 +81,59 @@ impl CallFailure {
             3 => Self::TooMany,
             _ => return None,
         })
+    }
+}
+
+/// How looking for a direct way to a peer ended ([`crate::path::Attempt`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[repr(u16)]
+pub enum AttemptEnd {
+    /// An address answered, or the peer came.
+    Found = 1,
+    /// What the peer named was tried, and nothing answered.
+    NoAnswer = 2,
+    /// The peer did not answer the call.
+    NoAck = 3,
+    /// The coordinator could not forward the call: the peer holds no session.
+    Offline = 4,
+    /// The coordinator did not forward the call: no rule joins the two.
+    Denied = 5,
+    /// The peer named no address that could be tried, and did not come.
+    NoCandidate = 6,
+    /// Addresses answered or not: the tunnel's handshake was not answered.
+    NoHandshake = 7,
+    /// A direct way was there and stopped answering.
+    Lost = 8,
+}
+
+impl AttemptEnd {
+    /// Reads a code; `None` for one of a newer device.
+    pub const fn from_code(code: u16) -> Option<Self> {
+        Some(match code {
+            1 => Self::Found,
+            2 => Self::NoAnswer,
+            3 => Self::NoAck,
+            4 => Self::Offline,
+            5 => Self::Denied,
+            6 => Self::NoCandidate,
+            7 => Self::NoHandshake,
+            8 => Self::Lost,
+            _ => return None,
+        })
+    }
+
+    /// The word in documents.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::NoAnswer => "no_answer",
+            Self::NoAck => "no_ack",
+            Self::Offline => "offline",
+            Self::Denied => "denied",
+            Self::NoCandidate => "no_candidate",
+            Self::NoHandshake => "no_handshake",
+            Self::Lost => "lost",
+        }
     }
 }
