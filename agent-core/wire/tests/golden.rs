@@ -17,6 +17,7 @@ use weft_wire::id::{
 use weft_wire::item::*;
 use weft_wire::join::{Address, BrokerAccount, Carrier, EnrolToken, JoinString, MAX_TEXT};
 use weft_wire::map::*;
+use weft_wire::path::*;
 use weft_wire::probe::{self, PING_BODY, PROBE_LEN, ProbeHead, ProbeKind, pong_body};
 use weft_wire::relay::*;
 use weft_wire::signal::*;
@@ -342,6 +343,38 @@ fn signal_and_telemetry(golden: &mut Golden) {
     );
 }
 
+fn path_report(golden: &mut Golden) {
+    let nat = NatReport { mapping: Mapping::Window(512), lifetime_s: 0, age_ms: 900 };
+    let attempt = Attempt {
+        end: 2,
+        ago_s: 240,
+        failed: 12,
+        own: Mapping::Random,
+        peer: Mapping::EndpointIndependent,
+        tried: 4,
+        answered: 0,
+        sent: 28,
+        took_ms: 1_300,
+    };
+    let peer = |peer, way| PeerReport {
+        peer: DeviceId(peer),
+        way,
+        since_s: 7_800,
+        rtt_ms: 48,
+        attempt: Some(attempt),
+        next_s: Some(660),
+    };
+    let peers = [
+        peer(6, Way::Relay { relay: 300, rung: Some(Rung::Tls) }),
+        peer(7, Way::Relay { relay: 1, rung: None }),
+        PeerReport { attempt: None, next_s: None, ..peer(8, Way::Direct(v6())) },
+        peer(9, Way::Nowhere),
+        PeerReport { rtt_ms: 0, attempt: None, next_s: None, ..peer(10, Way::Idle) },
+    ];
+    let (seen, peers) = (list(&[v4(), v6()]), list(&peers));
+    golden.item("path_report", &PathReport { request: 9, uptime_s: 86_400, nat, seen, peers });
+}
+
 fn frames_and_texts(golden: &mut Golden) {
     let mut prologue = [0; PROLOGUE_LEN];
     let selector = PskSelector { kind: PskKind::Enrolment, master: 2 };
@@ -385,6 +418,7 @@ fn every_format_keeps_its_bytes() {
     relays(&mut golden);
     probes(&mut golden);
     signal_and_telemetry(&mut golden);
+    path_report(&mut golden);
     frames_and_texts(&mut golden);
     if std::env::var_os("WEFT_GOLDEN").is_some() {
         for (name, value) in &golden.0 {

@@ -13,6 +13,7 @@ use weft_wire::id::{CommandId, DeviceId, Inbox, KeyId, NetworkId, OrganisationId
 use weft_wire::item::*;
 use weft_wire::join::{JoinString, MAX_TEXT};
 use weft_wire::map::*;
+use weft_wire::path::PathReport;
 use weft_wire::probe::{self, PROBE_LEN, Probe};
 use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
@@ -119,7 +120,7 @@ fn map_item(raw: &RawItem<'_>) {
     }
 }
 
-/// Signals and heartbeats.
+/// Signals, heartbeats and reports.
 pub(crate) fn signal(data: &[u8]) {
     for raw in Items::new(data).flatten() {
         let body = raw.body;
@@ -129,6 +130,7 @@ pub(crate) fn signal(data: &[u8]) {
             Go::TAG => stable::<Go>(body),
             CallFailed::TAG => stable::<CallFailed>(body),
             Heartbeat::TAG => stable::<Heartbeat>(body),
+            PathReport::TAG => stable::<PathReport>(body),
             _ => {}
         }
     }
