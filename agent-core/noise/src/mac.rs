@@ -42,6 +42,23 @@ pub fn psk(master: &Secret, version: u8, kind: PskKind, id: &[u8]) -> Secret {
     Secret(hash::mac32(&master.0, &[b"weft psk v1", &[version, kind], id]))
 }
 
+/// The PSK of a relay's enrolment string: of a master as [`psk`], and of no use to
+/// a device.
+pub fn relay_enrolment_psk(master: &Secret, version: u8, key: KeyId) -> Secret {
+    Secret(hash::mac32(&master.0, &[b"weft relay enrolment v1", &[version], &key.to_bytes()]))
+}
+
+/// The PSK of an enrolled relay's control session.
+pub fn relay_psk(master: &Secret, version: u8, identity: &PublicKey) -> Secret {
+    Secret(hash::mac32(&master.0, &[b"weft relay psk v1", &[version], &identity.0]))
+}
+
+/// What one relay and the coordinator make users' passwords with. In Base64 it is
+/// the shared secret of TURN's REST scheme.
+pub fn relay_secret(master: &Secret, version: u8, identity: &PublicKey) -> Secret {
+    Secret(hash::mac32(&master.0, &[b"weft relay secret v1", &[version], &identity.0]))
+}
+
 /// The secret that two devices of a network share; their order does not matter.
 /// A new `generation` is a new secret. Their keys are not in it: it outlasts
 /// their rotation, and [`crate::wg::bind_psk`] binds it to two of them.

@@ -4,7 +4,8 @@
 //! PSK 32, enrol token (expiry u32, MAC 16), count u8 ≤ 4 of addresses (kind u8,
 //! length u8, `host:port` text), then by flags the SPKI hash 32 (bit 0) and a
 //! foreign broker's account (bit 1: length, user, length, password), and the
-//! CRC-32 of all before. Integers little-endian. Other flag bits must be 0.
+//! CRC-32 of all before. Bit 2 says that it lets in a relay and not a device.
+//! Integers little-endian. Other flag bits must be 0.
 //!
 //! The CRC finds typing errors. A wrong *key* is found by the handshake, and is
 //! another sentence to the person who typed it.
@@ -33,6 +34,7 @@ pub const MAX_TEXT: usize = PREFIX.len() + base32::encoded_len(MAX_BYTES);
 
 const FLAG_SPKI: u8 = 1;
 const FLAG_ACCOUNT: u8 = 2;
+const FLAG_RELAY: u8 = 4;
 
 /// How to reach the coordinator at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +144,18 @@ pub enum JoinError {
     /// The checksum is right but a field is not allowed: made by a newer or
     /// broken program.
     Field,
+    /// It is for the other kind: a relay's read as a device's, or a device's read
+    /// as a relay's.
+    Kind,
+}
+
+/// Whom a join string lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joins {
+    /// A device.
+    Device,
+    /// A relay, and no device: the broker's token in it is empty.
+    Relay,
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -213,17 +227,29 @@ impl JoinString {
     ///
     /// [`JoinError`] says what is wrong and, for a foreign character, where.
     pub fn parse(text: &str) -> Result<Self, JoinError> {
+        Self::parse_for(Joins::Device, text)
+    }
+
+    /// The same for a device or a relay.
+    ///
+    /// # Errors
+    ///
+    /// As [`JoinString::parse`].
+    pub fn parse_for(joins: Joins, text: &str) -> Result<Self, JoinError> {
         let mut bytes = [0; MAX_BYTES];
-        let parsed = decode(text, &mut bytes).and_then(Self::from_bytes);
+        let parsed = decode(text, &mut bytes).and_then(|data| Self::from_bytes(joins, data));
         bytes.zeroize();
         parsed
     }
 
-    fn from_bytes(data: &[u8]) -> Result<Self, JoinError> {
+    fn from_bytes(joins: Joins, data: &[u8]) -> Result<Self, JoinError> {
         let mut reader = Reader(data);
         let flags = reader.byte()?;
-        if flags & !(FLAG_SPKI | FLAG_ACCOUNT) != 0 {
+        if flags & !(FLAG_SPKI | FLAG_ACCOUNT | FLAG_RELAY) != 0 {
             return Err(JoinError::Field);
+        }
+        if (flags & FLAG_RELAY != 0) != (joins == Joins::Relay) {
+            return Err(JoinError::Kind);
         }
         let coordinator = PublicKey(reader.array()?);
         let key = KeyId::from_bytes(reader.array()?).map_err(|_| JoinError::Field)?;
@@ -254,12 +280,22 @@ impl JoinString {
     ///
     /// [`JoinError::Field`] without an address.
     pub fn emit(&self, out: &mut [u8; MAX_TEXT]) -> Result<usize, JoinError> {
+        self.emit_for(Joins::Device, out)
+    }
+
+    /// The same for a device or a relay.
+    ///
+    /// # Errors
+    ///
+    /// As [`JoinString::emit`].
+    pub fn emit_for(&self, joins: Joins, out: &mut [u8; MAX_TEXT]) -> Result<usize, JoinError> {
         if self.addresses.is_empty() {
             return Err(JoinError::Field);
         }
         let mut bytes = heapless::Vec::<u8, MAX_BYTES>::new();
         let flags = if self.spki.is_some() { FLAG_SPKI } else { 0 }
-            | if self.account.is_some() { FLAG_ACCOUNT } else { 0 };
+            | if self.account.is_some() { FLAG_ACCOUNT } else { 0 }
+            | if joins == Joins::Relay { FLAG_RELAY } else { 0 };
         let mut put = |part: &[u8]| {
             // Cannot fail: MAX_BYTES is the longest form.
             let _ = bytes.extend_from_slice(part);
@@ -381,11 +417,24 @@ mod tests {
         let line = text(&sample());
         let data = decode(&line, &mut bytes).unwrap().to_vec();
         let mut newer = data.clone();
-        newer[0] |= 4;
-        assert_eq!(JoinString::from_bytes(&newer).err(), Some(JoinError::Field));
+        newer[0] |= 8;
+        let error = |data: &[u8]| JoinString::from_bytes(Joins::Device, data).err();
+        assert_eq!(error(&newer), Some(JoinError::Field));
         let mut longer = data;
         longer.push(0);
-        assert_eq!(JoinString::from_bytes(&longer).err(), Some(JoinError::Field));
+        assert_eq!(error(&longer), Some(JoinError::Field));
+    }
+
+    #[test]
+    fn no_device_takes_a_relays_string_and_no_relay_a_devices() {
+        let mut out = [0; MAX_TEXT];
+        let len = sample().emit_for(Joins::Relay, &mut out).unwrap();
+        let relays = core::str::from_utf8(&out[..len]).unwrap();
+        assert_eq!(JoinString::parse(relays).err(), Some(JoinError::Kind));
+        let read = JoinString::parse_for(Joins::Relay, relays).ok().unwrap();
+        assert_eq!((read.key, read.psk.0), (sample().key, sample().psk.0));
+        let devices = text(&sample());
+        assert_eq!(JoinString::parse_for(Joins::Relay, &devices).err(), Some(JoinError::Kind));
     }
 
     #[test]

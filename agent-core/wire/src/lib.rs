@@ -39,6 +39,7 @@ pub mod map;
 pub mod path;
 pub mod probe;
 pub mod relay;
+pub mod relay_link;
 pub mod signal;
 pub mod stun;
 pub mod telemetry;

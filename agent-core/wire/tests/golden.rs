@@ -15,11 +15,14 @@ use weft_wire::id::{
     ReplicaId, Revision, Secret, ShortSecret,
 };
 use weft_wire::item::*;
-use weft_wire::join::{Address, BrokerAccount, Carrier, EnrolToken, JoinString, MAX_TEXT};
+use weft_wire::join::{
+    Address, BrokerAccount, Carrier, EnrolToken, JoinString, Joins, MAX_TEXT,
+};
 use weft_wire::map::*;
 use weft_wire::path::*;
 use weft_wire::probe::{self, PING_BODY, PROBE_LEN, ProbeHead, ProbeKind, pong_body};
 use weft_wire::relay::*;
+use weft_wire::relay_link::*;
 use weft_wire::signal::*;
 use weft_wire::telemetry::*;
 use weft_wire::topic::Topic;
@@ -269,6 +272,69 @@ fn network(golden: &mut Golden) {
     golden.item("lease", &Lease { lease_s: 604_800 });
 }
 
+fn relay_link(golden: &mut Golden) {
+    golden.item("relay_register", &RelayRegister { request: 9, version: text("0.1.0") });
+    golden.item(
+        "relay_registered",
+        &RelayRegistered {
+            request: 9,
+            psk: Secret([0x33; 32]),
+            master: 1,
+            name: text("fra1"),
+            secret: Secret([0x44; 32]),
+            seen: Some([203, 0, 113, 10].into()),
+        },
+    );
+    golden.item(
+        "relay_report",
+        &RelayReport {
+            wait_s: 10,
+            version: text("0.1.0"),
+            place: RelayPlace {
+                v4: Some([203, 0, 113, 10].into()),
+                v6: Some("2001:db8::10".parse().unwrap()),
+                udp: [3_478, 443],
+                tcp: 443,
+                tls: 5_349,
+            },
+            allocations: 300,
+            max_allocations: 10_000,
+            users: 12,
+            draining: true,
+            settings: 0xDEAD_BEEF,
+            epoch: Epoch(0x5f1c_09aa),
+            denials: 42,
+        },
+    );
+    golden.item(
+        "relay_settings",
+        &RelaySettings {
+            print: 0xDEAD_BEEF,
+            name: text("fra1"),
+            secret: Secret([0x44; 32]),
+            draining: true,
+            next_pin: Some(PublicKey([0x88; 32])),
+        },
+    );
+    let denial = |device, denied| RelayDenial {
+        device: DeviceId(device),
+        organisation: OrganisationId(1),
+        denied,
+    };
+    golden.item(
+        "relay_denials",
+        &RelayDenials {
+            epoch: Epoch(0x5f1c_09aa),
+            from: 42,
+            to: 44,
+            last: true,
+            denials: list(&[denial(6, true), denial(300, false)]),
+        },
+    );
+    golden.item("relay_heard", &RelayHeard { time_ms: 1_795_000_000_000 });
+    golden.item("relay_unknown", &RelayUnknown {});
+}
+
 fn relays(golden: &mut Golden) {
     let relay = Relay {
         number: 1,
@@ -406,6 +472,8 @@ fn frames_and_texts(golden: &mut Golden) {
     let mut out = [0; MAX_TEXT];
     let len = join.emit(&mut out).unwrap();
     golden.put("join_string", String::from_utf8(out[..len].to_vec()).unwrap());
+    let len = join.emit_for(Joins::Relay, &mut out).unwrap();
+    golden.put("join_string_relay", String::from_utf8(out[..len].to_vec()).unwrap());
 }
 
 #[test]
@@ -416,6 +484,7 @@ fn every_format_keeps_its_bytes() {
     map(&mut golden);
     network(&mut golden);
     relays(&mut golden);
+    relay_link(&mut golden);
     probes(&mut golden);
     signal_and_telemetry(&mut golden);
     path_report(&mut golden);

@@ -34,6 +34,11 @@ pub(super) fn read(text: &str) -> Result<JoinString> {
                 format!("the join string holds a field that this weft {version} does not know");
             Failure::new(Code::JoinNewerFormat, message).try_command("update weft on this machine")
         }
+        JoinError::Kind => {
+            let message = "this join string lets in a relay, and no device".to_owned();
+            Failure::new(Code::JoinNotAString, message)
+                .try_command("weft-coordinator key create        (on the coordinator)")
+        }
         _ => locate(text).map_or_else(|| damaged(text), |slip| slip.failure()),
     })
 }

@@ -11,11 +11,14 @@ use weft_wire::frame::{
 use weft_wire::http::{Frames, MAX_FRAMES};
 use weft_wire::id::{CommandId, DeviceId, Inbox, KeyId, NetworkId, OrganisationId, is_name};
 use weft_wire::item::*;
-use weft_wire::join::{JoinString, MAX_TEXT};
+use weft_wire::join::{JoinString, Joins, MAX_TEXT};
 use weft_wire::map::*;
 use weft_wire::path::PathReport;
 use weft_wire::probe::{self, PROBE_LEN, Probe};
 use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
+use weft_wire::relay_link::{
+    RelayDenials, RelayHeard, RelayRegister, RelayRegistered, RelayReport, RelaySettings, RelayUnknown,
+};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::stun::{BINDING_SUCCESS, Message, MessageWriter};
 use weft_wire::telemetry::Heartbeat;
@@ -63,6 +66,13 @@ pub(crate) fn items(data: &[u8]) {
             Stamps::TAG => stable::<Stamps>(body),
             RelayAsk::TAG => stable::<RelayAsk>(body),
             RelayGrant::TAG => stable::<RelayGrant>(body),
+            RelayRegister::TAG => stable::<RelayRegister>(body),
+            RelayRegistered::TAG => stable::<RelayRegistered>(body),
+            RelayReport::TAG => stable::<RelayReport>(body),
+            RelaySettings::TAG => stable::<RelaySettings>(body),
+            RelayDenials::TAG => stable::<RelayDenials>(body),
+            RelayHeard::TAG => stable::<RelayHeard>(body),
+            RelayUnknown::TAG => stable::<RelayUnknown>(body),
             _ => {}
         }
     }
