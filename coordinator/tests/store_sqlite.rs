@@ -77,6 +77,12 @@ conformance!(enrol:
     a_lost_device_finds_its_address_taken
     a_blocked_device_hears_it
 );
+conformance!(denials:
+    each_decision_has_a_revision
+    who_was_never_denied_is_not_named
+    a_long_list_comes_in_parts
+    who_is_gone_is_forgotten_at_last
+);
 conformance!(devices:
     decisions_follow_the_standing
     names_stay_unique

@@ -1,5 +1,6 @@
 //! What is answered, and to whom: no socket and no clock. [`turn`] is the whole
-//! relay; here stands the Binding responder alone, as the coordinator has it.
+//! relay, [`denied`] what it is told of users; here stands the Binding responder
+//! alone, as the coordinator has it.
 //!
 //! Deviations from RFC 8489: no authentication (nothing here is worth it), no
 //! SOFTWARE and no reason phrase (both only make answers longer), no answer to
@@ -7,6 +8,7 @@
 
 mod limit;
 
+pub mod denied;
 pub mod turn;
 
 use core::net::SocketAddr;

@@ -15,9 +15,7 @@ use weft_wire::id::{
     ReplicaId, Revision, Secret, ShortSecret,
 };
 use weft_wire::item::*;
-use weft_wire::join::{
-    Address, BrokerAccount, Carrier, EnrolToken, JoinString, Joins, MAX_TEXT,
-};
+use weft_wire::join::{Address, BrokerAccount, Carrier, EnrolToken, JoinString, Joins, MAX_TEXT};
 use weft_wire::map::*;
 use weft_wire::path::*;
 use weft_wire::probe::{self, PING_BODY, PROBE_LEN, ProbeHead, ProbeKind, pong_body};

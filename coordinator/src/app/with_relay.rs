@@ -5,24 +5,23 @@
 use core::convert::Infallible;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use weft_relay::proto::denied::{Denied, Step};
 use weft_relay::proto::turn::{Settings, SharedSecret};
 use weft_relay::{Config, RelayAddress, Server, StartError};
-use weft_wire::id::{DeviceId, OrganisationId};
 use weft_wire::relay::RELAYS;
+use weft_wire::relay_link::RelayDenials;
 use zeroize::Zeroizing;
 
 use crate::config::public::Public;
 use crate::domain::change::Change;
-use crate::domain::device::Standing;
 use crate::domain::relay::NewRelay;
 use crate::failure::{Code, Failure, Label};
-use crate::service::relays::user_name;
+use crate::service::relays::denials;
 use crate::service::secrets::Secrets;
 use crate::store::{SharedStore, StoreError};
 
@@ -135,62 +134,49 @@ pub(super) fn join(relays: &mut Vec<Shared>, own: Shared) -> Result<(), Failure>
     Err(Failure::new(code, message))
 }
 
-/// Refuses whoever is no active member any more, for ever: at once when it
-/// becomes so, and at the start whoever became so before.
+/// Refuses whoever is no active member any more: at once when it becomes so, and
+/// at the start whoever became so before.
 pub(super) async fn watch(
     server: Arc<Server>,
     store: SharedStore,
     mut changes: Receiver<Arc<Change>>,
 ) -> Infallible {
-    let mut door = Door { server, organisations: BTreeSet::new() };
-    let mut missed = true;
+    let mut door = Door { server, denied: Denied::default() };
     loop {
-        if missed {
-            match door.look_at_everybody(&store).await {
-                Ok(()) => missed = false,
-                Err(error) => tracing::warn!(%error, "relay.deny"),
-            }
+        let pulled = door.pull(&store).await;
+        if let Err(error) = &pulled {
+            tracing::warn!(%error, "relay.deny");
         }
-        match changes.recv().await {
-            Ok(change) => door.handle_change(&change),
-            Err(RecvError::Lagged(_)) => missed = true,
-            Err(RecvError::Closed) => core::future::pending().await,
+        loop {
+            match changes.recv().await {
+                Ok(change) if pulled.is_ok() && !change.moves_members() => {}
+                Ok(_) | Err(RecvError::Lagged(_)) => break,
+                Err(RecvError::Closed) => core::future::pending().await,
+            }
         }
     }
 }
 
 struct Door {
     server: Arc<Server>,
-    organisations: BTreeSet<OrganisationId>,
+    denied: Denied,
 }
 
 impl Door {
-    async fn look_at_everybody(&mut self, store: &SharedStore) -> Result<(), StoreError> {
-        let networks = store.networks().await?;
-        self.organisations = networks.iter().map(|network| network.organisation).collect();
-        for device in store.devices().await? {
-            self.set(device.id, device.is_active());
-        }
-        for gone in store.tombstones().await? {
-            self.set(gone.device, false);
-        }
-        Ok(())
-    }
-
-    fn handle_change(&self, change: &Change) {
-        for standing in &change.standings {
-            self.set(standing.device, standing.standing == Standing::Active);
-        }
-        for gone in &change.gone {
-            self.set(gone.device, false);
+    /// Takes in what was decided since.
+    async fn pull(&mut self, store: &SharedStore) -> Result<(), StoreError> {
+        loop {
+            let part = denials(store, self.denied.held()).await?;
+            self.handle(&part);
+            if part.last {
+                return Ok(());
+            }
         }
     }
 
-    /// In every organisation: whose a device was that is gone is not known.
-    fn set(&self, device: DeviceId, is_member: bool) {
-        for organisation in &self.organisations {
-            let name = user_name(device, *organisation);
-            if is_member { self.server.allow(&name) } else { self.server.deny(&name) }
+    fn handle(&mut self, part: &RelayDenials) {
+        for Step { user, deny } in self.denied.handle(part) {
+            if deny { self.server.deny(&user) } else { self.server.allow(&user) }
         }
     }
 }
@@ -200,13 +186,14 @@ mod tests {
     use std::net::UdpSocket;
 
     use weft_noise::legacy::{LongTermKey, hmac_sha1};
-    use weft_wire::id::Secret;
+    use weft_wire::id::{DeviceId, Epoch, OrganisationId, Secret};
+    use weft_wire::relay_link::RelayDenial;
     use weft_wire::stun::{
         ALLOCATE_REQUEST, Algorithm, Message, MessageWriter, NONCE, REALM, SOFTWARE, USERNAME,
     };
 
     use super::*;
-    use crate::domain::change::{Gone, StandingChange};
+    use crate::service::relays::user_name;
 
     /// Asks for an allocation as this user and returns the error's code, or
     /// `None` = it was made.
@@ -260,18 +247,16 @@ mod tests {
         assert_eq!(allocate(address, Some((&user, "wrong"))), Some(401));
         assert_eq!(allocate(address, Some((&user, &password))), None);
 
-        let organisations = BTreeSet::from([organisation]);
-        let door = Door { server, organisations };
-        let change = |standing| Change {
-            standings: vec![StandingChange { device, standing }],
-            ..Change::default()
+        let mut door = Door { server, denied: Denied::default() };
+        let mut decide = |from, to, denied| {
+            let denials = [RelayDenial { device, organisation, denied }].into_iter().collect();
+            door.handle(&RelayDenials { epoch: Epoch(7), from, to, last: true, denials });
         };
-        door.handle_change(&change(Standing::Blocked));
+        decide(0, 1, true);
         assert_ne!(allocate(address, Some((&user, &password))), None);
-        door.handle_change(&change(Standing::Active));
+        decide(1, 2, false);
         assert_eq!(allocate(address, Some((&user, &password))), None);
-        let gone = Gone { device, inbox: None, deleted: true };
-        door.handle_change(&Change { gone: vec![gone], ..Change::default() });
+        decide(2, 3, true);
         assert_ne!(allocate(address, Some((&user, &password))), None);
     }
 }

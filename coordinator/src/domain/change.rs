@@ -26,6 +26,11 @@ impl Change {
             && self.gone.is_empty()
             && self.released.is_empty()
     }
+
+    /// Whether a device may have become a member, or stopped to be one.
+    pub const fn moves_members(&self) -> bool {
+        !self.standings.is_empty() || !self.gone.is_empty()
+    }
 }
 
 /// A network's map grew.

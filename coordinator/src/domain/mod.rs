@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod census;
 pub mod change;
+pub mod denial;
 pub mod device;
 pub mod enrolment;
 pub mod key;

@@ -8,11 +8,13 @@
 use core::fmt::Write as _;
 
 use weft_noise::legacy::hmac_sha1;
-use weft_wire::id::{DeviceId, OrganisationId};
+use weft_wire::id::{DeviceId, Epoch, OrganisationId};
 use weft_wire::item::RequestId;
 use weft_wire::relay::{RELAY_USER_LEN, RELAYS, RelayGrant, RelayLogin, RelayMac};
+use weft_wire::relay_link::{DENIALS, RelayDenial, RelayDenials};
 use zeroize::Zeroizing;
 
+use crate::domain::denial::Denial;
 use crate::domain::time::UnixMs;
 use crate::store::{SharedStore, StoreError, What};
 
@@ -55,6 +57,26 @@ fn user(
 /// What is said to a device that may use no relay.
 pub const fn none(request: RequestId, lifetime_s: u32) -> RelayGrant {
     RelayGrant { request, user: heapless::String::new(), lifetime_s, logins: heapless::Vec::new() }
+}
+
+/// What a relay is told that holds this part of the list of denials.
+///
+/// # Errors
+///
+/// The store's.
+pub async fn denials(store: &SharedStore, held: (Epoch, u64)) -> Result<RelayDenials, StoreError> {
+    let found = store.denials(held, u32::try_from(DENIALS).unwrap_or(u32::MAX)).await?;
+    let wire = |one: &Denial| {
+        let Denial { device, organisation, denied } = *one;
+        RelayDenial { device, organisation, denied }
+    };
+    Ok(RelayDenials {
+        epoch: found.epoch,
+        from: found.from,
+        to: found.to,
+        last: found.last,
+        denials: found.list.iter().take(DENIALS).map(wire).collect(),
+    })
 }
 
 /// The use case.

@@ -19,6 +19,7 @@ use weft_wire::id::{
 
 use crate::domain::audit::{Action, Actor, AuditRow};
 use crate::domain::change::Change;
+use crate::domain::denial;
 use crate::domain::device::{Decision, Device, NewWireGuard, Standing, Tombstone};
 use crate::domain::enrolment::{Adopted, Adoption, Enrolled, Enrolment, Refused};
 use crate::domain::key::{EnrolmentKey, NewKey};
@@ -256,6 +257,13 @@ pub trait Relays: Send + Sync {
     fn set_relays(&self, relays: Vec<NewRelay>, by: By) -> Answer<'_, Vec<Relay>>;
 }
 
+/// Who may not use relays.
+pub trait Denials: Send + Sync {
+    /// What was decided since a life and revision of the list, at most `limit`
+    /// decisions; from the beginning, if it is none of this database.
+    fn denials(&self, held: (Epoch, u64), limit: u32) -> Answer<'_, denial::Denials>;
+}
+
 /// The coordinator's own key.
 pub trait KeyChanges: Send + Sync {
     /// How far its change has come.
@@ -429,13 +437,24 @@ pub trait Changes: Send + Sync {
 
 /// Everything that a backend does.
 pub trait Store:
-    Networks + Relays + KeyChanges + Keys + Devices + Rotations + Policies + Maps + Audits + Changes
+    Networks
+    + Relays
+    + Denials
+    + KeyChanges
+    + Keys
+    + Devices
+    + Rotations
+    + Policies
+    + Maps
+    + Audits
+    + Changes
 {
 }
 
 impl<T> Store for T where
     T: Networks
         + Relays
+        + Denials
         + KeyChanges
         + Keys
         + Devices

@@ -3,6 +3,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod clones;
+pub(crate) mod denials;
 pub(crate) mod devices;
 pub(crate) mod enrol;
 pub(crate) mod maps;

@@ -17,7 +17,8 @@ use weft_wire::path::PathReport;
 use weft_wire::probe::{self, PROBE_LEN, Probe};
 use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
 use weft_wire::relay_link::{
-    RelayDenials, RelayHeard, RelayRegister, RelayRegistered, RelayReport, RelaySettings, RelayUnknown,
+    RelayDenials, RelayHeard, RelayRegister, RelayRegistered, RelayReport, RelaySettings,
+    RelayUnknown,
 };
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::stun::{BINDING_SUCCESS, Message, MessageWriter};

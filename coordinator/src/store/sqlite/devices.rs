@@ -16,9 +16,10 @@ use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
 use crate::store::{Answer, By, Decided, Devices, Known, StoreError, What};
 
+use super::denials::Access;
 use super::row::{self, DEVICE, all, bytes, get, number, one, run, signed, time};
 use super::writer::{Touch, Unit, affected};
-use super::{SqliteStore, adopt, audit, enrol, maps, networks, policies, quarantine};
+use super::{SqliteStore, adopt, audit, denials, enrol, maps, networks, policies, quarantine};
 
 pub(super) fn find(conn: &Connection, id: DeviceId) -> Result<Option<Device>, StoreError> {
     one(conn, &format!("{DEVICE} WHERE d.id = ?1"), [id.0], row::device)
@@ -212,6 +213,12 @@ fn set_standing(
     if joins && device.host.is_none() {
         give_address(unit.conn, network, device.id, 0, by.at)?;
     }
+    let access = match standing {
+        // Who waits was given no credentials.
+        Standing::Active | Standing::Pending => Access::Allowed,
+        Standing::Blocked | Standing::Rejected | Standing::Quarantined => Access::Denied,
+    };
+    denials::set(unit.conn, device, access, by.at)?;
     unit.standing(StandingChange { device: device.id, standing });
     Ok(())
 }
@@ -249,6 +256,7 @@ fn remove(
         )?;
     }
     run(unit.conn, "DELETE FROM device WHERE id = ?1", [device.id.0])?;
+    denials::set(unit.conn, device, Access::Gone, by.at)?;
     let inbox = device.agent().map(|agent| agent.inbox);
     unit.gone(Gone { device: device.id, inbox, deleted: tombstone });
     Ok(())

@@ -43,6 +43,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "0005_relays",
         sql: include_str!("../../../migrations/sqlite/0005_relays.sql"),
     },
+    Migration {
+        number: 6,
+        name: "0006_relay_denials",
+        sql: include_str!("../../../migrations/sqlite/0006_relay_denials.sql"),
+    },
 ];
 
 /// The newest schema that this program knows.

@@ -26,6 +26,7 @@ mod adopt;
 mod audit;
 pub mod backup;
 mod census;
+mod denials;
 mod devices;
 mod enrol;
 mod key_change;
