@@ -205,15 +205,17 @@ pub(crate) fn join(data: &[u8]) {
         None => return,
     };
     assert!(join::shortened(&text).chars().count() <= 16);
-    let Ok(join) = JoinString::parse(&text) else { return };
-    let written = emit(&join);
-    let again = JoinString::parse(&written).expect("what was written is read");
-    assert_eq!(written, emit(&again));
+    for joins in [Joins::Device, Joins::Relay] {
+        let Ok(join) = JoinString::parse_for(joins, &text) else { continue };
+        let written = emit(joins, &join);
+        let again = JoinString::parse_for(joins, &written).expect("what was written is read");
+        assert_eq!(written, emit(joins, &again));
+    }
 }
 
-fn emit(join: &JoinString) -> String {
+fn emit(joins: Joins, join: &JoinString) -> String {
     let mut out = [0; MAX_TEXT];
-    let len = join.emit(&mut out).expect("what was read is written");
+    let len = join.emit_for(joins, &mut out).expect("what was read is written");
     String::from_utf8(out[..len].to_vec()).expect("a join string is ASCII")
 }
 
