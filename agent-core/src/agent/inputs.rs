@@ -202,7 +202,8 @@ impl<
     /// Where this device may be reached, best first; told to peers in calls.
     /// When that changes, every peer with a session hears from us at once:
     /// authentic data from the new address is what moves its path.
-    pub fn set_local_addresses(&mut self, candidates: &[Candidate]) {
+    pub fn set_local_addresses(&mut self, candidates: &[Candidate], now: Instant) {
+        self.now = now;
         let before = self.paths.local();
         self.paths.set_local(candidates);
         let kept = self.paths.local();
@@ -213,6 +214,9 @@ impl<
         }
         if before != kept {
             self.handle_network_change();
+        }
+        if !before.is_empty() && before != kept {
+            self.control.handle_moved(now);
         }
         self.recorder.put(self.now, &Entry::Local(kept.iter().copied().collect()));
     }

@@ -24,6 +24,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// whether that is still so.
 const REST: Duration = Duration::from_secs(300);
 
+/// A line that is lost this soon after a move was lost by it.
+const MOVED_WITHIN: Duration = Duration::from_secs(5);
+
 /// What the shell has to do about its line to the coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LineAction {
@@ -65,6 +68,8 @@ pub(super) struct Line {
     window: (Duration, Duration),
     /// The line that is being closed stays closed for a while.
     resting: bool,
+    /// When this device was last found to be somewhere else, until a line is lost.
+    moved_at: Option<Instant>,
 }
 
 impl Line {
@@ -77,6 +82,7 @@ impl Line {
             welcomed_at: None,
             window: (Duration::ZERO, Duration::ZERO),
             resting: false,
+            moved_at: None,
         }
     }
 
@@ -127,14 +133,25 @@ impl Line {
             self.failures = 0;
             self.lost_at = None;
         }
+        let moved = self.moved_at.take().is_some_and(|at| now - at < MOVED_WITHIN);
         let wait = match self.state {
             State::Ending | State::Ended => return,
             State::Closing | State::Closed if self.resting => jittered(REST, entropy),
             State::Closing | State::Closed => Duration::ZERO,
+            // The others of the fleet have not moved: nobody comes with us.
+            _ if moved => Duration::ZERO,
             _ => self.wait(entropy, now),
         };
         self.resting = false;
         self.state = State::Waiting(now + wait);
+    }
+
+    /// This device is somewhere else: the line that came from there is lost, or
+    /// will be, and what it waited for there is no reason to wait here.
+    pub(super) fn handle_moved(&mut self, now: Instant) {
+        self.moved_at = Some(now);
+        self.failures = 0;
+        self.hurry();
     }
 
     /// Close the line and open it again, with other credentials.
@@ -273,6 +290,28 @@ mod tests {
         assert!(!line.handle_connected());
         line.handle_disconnected(&mut Fixed(u32::MAX), now);
         assert_eq!(line.poll(now), Some(LineAction::Connect));
+    }
+
+    #[test]
+    fn who_has_moved_comes_back_at_once_and_once() {
+        let now = Instant::from_secs(5);
+        let mut line = Line::new();
+        line.poll(now);
+        line.handle_connected();
+        line.handle_welcome(10, 20, now);
+        line.handle_moved(now);
+        assert!(line.is_up(), "it may stand yet");
+        line.handle_disconnected(&mut Fixed(0), now);
+        assert_eq!(line.poll(now), Some(LineAction::Connect));
+        // There is no network there yet.
+        line.handle_disconnected(&mut Fixed(0), now);
+        assert_eq!(line.retry_at(), Some(now + Duration::from_secs(10)));
+        line.handle_moved(now);
+        assert_eq!(line.poll(now), Some(LineAction::Connect), "who waits does not wait longer");
+        line.handle_connected();
+        let later = now + MOVED_WITHIN;
+        line.handle_disconnected(&mut Fixed(0), later);
+        assert_eq!(line.retry_at(), Some(later + Duration::from_secs(10)), "for another reason");
     }
 
     #[test]

@@ -399,6 +399,12 @@ impl<const FRAME: usize> Control<FRAME> {
         }
     }
 
+    /// This device is somewhere else than before: a line that is down is opened now,
+    /// and one that is lost by that without a wait.
+    pub fn handle_moved(&mut self, now: Instant) {
+        self.line.handle_moved(now);
+    }
+
     /// A frame from the inbox. Afterwards drain `poll_event`.
     ///
     /// # Errors

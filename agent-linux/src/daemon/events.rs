@@ -301,7 +301,7 @@ impl Daemon {
             address: (address, port).into(),
         });
         let candidates: Vec<Candidate> = configured.chain(own).take(CANDIDATES).collect();
-        self.agent.set_local_addresses(&candidates);
+        self.agent.set_local_addresses(&candidates, now());
         self.log.write(Event::Candidates, &[("count", (candidates.len() as u64).into())]);
         let applied = self.mesh.apply(&view);
         self.report_applied(applied);

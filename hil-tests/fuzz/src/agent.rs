@@ -459,7 +459,7 @@ impl Scene {
             }
             _ => {
                 let candidate = Candidate { kind: CandidateKind::Host, address: endpoint(7) };
-                self.agent.set_local_addresses(&[candidate]);
+                self.agent.set_local_addresses(&[candidate], self.now);
                 self.drain();
             }
         }

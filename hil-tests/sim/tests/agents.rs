@@ -80,15 +80,15 @@ fn a_move_costs_its_peers_nothing() {
     mesh.run_for(1_000);
     let address = "10.7.7.7:7".parse().expect("an address");
     mesh.move_node(b, address);
-    mesh.input(b, |agent, _| {
-        agent.set_local_addresses(&[Candidate { kind: CandidateKind::Host, address }]);
+    mesh.input(b, |agent, now| {
+        agent.set_local_addresses(&[Candidate { kind: CandidateKind::Host, address }], now);
     });
     mesh.run_for(100);
     let took = ping_until_answered(&mut mesh, a, host_b, 2_000);
     assert!(took.as_millis() < 100, "{took:?}");
     // The same addresses again are no news.
-    let sent = mesh.input(b, |agent, _| {
-        agent.set_local_addresses(&[Candidate { kind: CandidateKind::Host, address }]);
+    let sent = mesh.input(b, |agent, now| {
+        agent.set_local_addresses(&[Candidate { kind: CandidateKind::Host, address }], now);
         let mut out = [0; 2_048];
         core::iter::from_fn(|| agent.poll_transmit(&mut out)).count()
     });
@@ -249,7 +249,7 @@ fn a_peer_that_moved_is_called_and_found() {
     let address = "10.9.9.9:5".parse().unwrap();
     mesh.move_node(b, address);
     let candidate = Candidate { kind: CandidateKind::Host, address };
-    mesh.input(b, |agent, _| agent.set_local_addresses(&[candidate]));
+    mesh.input(b, |agent, now| agent.set_local_addresses(&[candidate], now));
     let took = ping_until_answered(&mut mesh, a, host, 2_000);
     assert!(took.as_millis() < 300, "{took:?}");
     let peer = mesh.id(b);

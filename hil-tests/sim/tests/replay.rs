@@ -46,10 +46,9 @@ fn stormy(seed: u64, change: impl FnOnce(&mut Mesh)) -> Vec<Recording> {
     for node in nodes {
         // One address first that only a socket of the other family could use.
         let named = ["[2001:db8::7]:7".parse().expect("an address"), mesh.nodes[node].address];
-        mesh.input(node, |agent, _| {
-            agent.set_local_addresses(
-                &named.map(|address| Candidate { kind: CandidateKind::Host, address }),
-            );
+        mesh.input(node, |agent, now| {
+            let kind = CandidateKind::Host;
+            agent.set_local_addresses(&named.map(|address| Candidate { kind, address }), now);
         });
     }
     mesh.set_links(Link {

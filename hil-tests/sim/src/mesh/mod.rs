@@ -285,7 +285,7 @@ impl Mesh {
         let agent = MeshAgent::recorded(config, identity, entropy, Recording::default(), now);
         let mut agent = Box::new(agent.expect("the pin is a strong key"));
         let address = place.address;
-        agent.set_local_addresses(&[Candidate { kind: CandidateKind::Host, address }]);
+        agent.set_local_addresses(&[Candidate { kind: CandidateKind::Host, address }], now);
         agent.restore(&place.storage.cache, now).expect("a cache of our own");
         place.agent = Some(agent);
         self.drain(node);

@@ -229,7 +229,7 @@ impl<
                 // What becomes of it is in the trace.
                 let _ = self.agent.handle_packet(&mut buffer, now);
             }
-            Entry::Local(candidates) => self.agent.set_local_addresses(candidates),
+            Entry::Local(candidates) => self.agent.set_local_addresses(candidates, now),
             Entry::Sockets(v4, v6) => {
                 let (v4, v6) = (v4.map(SocketId), v6.map(SocketId));
                 self.agent.set_sockets(Sockets { v4, v6 });
