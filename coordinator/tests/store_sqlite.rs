@@ -115,6 +115,12 @@ conformance!(maps:
     servers_are_told_to_all
     relays_are_told_to_all_and_keep_their_numbers
 );
+conformance!(paths:
+    words_are_kept
+    words_on_a_peer_are_bounded
+    peers_of_a_device_are_bounded
+    words_go_with_their_devices
+);
 conformance!(audit: every_action_leaves_a_row);
 
 #[tokio::test]

@@ -13,6 +13,7 @@ pub mod key;
 pub mod key_change;
 pub mod netmap;
 pub mod network;
+pub mod paths;
 pub mod policy;
 pub mod quarantine;
 pub mod query;

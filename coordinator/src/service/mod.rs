@@ -13,6 +13,7 @@ pub mod keys;
 pub mod limit;
 pub mod maps;
 pub mod operator;
+mod paths;
 pub mod policy;
 pub mod presence;
 pub mod quiet;

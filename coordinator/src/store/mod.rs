@@ -26,6 +26,7 @@ use crate::domain::key::{EnrolmentKey, NewKey};
 use crate::domain::key_change::KeyChange;
 use crate::domain::netmap::{MapDelta, Newest, PeerEntry};
 use crate::domain::network::{Network, NewNetwork};
+use crate::domain::paths::{Connection, NatState, Reported};
 use crate::domain::policy::{Compiled, Policy};
 use crate::domain::quarantine::{Heard, Heeded, Quarantine};
 use crate::domain::relay::{NewRelay, Relay};
@@ -413,6 +414,20 @@ pub trait Maps: Send + Sync {
     fn edge(&self, a: DeviceId, b: DeviceId) -> Answer<'_, bool>;
 }
 
+/// How devices reach each other, as they report it.
+pub trait Paths: Send + Sync {
+    /// Keeps what a device said of its network and of peers in it, bounded:
+    /// [`crate::domain::paths`] says how much. Words on others are left out.
+    fn report_paths(&self, reported: Reported) -> Answer<'_, ()>;
+    /// What a device said last of its network.
+    fn nat_state(&self, device: DeviceId) -> Answer<'_, Option<NatState>>;
+    /// What two devices said of each other, newest first.
+    fn words_between(&self, a: DeviceId, b: DeviceId) -> Answer<'_, Vec<Connection>>;
+    /// The newest word of each device on each peer, newest first: those of one
+    /// device and on it, or all.
+    fn newest_words(&self, device: Option<DeviceId>, limit: u32) -> Answer<'_, Vec<Connection>>;
+}
+
 /// The audit chain.
 pub trait Audits: Send + Sync {
     /// Rows after `seq`, in rising order, at most `limit`.
@@ -446,6 +461,7 @@ pub trait Store:
     + Rotations
     + Policies
     + Maps
+    + Paths
     + Audits
     + Changes
 {
@@ -461,6 +477,7 @@ impl<T> Store for T where
         + Rotations
         + Policies
         + Maps
+        + Paths
         + Audits
         + Changes
 {

@@ -7,3 +7,4 @@ pub(crate) mod denials;
 pub(crate) mod devices;
 pub(crate) mod enrol;
 pub(crate) mod maps;
+pub(crate) mod paths;

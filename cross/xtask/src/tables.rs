@@ -87,6 +87,12 @@ pub(crate) const COORDINATOR: Crate = Crate {
                 "weft_wire::map",
                 "weft_wire::relay",
                 "weft_wire::item::Standing",
+                // How NATs and ways are called, and what is said of them.
+                "weft_wire::path::Rung",
+                "weft_wire::path::Way",
+                "weft_wire::signal::Mapping",
+                "weft_wire::verdict",
+                "weft_wire::WIREGUARD_PORT",
                 "weft_noise::mac",
             ],
             without: &["tokio", "rusqlite", "axum"],

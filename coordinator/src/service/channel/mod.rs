@@ -56,6 +56,9 @@ const HELLOS: Rate = Rate { interval: Duration::from_secs(2), burst: 6 };
 const HELLOS_OF_SITE: Rate = Rate::per_second(20, 100);
 /// RESETs to one inbox.
 const RESETS: Rate = Rate { interval: Duration::from_secs(10), burst: 2 };
+/// Reports on paths of one device: as many peers as a gateway has at once, and
+/// then one in the time that it lets pass between two.
+const REPORTS: Rate = Rate { interval: Duration::from_secs(5), burst: 64 };
 /// Cells of the limiters: 16 bytes each.
 const CELLS: usize = 16_384;
 /// How long a RETRY's token is good: this bucket of time and the next.
@@ -199,6 +202,7 @@ pub struct Channel {
     hellos: Limiter,
     hellos_of_site: Limiter,
     resets: Limiter,
+    reports: Limiter,
     retry_secret: Secret,
     started: Instant,
     enrol: Enrol,
@@ -240,6 +244,7 @@ impl Channel {
             hellos: Limiter::new(HELLOS, CELLS),
             hellos_of_site: Limiter::new(HELLOS_OF_SITE, CELLS),
             resets: Limiter::new(RESETS, CELLS),
+            reports: Limiter::new(REPORTS, CELLS),
             retry_secret: Secret(random.bytes()),
             started: now,
             enrol: Enrol::new(

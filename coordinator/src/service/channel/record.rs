@@ -12,6 +12,7 @@ use weft_wire::item::{
     RequestId, Returning, State, Unsupported,
 };
 use weft_wire::map::{KeyReport, MapApplied, MapNext};
+use weft_wire::path::PathReport;
 use weft_wire::relay::RelayAsk;
 use weft_wire::signal::{Call, CallAck, Go};
 use weft_wire::telemetry::Heartbeat;
@@ -27,6 +28,7 @@ use crate::domain::device::{Decision, Device, Standing};
 use crate::domain::netmap::Newest;
 use crate::domain::rotation::Step;
 use crate::service::bus::{Answer, Uplink};
+use crate::service::paths::reported;
 use crate::service::relays;
 use crate::service::signal::Message;
 use crate::store::{By, Holder, StoreError};
@@ -87,6 +89,7 @@ impl Allowance {
             MapApplied::TAG
             | KeyReport::TAG
             | RelayAsk::TAG
+            | PathReport::TAG
             | Call::TAG
             | CallAck::TAG
             | Go::TAG
@@ -349,6 +352,7 @@ impl Channel {
             }
             KeyReport::TAG => self.report_key(device, &item.decode()?, context).await,
             RelayAsk::TAG => self.grant_relays(device, &item.decode()?, context).await,
+            PathReport::TAG => self.report_paths(device, &item.decode()?, context).await,
             CommandDone::TAG => {
                 let done: CommandDone = item.decode()?;
                 self.commands.done(device, &done);
@@ -408,6 +412,22 @@ impl Channel {
             Err(error) => {
                 self.quiet.store_failed("relays", &error);
                 context.answer(&unavailable(ask.request));
+            }
+        }
+    }
+
+    async fn report_paths(&self, device: DeviceId, report: &PathReport, context: &mut Context<'_>) {
+        let now = tokio::time::Instant::now().into_std();
+        if !self.reports.try_take(&device, now) {
+            // It reports again, and what has changed by then.
+            self.stats.dropped(FrameDrop::TooMany).add();
+            return;
+        }
+        match self.store.report_paths(reported(device, report, self.now())).await {
+            Ok(()) => context.answer(&Done { request: report.request }),
+            Err(error) => {
+                self.quiet.store_failed("paths", &error);
+                context.answer(&unavailable(report.request));
             }
         }
     }

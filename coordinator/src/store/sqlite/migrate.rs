@@ -48,6 +48,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "0006_relay_denials",
         sql: include_str!("../../../migrations/sqlite/0006_relay_denials.sql"),
     },
+    Migration {
+        number: 7,
+        name: "0007_paths",
+        sql: include_str!("../../../migrations/sqlite/0007_paths.sql"),
+    },
 ];
 
 /// The newest schema that this program knows.

@@ -34,6 +34,7 @@ mod keys;
 mod maps;
 mod migrate;
 mod networks;
+mod paths;
 mod policies;
 mod quarantine;
 mod reader;
