@@ -202,6 +202,9 @@ codes! {
     SocketDenied "socket.denied" Denied,
     SocketUnreachable "socket.unreachable" Unreachable,
     StoreUnavailable "store.unavailable" Unavailable,
+    WhyLanguage "why.language" Wrong,
+    WhySame "why.same" Wrong,
+    WhyTraffic "why.traffic" Wrong,
 }
 
 /// What a labelled line says.

@@ -622,3 +622,87 @@ async fn why_not_knows_every_standing() {
     assert_eq!(ask("AAAA-AAAA-AAAA-AAAA").await.0, StatusCode::NOT_FOUND);
     assert_eq!(ask("AAAA").await.1["code"], "fingerprint.form");
 }
+
+#[tokio::test]
+async fn a_pair_is_explained_by_both_ends() {
+    use weft_coordinator::domain::paths::{Connection, NatState, Reported};
+    use weft_wire::path::{Rung, Way};
+    use weft_wire::signal::Mapping;
+
+    let api = api();
+    // Those with an even id are there.
+    let mut ids = Vec::new();
+    for name in ["away", "gw-a", "odd", "gw-b"] {
+        ids.push(api.enrol(name, false).await.id);
+    }
+    let [away, a, _, b] = ids[..] else { panic!("four devices") };
+    let unknown = api.get("/api/v1/connections/gw-a/gw-b").await;
+    assert_eq!(unknown["verdict"]["code"], "unknown.no-evidence");
+    assert_eq!(unknown["verdict"]["advice"][0]["command"], "weft ping gw-b");
+    assert_eq!(unknown["evidence"]["a"]["path"], Value::Null);
+
+    let attempt = weft_coordinator::domain::paths::Attempt {
+        end: Some(weft_wire::verdict::AttemptEnd::NoAnswer),
+        at: UnixMs(NOW.0 - 240_000),
+        failed: 12,
+        own: Mapping::Random,
+        peer: Mapping::Random,
+        tried: 4,
+        answered: 0,
+        sent: 28,
+        took: core::time::Duration::from_millis(1_300),
+    };
+    for (device, peer) in [(a, b), (b, a)] {
+        let nat = NatState {
+            at: NOW,
+            started: UnixMs(NOW.0 - 3_600_000),
+            mapping: Mapping::Random,
+            mapped: Some(NOW),
+            lifetime: None,
+            seen: vec![format!("198.51.100.{}:51871", device.0).parse().unwrap()],
+        };
+        let word = Connection {
+            device,
+            peer,
+            at: NOW,
+            way: Way::Relay { relay: 1, rung: Some(Rung::Udp) },
+            since: UnixMs(NOW.0 - 7_200_000),
+            rtt: Some(core::time::Duration::from_millis(48)),
+            attempt: Some(attempt.clone()),
+            next: None,
+        };
+        let reported = Reported { device, nat, connections: vec![word] };
+        api.store.report_paths(reported).await.unwrap();
+    }
+    let why = api.get("/api/v1/connections/gw-a/gw-b").await;
+    let verdict = &why["verdict"];
+    assert_eq!((&verdict["code"], &verdict["number"]), (&json!("relay.both-random"), &json!(202)));
+    assert_eq!(verdict["params"]["a"], "gw-a");
+    assert_eq!(why["evidence"]["a"]["path"]["relay"], "1", "no relay of ours has that number");
+    assert_eq!(why["evidence"]["b"]["mapping"], "random");
+    assert_eq!(why["evidence"]["policy"]["name"], "everyone to everyone");
+    assert_eq!(why["attempts"][0]["outcome"], "no_answer");
+    assert_eq!(why["attempts"].as_array().unwrap().len(), 2);
+    let zh = api.get("/api/v1/connections/gw-a/gw-b?lang=zh").await;
+    assert!(zh["verdict"]["sentence"].as_str().unwrap().starts_with("经中继:gw-a 与 gw-b"), "{zh}");
+    let listed = api.get("/api/v1/devices/gw-a/connections").await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 2);
+    assert_eq!(listed["items"][0]["rtt_us"], 48_000);
+    assert_eq!(api.get("/api/v1/connections").await["items"].as_array().unwrap().len(), 2);
+    assert_eq!(away, DeviceId(1));
+    let offline = api.get("/api/v1/connections/gw-a/away").await;
+    assert_eq!(
+        (&offline["verdict"]["code"], &offline["verdict"]["good"]),
+        (&json!("peer.offline"), &json!(false))
+    );
+    for (path, code) in [
+        ("gw-a/gw-a", "why.same"),
+        ("gw-a/gw-x", "device.not-found"),
+        ("gw-a/gw-b?traffic=tpc/22", "why.traffic"),
+        ("gw-a/gw-b?lang=fr", "why.language"),
+    ] {
+        let path = format!("/api/v1/connections/{path}");
+        let (_, problem) = api.call(From::Socket, Method::GET, &path, None, None).await;
+        assert_eq!(problem["code"], code, "{problem}");
+    }
+}

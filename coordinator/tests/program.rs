@@ -72,6 +72,10 @@ fn all_that_wait_are_let_in_together() {
     assert_eq!((said["items"].as_array().unwrap().len(), &said["failed"]), (1, &json("[]".into())));
     let none = json(home.done(&["device", "approve", "--all", "--yes", "--json"]));
     assert_eq!(none["items"], json("[]".into()));
+    let why = home.run(&["why", "plc-1", "pump", "--lang", "zh"]);
+    assert_eq!(status(&why), 1, "nobody is there");
+    let said = String::from_utf8_lossy(&why.stdout).into_owned();
+    assert!(said.starts_with("pump 自–起离线"), "{said}");
     drop(server);
 }
 
@@ -252,6 +256,8 @@ fn serves_commands_and_ends_cleanly() {
     home.refused(&["device", "show", "nobody"], 5, "device.not-found");
     home.refused(&["device", "forget", "nobody"], 5, "device.not-found");
     home.refused(&["device", "release", "nobody"], 5, "device.not-found");
+    home.refused(&["why", "nobody", "else"], 5, "device.not-found");
+    assert!(home.done(&["sessions", "--json"]).contains("weft.connections/1"));
     assert!(home.done(&["device", "list", "--deleted", "--json"]).contains("weft.tombstones/1"));
 
     let (status, rest) = server.end(Signal::TERM);

@@ -104,6 +104,8 @@ fn run(args: &Args) -> Result<u8, Vec<Failure>> {
         | Command::Device(_)
         | Command::Policy(_)
         | Command::Network(_)
+        | Command::Sessions(_)
+        | Command::Why(_)
         | Command::WhyNot(_)
         | Command::Audit(_)
         | Command::Metrics

@@ -129,7 +129,7 @@ fn candidates(before: &[String], current: &str) -> Candidates {
     match path[..] {
         ["device", "list" | "add-wireguard"] => Candidates::Known(Vec::new()),
         ["device", "forget"] => Candidates::Names(Names::Deleted),
-        ["device", _] => Candidates::Names(Names::Devices),
+        ["device", _] | ["sessions" | "why"] => Candidates::Names(Names::Devices),
         ["key", "revoke"] => Candidates::Names(Names::Keys),
         _ => {
             let values = command.get_positionals().flat_map(clap::Arg::get_possible_values);
@@ -168,6 +168,8 @@ mod tests {
         assert!(known(&["key", "create", "--"]).iter().any(|one| one == "--json"));
         assert_eq!(after(&["key", "revoke", "l"]), Candidates::Names(Names::Keys));
         assert_eq!(after(&["device", "show", ""]), Candidates::Names(Names::Devices));
+        assert_eq!(after(&["why", "gw-a", ""]), Candidates::Names(Names::Devices));
+        assert_eq!(after(&["sessions", ""]), Candidates::Names(Names::Devices));
         assert_eq!(after(&["device", "release", ""]), Candidates::Names(Names::Devices));
         assert_eq!(after(&["device", "forget", ""]), Candidates::Names(Names::Deleted));
         assert_eq!(after(&["device", "list", ""]), Candidates::Known(Vec::new()));

@@ -21,8 +21,10 @@ mod network;
 mod policy;
 mod qr;
 pub(crate) mod remote;
+mod sessions;
 mod tombstones;
 pub(crate) mod ui;
+mod why;
 
 /// Variables that the configuration reads.
 const ENVIRONMENT: &str = "WEFT_COORDINATOR_";
@@ -109,6 +111,14 @@ pub(crate) enum Command {
     Policy(policy::Command),
     /// Networks
     Network(network::Network),
+    /// How devices reach each other, as they reported it last
+    Sessions(sessions::Sessions),
+    /// Why one device reaches another as it does
+    #[command(after_help = "\
+Examples:
+  weft-coordinator why gw-a plc-9
+  weft-coordinator why gw-a plc-9 tcp/22")]
+    Why(why::Why),
     /// Why a device does not get in, by its fingerprint
     WhyNot(network::WhyNot),
     /// What operators and devices did

@@ -4,7 +4,9 @@ use crate::config::Config;
 use crate::failure::Failure;
 
 use super::client::Client;
-use super::{Args, Command, completions, coordinator_key, devices, keys, network, policy};
+use super::{
+    Args, Command, completions, coordinator_key, devices, keys, network, policy, sessions, why,
+};
 
 /// What commands know beside their own flags.
 pub(crate) struct Context<'a> {
@@ -29,6 +31,8 @@ pub(crate) async fn run(args: &Args, config: &Config, now: u64) -> Result<u8, Ve
         Command::Device(command) => devices::run(&context, command).await,
         Command::Policy(command) => return policy::run(&context, command).await,
         Command::Network(command) => network::run(&context, command).await,
+        Command::Sessions(command) => sessions::run(&context, command).await,
+        Command::Why(command) => why::run(&context, command).await,
         Command::WhyNot(command) => network::why_not(&context, command).await,
         Command::Audit(command) => network::audit(&context, command).await,
         Command::Metrics => network::metrics(&context).await,

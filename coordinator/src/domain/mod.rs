@@ -22,3 +22,4 @@ pub mod relay;
 pub mod rotation;
 pub mod tags;
 pub mod time;
+pub mod why;

@@ -5,6 +5,7 @@ pub mod bus;
 pub mod channel;
 pub mod clock;
 pub mod commands;
+pub mod connections;
 pub mod count;
 pub mod devices;
 pub mod enrol;

@@ -14,6 +14,7 @@ use crate::service::operator::Operator;
 
 mod audit;
 mod auth;
+mod connections;
 mod convert;
 mod devices;
 mod error;
@@ -40,6 +41,7 @@ pub fn operator_routes() -> Routes<Shared> {
     let routes = networks::declare(routes);
     let routes = keys::declare(routes);
     let routes = devices::declare(routes);
+    let routes = connections::declare(routes);
     let routes = tombstones::declare(routes);
     let routes = policies::declare(routes);
     audit::declare(routes)
