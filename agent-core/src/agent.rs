@@ -7,6 +7,8 @@
 //! MQTT   poll_line ► connect / disconnect     handle_connected, handle_disconnected
 //!        poll_control ► publish               handle_frame
 //! UDP    poll_transmit ► send                 handle_datagram ► packet for the TUN
+//! TCP    poll_stream ► open / close           handle_stream_connected, …_closed, …_data
+//!        poll_transmit ► send                 poll_received ► packet for the TUN
 //! TUN                                         handle_packet ► datagram to send
 //! time   poll_timeout ► sleep until           handle_timeout
 //! disk   poll_event ► Persist ► write         handle_persisted
@@ -26,6 +28,7 @@ mod outbox;
 mod outputs;
 mod record;
 mod redact;
+mod relayed;
 mod status;
 pub mod trace;
 mod wiring;
@@ -45,9 +48,10 @@ use crate::config::implementation::{FLOWS_CHIP, FLOWS_LINUX, MTU_MAX};
 use crate::control::{Control, ControlConfig, Identity};
 use crate::datapath::Datapath;
 use crate::entropy::Entropy;
-use crate::event::{Counters, DropCounters, PeerSlot, SocketId, Sockets};
+use crate::event::{Counters, DropCounters, PeerSlot, SocketId, Sockets, Via};
 use crate::path::{Paths, ProbeMac};
 use crate::peers::{Peers, Staging};
+use crate::relay::RelayClient;
 use crate::stun::StunClient;
 use crate::time::Instant;
 use crate::tunnel::{Tai64nClock, Tunnel};
@@ -58,16 +62,19 @@ use record::Recorder;
 use redact::Redactor;
 use trace::{Entry, NoTrace, Start, StartMember, TRACE_FORMAT, Trace};
 
+/// The longest frame in a connection to a relay, in bytes: a sealed packet with
+/// what a Data indication puts around it.
+const RELAYED_FRAME: usize = 1_536;
 /// The longest packet that is staged, in bytes.
 const STAGED_LEN: usize = MTU_MAX as usize;
 
 /// A Linux gateway's agent. Put it into a `Box`.
 pub type GatewayAgent<E, T = NoTrace> =
-    Agent<E, T, 256, 512, FLOWS_LINUX, 64, 64, { weft_wire::frame::MAX_FRAME }>;
+    Agent<E, T, 256, 512, FLOWS_LINUX, 64, 64, { weft_wire::frame::MAX_FRAME }, { RELAYED_FRAME }>;
 
 /// A microcontroller's agent.
 pub type ChipAgent<E, T = NoTrace> =
-    Agent<E, T, 8, 16, FLOWS_CHIP, 8, 4, { weft_wire::frame::MAX_FRAME_CHIP }>;
+    Agent<E, T, 8, 16, FLOWS_CHIP, 8, 4, { weft_wire::frame::MAX_FRAME_CHIP }, 0>;
 
 /// What an agent is told once.
 pub struct AgentConfig {
@@ -98,12 +105,27 @@ pub struct AgentConfig {
 /// A datagram of `len` bytes in the caller's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transmit {
-    /// From which socket.
-    pub socket: SocketId,
-    /// To where.
-    pub to: SocketAddr,
+    /// Which way.
+    pub via: Via,
     /// Its length.
     pub len: usize,
+    /// What goes before it: the channel at the relay that passes it on.
+    pub channel: Option<[u8; 4]>,
+}
+
+impl Transmit {
+    const fn datagram(socket: SocketId, to: SocketAddr, len: usize) -> Self {
+        Self { via: Via::Udp { socket, to }, len, channel: None }
+    }
+
+    /// How many zero bytes go behind it (RFC 8656 section 12.5): in a connection,
+    /// up to the next multiple of four.
+    pub const fn padding(&self) -> usize {
+        match (self.via, self.channel) {
+            (Via::Stream(_), Some(_)) => self.len.wrapping_neg() % 4,
+            _ => 0,
+        }
+    }
 }
 
 /// What a datagram brought.
@@ -142,7 +164,8 @@ impl<const PEERS: usize> ProbeMac for TunnelMac<'_, PEERS> {
 /// - `PEERS` peers, `ROUTES` routes per address family (each peer takes one and
 ///   what lies behind it more), `FLOWS` flow-table entries, replay windows of
 ///   `WORDS` words, `STAGED` packets that wait for a session, `FRAME` bytes of
-///   the longest control frame.
+///   the longest control frame, `STREAM` bytes of the longest frame in a
+///   connection to a relay (0: none is opened).
 ///
 /// [`GatewayAgent`] and [`ChipAgent`] are what programs use.
 pub struct Agent<
@@ -154,6 +177,7 @@ pub struct Agent<
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
+    const STREAM: usize,
 > {
     /// Randomness, and the trace of this run.
     recorder: Recorder<E, T>,
@@ -162,6 +186,7 @@ pub struct Agent<
     datapath: Datapath<PEERS, ROUTES, FLOWS, WORDS>,
     paths: Paths<PEERS>,
     stun: StunClient,
+    relay: RelayClient<PEERS, STREAM>,
     peers: Peers<PEERS, ROUTES>,
     staging: Staging<STAGED, STAGED_LEN>,
     outbox: Outbox,
@@ -191,7 +216,8 @@ impl<
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
-> Agent<E, NoTrace, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+    const STREAM: usize,
+> Agent<E, NoTrace, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     /// An agent that wants to connect. Give back what storage held by
     /// [`Agent::restore`] before the first input.
@@ -218,7 +244,8 @@ impl<
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
-> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+    const STREAM: usize,
+> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     /// An agent whose run is recorded.
     ///
@@ -253,6 +280,8 @@ impl<
         let mut seed = [0; 8];
         recorder.fill(&mut seed);
         let mut paths = Paths::new(config.sockets);
+        let mut relay = RelayClient::new();
+        relay.set_sockets(config.sockets, now);
         if let Some(member) = identity.member() {
             paths.set_own(member.device);
         }
@@ -263,6 +292,7 @@ impl<
             datapath: Datapath::new(u64::from_le_bytes(seed)),
             paths,
             stun: StunClient::new(),
+            relay,
             peers: Peers::new(config.on_demand),
             staging: Staging::new(config.staged_per_peer),
             outbox: Outbox::default(),

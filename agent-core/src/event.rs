@@ -21,6 +21,28 @@ impl PeerSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u8);
 
+/// Stands for our allocation at a relay: what comes from there, or goes through
+/// it, is a peer's, whose true address is beside it.
+pub const RELAY: SocketId = SocketId(u8::MAX);
+
+/// One of the shell's connections to a relay. A number is not used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamId(pub u16);
+
+/// How bytes leave this device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// As a datagram.
+    Udp {
+        /// From this socket.
+        socket: SocketId,
+        /// To this address.
+        to: SocketAddr,
+    },
+    /// In a connection to a relay.
+    Stream(StreamId),
+}
+
 /// Which socket sends to which address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sockets {

@@ -93,6 +93,9 @@ impl Side {
 
     fn serve(&mut self, now: Instant) {
         while let Some(event) = self.paths.poll_event(now) {
+            if event == PathEvent::Relay {
+                continue;
+            }
             if event == PathEvent::Gather {
                 self.gathered += 1;
                 let nat = NatReport { age_ms: 0, ..NatReport::default() };
@@ -160,7 +163,7 @@ fn peers_are_told_where_servers_see_us_and_that_is_asked_when_it_is_old() {
     assert_eq!(call.candidates[..], [host("10.0.0.1:1"), reflexive("198.51.100.1:4000")]);
     assert_eq!((call.nat.age_ms, a.gathered), (0, 1));
     // It is repeated: what was heard 2 s ago still holds.
-    a.paths.handle_timeout(at(1_500));
+    a.paths.handle_timeout(&mut a.entropy, at(1_500));
     assert_eq!((a.call(at(1_500)).nat.age_ms, a.gathered), (1_500, 1));
     // A peer's call later on: the mapping may have ended since.
     a.seen = vec![address("198.51.100.1:4999")];
@@ -169,7 +172,7 @@ fn peers_are_told_where_servers_see_us_and_that_is_asked_when_it_is_old() {
     assert_eq!(answer.candidates[1], reflexive("198.51.100.1:4999"));
     assert_eq!(a.gathered, 2);
     // Another network: whatever was heard holds no more, however new it is.
-    a.paths.handle_network_change();
+    a.paths.handle_servers_change();
     a.seen.clear();
     a.paths.handle_call(&forwarded(answer_as_call(&answer), 2), &mut a.entropy, at(30_010));
     let answer = ack(a.signals(at(30_010)).remove(0), 1);
@@ -196,16 +199,16 @@ fn a_silent_server_holds_a_call_for_150_ms() {
     assert_eq!(a.paths.poll_event(at(0)), Some(PathEvent::Gather));
     assert_eq!(a.paths.poll_event(at(0)), None);
     assert!(a.paths.poll_signal(at(0)).is_none());
-    a.paths.handle_timeout(at(0));
+    a.paths.handle_timeout(&mut a.entropy, at(0));
     assert_eq!(a.paths.poll_timeout().unwrap().0, at(150));
-    a.paths.handle_timeout(at(149));
+    a.paths.handle_timeout(&mut a.entropy, at(149));
     assert!(a.paths.poll_signal(at(149)).is_none());
-    a.paths.handle_timeout(at(150));
+    a.paths.handle_timeout(&mut a.entropy, at(150));
     assert_eq!(a.paths.poll_event(at(150)), None, "once is enough");
     assert!(matches!(a.paths.poll_signal(at(150)), Some(PathSignal::Call(_))));
     // The answer comes after all, and the next telling has it.
     a.paths.handle_reflexive([address("198.51.100.1:4000")].into_iter(), at(170));
-    a.paths.handle_timeout(at(1_650));
+    a.paths.handle_timeout(&mut a.entropy, at(1_650));
     assert_eq!(a.call(at(1_650)).candidates.len(), 2);
 }
 
@@ -223,12 +226,12 @@ fn where_servers_see_us_always_has_a_place() {
     // An address of our own that servers see too is told once.
     a.seen = vec![address("10.0.0.2:1"), address("127.0.0.1:1")];
     a.paths.handle_gathered(a.seen.clone().into_iter(), NatReport::default(), at(1_500));
-    a.paths.handle_timeout(at(1_500));
+    a.paths.handle_timeout(&mut a.entropy, at(1_500));
     let told = a.call(at(1_500)).candidates;
     assert_eq!(told[..], hosts[..]);
 }
 
-const READY: PathEvent = PathEvent::Ready { slot: SLOT };
+const READY: PathEvent = PathEvent::Ready { slot: SLOT, renew: false };
 
 #[test]
 fn a_call_finds_candidates_and_the_handshake_starts_at_once() {
@@ -252,7 +255,12 @@ fn a_call_finds_candidates_and_the_handshake_starts_at_once() {
 
     let source = Source { socket: SOCKET, address: address("10.0.0.2:1") };
     a.paths.handle_authenticated(SLOT, source, at(30));
-    let selected = Selected { route: direct("10.0.0.2:1"), why: Why::Authenticated, since: at(30) };
+    let selected = Selected {
+        route: direct("10.0.0.2:1"),
+        why: Why::Authenticated,
+        since: at(30),
+        relayed: false,
+    };
     assert_eq!(
         a.events(at(30)),
         [PathEvent::CacheChanged, PathEvent::Selected { slot: SLOT, selected }]
@@ -273,7 +281,7 @@ fn without_an_answer_to_any_probe_initiations_go_everywhere() {
     let mut ready = [vec![], vec![]];
     for now in (20..=2_000).map(at) {
         for (side, ready) in [&mut a, &mut b].into_iter().zip(&mut ready) {
-            side.paths.handle_timeout(now);
+            side.paths.handle_timeout(&mut side.entropy, now);
             side.probes(now);
             ready.extend(side.events(now).into_iter().map(|event| (now.as_millis(), event)));
         }
@@ -386,7 +394,7 @@ fn calls_are_repeated_and_given_up() {
         a.paths.poll_timeout()
     } {
         now = due;
-        a.paths.handle_timeout(now);
+        a.paths.handle_timeout(&mut a.entropy, now);
     }
     assert_eq!(sent, [0, 1_500, 6_000, 20_000]);
     assert_eq!(a.events(now), [PathEvent::Failed { slot: SLOT, why: NoPath::NoAnswer }]);
@@ -420,7 +428,7 @@ fn a_failed_call_says_why_and_waits_five_seconds() {
     assert!(a.signals(at(10)).is_empty());
     let (due, _) = a.paths.poll_timeout().unwrap();
     assert_eq!(due, at(5_000));
-    a.paths.handle_timeout(due);
+    a.paths.handle_timeout(&mut a.entropy, due);
     let again = a.call(due).call;
     assert_ne!(again, call);
     a.paths.handle_call_failed(again, DeviceId(2), Some(CallFailure::TooMany), due);
@@ -432,11 +440,11 @@ fn a_failed_call_says_why_and_waits_five_seconds() {
 fn a_call_that_cannot_be_sent_wakes_nobody() {
     let mut a = Side::new(1, 2, "10.0.0.1:1");
     a.wanted(at(0));
-    a.paths.handle_timeout(at(0));
+    a.paths.handle_timeout(&mut a.entropy, at(0));
     // No coordinator: nobody polls signals. The peer is given up in the end.
     let (due, _) = a.paths.poll_timeout().unwrap();
     assert_eq!(due, at(90_000));
-    a.paths.handle_timeout(due);
+    a.paths.handle_timeout(&mut a.entropy, due);
     assert_eq!(a.events(due), [PathEvent::Failed { slot: SLOT, why: NoPath::NoAnswer }]);
 }
 
@@ -495,7 +503,7 @@ fn a_proven_endpoint_is_tried_alone_for_a_second() {
     assert!(a.signals(at(100_000)).is_empty());
     a.paths.handle_initiation(SLOT, &mut a.entropy, at(100_000));
     assert_eq!(a.paths.poll_timeout().unwrap().0, at(101_000));
-    a.paths.handle_timeout(at(101_000));
+    a.paths.handle_timeout(&mut a.entropy, at(101_000));
     a.call(at(101_000));
     // Long unused: called at once.
     a.paths.handle_authenticated(SLOT, source, at(101_100));
@@ -588,8 +596,12 @@ fn a_fixed_endpoint_is_never_forgotten() {
     let _ = a.events(at(1));
     let kind = PeerKind { endpoint: Some(address("192.0.2.8:51820")), ..kind };
     a.paths.set_peer(SLOT, kind, &mut a.entropy, at(2));
-    let selected =
-        Selected { route: direct("192.0.2.8:51820"), why: Why::Configured, since: at(2) };
+    let selected = Selected {
+        route: direct("192.0.2.8:51820"),
+        why: Why::Configured,
+        since: at(2),
+        relayed: false,
+    };
     assert_eq!(a.events(at(2)), [PathEvent::Selected { slot: SLOT, selected }]);
     assert_eq!(*a.paths.targets(SLOT, at(0)), [direct("192.0.2.8:51820")]);
     // The same entry again changes nothing.
@@ -629,7 +641,7 @@ fn a_peer_without_an_address_of_its_own_comes_to_ours() {
     assert_eq!(a.events(at(20)), []);
     let (due, _) = a.paths.poll_timeout().unwrap();
     assert_eq!(due, at(5_020));
-    a.paths.handle_timeout(due);
+    a.paths.handle_timeout(&mut a.entropy, due);
     assert_eq!(a.events(due), [PathEvent::Failed { slot: SLOT, why: NoPath::NoCandidate }]);
     assert!(a.signals(due).is_empty());
 }

@@ -78,7 +78,7 @@ impl Request {
     }
 
     fn source(&self) -> Source {
-        let Via::Udp { socket, server } = self.via else { panic!("{:?}", self.via) };
+        let Via::Udp { socket, to: server } = self.via else { panic!("{:?}", self.via) };
         Source { socket, address: server }
     }
 

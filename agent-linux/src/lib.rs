@@ -15,6 +15,7 @@ mod net;
 #[expect(unsafe_code, reason = "clocks, signals and rights are system calls")]
 mod os;
 mod output;
+mod relay;
 mod store;
 
 use std::panic::PanicHookInfo;

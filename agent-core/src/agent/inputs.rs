@@ -7,12 +7,13 @@ use weft_wire::signal::Candidate;
 
 use super::outbox::Persist;
 use super::record::{Fate, Head};
+use super::relayed::Relayed;
 use super::trace::{Entry, Trace};
 use super::{Agent, Input, Output, Transmit, TunnelMac};
 use crate::buffer::PacketBuf;
 use crate::config::specification::REJECT_AFTER_TIME;
 use crate::control::{FrameDrop, Held};
-use crate::datapath::PacketError;
+use crate::datapath::{PacketError, Sealed};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, SocketId, Sockets, Source};
 use crate::stun;
@@ -27,7 +28,8 @@ impl<
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
-> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+    const STREAM: usize,
+> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     /// The line is up, and the inbox that [`Agent::poll_line`] named subscribed
     /// to.
@@ -78,6 +80,23 @@ impl<
         now: Instant,
     ) -> Result<Input<'a>, DropReason> {
         self.now = now;
+        match self.relayed(source, datagram) {
+            Relayed::No => self.handle_inner(source, datagram),
+            Relayed::Done(result) => result.map(|()| Input::Nothing),
+            Relayed::Data(source, at) => {
+                let datagram = datagram.get_mut(at).ok_or(DropReason::Malformed)?;
+                self.handle_inner(source, datagram)
+            }
+        }
+    }
+
+    /// What a peer sent, whichever way it came.
+    pub(super) fn handle_inner<'a>(
+        &mut self,
+        source: Source,
+        datagram: &'a mut [u8],
+    ) -> Result<Input<'a>, DropReason> {
+        let now = self.now;
         let head = T::ENABLED.then(|| Head::of_datagram(datagram));
         if stun::is_stun(datagram) {
             let result = self.stun.handle_datagram(source, datagram, now);
@@ -136,7 +155,7 @@ impl<
         result.map(|_| Input::Nothing).map_err(|(_, reason)| reason)
     }
 
-    fn handled_stun<'a>(
+    pub(super) fn handled_stun<'a>(
         &mut self,
         source: Source,
         head: Option<&Head>,
@@ -170,7 +189,7 @@ impl<
         }
         let result = match self.datapath.handle_packet(buffer, now) {
             Ok(sealed) => self
-                .addressed(sealed)
+                .addressed(sealed, buffer.whole_mut())
                 .map(Output::Transmit)
                 .ok_or(PacketError::Dropped(DropReason::NoPath)),
             Err(PacketError::NoSession { slot }) => self.stage(slot, buffer.packet()),
@@ -212,19 +231,23 @@ impl<
                 *wanted |= self.datapath.has_session(slot, self.now);
             }
         }
-        if before != kept {
-            self.handle_network_change();
-        }
         if !before.is_empty() && before != kept {
             self.control.handle_moved(now);
+        }
+        if before != kept {
+            self.handle_network_change();
+            self.pump();
         }
         self.recorder.put(self.now, &Entry::Local(kept.iter().copied().collect()));
     }
 
     /// The socket of each address family, when they change.
-    pub fn set_sockets(&mut self, sockets: Sockets) {
+    pub fn set_sockets(&mut self, sockets: Sockets, now: Instant) {
+        self.now = now;
         self.paths.set_sockets(sockets);
+        self.relay.set_sockets(sockets, self.now);
         self.handle_network_change();
+        self.pump();
         let number = |socket: Option<SocketId>| socket.map(|socket| socket.0);
         let entry = Entry::Sockets(number(sockets.v4), number(sockets.v6));
         self.recorder.put(self.now, &entry);
@@ -232,7 +255,8 @@ impl<
 
     fn handle_network_change(&mut self) {
         self.stun.forget();
-        self.paths.handle_network_change();
+        self.relay.handle_network_change(self.now);
+        self.paths.handle_network_change(&mut self.recorder, self.now);
     }
 
     /// Storage holds what [`AgentEvent::Persist`](super::AgentEvent) asked for.
@@ -271,7 +295,8 @@ impl<
         self.control.handle_timeout(&mut self.recorder, now);
         self.tunnel.handle_timeout(&mut self.recorder, now);
         self.stun.handle_timeout(now);
-        self.paths.handle_timeout(now);
+        self.relay.handle_timeout(now);
+        self.paths.handle_timeout(&mut self.recorder, now);
         self.peers.handle_timeout();
         self.pump();
     }
@@ -290,13 +315,12 @@ impl<
         }
     }
 
-    /// Where a sealed datagram goes.
-    pub(super) fn addressed(&mut self, sealed: crate::datapath::Sealed) -> Option<Transmit> {
+    /// A sealed datagram at the front of `buffer`, and where it goes.
+    pub(super) fn addressed(&mut self, sealed: Sealed, buffer: &mut [u8]) -> Option<Transmit> {
         let endpoint = self.datapath.endpoint(sealed.slot);
         if endpoint.is_none() {
             self.drops.count(DropReason::NoPath);
         }
-        let Source { socket, address } = endpoint?;
-        Some(Transmit { socket, to: address, len: sealed.len })
+        self.sent_to(endpoint?, buffer, sealed.len)
     }
 }

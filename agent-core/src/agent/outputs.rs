@@ -11,7 +11,7 @@ use crate::config::implementation::HEADROOM;
 use crate::control::{ControlTransmit, LineRequest};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, Source};
-use crate::path::{ProbeTransmit, Route, Targets};
+use crate::path::{ProbeTransmit, Targets};
 use crate::peers::PeerChange;
 use crate::stun::StunTransmit;
 use crate::time::Instant;
@@ -41,11 +41,12 @@ impl Fanout {
         }
     }
 
-    fn next(&mut self, out: &mut [u8]) -> Option<Transmit> {
-        let Route::Direct { socket, address } = self.targets.pop()?;
+    /// Writes the message into `out`: its length, and where it goes.
+    fn next(&mut self, out: &mut [u8]) -> Option<(usize, Source)> {
+        let route = self.targets.pop()?;
         let message = self.message.get(..self.len)?;
         out.get_mut(..self.len)?.copy_from_slice(message);
-        Some(Transmit { socket, to: address, len: self.len })
+        Some((self.len, route.source()))
     }
 }
 
@@ -58,7 +59,8 @@ impl<
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
-> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+    const STREAM: usize,
+> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     /// What to do about the line to the coordinator.
     #[must_use]
@@ -81,9 +83,10 @@ impl<
     /// ([`capacity_for`](crate::buffer::capacity_for)`(1420)` bytes are enough).
     #[must_use]
     pub fn poll_transmit(&mut self, out: &mut [u8]) -> Option<Transmit> {
+        // What the relay is asked goes before what it is to pass on.
         let transmit = self
-            .fanout
-            .next(out)
+            .poll_relay(out)
+            .or_else(|| self.poll_fanout(out))
             .or_else(|| self.poll_stun(out))
             .or_else(|| self.poll_probe(out))
             .or_else(|| self.poll_handshake(out))
@@ -128,6 +131,7 @@ impl<
             self.control.poll_timeout(),
             self.tunnel.poll_timeout(),
             self.stun.poll_timeout(),
+            self.relay.poll_timeout(),
             self.paths.poll_timeout(),
             self.peers.poll_timeout(),
         ];
@@ -163,23 +167,34 @@ impl<
 
     fn poll_stun(&mut self, out: &mut [u8]) -> Option<Transmit> {
         let StunTransmit { socket, to, len } = self.stun.poll_transmit(out, self.now)?;
-        Some(Transmit { socket, to, len })
+        Some(Transmit::datagram(socket, to, len))
     }
 
     fn poll_probe(&mut self, out: &mut [u8]) -> Option<Transmit> {
-        let mut mac = TunnelMac(&self.tunnel);
-        let ProbeTransmit { route, len } = self.paths.poll_probe(out, &mut mac, self.now)?;
-        let Route::Direct { socket, address } = route;
-        Some(Transmit { socket, to: address, len })
+        loop {
+            let mut mac = TunnelMac(&self.tunnel);
+            let ProbeTransmit { route, len } = self.paths.poll_probe(out, &mut mac, self.now)?;
+            // What waits for a relay is sent again by its burst.
+            if let Some(transmit) = self.sent_to(route.source(), out, len) {
+                return Some(transmit);
+            }
+        }
+    }
+
+    fn poll_fanout(&mut self, out: &mut [u8]) -> Option<Transmit> {
+        loop {
+            let (len, to) = self.fanout.next(out)?;
+            if let Some(transmit) = self.sent_to(to, out, len) {
+                return Some(transmit);
+            }
+        }
     }
 
     fn poll_handshake(&mut self, out: &mut [u8]) -> Option<Transmit> {
         loop {
             let message = self.tunnel.poll_transmit(out)?;
-            match message.to {
-                To::Reply(Source { socket, address }) => {
-                    return Some(Transmit { socket, to: address, len: message.len });
-                }
+            let transmit = match message.to {
+                To::Reply(source) => self.sent_to(source, out, message.len),
                 To::Peer(slot) => {
                     self.paths.handle_initiation(slot, &mut self.recorder, self.now);
                     let targets = self.paths.targets(slot, self.now);
@@ -187,10 +202,11 @@ impl<
                         self.drops.count(DropReason::NoPath);
                     }
                     self.fanout.begin(out.get(..message.len)?, targets);
-                    if let Some(transmit) = self.fanout.next(out) {
-                        return Some(transmit);
-                    }
+                    self.poll_fanout(out)
                 }
+            };
+            if transmit.is_some() {
+                return transmit;
             }
         }
     }
@@ -201,7 +217,7 @@ impl<
             *self.keepalives.get_mut(position)? = false;
             let slot = PeerSlot(u16::try_from(position).ok()?);
             if let Some(sealed) = self.datapath.handle_keepalive(slot, out, self.now)
-                && let Some(transmit) = self.addressed(sealed)
+                && let Some(transmit) = self.addressed(sealed, out)
             {
                 return Some(transmit);
             }
@@ -212,8 +228,9 @@ impl<
         loop {
             let (_, len) = self.staging.pop(out.get_mut(HEADROOM..)?)?;
             let mut buffer = PacketBuf::new(out, len)?;
-            if let Ok(sealed) = self.datapath.handle_packet(&mut buffer, self.now)
-                && let Some(transmit) = self.addressed(sealed)
+            let sealed = self.datapath.handle_packet(&mut buffer, self.now);
+            if let Ok(sealed) = sealed
+                && let Some(transmit) = self.addressed(sealed, out)
             {
                 return Some(transmit);
             }

@@ -19,7 +19,7 @@ use crate::time::Instant;
 /// Draws of at most this many bytes are handles and jitter; keys are longer.
 const PUBLIC_DRAW: usize = 8;
 /// Longest headers of a packet that are kept, and longest STUN messages.
-const HEADERS: usize = 192;
+const HEADERS: usize = 320;
 
 /// First bytes of a datagram or packet, kept from before it is worked on.
 #[derive(Clone, Copy)]

@@ -18,7 +18,7 @@ use weft_wire::id::{DeviceId, Epoch, Inbox, PublicKey, Revision};
 use weft_wire::signal::{CANDIDATES, Candidate};
 
 /// The version of the format.
-pub const TRACE_FORMAT: u8 = 2;
+pub const TRACE_FORMAT: u8 = 3;
 
 /// Which output a shell took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub enum Output {
     Transmit,
     /// `poll_event`.
     Event,
+    /// `poll_stream`.
+    Stream,
 }
 
 /// What became of a frame.
@@ -99,8 +101,9 @@ pub enum Entry<'a> {
     Sealing(u16, u32),
     /// Transition: a session was erased.
     SessionEnd(u16, u32),
-    /// Transition: another route carries a peer's data; slot, address, why.
-    Route(u16, SocketAddr, u8),
+    /// Transition: another route carries a peer's data; slot, socket, address,
+    /// why.
+    Route(u16, u8, SocketAddr, u8),
     /// Transition: a revision of the map is complete.
     Map(Epoch, Revision),
     /// Transition: the session with the coordinator is up, or its line down.
@@ -112,6 +115,10 @@ pub enum Entry<'a> {
     /// Input: a probe; its source, all of it but for its MAC, and whose it is if
     /// that was right.
     Probe(u8, SocketAddr, &'a [u8], Option<u16>),
+    /// Input: a connection to a relay stands, or is closed.
+    Stream(u16, bool),
+    /// Input: a message of a relay in a connection.
+    Framed(u16, &'a [u8]),
 }
 
 impl Entry<'_> {

@@ -13,12 +13,12 @@ use super::Agent;
 use super::cache::CacheEndpoint;
 use super::status::add;
 use super::trace::{Entry, Trace};
-use crate::control::{ControlEvent, Held, Identity, Signal};
+use crate::control::{ControlEvent, Held, Identity, MapDropped, Signal};
 use crate::datapath::RoutesFull;
 use crate::entropy::Entropy;
-use crate::event::{PeerSlot, Source};
+use crate::event::PeerSlot;
 use crate::filter::Masks;
-use crate::path::{PathEvent, PathSignal, PeerKind, Route};
+use crate::path::{PathEvent, PathSignal, PeerKind};
 use crate::peers::{PeerState, Upserted};
 use crate::stun::StunEvent;
 use crate::time::{Duration, Instant};
@@ -33,7 +33,8 @@ impl<
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
-> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+    const STREAM: usize,
+> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     /// Takes back what [`Agent::write_cache`] wrote, all of it or piece by
     /// piece, before the first input.
@@ -82,6 +83,8 @@ impl<
                 self.peers.handle_used(slot, used_at, now);
             } else if let Some(event) = self.stun.poll_event() {
                 self.handle_stun(event);
+            } else if let Some(event) = self.relay.poll_event() {
+                self.handle_relay(event);
             } else if let Some(event) = self.paths.poll_event(now) {
                 self.handle_path(event);
             } else if self.control.takes_signal()
@@ -148,8 +151,10 @@ impl<
             ControlEvent::Rules(rules) => self.datapath.set_rules(&rules.rules),
             ControlEvent::OwnKeys => self.apply_own_keys(),
             ControlEvent::Servers(servers) => self.set_servers(&servers),
-            // Both sides begin when they hear of each other; relays are shown only.
-            ControlEvent::Go(_) | ControlEvent::Relays(_) | ControlEvent::RelayLogins => {}
+            ControlEvent::Relays(relays) => self.set_relays(&relays.relays),
+            ControlEvent::RelayLogins => self.apply_relay_logins(),
+            // Both sides begin when they hear of each other.
+            ControlEvent::Go(_) => {}
             ControlEvent::Committed(Held { epoch, revision }) => {
                 self.recorder.put(now, &Entry::Map(epoch, revision));
             }
@@ -159,14 +164,7 @@ impl<
                 self.apply_all_routes();
                 self.outbox.interface = true;
             }
-            ControlEvent::MapDropped(why) => {
-                while let Some(slot) = self.peers.poll_any() {
-                    self.drop_peer(slot);
-                }
-                self.datapath.clear_rules();
-                self.recorder.put(now, &Entry::MapDropped);
-                self.outbox.dropped = Some(why);
-            }
+            ControlEvent::MapDropped(why) => self.drop_map(why),
             ControlEvent::Call(call) => self.paths.handle_call(&call, &mut self.recorder, now),
             ControlEvent::CallAck(ack) => {
                 self.paths.handle_call_ack(&ack, &mut self.recorder, now);
@@ -181,6 +179,17 @@ impl<
             ControlEvent::Restart => self.outbox.restart = true,
             ControlEvent::Left => self.outbox.left = true,
         }
+    }
+
+    /// The lease is over, or the device is no member any more.
+    fn drop_map(&mut self, why: MapDropped) {
+        while let Some(slot) = self.peers.poll_any() {
+            self.drop_peer(slot);
+        }
+        self.datapath.clear_rules();
+        self.set_relays(&[]);
+        self.recorder.put(self.now, &Entry::MapDropped);
+        self.outbox.dropped = Some(why);
     }
 
     fn handle_install(&mut self, install: Install) {
@@ -233,16 +242,23 @@ impl<
 
     fn handle_path(&mut self, event: PathEvent) {
         match event {
-            PathEvent::Ready { slot } => {
-                self.tunnel.handle_wanted(slot, self.now);
+            PathEvent::Ready { slot, renew } => {
+                if renew || !self.datapath.has_session(slot, self.now) {
+                    self.tunnel.handle_wanted(slot, self.now);
+                }
                 self.tunnel.handle_path(slot, self.now);
             }
             PathEvent::Selected { slot, selected } => {
-                let Route::Direct { socket, address } = selected.route;
+                let source = selected.route.source();
                 let why = selected.why as u8;
-                self.recorder.put(self.now, &Entry::Route(slot.0, address, why));
-                self.datapath.set_endpoint(slot, Some(Source { socket, address }));
+                let entry = Entry::Route(slot.0, source.socket.0, source.address, why);
+                self.recorder.put(self.now, &entry);
+                self.datapath.set_endpoint(slot, Some(source));
             }
+            PathEvent::Idle { slot } => self.datapath.set_endpoint(slot, None),
+            PathEvent::Greet { slot } => self.set_keepalive(slot, true),
+            PathEvent::Relay => self.apply_relayed(),
+            PathEvent::RelaySilent => self.relay.give_up(self.now),
             PathEvent::Failed { slot, .. } => {
                 self.peers.handle_failed(slot);
                 self.staging.discard(slot);
@@ -261,7 +277,7 @@ impl<
 
     fn set_servers(&mut self, servers: &Servers) {
         self.stun.set_servers(&servers.stun);
-        self.paths.handle_network_change();
+        self.paths.handle_servers_change();
     }
 
     fn handle_stun(&mut self, event: StunEvent) {

@@ -26,11 +26,13 @@ pub(super) struct RelayLogins {
     restored: bool,
     /// When to ask.
     ask_at: Instant,
+    /// When that was done last.
+    asked_at: Instant,
 }
 
 impl RelayLogins {
     pub(super) const fn new() -> Self {
-        Self { grant: None, restored: false, ask_at: Instant::ZERO }
+        Self { grant: None, restored: false, ask_at: Instant::ZERO, asked_at: Instant::ZERO }
     }
 }
 
@@ -70,7 +72,7 @@ impl<const FRAME: usize> Control<FRAME> {
     /// Takes credentials back from the cache.
     pub(super) fn restore_relay_logins(&mut self, grant: RelayGrant) {
         self.relay_logins =
-            RelayLogins { grant: Some(grant), restored: true, ask_at: Instant::ZERO };
+            RelayLogins { grant: Some(grant), restored: true, ..RelayLogins::new() };
         self.notify(Notice::RelayLogins);
     }
 
@@ -99,6 +101,14 @@ impl<const FRAME: usize> Control<FRAME> {
         }
     }
 
+    /// A relay takes those that are held no more, or they are half used up.
+    pub fn want_relay_logins(&mut self, now: Instant) {
+        let logins = &mut self.relay_logins;
+        if logins.ask_at != Instant::FAR_FUTURE {
+            logins.ask_at = logins.ask_at.min(now.max(logins.asked_at + SHORTEST));
+        }
+    }
+
     /// When credentials are to be asked for; `None` = they are not wanted, or
     /// asked for already.
     pub(super) fn relay_logins_due_at(&self) -> Option<Instant> {
@@ -108,6 +118,7 @@ impl<const FRAME: usize> Control<FRAME> {
 
     pub(super) fn work_on_relay_logins(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         if self.relay_logins_due_at().is_some_and(|at| at <= now) {
+            self.relay_logins.asked_at = now;
             self.requests.open(Ask::Relays, entropy);
         }
     }
@@ -119,7 +130,8 @@ impl<const FRAME: usize> Control<FRAME> {
         self.requests.abandon(Ask::Relays);
         let half = Duration::from_secs(u64::from(grant.lifetime_s / 2));
         let ask_at = self.now + half.max(SHORTEST);
-        self.relay_logins = RelayLogins { grant: Some(grant), restored: false, ask_at };
+        let asked_at = self.relay_logins.asked_at;
+        self.relay_logins = RelayLogins { grant: Some(grant), restored: false, ask_at, asked_at };
         self.notify(Notice::RelayLogins);
         self.notify(Notice::CacheChanged);
     }

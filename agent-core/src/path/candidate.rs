@@ -36,13 +36,21 @@ pub struct LocalCandidates {
     list: Vec<Candidate, CANDIDATES>,
     /// Where servers see us from, one of each family.
     reflexive: Vec<SocketAddr, 2>,
+    /// What a relay keeps for us, one of each family.
+    relayed: Vec<SocketAddr, 2>,
     pub(super) sockets: Sockets,
     pub(super) overlay: Option<Overlay>,
 }
 
 impl LocalCandidates {
     pub(super) const fn new(sockets: Sockets) -> Self {
-        Self { list: Vec::new(), reflexive: Vec::new(), sockets, overlay: None }
+        Self {
+            list: Vec::new(),
+            reflexive: Vec::new(),
+            relayed: Vec::new(),
+            sockets,
+            overlay: None,
+        }
     }
 
     /// Keeps the first 8 that a peer could use.
@@ -59,16 +67,28 @@ impl LocalCandidates {
         self.reflexive = reflexive.filter(is_usable).take(2).collect();
     }
 
+    pub(super) fn set_relayed(&mut self, relayed: impl Iterator<Item = SocketAddr>) {
+        self.relayed = relayed.filter(is_usable).take(2).collect();
+    }
+
+    /// Whether a relay keeps an address for us.
+    pub(super) fn has_relayed(&self) -> bool {
+        !self.relayed.is_empty()
+    }
+
     /// What is told to a peer. The overlay is looked at now: the map may have
-    /// named it after the addresses were set. Where servers see us from comes
-    /// last and always has a place: it is what most peers need.
-    pub(super) fn list(&self) -> Vec<Candidate, CANDIDATES> {
+    /// named it after the addresses were set. Where servers see us from, and what
+    /// a relay keeps for us if the peer is to use that, come last and always have
+    /// a place: they are what most peers need.
+    pub(super) fn list(&self, relayed: bool) -> Vec<Candidate, CANDIDATES> {
         let mut list = self.hosts();
         let is_new = |seen: &&SocketAddr| list.iter().all(|host| host.address != **seen);
         let seen: Vec<SocketAddr, 2> = self.reflexive.iter().filter(is_new).copied().collect();
-        list.truncate(CANDIDATES - seen.len());
-        let kind = CandidateKind::ServerReflexive;
-        list.extend(seen.into_iter().map(|address| Candidate { kind, address }));
+        let kept = self.relayed.iter().filter(|_| relayed);
+        list.truncate(CANDIDATES - seen.len() - kept.clone().count());
+        let of = |kind| move |address| Candidate { kind, address };
+        list.extend(seen.into_iter().map(of(CandidateKind::ServerReflexive)));
+        list.extend(kept.copied().map(of(CandidateKind::Relayed)));
         list
     }
 

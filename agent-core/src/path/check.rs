@@ -9,6 +9,8 @@
 //! and sends it on under another's address gains no more than a second datagram;
 //! only an answer to our own ping from there makes it a way.
 
+use core::net::SocketAddr;
+
 use heapless::{Deque, Vec};
 use weft_wire::probe::{ProbeHead, ProbeKind};
 use weft_wire::signal::CANDIDATES;
@@ -30,6 +32,10 @@ const BURST: [Duration; 7] = [
 /// Between the first pings of two addresses, so that no queue on the way sees
 /// all of them at once.
 const PACE: Duration = Duration::from_millis(1);
+/// A relay lets the peer's side in when it has heard of it from whoever has the
+/// allocation, who begins at the same time: pings to what a relay keeps come
+/// this much later.
+const RELAYED_LAG: Duration = Duration::from_millis(5);
 /// Addresses of a peer: those that it named, and two that it turned out to have.
 const CHECKS: usize = CANDIDATES + 2;
 /// An answer is good for this long.
@@ -60,12 +66,27 @@ struct Check {
     sends: u8,
     /// The peer named it, and it gets the whole burst.
     named: bool,
+    /// A relay is on the way.
+    relayed: bool,
 }
 
 impl Check {
-    const fn new(route: Route, began: Instant, named: bool) -> Self {
+    const fn new(route: Route, relayed: bool, began: Instant, named: bool) -> Self {
         let answered_at = Instant::ZERO;
-        Self { route, due_at: began, began, answered_at, rtt_ms: 0, sends: 0, named }
+        Self { route, due_at: began, began, answered_at, rtt_ms: 0, sends: 0, named, relayed }
+    }
+
+    fn is_good(&self, now: Instant) -> bool {
+        self.answered_at != Instant::ZERO && now - self.answered_at < GOOD_FOR
+    }
+
+    /// All of its pings are to be sent once more.
+    const fn restart(&mut self, began: Instant) {
+        self.began = began;
+        self.due_at = began;
+        self.answered_at = Instant::ZERO;
+        self.sends = 0;
+        self.named = true;
     }
 }
 
@@ -135,30 +156,49 @@ impl Checks {
         self.handle = handle;
     }
 
-    /// Draws up a round. [`Checks::start`] begins it.
-    pub(super) fn begin(&mut self, routes: impl Iterator<Item = Route>, transaction: u64) {
+    /// Draws up a round of ways and whether a relay is on each.
+    /// [`Checks::start`] begins it.
+    pub(super) fn begin(&mut self, routes: impl Iterator<Item = (Route, bool)>, transaction: u64) {
         self.transaction = transaction;
         self.open = true;
         self.list.clear();
-        for route in routes {
+        for (route, relayed) in routes {
             if self.list.iter().all(|check| check.route != route) {
                 // What a peer named beyond the places is left out.
-                let _ = self.list.push(Check::new(route, Instant::FAR_FUTURE, true));
+                let _ = self.list.push(Check::new(route, relayed, Instant::FAR_FUTURE, true));
             }
         }
     }
 
-    /// A round for the one way that data takes.
-    pub(super) fn ask(&mut self, route: Route, transaction: u64, now: Instant) {
-        self.begin(core::iter::once(route), transaction);
-        self.open = false;
-        self.start(now);
+    /// Asks the one way that data takes.
+    pub(super) fn ask(&mut self, route: Route, relayed: bool, transaction: u64, now: Instant) {
+        self.transaction = transaction;
+        if self.list.iter().all(|check| check.route != route) {
+            if self.list.is_full() {
+                self.list.pop();
+            }
+            // Cannot fail: one place was just made.
+            let _ = self.list.push(Check::new(route, relayed, now, true));
+        }
+        for check in self.list.iter_mut().filter(|check| check.route == route) {
+            check.restart(now);
+        }
+    }
+
+    /// Asks every way that is known, for as long as nobody names others.
+    pub(super) fn retry(&mut self, transaction: u64, now: Instant) {
+        self.transaction = transaction;
+        for (check, place) in self.list.iter_mut().zip(0..) {
+            check.restart(now + PACE * place);
+        }
     }
 
     /// The round begins at `at`.
     pub(super) fn start(&mut self, at: Instant) {
         for (place, check) in (0..).zip(&mut self.list).filter(|(_, check)| check.sends == 0) {
-            check.began = at + PACE * place;
+            let is_kept = check.relayed && !check.route.is_ours();
+            let lag = if is_kept { RELAYED_LAG } else { Duration::ZERO };
+            check.began = at + PACE * place + lag;
             check.due_at = check.began;
         }
     }
@@ -171,12 +211,34 @@ impl Checks {
         }
     }
 
-    /// The fastest way that answered a moment ago.
-    pub(super) fn best(&self, now: Instant) -> Option<Route> {
-        let good = |check: &&Check| {
-            check.answered_at != Instant::ZERO && now - check.answered_at < GOOD_FOR
-        };
-        self.list.iter().filter(good).min_by_key(|check| check.rtt_ms).map(|check| check.route)
+    /// The best way that answered a moment ago: one without a relay, then the
+    /// fastest. Whether a relay is on it.
+    pub(super) fn best(&self, now: Instant) -> Option<(Route, bool)> {
+        let answered = self.list.iter().filter(|check| check.is_good(now));
+        let best = answered.min_by_key(|check| (check.relayed, check.rtt_ms))?;
+        Some((best.route, best.relayed))
+    }
+
+    /// Whether this way answered a moment ago.
+    pub(super) fn answers(&self, route: Route, now: Instant) -> bool {
+        self.list.iter().any(|check| check.route == route && check.is_good(now))
+    }
+
+    /// Whether a relay is on this way, as far as the peer has named it.
+    pub(super) fn is_relayed(&self, route: Route) -> Option<bool> {
+        let known = self.list.iter().find(|check| check.route == route);
+        known.map(|check| check.relayed)
+    }
+
+    /// Addresses that are reached through our own allocation.
+    pub(super) fn through_ours(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        let ours = self.list.iter().filter(|check| check.route.is_ours());
+        ours.map(|check| check.route.address())
+    }
+
+    /// Whether nothing more is to be sent.
+    pub(super) fn is_spent(&self) -> bool {
+        self.list.iter().all(|check| check.due_at == Instant::FAR_FUTURE)
     }
 
     /// Where the peer may be, as far as nothing has told since.
@@ -290,7 +352,7 @@ impl Checks {
             None => {
                 // One address too many is left out: somebody who may speak for
                 // the peer wastes the peer's own places.
-                let _ = self.list.push(Check::new(route, now, false));
+                let _ = self.list.push(Check::new(route, route.is_ours(), now, false));
             }
         }
     }
@@ -305,8 +367,6 @@ impl Checks {
 
 #[cfg(test)]
 mod tests {
-    use core::net::SocketAddr;
-
     use super::*;
     use crate::event::SocketId;
 
@@ -327,7 +387,10 @@ mod tests {
     fn each_address_gets_seven_pings_and_no_more() {
         let mut checks = Checks::new();
         checks.set_call(7, 9);
-        checks.begin([route(1), route(2), route(1)].into_iter(), u64::MAX);
+        checks.begin(
+            [route(1), route(2), route(1)].map(|route| (route, false)).into_iter(),
+            u64::MAX,
+        );
         assert_eq!(checks.due_at(), None);
         checks.start(at(100));
         let mut all = vec![];
@@ -357,7 +420,7 @@ mod tests {
     #[test]
     fn only_an_answer_to_our_ping_from_where_it_went_makes_a_way() {
         let mut checks = Checks::new();
-        checks.begin([route(1), route(2)].into_iter(), 40);
+        checks.begin([route(1), route(2)].map(|route| (route, false)).into_iter(), 40);
         checks.start(at(0));
         let ping = sent(&mut checks, at(0))[0].head;
         let mut pong =
@@ -369,7 +432,7 @@ mod tests {
         assert_eq!(pong(route(1), &ping, 10), Some(true));
         assert_eq!(pong(route(1), &ping, 0), Some(false), "a copy");
         assert_eq!((checks.list[0].rtt_ms, checks.list[0].answered_at), (30, at(30)));
-        assert_eq!(checks.best(at(5_029)), Some(route(1)));
+        assert_eq!(checks.best(at(5_029)), Some((route(1), false)));
         assert_eq!(checks.best(at(5_030)), None, "that was a while ago");
         let rest = sent(&mut checks, at(5_000));
         assert!(rest.iter().all(|ping| ping.route == route(2)), "who answered is left alone");

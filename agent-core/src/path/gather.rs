@@ -1,6 +1,6 @@
 //! How new what servers say of us is, and how long a call waits for it.
 
-use weft_wire::signal::NatReport;
+use weft_wire::signal::{Mapping, NatReport};
 
 use crate::time::{Duration, Instant};
 
@@ -8,24 +8,32 @@ use crate::time::{Duration, Instant};
 /// 120 s and Linux keeps an unanswered one 30 s): what is older than four fifths
 /// of that is asked for again before a peer is told.
 const FRESH_FOR: Duration = Duration::from_secs(24);
-/// A call or its answer waits this long for a server, and then goes without.
+/// A call or its answer waits this long for a server and for a relay, and then
+/// goes without.
 const HOLD_FOR: Duration = Duration::from_millis(150);
 
 pub(super) struct Gathering {
     known_at: Option<Instant>,
     hold_until: Option<Instant>,
+    /// A server has not answered yet.
+    awaits_server: bool,
+    /// An allocation at a relay has not come yet.
+    awaits_relay: bool,
     nat: NatReport,
     nat_at: Instant,
 }
 
 impl Gathering {
     pub(super) const fn new() -> Self {
-        let nat = NatReport {
-            mapping: weft_wire::signal::Mapping::Unknown,
-            lifetime_s: 0,
-            age_ms: u32::MAX,
-        };
-        Self { known_at: None, hold_until: None, nat, nat_at: Instant::ZERO }
+        let nat = NatReport { mapping: Mapping::Unknown, lifetime_s: 0, age_ms: u32::MAX };
+        Self {
+            known_at: None,
+            hold_until: None,
+            awaits_server: false,
+            awaits_relay: false,
+            nat,
+            nat_at: Instant::ZERO,
+        }
     }
 
     /// The network changed.
@@ -35,18 +43,32 @@ impl Gathering {
 
     /// Whether servers are to be asked before a peer is told of us.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
-        self.hold_until.is_none() && self.known_at.is_none_or(|at| now - at >= FRESH_FOR)
+        !self.awaits_server && self.known_at.is_none_or(|at| now - at >= FRESH_FOR)
     }
 
-    /// They are being asked.
+    /// They are being asked. Where nothing came back the last time nobody waits
+    /// for them.
     pub(super) fn begin(&mut self, now: Instant) {
+        self.awaits_server = !self.is_blocked();
+        self.known_at = Some(now);
         self.hold_until = Some(now + HOLD_FOR);
     }
 
-    /// One has answered, or none will.
+    /// An allocation is being asked for.
+    pub(super) fn begin_relay(&mut self, now: Instant) {
+        self.awaits_relay = true;
+        self.hold_until = Some(now + HOLD_FOR);
+    }
+
+    /// A server has answered, or none will.
     pub(super) const fn end(&mut self, now: Instant) {
-        self.hold_until = None;
+        self.awaits_server = false;
         self.known_at = Some(now);
+    }
+
+    /// There is an allocation, or there will be none.
+    pub(super) const fn end_relay(&mut self) {
+        self.awaits_relay = false;
     }
 
     pub(super) const fn set_nat(&mut self, nat: NatReport, now: Instant) {
@@ -54,19 +76,27 @@ impl Gathering {
         self.nat_at = now;
     }
 
+    /// No datagram comes back in this network.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.nat.mapping == Mapping::Blocked
+    }
+
     /// Whether calls and their answers wait.
     pub(super) fn holds(&self, now: Instant) -> bool {
-        self.hold_until.is_some_and(|until| now < until)
+        let awaits = self.awaits_server || self.awaits_relay;
+        awaits && self.hold_until.is_some_and(|until| now < until)
     }
 
     pub(super) fn due_at(&self) -> Option<Instant> {
-        self.hold_until
+        self.hold_until.filter(|_| self.awaits_server || self.awaits_relay)
     }
 
     /// Nobody answered in time.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if self.hold_until.is_some_and(|until| until <= now) {
-            self.end(now);
+            self.hold_until = None;
+            self.awaits_server = false;
+            self.awaits_relay = false;
         }
     }
 

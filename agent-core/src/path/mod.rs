@@ -20,26 +20,31 @@ mod check;
 mod gather;
 mod peer;
 mod probe;
+mod relayed;
+mod route;
 mod silence;
+mod upgrade;
 
 pub use candidate::{LocalCandidates, is_usable};
 pub use probe::ProbeTransmit;
+pub use route::{Route, Selected, Why};
 
 use heapless::Vec;
 use weft_wire::id::DeviceId;
 use weft_wire::map::Overlay;
-use weft_wire::signal::{CANDIDATES, Call, CallAck, Candidate, CandidateKind, NatReport};
+use weft_wire::signal::{CANDIDATES, Call, CallAck, Candidate, NatReport};
 use weft_wire::verdict::CallFailure;
 
 use core::net::SocketAddr;
 
 use crate::entropy::Entropy;
-use crate::event::{Activity, PeerSlot, SocketId, Sockets, Source};
+use crate::event::{Activity, PeerSlot, Sockets, Source};
 use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 
 use gather::Gathering;
 use peer::{Named, PeerPath};
+use relayed::Allocation;
 
 /// How often an endpoint that changed may cause the cache to be written.
 const CACHE_INTERVAL: Duration = Duration::from_secs(600);
@@ -56,48 +61,6 @@ pub trait ProbeMac {
 
     /// Whether `mac` is right, compared in constant time.
     fn verify(&mut self, slot: PeerSlot, bytes: &[u8], mac: &[u8; 16]) -> bool;
-}
-
-/// A way to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Route {
-    /// Straight to an address.
-    Direct {
-        /// From which of our sockets.
-        socket: SocketId,
-        /// To where.
-        address: SocketAddr,
-    },
-}
-
-impl From<Source> for Route {
-    fn from(Source { socket, address }: Source) -> Self {
-        Self::Direct { socket, address }
-    }
-}
-
-/// Why a route was chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Why {
-    /// Authenticated data or a handshake came from there.
-    Authenticated,
-    /// It was so before the last start.
-    Cached,
-    /// An operator wrote it down for a WireGuard-only peer.
-    Configured,
-}
-
-/// The route that carries a peer's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Selected {
-    /// The way.
-    pub route: Route,
-    /// The reason.
-    pub why: Why,
-    /// Since when.
-    pub since: Instant,
 }
 
 /// Routes that one handshake message is sent to: the selected one first.
@@ -133,6 +96,8 @@ pub enum PathEvent {
     Ready {
         /// The peer.
         slot: PeerSlot,
+        /// Even if there is a session: it carries nothing any more.
+        renew: bool,
     },
     /// Another route carries the peer's data from now on.
     Selected {
@@ -152,6 +117,22 @@ pub enum PathEvent {
     CacheChanged,
     /// A peer is about to be told where we are: ask the servers.
     Gather,
+    /// Say something authentic to the peer on its new way, if there is a session.
+    Greet {
+        /// The peer.
+        slot: PeerSlot,
+    },
+    /// Nobody has talked for long: there is no way to the peer any more, and the
+    /// next packet looks for one.
+    Idle {
+        /// The peer.
+        slot: PeerSlot,
+    },
+    /// What [`Paths::wants_relay`] and [`Paths::through_relay`] say may be
+    /// otherwise than before.
+    Relay,
+    /// What was sent through our allocation is not answered.
+    RelaySilent,
     /// Was the peer heard? Answered by [`Paths::handle_heard`] at once.
     Listen {
         /// The peer.
@@ -183,6 +164,9 @@ pub struct Paths<const PEERS: usize> {
     peers: [Option<PeerPath>; PEERS],
     early: Vec<Early, EARLY>,
     gathering: Gathering,
+    allocation: Allocation,
+    /// [`PathEvent::Relay`] is due.
+    relay_changed: bool,
     /// Round trip to the coordinator.
     rtt_ms: u16,
     endpoints_changed: bool,
@@ -203,6 +187,8 @@ impl<const PEERS: usize> Paths<PEERS> {
             peers: [const { None }; PEERS],
             early: Vec::new(),
             gathering: Gathering::new(),
+            allocation: Allocation::Absent,
+            relay_changed: false,
             rtt_ms: 0,
             endpoints_changed: false,
             cache_at: Instant::ZERO,
@@ -213,8 +199,11 @@ impl<const PEERS: usize> Paths<PEERS> {
     }
 
     /// Who we are: decides who begins when two call each other.
-    pub const fn set_own(&mut self, own: DeviceId) {
+    pub fn set_own(&mut self, own: DeviceId) {
         self.own = own;
+        for peer in self.peers.iter_mut().flatten() {
+            peer.leads = own < peer.kind.device;
+        }
     }
 
     /// The overlay, whose addresses are never candidates.
@@ -248,12 +237,22 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.local.sockets
     }
 
-    /// We are somewhere else, or servers are others: what they said holds no
-    /// more.
-    pub fn handle_network_change(&mut self) {
+    /// Servers are others: what they said holds no more.
+    pub fn handle_servers_change(&mut self) {
         self.local.set_reflexive(core::iter::empty());
         self.gathering.forget();
         self.stir();
+    }
+
+    /// We are somewhere else: peers that are talked to are told at once.
+    pub fn handle_network_change(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.handle_servers_change();
+        for peer in self.peers.iter_mut().flatten().filter(|peer| !peer.kind.wireguard_only) {
+            if peer.listening.due_at().is_some() {
+                peer.handle_moved(entropy, now);
+                peer.draw_handle(entropy);
+            }
+        }
     }
 
     /// A server said where we are seen from: the addresses, of each family the
@@ -298,6 +297,10 @@ impl<const PEERS: usize> Paths<PEERS> {
                 false
             }
         };
+        let own = self.own;
+        if let Some(peer) = self.peer_mut(slot) {
+            peer.leads = own < kind.device;
+        }
         if moved {
             self.select_configured(slot, now);
         }
@@ -314,7 +317,8 @@ impl<const PEERS: usize> Paths<PEERS> {
     fn select_configured(&mut self, slot: PeerSlot, now: Instant) {
         let route = self.fixed_route(slot);
         if let (Some(peer), Some(route)) = (self.peer_mut(slot), route) {
-            peer.selected = Some(Selected { route, why: Why::Configured, since: now });
+            peer.selected =
+                Some(Selected { route, why: Why::Configured, since: now, relayed: false });
             self.stir();
         }
     }
@@ -338,7 +342,8 @@ impl<const PEERS: usize> Paths<PEERS> {
         if let Some(peer) = self.peer_mut(slot)
             && peer.selected.is_none()
         {
-            peer.selected = route.map(|route| Selected { route, why: Why::Cached, since: now });
+            let (why, relayed) = (Why::Cached, false);
+            peer.selected = route.map(|route| Selected { route, why, since: now, relayed });
         }
     }
 
@@ -350,8 +355,8 @@ impl<const PEERS: usize> Paths<PEERS> {
         };
         if peer.kind.wireguard_only {
             if peer.selected.is_none() {
-                let why = Why::Configured;
-                peer.selected = fixed.map(|route| Selected { route, why, since: now });
+                let (why, relayed) = (Why::Configured, false);
+                peer.selected = fixed.map(|route| Selected { route, why, since: now, relayed });
             }
             match peer.selected {
                 Some(_) => peer.ready = true,
@@ -418,11 +423,11 @@ impl<const PEERS: usize> Paths<PEERS> {
             self.keep_early(call, now);
             return;
         };
-        let named = self.named(&call.candidates, call.receiver, entropy);
-        let begins = self.own < call.peer;
+        let routes = self.ways(slot, &call.candidates, true);
+        let named = Named { routes, ..Named::drawn(call.receiver, entropy) };
         let both = u64::from(self.rtt_ms) + u64::from(call.rtt_ms);
         if let Some(peer) = self.peer_mut(slot) {
-            peer.handle_call(call.call, named, begins, Duration::from_millis(both));
+            peer.handle_call(call.call, named, Duration::from_millis(both));
             peer.draw_handle(entropy);
             self.stir();
         }
@@ -433,7 +438,8 @@ impl<const PEERS: usize> Paths<PEERS> {
         let Some(slot) = self.slot_of(ack.peer) else {
             return;
         };
-        let named = self.named(&ack.candidates, ack.receiver, entropy);
+        let routes = self.ways(slot, &ack.candidates, false);
+        let named = Named { routes, ..Named::drawn(ack.receiver, entropy) };
         if let Some(peer) = self.peer_mut(slot) {
             peer.handle_call_ack(ack.call, named, now);
             self.stir();
@@ -457,9 +463,12 @@ impl<const PEERS: usize> Paths<PEERS> {
     }
 
     /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         for peer in self.peers.iter_mut().flatten() {
-            peer.handle_timeout(now);
+            peer.handle_timeout(entropy, now);
+            if peer.is_calling() {
+                peer.draw_handle(entropy);
+            }
         }
         self.early.retain(|early| now <= early.until);
         self.gathering.handle_timeout(now);
@@ -486,8 +495,10 @@ impl<const PEERS: usize> Paths<PEERS> {
         let rtt_ms = self.rtt_ms;
         let nat = self.gathering.nat(now);
         for peer in self.peers.iter_mut().flatten() {
-            let candidates = || self.local.list();
+            let relayed = peer.leans && self.local.has_relayed();
+            let candidates = || self.local.list(relayed);
             if let Some(call) = peer.take_ack(now) {
+                peer.told_relay = relayed;
                 return Some(PathSignal::CallAck(CallAck {
                     call,
                     peer: peer.kind.device,
@@ -498,6 +509,7 @@ impl<const PEERS: usize> Paths<PEERS> {
                 }));
             }
             if let Some(call) = peer.take_call(now) {
+                peer.told_relay = relayed;
                 return Some(PathSignal::Call(Call {
                     call,
                     peer: peer.kind.device,
@@ -529,11 +541,15 @@ impl<const PEERS: usize> Paths<PEERS> {
                 return Some(event);
             }
         }
+        self.relay_changed |= self.lean(now);
         if self.gathering.is_stale(now)
             && self.peers.iter().flatten().any(|peer| peer.has_signal(now))
         {
             self.gathering.begin(now);
             return Some(PathEvent::Gather);
+        }
+        if core::mem::take(&mut self.relay_changed) {
+            return Some(PathEvent::Relay);
         }
         self.changed = false;
         None
@@ -546,10 +562,7 @@ impl<const PEERS: usize> Paths<PEERS> {
 
     /// Whose selected route leads to this address.
     pub fn slot_at(&self, address: SocketAddr) -> Option<PeerSlot> {
-        let leads = |selected: &Selected| {
-            let Route::Direct { address: to, .. } = selected.route;
-            to == address
-        };
+        let leads = |selected: &Selected| selected.route.address() == address;
         let position = self.peers.iter().position(|peer| {
             peer.as_ref().is_some_and(|peer| peer.selected.as_ref().is_some_and(leads))
         })?;
@@ -562,7 +575,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         let Some(peer) = self.peer(slot) else {
             return Targets::new();
         };
-        if let Some(route) = peer.checks.best(now) {
+        if let Some((route, _)) = peer.checks.best(now) {
             return core::iter::once(route).collect();
         }
         let mut targets: Targets = peer.selected.iter().map(|selected| selected.route).collect();
@@ -580,14 +593,15 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// authenticated data.
     pub fn cached(&self, slot: PeerSlot) -> Option<SocketAddr> {
         let selected = self.selected(slot)?;
-        let Route::Direct { address, .. } = selected.route;
-        (selected.why != Why::Configured).then_some(address)
+        let lasts = selected.why != Why::Configured && !selected.relayed;
+        lasts.then_some(selected.route.address())
     }
 
     /// Something happened: events and signals are looked for again.
-    const fn stir(&mut self) {
+    fn stir(&mut self) {
         self.changed = true;
         self.signals = true;
+        self.relay_changed |= self.allocation != Allocation::Absent;
         self.probe_at = Instant::ZERO;
     }
 
@@ -602,18 +616,6 @@ impl<const PEERS: usize> Paths<PEERS> {
 
     fn peer_mut(&mut self, slot: PeerSlot) -> Option<&mut PeerPath> {
         self.peers.get_mut(slot.index())?.as_mut()
-    }
-
-    fn named(&self, candidates: &[Candidate], handle: u32, entropy: &mut dyn Entropy) -> Named {
-        let routes = candidates
-            .iter()
-            // A relayed address needs our permission at a relay first.
-            .filter(|candidate| candidate.kind != CandidateKind::Relayed)
-            .filter_map(|candidate| self.local.route(candidate.address))
-            .collect();
-        let mut transaction = [0; 8];
-        entropy.fill(&mut transaction);
-        Named { routes, handle, transaction: u64::from_le_bytes(transaction) }
     }
 
     fn keep_early(&mut self, call: &Call, now: Instant) {

@@ -1,13 +1,13 @@
 //! One peer's path: its route, its candidates, and the call that looks for
 //! them.
 
-use heapless::Vec;
 use weft_wire::probe::ProbeHead;
-use weft_wire::signal::CANDIDATES;
 use weft_wire::verdict::CallFailure;
 
 use super::check::Checks;
+use super::relayed::Ways;
 use super::silence::Listening;
+use super::upgrade::Choice;
 use super::{NoPath, PathEvent, PeerKind, Route, Selected, Why};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot};
@@ -60,11 +60,20 @@ impl Calling {
 /// What a peer said of itself in a call or its answer.
 pub(super) struct Named {
     /// Where it says that it is.
-    pub(super) routes: Vec<Route, CANDIDATES>,
+    pub(super) routes: Ways,
     /// What our probes to it carry.
     pub(super) handle: u32,
     /// Of our first ping.
     pub(super) transaction: u64,
+}
+
+impl Named {
+    /// Nothing named yet.
+    pub(super) fn drawn(handle: u32, entropy: &mut dyn Entropy) -> Self {
+        let mut transaction = [0; 8];
+        entropy.fill(&mut transaction);
+        Self { routes: Ways::new(), handle, transaction: u64::from_le_bytes(transaction) }
+    }
 }
 
 /// One peer.
@@ -72,7 +81,24 @@ pub(super) struct PeerPath {
     pub(super) kind: PeerKind,
     pub(super) selected: Option<Selected>,
     /// When authenticated data last confirmed the selected route.
-    confirmed_at: Option<Instant>,
+    pub(super) confirmed_at: Option<Instant>,
+    /// Our device id is the lower one.
+    pub(super) leads: bool,
+    /// Reached, or to be reached, through an allocation of ours.
+    pub(super) leans: bool,
+    /// What we last told named what a relay keeps for us.
+    pub(super) told_relay: bool,
+    pub(super) choice: Choice,
+    /// Nothing comes back on the way in use, not even an answer to pings.
+    pub(super) in_doubt: bool,
+    /// Data has moved away from a silent way, and nothing has come back yet.
+    pub(super) unproven: bool,
+    /// The peer is to hear from us on the way that is new.
+    pub(super) greets: bool,
+    /// Nobody talked for so long that the way is given up.
+    pub(super) is_idle: bool,
+    /// Our relay may be what is silent.
+    pub(super) suspects: bool,
     calling: Option<Calling>,
     called_at: Option<Instant>,
     /// The peer's call that is to be answered.
@@ -87,6 +113,8 @@ pub(super) struct PeerPath {
     blind_at: Option<Instant>,
     pub(super) listening: Listening,
     pub(super) ready: bool,
+    /// Even if there is a session: it is in doubt.
+    pub(super) renews: bool,
     pub(super) failed: Option<NoPath>,
     /// The owner was told of the selected route.
     told: Option<Route>,
@@ -98,6 +126,15 @@ impl PeerPath {
             kind,
             selected: None,
             confirmed_at: None,
+            leads: false,
+            leans: false,
+            told_relay: false,
+            choice: Choice::new(),
+            in_doubt: false,
+            unproven: false,
+            greets: false,
+            is_idle: false,
+            suspects: false,
             calling: None,
             called_at: None,
             ack_due: None,
@@ -107,6 +144,7 @@ impl PeerPath {
             blind_at: None,
             listening: Listening::new(),
             ready: false,
+            renews: false,
             failed: None,
             told: None,
         }
@@ -129,14 +167,20 @@ impl PeerPath {
 
     /// Returns whether the route is another one than before.
     pub(super) fn handle_authenticated(&mut self, route: Route, now: Instant) -> bool {
+        if self.strays(route, now) {
+            return false;
+        }
         self.calling = None;
         self.blind_at = None;
         self.initiates = false;
-        self.checks.end();
+        self.in_doubt = false;
+        if !self.is_relayed(route) {
+            self.checks.end();
+        }
         self.confirmed_at = Some(now);
         let before = self.selected.map(|selected| (selected.route, selected.why));
         if before != Some((route, Why::Authenticated)) {
-            self.selected = Some(Selected { route, why: Why::Authenticated, since: now });
+            self.select(route, Why::Authenticated, now);
         }
         before.is_none_or(|(before, _)| before != route)
     }
@@ -145,27 +189,27 @@ impl PeerPath {
         self.confirmed_at = None;
         self.checks.end();
         self.listening.end();
+        self.rest();
         self.calling = None;
         self.blind_at = None;
         self.initiates = false;
+        self.in_doubt = false;
+        self.leans = false;
     }
 
-    /// `begins`: our device id is the lower one.
-    pub(super) fn handle_call(
-        &mut self,
-        call: u32,
-        named: Named,
-        begins: bool,
-        round_trips: Duration,
-    ) {
+    pub(super) fn handle_call(&mut self, call: u32, named: Named, round_trips: Duration) {
         self.ack_due = Some(call);
         if named.routes.is_empty() {
             return;
         }
         let crossed = self.calling.take().is_some();
-        self.initiates |= crossed && begins;
+        self.initiates |= crossed && self.leads;
         self.begin(call, named);
         self.round_trips = round_trips;
+    }
+
+    pub(super) const fn is_calling(&self) -> bool {
+        self.calling.is_some()
     }
 
     fn begin(&mut self, call: u32, named: Named) {
@@ -207,6 +251,7 @@ impl PeerPath {
             self.initiates = false;
             self.ready = true;
         }
+        self.choose(now);
         Ok(())
     }
 
@@ -243,10 +288,12 @@ impl PeerPath {
         }
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.handle_choice_timeout(entropy, now);
         if self.blind_at.is_some_and(|at| at <= now) {
             self.blind_at = None;
             self.ready = true;
+            self.renews |= self.in_doubt;
         }
         let Some(calling) = &mut self.calling else {
             return;
@@ -267,7 +314,10 @@ impl PeerPath {
         let call = self.calling.map(|calling| {
             if calling.due { calling.give_up_at } else { calling.due_at.min(calling.give_up_at) }
         });
-        [call, self.blind_at, self.listening.due_at()].into_iter().flatten().min()
+        [call, self.blind_at, self.listening.due_at(), self.choice.due_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether the peer is to be told something now.
@@ -300,8 +350,19 @@ impl PeerPath {
             self.told = Some(selected.route);
             return Some(PathEvent::Selected { slot, selected });
         }
-        if core::mem::take(&mut self.ready) {
-            return Some(PathEvent::Ready { slot });
+        let take = core::mem::take::<bool>;
+        if take(&mut self.is_idle) {
+            self.told = None;
+            return Some(PathEvent::Idle { slot });
+        }
+        if take(&mut self.suspects) {
+            return Some(PathEvent::RelaySilent);
+        }
+        if take(&mut self.greets) {
+            return Some(PathEvent::Greet { slot });
+        }
+        if take(&mut self.ready) {
+            return Some(PathEvent::Ready { slot, renew: take(&mut self.renews) });
         }
         let why = self.failed.take()?;
         Some(PathEvent::Failed { slot, why })
@@ -331,6 +392,18 @@ impl PeerPath {
                     why: NoPath::NoAnswer,
                 });
             }
+        }
+    }
+
+    /// The peer is told anew what it was told in the call that is under way, or
+    /// was the last.
+    pub(super) fn call_again(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        match &mut self.calling {
+            Some(calling) => {
+                calling.sent = calling.sent.min(1);
+                calling.due_at = now;
+            }
+            None => self.call_at(now, entropy, now),
         }
     }
 }

@@ -48,15 +48,10 @@ impl<const PEERS: usize> Paths<PEERS> {
             // Signals travel over the coordinator; nothing needs a goodbye.
             _ => return Err((Some(slot), DropReason::Malformed)),
         };
-        let result = self
-            .local
-            .route(source.address)
-            .filter(|route| *route == Route::from(source))
-            .ok_or(DropReason::NoPath)
-            .and_then(|route| {
-                let peer = self.peer_mut(slot).ok_or(DropReason::UnknownPeer)?;
-                peer.handle_probe(route, &head, delay_ms, now)
-            });
+        let result = self.way_back(source).ok_or(DropReason::NoPath).and_then(|route| {
+            let peer = self.peer_mut(slot).ok_or(DropReason::UnknownPeer)?;
+            peer.handle_probe(route, &head, delay_ms, now)
+        });
         self.stir();
         result.map(|()| slot).map_err(|reason| (Some(slot), reason))
     }
@@ -86,6 +81,13 @@ impl<const PEERS: usize> Paths<PEERS> {
         None
     }
 
+    /// How a datagram from there is answered; `None` if it is not.
+    fn way_back(&self, source: Source) -> Option<Route> {
+        let route = Route::from(source);
+        let direct = self.local.route(source.address)?;
+        (route.is_ours() || direct == route).then_some(route)
+    }
+
     fn slot_of_handle(&self, handle: u32) -> Option<PeerSlot> {
         let is_of = |peer: &Option<super::PeerPath>| {
             peer.as_ref().is_some_and(|peer| peer.checks.own_handle == handle)
@@ -103,10 +105,9 @@ fn emit(
     mac: &mut dyn ProbeMac,
     now: Instant,
 ) -> Option<usize> {
-    let Route::Direct { address, .. } = outgoing.route;
     let waited = u16::try_from((now - outgoing.heard_at).as_millis()).unwrap_or(u16::MAX);
     let body = match outgoing.kind {
-        ProbeKind::Pong => pong_body(address, waited),
+        ProbeKind::Pong => pong_body(outgoing.route.address(), waited),
         _ => PING_BODY,
     };
     let mut missing = false;

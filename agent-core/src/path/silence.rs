@@ -6,6 +6,7 @@
 //! called, as if there were no way. A NAT forgets a mapping after 30 s on many
 //! networks, and WireGuard would notice after 15 s of sending.
 
+use super::Selected;
 use super::peer::PeerPath;
 use crate::entropy::Entropy;
 use crate::event::Activity;
@@ -14,7 +15,7 @@ use crate::time::{Duration, Instant};
 /// Data without an answer for this long makes us ask.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 /// The way has this long to answer; by then six pings went.
-const ANSWER_WITHIN: Duration = Duration::from_millis(1_500);
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// A way that answered is not asked again for this long.
 const TRUSTED_FOR: Duration = Duration::from_secs(30);
 /// Without an answer everything is done again after this long.
@@ -22,6 +23,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Who was sent nothing for this long is not listened for. The data path says
 /// when data goes again.
 const IDLE_AFTER: Duration = Duration::from_secs(15);
+/// A way over a relay is given up when nobody has talked for this long.
+const RELAY_IDLE_AFTER: Duration = Duration::from_secs(120);
 
 /// Listening for one peer.
 pub(super) struct Listening {
@@ -67,34 +70,89 @@ impl PeerPath {
         self.listening.at = match (heard.first_unanswered_at, self.listening.asked_at) {
             (None, _) => {
                 self.listening.asked_at = None;
-                let idle = heard.data_sent_at.is_none_or(|at| now - at >= IDLE_AFTER);
-                if idle { Instant::FAR_FUTURE } else { now + ASK_AFTER }
+                self.in_doubt = false;
+                self.unproven = false;
+                self.listen_on(heard, now)
             }
             (Some(since), _) if now - since < ASK_AFTER => since + ASK_AFTER,
+            (Some(_), None) if self.unproven => {
+                // The way works and the session does not: the peer started anew.
+                self.unproven = false;
+                self.ready = true;
+                self.renews = true;
+                now + AGAIN_AFTER
+            }
             (Some(_), None) => self.ask_the_way(entropy, now),
             (Some(_), Some(asked_at)) => {
                 self.listening.asked_at = None;
                 let way = self.selected.map(|selected| selected.route);
-                if self.checks.best(now).is_some() && self.checks.best(now) == way {
+                if way.is_some_and(|way| self.checks.answers(way, now)) {
                     asked_at + TRUSTED_FOR
                 } else {
-                    self.call_at(now, entropy, now);
+                    self.doubt(entropy, now);
                     now + AGAIN_AFTER
                 }
             }
         };
     }
 
+    /// When the data path is asked next what it has heard of a peer that answers.
+    fn listen_on(&mut self, heard: &Activity, now: Instant) -> Instant {
+        if heard.data_sent_at.is_some_and(|at| now - at < IDLE_AFTER) {
+            return now + ASK_AFTER;
+        }
+        if !self.selected.is_some_and(|selected| selected.relayed) {
+            return Instant::FAR_FUTURE;
+        }
+        // Whoever has the allocation keeps it for longer than the other sends to it.
+        let limit = if self.uses_ours() { RELAY_IDLE_AFTER + IDLE_AFTER } else { RELAY_IDLE_AFTER };
+        let last = heard.data_sent_at.max(heard.data_received_at).unwrap_or(Instant::ZERO);
+        if now - last < limit {
+            return last + limit;
+        }
+        self.handle_failed();
+        self.selected = None;
+        self.is_idle = true;
+        Instant::FAR_FUTURE
+    }
+
+    /// Nothing comes back this way: whatever is known is tried, and the peer is
+    /// asked for more.
+    fn doubt(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.in_doubt = true;
+        self.suspects |= self.uses_ours();
+        self.call_at(now, entropy, now);
+        self.retry(entropy, now);
+    }
+
+    /// Data has left a silent way: something has to come back on the new one.
+    pub(super) fn doubt_moved(&mut self, now: Instant) {
+        self.in_doubt = false;
+        self.unproven = true;
+        self.listening.asked_at = None;
+        self.listening.at = now + ASK_AFTER;
+    }
+
+    /// Pings go to every address that is known.
+    pub(super) fn retry(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.checks.retry(transaction(entropy), now);
+    }
+
     /// Returns when the answer must have come.
     fn ask_the_way(&mut self, entropy: &mut dyn Entropy, now: Instant) -> Instant {
         let Some(selected) = self.selected else { return Instant::FAR_FUTURE };
         // A round that is under way tries more than this.
-        if !self.checks.is_open() {
-            let mut transaction = [0; 8];
-            entropy.fill(&mut transaction);
-            self.checks.ask(selected.route, u64::from_le_bytes(transaction), now);
+        if self.checks.is_spent() {
+            let Selected { route, relayed, .. } = selected;
+            self.checks.ask(route, relayed, transaction(entropy), now);
         }
         self.listening.asked_at = Some(now);
         now + ANSWER_WITHIN
     }
+}
+
+fn transaction(entropy: &mut dyn Entropy) -> u64 {
+    let mut transaction = [0; 8];
+    entropy.fill(&mut transaction);
+    u64::from_le_bytes(transaction)
 }

@@ -148,8 +148,8 @@ impl<const PEERS: usize> Core<PEERS> {
             let line = self.lines.get(slot).filter(|line| line.state == LineState::Open)?;
             return Some(Via::Stream(line.id));
         }
-        let server = way.server(&self.current?, self.sockets)?;
-        Some(Via::Udp { socket: way.socket(self.sockets)?, server })
+        let to = way.server(&self.current?, self.sockets)?;
+        Some(Via::Udp { socket: way.socket(self.sockets)?, to })
     }
 
     fn write(
@@ -196,11 +196,12 @@ impl<const PEERS: usize> Core<PEERS> {
         Some(Route { via: self.via(self.live.as_ref()?.way)?, channel })
     }
 
-    pub(super) fn write_indication(
+    /// Makes an indication of what stands at the front of `buffer`.
+    pub(super) fn wrap_indication(
         &mut self,
         peer: SocketAddr,
-        data: &[u8],
-        out: &mut [u8],
+        buffer: &mut [u8],
+        len: usize,
     ) -> Option<RelayTransmit> {
         let via = self.via(self.live.as_ref()?.way)?;
         let is_permitted = self.peers.iter().any(|known| {
@@ -209,11 +210,17 @@ impl<const PEERS: usize> Core<PEERS> {
         if !is_permitted || peer.port() == 0 {
             return None;
         }
+        // What stands before the data depends on the family alone.
+        let head = 20 + if peer.is_ipv4() { 12 } else { 24 } + 4;
+        if head + len > buffer.len() {
+            return None;
+        }
+        buffer.copy_within(..len, head);
         self.counter = self.counter.wrapping_add(1);
         let transaction = self.name(self.counter)?;
-        let mut writer = MessageWriter::new(SEND_INDICATION, transaction, out).ok()?;
+        let mut writer = MessageWriter::new(SEND_INDICATION, transaction, buffer).ok()?;
         writer.xor_address(XOR_PEER_ADDRESS, peer).ok()?;
-        writer.attribute(DATA_ATTRIBUTE, data).ok()?;
+        writer.attribute_in_place(DATA_ATTRIBUTE, len).ok()?;
         Some(RelayTransmit { via, len: writer.finish_bare() })
     }
 }

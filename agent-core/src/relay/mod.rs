@@ -42,7 +42,8 @@ use weft_wire::relay::{Relay, RelayLogin};
 use weft_wire::stun::{ChannelData, Deframer};
 
 use crate::entropy::Entropy;
-use crate::event::{DropReason, SocketId, Sockets, Source};
+use crate::event::{DropReason, Sockets, Source};
+pub use crate::event::{StreamId, Via};
 use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 use state::Core;
@@ -156,10 +157,6 @@ pub enum RelayEvent {
     GrantWanted,
 }
 
-/// One of the shell's connections. A number is not used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StreamId(pub(crate) u16);
-
 /// What the shell is to do with connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamCommand {
@@ -180,20 +177,6 @@ pub enum StreamCommand {
         /// Which.
         stream: StreamId,
     },
-}
-
-/// How bytes get to the relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
-    /// As a datagram.
-    Udp {
-        /// From this socket.
-        socket: SocketId,
-        /// To this address.
-        server: SocketAddr,
-    },
-    /// In a connection.
-    Stream(StreamId),
 }
 
 /// A message that is to be sent.
@@ -250,7 +233,13 @@ pub enum Received {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framed<'a> {
     /// For the client itself, or for nobody.
-    Consumed,
+    Consumed {
+        /// The connection.
+        stream: StreamId,
+        /// What it was; nothing if it cannot be told where it ends, and the
+        /// connection is closed.
+        message: &'a [u8],
+    },
     /// A peer's packet.
     Data {
         /// The connection.
@@ -344,6 +333,21 @@ impl<const PEERS: usize, const FRAME: usize> RelayClient<PEERS, FRAME> {
         self.core.unwant(canonical(peer));
     }
 
+    /// Refuses what comes from every address that is not among these.
+    pub fn retain(&mut self, is_wanted: impl FnMut(SocketAddr) -> bool) {
+        self.core.retain(is_wanted);
+    }
+
+    /// Whether there is an allocation, or one is being asked for.
+    pub const fn is_acquired(&self) -> bool {
+        self.core.is_wanted
+    }
+
+    /// The relay and the way of the allocation, if there is one.
+    pub fn rung(&self) -> Option<Rung> {
+        Some(Rung { relay: self.core.current?.number, way: self.core.live.as_ref()?.way })
+    }
+
     /// Nobody wants a relay any more: the allocation is given back.
     pub fn release(&mut self, now: Instant) {
         self.core.release(now);
@@ -353,6 +357,12 @@ impl<const PEERS: usize, const FRAME: usize> RelayClient<PEERS, FRAME> {
     /// is still there.
     pub fn suspect(&mut self, now: Instant) {
         self.core.suspect(now);
+    }
+
+    /// Nothing comes back through the relay: another one is asked for an
+    /// allocation, and this one again if there is no other.
+    pub fn give_up(&mut self, now: Instant) {
+        self.core.give_up(now);
     }
 
     /// A datagram came.
@@ -413,14 +423,14 @@ impl<const PEERS: usize, const FRAME: usize> RelayClient<PEERS, FRAME> {
                 Ok(Some(frame)) => {
                     let received = self.core.handle_frame(way, frame, now);
                     let Ok(Received::Data { peer, at }) = received else {
-                        return Some(Framed::Consumed);
+                        return Some(Framed::Consumed { stream, message: frame });
                     };
                     let data = frame.get(at).unwrap_or_default();
                     return Some(Framed::Data { stream, peer, data });
                 }
                 Err(_) => {
                     self.core.break_stream(way, now);
-                    return Some(Framed::Consumed);
+                    return Some(Framed::Consumed { stream, message: &[] });
                 }
             }
         }
@@ -479,10 +489,22 @@ impl<const PEERS: usize, const FRAME: usize> RelayClient<PEERS, FRAME> {
         self.core.channel(canonical(peer))
     }
 
-    /// Writes a Send indication with `data` for a wanted address, for as long as
-    /// there is no channel: `out` has [`INDICATION_OVERHEAD`] bytes more. `None`
-    /// without an allocation, for an address that is not wanted or refused, or
-    /// without room. What [`RelayClient::poll_transmit`] has goes before it.
+    /// Makes a Send indication of the `len` bytes at the front of `buffer`, for as
+    /// long as there is no channel: with [`INDICATION_OVERHEAD`] bytes more there is
+    /// room. `None` without an allocation, for an address that is not wanted or
+    /// refused, or without room. What [`RelayClient::poll_transmit`] has goes
+    /// before it.
+    #[must_use]
+    pub fn wrap_indication(
+        &mut self,
+        peer: SocketAddr,
+        buffer: &mut [u8],
+        len: usize,
+    ) -> Option<RelayTransmit> {
+        self.core.wrap_indication(canonical(peer), buffer, len)
+    }
+
+    /// The same with `data` from elsewhere.
     #[must_use]
     pub fn write_indication(
         &mut self,
@@ -490,6 +512,7 @@ impl<const PEERS: usize, const FRAME: usize> RelayClient<PEERS, FRAME> {
         data: &[u8],
         out: &mut [u8],
     ) -> Option<RelayTransmit> {
-        self.core.write_indication(canonical(peer), data, out)
+        out.get_mut(..data.len())?.copy_from_slice(data);
+        self.wrap_indication(peer, out, data.len())
     }
 }

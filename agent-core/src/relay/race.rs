@@ -98,6 +98,23 @@ impl<const PEERS: usize> Core<PEERS> {
         self.next_relay(Why::NoRelay, now);
     }
 
+    /// The same, but this relay is asked after all others.
+    pub(super) fn start_round_without(&mut self, silent: Relay, now: Instant) {
+        self.prefer = self.prefer.filter(|rung| rung.relay != silent.number);
+        let place = self.relays.iter().position(|relay| *relay == silent);
+        self.tried = place.map_or(0, |place| 1 << place);
+        let may_use = |other: &&Relay| {
+            **other != silent
+                && self.ways(other).next().is_some()
+                && self.grant.as_ref().is_some_and(|grant| grant.admits(other.number))
+        };
+        if self.relays.iter().any(|other| may_use(&other)) {
+            self.next_relay(Why::NoAnswer, now);
+        } else {
+            self.start_round(now);
+        }
+    }
+
     /// The first relay that was not tried in this round, that which answered last
     /// before all others.
     fn next_relay(&mut self, why: Why, now: Instant) {

@@ -181,6 +181,20 @@ impl<const PEERS: usize> Core<PEERS> {
         }
     }
 
+    pub(super) fn retain(&mut self, mut is_wanted: impl FnMut(SocketAddr) -> bool) {
+        // An address that goes is replaced by the last one, which is looked at next.
+        let mut at = 0;
+        while let Some(known) = self.peers.get(at).copied() {
+            let peer = known.address();
+            if known.is_wanted() && !is_wanted(peer) {
+                self.unwant(peer);
+            }
+            if self.peers.get(at).is_some_and(|now| now.address() == peer) {
+                at += 1;
+            }
+        }
+    }
+
     pub(super) fn release(&mut self, now: Instant) {
         self.is_wanted = false;
         self.peers.clear();
@@ -273,6 +287,18 @@ impl<const PEERS: usize> Core<PEERS> {
         } else {
             self.start_round(now);
         }
+    }
+
+    pub(super) fn give_up(&mut self, now: Instant) {
+        let (Some(live), Some(relay)) = (self.live, self.current) else { return };
+        // Was it heard of a moment ago, it is not the relay that is silent.
+        if now - live.since < ASK_AGAIN_AFTER {
+            return;
+        }
+        self.live = None;
+        self.tell_lost(relay.number, Why::NoAnswer);
+        self.close_lines();
+        self.start_round_without(relay, now);
     }
 
     /// A refresh came to nothing. One that is lost is not a lost allocation.

@@ -147,6 +147,7 @@ fn unknown(status: &Status, device: &Device, wanted: &str) -> Failure {
 pub(super) fn path(peer: &Peer) -> (&'static str, String) {
     match &peer.path {
         Path::Direct { remote } => ("direct", remote.clone()),
+        Path::Relay { remote } => ("relay", remote.clone()),
         Path::Idle => ("idle", "rings on demand".to_owned()),
         Path::Connecting => ("idle", "ringing".to_owned()),
     }
@@ -156,6 +157,7 @@ pub(super) fn path(peer: &Peer) -> (&'static str, String) {
 pub(super) fn path_style(peer: &Peer) -> Style {
     match peer.path {
         Path::Direct { .. } => style::GOOD,
+        Path::Relay { .. } => style::WARN,
         Path::Idle => style::DIM,
         Path::Connecting => style::WARN,
     }
@@ -167,6 +169,7 @@ pub(super) fn sorted(peers: &[Peer]) -> Vec<&Peer> {
     sorted.sort_by_key(|peer| {
         let rank = match peer.path {
             Path::Direct { .. } => 0,
+            Path::Relay { .. } => 0,
             Path::Connecting => 1,
             Path::Idle => 2,
         };

@@ -100,7 +100,7 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
             _ => current(&mut client, &found)?,
         };
         let (path, detail) = peer::path(&peer);
-        let via = matches!(peer.path, Path::Direct { .. }).then_some(detail);
+        let via = matches!(peer.path, Path::Direct { .. } | Path::Relay { .. }).then_some(detail);
         let reply = Reply { seq: sequence, rtt_us, path, via };
         if !context.ui.json {
             context.ui.answer(&describe(&reply, &peer));
@@ -159,8 +159,8 @@ fn own_name(status: &Status) -> &str {
 fn state(peer: &Peer) -> String {
     let (kind, detail) = peer::path(peer);
     match peer.path {
-        Path::Direct { .. } => format!("{kind} {detail}"),
-        _ => "idle, ringing".to_owned(),
+        Path::Direct { .. } | Path::Relay { .. } => format!("{kind} {detail}"),
+        Path::Idle | Path::Connecting => "idle, ringing".to_owned(),
     }
 }
 

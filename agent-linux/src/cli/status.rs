@@ -301,8 +301,10 @@ pub(super) fn peers(
 fn counts(peers: &[Peer]) -> String {
     let count = |kind: fn(&Path) -> bool| peers.iter().filter(|peer| kind(&peer.path)).count();
     let direct = count(|path| matches!(path, Path::Direct { .. }));
-    let idle = peers.len() - direct;
-    format!("{}: {direct} direct, {idle} idle", units::count(peers.len(), "peer"))
+    let relayed = count(|path| matches!(path, Path::Relay { .. }));
+    let idle = peers.len() - direct - relayed;
+    let relayed = if relayed > 0 { format!("{relayed} over a relay, ") } else { String::new() };
+    format!("{}: {direct} direct, {relayed}{idle} idle", units::count(peers.len(), "peer"))
 }
 
 #[derive(Serialize)]
@@ -508,8 +510,8 @@ pub(super) fn peer_documents(status: &Status, now_ms: u64) -> Vec<PeerDocument> 
         path: PathDocument {
             kind: peer::path(peer).0,
             remote: match &peer.path {
-                Path::Direct { remote } => Some(remote.clone()),
-                _ => None,
+                Path::Direct { remote } | Path::Relay { remote } => Some(remote.clone()),
+                Path::Idle | Path::Connecting => None,
             },
         },
         rtt_us: peer.rtt_us,

@@ -13,7 +13,7 @@ mod stream;
 mod tests;
 #[cfg(test)]
 mod tests_carriers;
-mod tls;
+pub(crate) mod tls;
 mod wait;
 pub(crate) mod way;
 pub(crate) mod websocket;

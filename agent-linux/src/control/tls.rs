@@ -69,7 +69,7 @@ impl Tls {
     /// # Errors
     ///
     /// When the host is no name that TLS could ask for.
-    pub(super) fn connect(&self, host: &str, http: bool) -> Result<Box<ClientConnection>, Error> {
+    pub(crate) fn connect(&self, host: &str, http: bool) -> Result<Box<ClientConnection>, Error> {
         let config = if http { &self.http } else { &self.plain };
         let name = match host.parse::<IpAddr>() {
             Ok(address) => ServerName::from(address),

@@ -2,16 +2,24 @@
 //! and the other way round. Batches, so that a busy tunnel costs few system
 //! calls; bounded, so that the rest of the loop gets its turn.
 
-use weft_agent_core::agent::{Input, Output};
+use std::net::IpAddr;
+
+use weft_agent_core::agent::{Input, Output, Transmit};
 use weft_agent_core::buffer::PacketBuf;
 use weft_agent_core::config::implementation::{HEADROOM, TAILROOM};
-use weft_agent_core::event::{SocketId, Source};
+use weft_agent_core::event::{DropReason, SocketId, Source, Via};
 use weft_agent_core::ip::icmp::{self, Problem};
+use weft_agent_core::relay::INDICATION_OVERHEAD;
 
+use crate::daemon::echo::Echoes;
+use crate::daemon::overlay::Mesh;
 use crate::daemon::{Daemon, now};
 use crate::ipc::protocol::Answer;
+use crate::ipc::server::ClientId;
 use crate::log::Event;
-use crate::net::udp::{BATCH, DATAGRAM_LEN, ReceiveBatch, SendBatch};
+use crate::net::udp::{BATCH, DATAGRAM_LEN, ReceiveBatch, SENT_LEN, SendBatch};
+use crate::os::clock;
+use crate::relay::Told;
 
 /// The IPv4 socket's number for the agent.
 pub(super) const SOCKET_V4: SocketId = SocketId(0);
@@ -21,7 +29,7 @@ pub(super) const SOCKET_V6: SocketId = SocketId(1);
 /// Batches of one turn.
 const TURN: usize = 4;
 /// The longest packet that is read: what a datagram's buffer holds of it.
-const PACKET_LEN: usize = DATAGRAM_LEN - HEADROOM - TAILROOM;
+const PACKET_LEN: usize = SENT_LEN - HEADROOM - TAILROOM - INDICATION_OVERHEAD;
 /// An ICMP error is at most as long as IPv6's smallest MTU.
 const ANSWER_LEN: usize = 1_280;
 
@@ -45,6 +53,33 @@ impl Buffers {
             undelivered: 0,
             frame: Box::new([0; weft_wire::frame::MAX_FRAME]),
         }
+    }
+}
+
+/// Where packets for this host go.
+struct Inside<'a> {
+    echoes: &'a mut Echoes,
+    mesh: &'a mut Mesh,
+    undelivered: &'a mut u64,
+}
+
+impl Inside<'_> {
+    /// Hands a packet to the host, or takes it as the answer to an echo of ours.
+    /// What was dropped is counted in the agent.
+    fn deliver(
+        &mut self,
+        received: Result<Input<'_>, DropReason>,
+        now_us: u64,
+    ) -> Option<(ClientId, IpAddr, u64)> {
+        let Ok(Input::Packet(packet)) = received else { return None };
+        let answered = self.echoes.take(packet, now_us);
+        if answered.is_none()
+            && let Some(tun) = self.mesh.tun_mut()
+            && tun.write(packet).is_err()
+        {
+            *self.undelivered += 1;
+        }
+        answered
     }
 }
 
@@ -76,21 +111,52 @@ impl Daemon {
                 continue;
             };
             let source = Source { socket, address };
-            // What was dropped is counted in the agent.
-            if let Ok(Input::Packet(packet)) = self.agent.handle_datagram(source, datagram, now) {
-                let answered = self.echoes.take(packet, now.as_micros());
-                if let Some((client, from, us)) = answered {
-                    self.note_rtt(from, us);
-                    self.server.answer(client, Answer::Echo(from, Some(us)));
-                } else if let Some(tun) = self.mesh.tun_mut()
-                    && tun.write(packet).is_err()
-                {
-                    self.buffers.undelivered += 1;
-                }
-            }
+            let received = self.agent.handle_datagram(source, datagram, now);
+            let mut inside = Inside {
+                echoes: &mut self.echoes,
+                mesh: &mut self.mesh,
+                undelivered: &mut self.buffers.undelivered,
+            };
+            let echo = inside.deliver(received, now.as_micros());
+            self.answer_echo(echo);
             self.drain();
         }
         count
+    }
+
+    /// Reads what came in connections to relays.
+    pub(super) fn receive_relayed(&mut self) {
+        let mut frame = [0; DATAGRAM_LEN];
+        while let Some((stream, told)) = self.relays.next() {
+            let mut echoes = Vec::new();
+            match told {
+                Told::Connected => self.agent.handle_stream_connected(stream, now()),
+                Told::Closed => self.agent.handle_stream_closed(stream, now()),
+                Told::Data(mut bytes) => {
+                    while !bytes.is_empty() {
+                        let taken = self.agent.handle_stream_data(stream, bytes, now());
+                        bytes = bytes.get(taken..).unwrap_or_default();
+                        while let Some(received) = self.agent.poll_received(&mut frame) {
+                            let mut inside = Inside {
+                                echoes: &mut self.echoes,
+                                mesh: &mut self.mesh,
+                                undelivered: &mut self.buffers.undelivered,
+                            };
+                            echoes.extend(inside.deliver(received, clock::boot_micros()));
+                        }
+                    }
+                }
+            }
+            echoes.into_iter().for_each(|echo| self.answer_echo(Some(echo)));
+            self.drain();
+        }
+    }
+
+    fn answer_echo(&mut self, echo: Option<(ClientId, IpAddr, u64)>) {
+        if let Some((client, from, us)) = echo {
+            self.note_rtt(from, us);
+            self.server.answer(client, Answer::Echo(from, Some(us)));
+        }
     }
 
     /// Reads the mesh interface and sends what the agent sealed.
@@ -132,7 +198,7 @@ impl Daemon {
         let mut packet = PacketBuf::new(buffer, len)?;
         match self.agent.handle_packet(&mut packet, now()) {
             Ok(Output::Transmit(transmit)) => {
-                self.buffers.sending.commit(0, transmit.len, transmit.to);
+                self.dispatch(transmit);
                 None
             }
             Ok(Output::Staged) => None,
@@ -147,6 +213,20 @@ impl Daemon {
                     self.buffers.undelivered += 1;
                 }
                 problem
+            }
+        }
+    }
+
+    /// What lies in the next buffer goes into the batch, or into a connection.
+    fn dispatch(&mut self, transmit: Transmit) {
+        match transmit.via {
+            Via::Udp { to, .. } => self.buffers.sending.commit(transmit.channel, transmit.len, to),
+            Via::Stream(stream) => {
+                let buffer = self.buffers.sending.buffer();
+                let bytes = buffer.and_then(|buffer| buffer.get(..transmit.len));
+                let before = transmit.channel.as_ref().map_or(&[][..], |before| before);
+                let padding = transmit.padding();
+                self.relays.send(stream, before, bytes.unwrap_or_default(), padding);
             }
         }
     }
@@ -178,6 +258,10 @@ impl Daemon {
                 self.handle_event(event);
                 continue;
             }
+            if let Some(command) = self.agent.poll_stream() {
+                self.relays.handle(command);
+                continue;
+            }
             if let Some(request) = self.agent.poll_line() {
                 self.handle_line_request(request);
                 continue;
@@ -200,7 +284,7 @@ impl Daemon {
             let Some(transmit) = self.agent.poll_transmit(buffer) else {
                 return;
             };
-            self.buffers.sending.commit(0, transmit.len, transmit.to);
+            self.dispatch(transmit);
         }
     }
 }

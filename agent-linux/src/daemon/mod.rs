@@ -37,6 +37,7 @@ use crate::os::poll::{Interest, Place, PollSet};
 use crate::os::signal::{Signal, Signals};
 use crate::os::timer::Alarm;
 use crate::os::{clock, process};
+use crate::relay::Relays;
 use crate::store::folder::{Folder, Lock};
 use crate::store::identity::Home;
 
@@ -92,6 +93,7 @@ struct Daemon {
     line: Line,
     mesh: Mesh,
     udp: UdpPair,
+    relays: Relays,
     monitor: Monitor,
     server: Server,
     signals: Signals,
@@ -218,6 +220,7 @@ impl Daemon {
 
     fn register(&mut self, set: &mut PollSet) -> Places {
         self.line.register(set);
+        self.relays.register(set);
         self.server.register(set);
         set.add(self.alarm.as_fd(), Interest::READ);
         Places {
@@ -241,6 +244,7 @@ impl Daemon {
             self.retry_at,
             self.mesh_retry_at,
             self.server.is_pressed().then_some(0),
+            self.relays.is_pressed().then_some(0),
         ]
         .into_iter()
         .flatten()
@@ -252,6 +256,8 @@ impl Daemon {
         if set.is_ready(places.udp_v4) || places.udp_v6.is_some_and(|place| set.is_ready(place)) {
             self.receive_datagrams();
         }
+        self.relays.begin(set);
+        self.receive_relayed();
         if places.tun.is_some_and(|place| set.is_ready(place)) {
             self.read_packets();
         }

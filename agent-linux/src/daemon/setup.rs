@@ -35,6 +35,7 @@ use crate::os::signal::Signals;
 use crate::os::timer::Alarm;
 use crate::os::{clock, entropy, privilege, process};
 use crate::output::units;
+use crate::relay::Relays;
 use crate::store::STATE;
 use crate::store::cache;
 use crate::store::envelope::ReadError;
@@ -103,6 +104,7 @@ pub(super) fn open(
         line,
         mesh,
         udp,
+        relays: Relays::new(),
         monitor,
         server,
         signals,

@@ -1,9 +1,8 @@
 //! What the commands are shown: the agent's state in their words.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use weft_agent_core::agent::{Enrolled, PeerStatus};
-use weft_agent_core::path::Route;
 use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::Instant;
 use weft_noise::key::StaticSecret;
@@ -59,14 +58,17 @@ pub(super) fn enrolled_device(enrolled: &Enrolled, fingerprint: String) -> Devic
 
 /// Where a peer's data goes, while there is a session.
 pub(super) fn remote(peer: &PeerStatus<'_>) -> Option<SocketAddr> {
-    match peer.selected?.route {
-        Route::Direct { address, .. } => Some(address),
-        _ => None,
-    }
+    Some(peer.selected?.route.address())
 }
 
-fn path(peer: &PeerStatus<'_>) -> Path {
+/// `relay`: where our own allocation is.
+fn path(peer: &PeerStatus<'_>, relay: Option<IpAddr>) -> Path {
+    let relayed = peer.selected.filter(|selected| selected.relayed);
     match (peer.state, remote(peer)) {
+        (PeerState::Active, Some(remote)) if relayed.is_some() => {
+            let ours = relay.filter(|_| relayed.is_some_and(|one| one.route.is_ours()));
+            Path::Relay { remote: ours.unwrap_or_else(|| remote.ip()).to_string() }
+        }
         (PeerState::Active, Some(remote)) => Path::Direct { remote: remote.to_string() },
         (PeerState::Calling, _) => Path::Connecting,
         _ => Path::Idle,
@@ -89,8 +91,17 @@ impl Daemon {
         at.map(|at| (now() - at).as_millis() as u64)
     }
 
+    /// Where the relay is that keeps an allocation for us.
+    fn relay_address(&self) -> Option<IpAddr> {
+        let number = self.agent.rung()?.relay;
+        let relays = self.agent.settings().relays();
+        let relay = relays.iter().find(|relay| relay.number == number)?;
+        relay.v4.map(IpAddr::V4).or_else(|| relay.v6.map(IpAddr::V6))
+    }
+
     /// All peers.
     pub(super) fn peer_views(&self) -> Vec<Peer> {
+        let relay = self.relay_address();
         let peers = self.agent.peers().filter_map(|peer| {
             let routes = self.agent.routes().filter(|(slot, _)| *slot == peer.slot);
             Some(Peer {
@@ -98,7 +109,7 @@ impl Daemon {
                 name: peer.name.to_string(),
                 addresses: peer.addresses?,
                 routes: routes.map(|(_, range)| prefix(range)).collect(),
-                path: path(&peer),
+                path: path(&peer, relay),
                 rtt_us: self.rtts.get(&peer.device).copied(),
                 rx_bytes: peer.counters.received_bytes,
                 tx_bytes: peer.counters.sent_bytes,

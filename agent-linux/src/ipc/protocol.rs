@@ -147,6 +147,8 @@ pub(crate) struct Coordinator {
 pub(crate) enum Path {
     /// From address to address.
     Direct { remote: String },
+    /// Over a relay: where the peer stands there.
+    Relay { remote: String },
     /// No tunnel now; the first packet makes one.
     Idle,
     /// A tunnel is being made.

@@ -15,6 +15,11 @@ pub(crate) const BATCH: usize = 32;
 /// padding, with room to see that something is longer. Longer ones are dropped.
 pub(crate) const DATAGRAM_LEN: usize = 2_048;
 
+/// What may go before a datagram: a relay's channel.
+const BEFORE: usize = 4;
+/// The longest datagram that is sent.
+pub(crate) const SENT_LEN: usize = DATAGRAM_LEN - BEFORE;
+
 /// How many ports beyond the usual one are tried.
 const PORTS_TRIED: u16 = 64;
 
@@ -292,18 +297,27 @@ impl SendBatch {
         }
     }
 
-    /// The buffer of the next datagram; `None` when the batch is full.
-    pub(crate) fn buffer(&mut self) -> Option<&mut [u8; DATAGRAM_LEN]> {
-        self.buffers.get_mut(self.len)
+    /// The buffer of the next datagram; `None` when the batch is full. There is
+    /// room before it.
+    pub(crate) fn buffer(&mut self) -> Option<&mut [u8; SENT_LEN]> {
+        let buffer = self.buffers.get_mut(self.len)?;
+        buffer.last_chunk_mut()
     }
 
-    /// Takes what was written to bytes `start..start + len` of the last
-    /// [`Self::buffer`] as a datagram to `to`.
-    pub(crate) fn commit(&mut self, start: usize, len: usize, to: SocketAddr) {
+    /// Takes the first `len` bytes of the last [`Self::buffer`], and `before` in
+    /// front of them, as a datagram to `to`.
+    pub(crate) fn commit(&mut self, before: Option<[u8; BEFORE]>, len: usize, to: SocketAddr) {
         let at = self.len;
-        let Some(bytes) =
-            self.buffers.get_mut(at).and_then(|buffer| buffer.get_mut(start..start + len))
-        else {
+        let Some(buffer) = self.buffers.get_mut(at) else {
+            return;
+        };
+        let start = if let Some(before) = before {
+            buffer[..BEFORE].copy_from_slice(&before);
+            0
+        } else {
+            BEFORE
+        };
+        let Some(bytes) = buffer.get_mut(start..BEFORE + len) else {
             return;
         };
         self.vectors[at] =
@@ -353,8 +367,9 @@ mod unit {
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, second.port));
         let mut batch = SendBatch::new();
         for len in 1..=BATCH {
-            batch.buffer().unwrap()[16..16 + len].fill(len as u8);
-            batch.commit(16, len, to);
+            batch.buffer().unwrap()[..len].fill(len as u8);
+            let before = (len % 2 == 0).then_some([len as u8; BEFORE]);
+            batch.commit(before, len, to);
         }
         assert!(batch.buffer().is_none());
         assert_eq!(first.send(&mut batch), BATCH);
@@ -367,7 +382,8 @@ mod unit {
                 let (source, datagram) = received.get(at).unwrap();
                 seen += 1;
                 assert_eq!(source.port(), first.port);
-                assert_eq!(datagram, vec![seen as u8; seen]);
+                let before = if seen % 2 == 0 { BEFORE } else { 0 };
+                assert_eq!(datagram, vec![seen as u8; before + seen]);
             }
         }
         assert_eq!(second.v4.receive(&mut received).unwrap(), 0);
@@ -383,7 +399,7 @@ mod unit {
         assert!(!batch.is_full());
         for to in [good, bad, good] {
             batch.buffer().unwrap()[0] = 1;
-            batch.commit(0, 1, to);
+            batch.commit(None, 1, to);
         }
         assert_eq!(pair.send(&mut batch), 2);
     }

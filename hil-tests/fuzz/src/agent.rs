@@ -8,7 +8,7 @@ use weft_agent_core::agent::{AgentConfig, AgentEvent, ChipAgent, Input, Output};
 use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::{Identity, Member, Membership};
-use weft_agent_core::event::{SocketId, Sockets, Source};
+use weft_agent_core::event::{SocketId, Sockets, Source, Via};
 use weft_agent_core::time::{Duration, Instant};
 use weft_noise::key::StaticSecret;
 use weft_noise::sealed::Session;
@@ -244,7 +244,8 @@ impl Scene {
             let mut datagram = [0; capacity_for(1_420)];
             let Some(transmit) = self.agent.poll_transmit(&mut datagram) else { return };
             let datagram = &datagram[..transmit.len];
-            if let Some(peer) = (0..2).find(|&peer| endpoint(peer) == transmit.to) {
+            let Via::Udp { to, .. } = transmit.via else { continue };
+            if let Some(peer) = (0..2).find(|&peer| endpoint(peer) == to) {
                 self.peers[peer].take(datagram);
             }
             self.seen.push_back(datagram.to_vec());

@@ -172,7 +172,7 @@ impl World {
         let nowhere = Source { socket: SocketId(0), address: peer(number) };
         let asked = self.requests.get(usize::from(number)).map(|(via, _)| *via);
         match asked {
-            Some(Via::Udp { socket, server }) => Source { socket, address: server },
+            Some(Via::Udp { socket, to: server }) => Source { socket, address: server },
             _ => nowhere,
         }
     }
@@ -216,7 +216,7 @@ impl World {
             });
         let len = written.expect("room");
         match via {
-            Via::Udp { socket, server } => {
+            Via::Udp { socket, to: server } => {
                 self.datagram(Source { socket, address: server }, &out[..len]);
             }
             Via::Stream(stream) => self.stream(stream, &out[..len]),
@@ -271,7 +271,7 @@ impl World {
             let sent = self.client.poll_transmit(&mut out, entropy, now);
             let sent = sent.or_else(|| self.client.poll_stream_transmit(&mut out, entropy, now));
             let Some(sent) = sent else { break };
-            if let Via::Udp { server, .. } = sent.via {
+            if let Via::Udp { to: server, .. } = sent.via {
                 let relays = ["203.0.113.10", "203.0.113.11", "2001:db8::10"];
                 assert!(relays.contains(&&*server.ip().to_string()), "{server} is no relay");
             }

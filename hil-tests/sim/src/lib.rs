@@ -10,6 +10,7 @@
 //! - [`world`]: a clock, a network, and anything that implements
 //!   [`world::Node`].
 //! - [`tunnel`]: our tunnel and data path as such a node.
+//! - [`relay`]: our relay as a host of such a network.
 //! - [`replay`]: runs a recorded agent again.
 //! - [`mesh`]: whole agents, with a coordinator in memory and lines to it.
 //!
@@ -20,6 +21,7 @@
 pub mod mesh;
 pub mod nat;
 pub mod net;
+pub mod relay;
 pub mod replay;
 pub mod rng;
 pub mod tunnel;

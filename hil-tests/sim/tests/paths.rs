@@ -39,9 +39,11 @@ fn assert_direct(seed: u64, one: Kind, other: Kind) {
     assert!(took.as_millis() < 200, "{} to {}: {took:?}", one.name(), other.name());
     let id = mesh.id(b);
     let peer = mesh.agent(a).peers().find(|peer| peer.device == id).expect("a peer");
-    let Some(Route::Direct { address, .. }) = peer.selected.map(|selected| selected.route) else {
+    let selected = peer.selected.expect("a path");
+    let Route::Direct { address, .. } = selected.route else {
         panic!("no direct path");
     };
+    assert!(!selected.relayed);
     assert_eq!(address.ip(), IpAddr::from([198, 51, 100, 2]), "over the other's NAT");
 }
 
@@ -122,4 +124,55 @@ fn a_flow_that_goes_one_way_costs_a_ping_in_half_a_minute() {
     assert_eq!(sent(&mesh, 0), stun, "no call, for which a server would be asked");
     let probes = sent(&mesh, PROBE) - probes;
     assert!((1..=8).contains(&probes), "{probes} probes in two minutes");
+}
+
+const RELAY: [u8; 4] = [203, 0, 113, 20];
+
+/// The same as [`idle`] in a network with a relay.
+fn idle_with_relay(seed: u64, one: Kind, other: Kind) -> (Mesh, usize, usize) {
+    let mut mesh = Mesh::new(seed);
+    for server in SERVERS {
+        mesh.add_stun(server.into());
+    }
+    mesh.add_relay(RELAY.into());
+    let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
+    mesh.site(a, one);
+    mesh.site(b, other);
+    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    mesh.run_for(300_000);
+    assert_eq!(mesh.relays[0].turn.allocations(), 0, "nobody talks");
+    (mesh, a, b)
+}
+
+fn is_relayed(mesh: &Mesh, node: usize) -> bool {
+    let peer = mesh.agent(node).peers().next().expect("a peer");
+    peer.selected.expect("a path").relayed
+}
+
+/// Two boxes that cannot be crossed: the first packet goes over the relay, one
+/// allocation is enough, and it is given back when nobody talks.
+#[test]
+fn what_cannot_be_crossed_is_relayed_at_once() {
+    use Kind::{Cgnat, NoFw, Prc, SymRand, SymSeq, SymWin};
+    for one in [SymRand, SymSeq, SymWin] {
+        for other in [Prc, NoFw, Cgnat, SymRand, SymSeq, SymWin] {
+            for (seed, one, other) in [(1, one, other), (2, other, one)] {
+                let (mut mesh, a, b) = idle_with_relay(seed, one, other);
+                let took = first_packet(&mut mesh, a, b);
+                let names = (one.name(), other.name());
+                println!("{names:?} {took:?}");
+                assert!(took.as_millis() < 300, "{names:?}: {took:?}");
+                assert!(is_relayed(&mesh, a) && is_relayed(&mesh, b), "{names:?}");
+                let host = mesh.host(b);
+                for sequence in 2..52 {
+                    mesh.ping(a, host, sequence);
+                    mesh.run_for(100);
+                }
+                assert_eq!(mesh.replies(a), 51, "{names:?}: none is lost");
+                assert_eq!(mesh.relays[0].turn.allocations(), 1);
+                mesh.run_for(200_000);
+                assert_eq!(mesh.relays[0].turn.allocations(), 0, "nobody talks any more");
+            }
+        }
+    }
 }

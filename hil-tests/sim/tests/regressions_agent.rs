@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use weft_agent_core::entropy::Entropy as _;
-use weft_agent_core::event::{DropReason, SocketId, Source};
+use weft_agent_core::event::{DropReason, SocketId, Source, Via};
 use weft_noise::key::StaticSecret;
 use weft_noise::wg::{COOKIE_REPLY_LEN, INITIATION_LEN, LocalKey, Tai64n};
 use weft_sim::Rng;
@@ -26,7 +26,8 @@ fn drain(agent: &mut MeshAgent) -> Vec<(SocketAddr, Vec<u8>)> {
     let mut out = [0; 2_048];
     core::iter::from_fn(|| {
         let transmit = agent.poll_transmit(&mut out)?;
-        Some((transmit.to, out[..transmit.len].to_vec()))
+        let Via::Udp { to, .. } = transmit.via else { panic!("{transmit:?}") };
+        Some((to, out[..transmit.len].to_vec()))
     })
     .collect()
 }

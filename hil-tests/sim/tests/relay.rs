@@ -2,8 +2,8 @@
 //! what the link does not lose arrives.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use weft_agent_core::entropy::Entropy;
 use weft_agent_core::event::{SocketId, Sockets, Source};
@@ -12,10 +12,7 @@ use weft_agent_core::relay::{
 };
 use weft_agent_core::time::{Duration, Instant};
 use weft_noise::legacy::hmac_sha1;
-use weft_relay::proto::turn::{
-    Client, Command, Hop, Now, Opened, Output, Prefix, Relay, Settings, SharedSecret, Turn,
-    Via as ServerVia,
-};
+use weft_sim::relay::Server;
 use weft_sim::{Datagram, HostId, Link, Network, Rng};
 use weft_wire::relay::{Relay as Listed, RelayLogin, RelayMac};
 
@@ -37,106 +34,6 @@ struct Seeded(Rng);
 impl Entropy for Seeded {
     fn fill(&mut self, out: &mut [u8]) {
         out.iter_mut().for_each(|byte| *byte = self.0.next() as u8);
-    }
-}
-
-/// A relay on its host.
-struct Server {
-    turn: Turn,
-    host: HostId,
-    ip: IpAddr,
-    ports: BTreeMap<u16, Relay>,
-    out: Output,
-}
-
-fn turn(ip: IpAddr, seed: u8) -> Turn {
-    let IpAddr::V4(v4) = ip else { panic!("{ip}") };
-    let settings = Settings {
-        secrets: vec![SharedSecret::new(SECRET)],
-        relay_v4: Some(v4),
-        listeners: vec![SocketAddr::new(ip, 3_478)],
-        ..Settings::default()
-    };
-    Turn::new(settings, &[seed; 32])
-}
-
-fn unix(now: Instant) -> Now {
-    Now { ms: now.as_millis(), unix_s: UNIX + now.as_millis() / 1_000 }
-}
-
-impl Server {
-    fn handle(&mut self, datagram: &Datagram, now: Instant, network: &mut Network) {
-        let (bytes, at) = (&datagram.bytes[..], unix(now));
-        let port = datagram.destination.port();
-        if port == 3_478 {
-            let via = ServerVia::Udp { listener: 0, local: self.ip };
-            let client = Client { via, address: datagram.source };
-            self.turn.handle_client(&client, bytes, bytes.len(), at, &mut self.out);
-        } else if let Some(relay) = self.ports.get(&port) {
-            let source = datagram.source;
-            self.turn.handle_peer(*relay, source, bytes, bytes.len(), at, &mut self.out);
-        }
-        self.drain(bytes, now, network);
-    }
-
-    fn drain(&mut self, input: &[u8], now: Instant, network: &mut Network) {
-        let mut at = 0;
-        while let Some(command) = self.out.commands.get(at).cloned() {
-            at += 1;
-            match command {
-                Command::Answer { to, bytes } => {
-                    let bytes = self.out.bytes[bytes].to_vec();
-                    self.send(3_478, to.address, bytes, now, network);
-                }
-                Command::Open { relay, port } => {
-                    self.ports.insert(port, relay);
-                    self.turn.handle_opened(relay, Opened::Open, unix(now), &mut self.out);
-                }
-                Command::Close(relay) => self.ports.retain(|_, other| *other != relay),
-                Command::Hangup(_) => {}
-                Command::Forward { to, prefix, run } => {
-                    let body = &input[run.range(0)];
-                    assert_eq!(run.count, 1);
-                    match to {
-                        Hop::Peer { from, to } => {
-                            let port = *self.ports.iter().find(|(_, it)| **it == from).unwrap().0;
-                            self.send(port, to, body.to_vec(), now, network);
-                        }
-                        Hop::Client(client) => {
-                            let bytes = self.framed(&prefix, body);
-                            self.send(3_478, client.address, bytes, now, network);
-                        }
-                    }
-                }
-            }
-        }
-        self.out.clear();
-    }
-
-    fn framed(&self, prefix: &Prefix, body: &[u8]) -> Vec<u8> {
-        let mut channel = [0; 4];
-        let (head, padding) = self.out.around(prefix, body.len(), &mut channel);
-        [head, body, &[0; 3][..padding]].concat()
-    }
-
-    fn send(
-        &self,
-        port: u16,
-        destination: SocketAddr,
-        bytes: Vec<u8>,
-        now: Instant,
-        network: &mut Network,
-    ) {
-        let source = SocketAddr::new(self.ip, port);
-        network.send(self.host, Datagram { source, destination, bytes }, now);
-    }
-
-    /// Packets that were dropped since something had lapsed, or was not there yet.
-    fn refused(&self) -> u64 {
-        let counters = self.turn.counters();
-        counters.dropped_no_allocation
-            + counters.dropped_no_permission
-            + counters.dropped_no_channel
     }
 }
 
@@ -166,15 +63,9 @@ impl Scene {
         let device = network.add_host([address(DEVICE).ip()], None, link);
         let peer = network.add_host([address(PEER).ip()], None, clean);
         let server = |place: u8, network: &mut Network| {
-            let ip = IpAddr::from([203, 0, 113, 10 + place]);
-            let host = network.add_host([ip], None, clean);
-            Server {
-                turn: turn(ip, place),
-                host,
-                ip,
-                ports: BTreeMap::new(),
-                out: Output::default(),
-            }
+            let ip = Ipv4Addr::from([203, 0, 113, 10 + place]);
+            let host = network.add_host([ip.into()], None, clean);
+            Server::new(host, ip, SECRET, UNIX, place)
         };
         let servers = [server(0, &mut network), server(1, &mut network)];
         let listed = [0, 1].map(|place| Listed {
@@ -216,7 +107,7 @@ impl Scene {
 
     fn grant(&mut self) {
         let Some(lifetime) = self.lifetime else { return };
-        let expiry = unix(self.now).unix_s + lifetime.as_secs();
+        let expiry = UNIX + self.now.as_millis() / 1_000 + lifetime.as_secs();
         let user = format!("{expiry}:dev_2j7m5ctnuzov@org_1");
         let mac = hmac_sha1(SECRET, &[user.as_bytes()]);
         let logins = [0, 1].map(|relay| RelayLogin { relay, mac: RelayMac(mac) });
@@ -224,7 +115,7 @@ impl Scene {
     }
 
     fn transmit(&mut self, via: Via, bytes: Vec<u8>) {
-        let Via::Udp { server: destination, .. } = via else { panic!("{via:?}") };
+        let Via::Udp { to: destination, .. } = via else { panic!("{via:?}") };
         let datagram = Datagram { source: address(DEVICE), destination, bytes };
         self.network.send(self.device, datagram, self.now);
     }
@@ -284,8 +175,7 @@ impl Scene {
 
     /// The next thing that happens, if it happens by then.
     fn step(&mut self, until: Instant) -> bool {
-        let of_servers = self.servers.iter().filter_map(|server| server.turn.poll_timeout());
-        let of_servers = of_servers.map(Instant::from_millis).min();
+        let of_servers = self.servers.iter().filter_map(Server::poll_timeout).min();
         let of_client = self.client.poll_timeout().map(|(at, _)| at);
         let next = [self.network.poll_timeout(), of_servers, of_client].into_iter().flatten().min();
         let Some(next) = next.filter(|at| *at <= until) else {
@@ -297,8 +187,7 @@ impl Scene {
             self.deliver(host, &datagram);
         }
         for server in &mut self.servers {
-            server.turn.handle_timeout(unix(self.now), &mut server.out);
-            server.drain(&[], self.now, &mut self.network);
+            server.handle_timeout(self.now, &mut self.network);
         }
         self.client.handle_timeout(self.now);
         self.drain();
@@ -433,8 +322,7 @@ fn a_restarted_relay_is_asked_anew_as_soon_as_silence_is_noticed() {
     scene.want();
     scene.run_to(is_ready);
     scene.talk(Duration::from_secs(100), Duration::from_millis(500));
-    scene.servers[0].turn = turn(scene.servers[0].ip, 99);
-    scene.servers[0].ports.clear();
+    scene.servers[0].restart(99);
     let restarted = scene.now;
     scene.talk(Duration::from_secs(10), Duration::from_millis(500));
     assert_eq!(scene.lost(), [Why::Forgotten]);
@@ -492,10 +380,8 @@ fn credentials_that_end_are_told_and_a_new_grant_is_used_at_once() {
     let took = scene.run_to(is_ready);
     assert!(took <= ROUND_TRIP * 6, "{took:?}");
     // A user that is denied while it is served is not served elsewhere by this relay.
-    let now = unix(scene.now);
     let server = &mut scene.servers[usize::from(scene_relay(&scene.events))];
-    server.turn.handle_denied("dev_2j7m5ctnuzov@org_1", now, &mut server.out);
-    server.drain(&[], scene.now, &mut scene.network);
+    server.deny("dev_2j7m5ctnuzov@org_1", scene.now, &mut scene.network);
     scene.client.suspect(scene.now);
     scene.drain();
     scene.run_to(|event| matches!(event, RelayEvent::Lost { why: Why::Denied, .. }));

@@ -4,7 +4,7 @@
 
 use weft_agent_core::control::CacheHead;
 use weft_sim::Rng;
-use weft_sim::mesh::{Mesh, MeshAgent};
+use weft_sim::mesh::{Coordinator, Mesh, MeshAgent};
 use weft_wire::id::Revision;
 use weft_wire::item::{Item as _, ItemWriter, Items, Standing};
 use weft_wire::relay::{Relay, RelayGrant, RelayLogin, Relays};
@@ -34,8 +34,8 @@ fn agent(mesh: &Mesh, node: usize) -> &MeshAgent {
 /// The credentials that a device holds, which are those that it was given.
 fn held(mesh: &Mesh, node: usize) -> Option<(String, Vec<u16>)> {
     let grant = agent(mesh, node).relay_grant()?;
-    for RelayLogin { relay, mac } in &grant.logins {
-        assert_eq!(mac.0, mesh.coordinator.relay_mac(*relay, &grant.user));
+    for RelayLogin { mac, .. } in &grant.logins {
+        assert_eq!(mac.0, Coordinator::relay_mac(&grant.user));
     }
     let numbers = grant.logins.iter().map(|login| login.relay).collect();
     Some((grant.user.as_str().to_owned(), numbers))

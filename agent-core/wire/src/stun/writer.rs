@@ -40,16 +40,28 @@ impl<'a> MessageWriter<'a> {
     ///
     /// [`StunError::NoRoom`].
     pub fn attribute(&mut self, kind: u16, value: &[u8]) -> Result<(), StunError> {
-        let len = u16::try_from(value.len()).map_err(|_| StunError::NoRoom)?;
-        let end = self.len + 4 + value.len().next_multiple_of(4);
+        let at = self.len + 4;
+        self.attribute_in_place(kind, value.len())?;
+        self.buffer[at..at + value.len()].copy_from_slice(value);
+        Ok(())
+    }
+
+    /// Appends an attribute whose value of `len` bytes stands where it belongs:
+    /// 4 bytes behind what was written so far.
+    ///
+    /// # Errors
+    ///
+    /// [`StunError::NoRoom`].
+    pub fn attribute_in_place(&mut self, kind: u16, len: usize) -> Result<(), StunError> {
+        let short = u16::try_from(len).map_err(|_| StunError::NoRoom)?;
+        let end = self.len + 4 + len.next_multiple_of(4);
         if end - HEADER_LEN > usize::from(u16::MAX) {
             return Err(StunError::NoRoom);
         }
         let room = self.buffer.get_mut(self.len..end).ok_or(StunError::NoRoom)?;
         room[..2].copy_from_slice(&kind.to_be_bytes());
-        room[2..4].copy_from_slice(&len.to_be_bytes());
-        room[4..4 + value.len()].copy_from_slice(value);
-        room[4 + value.len()..].fill(0);
+        room[2..4].copy_from_slice(&short.to_be_bytes());
+        room[4 + len..].fill(0);
         self.len = end;
         self.set_length();
         Ok(())

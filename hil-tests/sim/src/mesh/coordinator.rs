@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use weft_noise::entropy::Entropy as _;
 use weft_noise::key::StaticSecret;
+use weft_noise::legacy::hmac_sha1;
 use weft_noise::mac;
 use weft_noise::sealed::coordinator::CoordinatorKey;
 use weft_noise::sealed::{Session, retry};
@@ -28,6 +29,9 @@ use weft_wire::verdict::{CallFailure, Refusal};
 use crate::rng::Rng;
 
 /// Unix time in milliseconds at the mesh's zero.
+/// What relays and the coordinator share.
+pub(super) const RELAY_SECRET: &[u8] = b"a secret of sixteen";
+/// The coordinator's Unix time when virtual time began, in milliseconds.
 pub const UNIX_MS: u64 = 1_795_000_000_000;
 
 /// Frames with the inboxes that they go to.
@@ -329,13 +333,9 @@ impl Coordinator {
         devices.into_iter().flat_map(|device| self.changed(device, None)).collect()
     }
 
-    /// The MAC of a user's name at a relay: of no real one's form, which no agent
-    /// looks at.
-    pub fn relay_mac(&self, relay: u16, user: &str) -> [u8; 20] {
-        let mut mac = [0; 20];
-        let hash = mac::keyed_hash(&self.master.0, &[&relay.to_le_bytes(), user.as_bytes()]);
-        mac.copy_from_slice(&hash[..20]);
-        mac
+    /// The MAC of a user's name at a relay.
+    pub fn relay_mac(user: &str) -> [u8; 20] {
+        hmac_sha1(RELAY_SECRET, &[user.as_bytes()])
     }
 
     fn handle_relay_ask(&mut self, session: u32, identity: PublicKey, ask: &RelayAsk) -> Frames {
@@ -347,10 +347,10 @@ impl Coordinator {
         }
         let lifetime_s = self.relay_lifetime_s;
         let expiry_s = (UNIX_MS + self.now_ms) / 1_000 + u64::from(lifetime_s);
-        let user = format!("{expiry_s}:{device}");
+        let user = format!("{expiry_s}:{device}@org_1");
         let login = |relay: &Relay| RelayLogin {
             relay: relay.number,
-            mac: RelayMac(self.relay_mac(relay.number, &user)),
+            mac: RelayMac(Self::relay_mac(&user)),
         };
         let logins = self.relays.iter().map(login).collect();
         let user = heapless::String::try_from(user.as_str()).expect("it is short");

@@ -17,7 +17,7 @@ use weft_agent_core::agent::{Agent, AgentConfig, AgentEvent, Input, Output, Pers
 use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::{FrameDrop, Identity, LineRequest};
-use weft_agent_core::event::{SocketId, Sockets, Source};
+use weft_agent_core::event::{SocketId, Sockets, Source, Via};
 use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::{Duration, Instant};
 use weft_wire::frame::MAX_FRAME;
@@ -31,10 +31,11 @@ use server::StunServer;
 
 use crate::nat;
 use crate::net::{Datagram, HostId, Link, Middlebox, Network};
+use crate::relay::Server;
 use crate::rng::Rng;
 
 /// The agent of a mesh: a gateway in small.
-pub type MeshAgent<E = Rng, T = Recording> = Agent<E, T, 32, 64, 64, 8, 8, MAX_FRAME>;
+pub type MeshAgent<E = Rng, T = Recording> = Agent<E, T, 32, 64, 64, 8, 8, MAX_FRAME, 0>;
 
 /// A trace in memory, whatever its length.
 #[derive(Clone, Debug, Default)]
@@ -122,6 +123,8 @@ pub struct Mesh {
     /// The network of datagrams.
     pub network: Network,
     servers: Vec<StunServer>,
+    /// The relays.
+    pub relays: Vec<Server>,
     /// The sockets of agents that start from now on.
     pub sockets: Sockets,
     /// The tunnel of agents that start from now on.
@@ -159,6 +162,7 @@ impl Mesh {
             link: clean(5),
             network: Network::new(rng.next()),
             servers: vec![],
+            relays: vec![],
             sockets: Sockets::both(SocketId(0)),
             tunnel: TunnelConfig::new(),
             coordinator_down: false,
@@ -402,10 +406,16 @@ impl Mesh {
             let (at, _) = node.agent.as_ref()?.poll_timeout()?;
             Some(at)
         });
-        timers.chain(line).chain(self.network.poll_timeout()).min()
+        let relays = self.relays.iter().filter_map(Server::poll_timeout);
+        timers.chain(relays).chain(line).chain(self.network.poll_timeout()).min()
     }
 
     fn tick(&mut self) {
+        for relay in &mut self.relays {
+            if relay.poll_timeout().is_some_and(|at| at <= self.now) {
+                relay.handle_timeout(self.now, &mut self.network);
+            }
+        }
         for node in 0..self.nodes.len() {
             let agent = self.nodes[node].agent.as_ref();
             let due = agent.and_then(|agent| agent.poll_timeout());
@@ -521,10 +531,12 @@ impl Mesh {
 
     fn datagram(&mut self, node: usize, transmit: Transmit, bytes: &[u8]) {
         let Node { address: source, host, .. } = self.nodes[node];
+        let Via::Udp { to: destination, .. } = transmit.via else { panic!("{transmit:?}") };
+        let head = transmit.channel.unwrap_or_default();
+        let head = &head[..transmit.channel.map_or(0, |head| head.len())];
+        let bytes = [head, &bytes[..transmit.len]].concat();
         *self.nodes[node].sent.entry(bytes[0]).or_default() += 1;
-        let bytes = bytes[..transmit.len].to_vec();
-        let datagram = Datagram { source, destination: transmit.to, bytes };
-        self.network.send(host, datagram, self.now);
+        self.network.send(host, Datagram { source, destination, bytes }, self.now);
     }
 
     /// What a shell does after each input.

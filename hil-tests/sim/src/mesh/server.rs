@@ -1,11 +1,14 @@
-//! STUN servers of a mesh.
+//! STUN servers and relays of a mesh.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
+use weft_wire::relay::Relay;
 use weft_wire::stun::{BINDING_REQUEST, BINDING_SUCCESS, Message, MessageWriter};
 
 use super::Mesh;
+use super::coordinator::{RELAY_SECRET, UNIX_MS};
 use crate::net::{Datagram, HostId};
+use crate::relay::{PORT, Server};
 
 /// One server.
 pub(super) struct StunServer {
@@ -21,8 +24,22 @@ impl Mesh {
         self.coordinator.stun.push(address);
     }
 
+    /// Adds a relay, and names it in the map of devices that join later.
+    pub fn add_relay(&mut self, ip: Ipv4Addr) {
+        let host = self.network.add_host([ip.into()], None, self.link);
+        let number = self.relays.len() as u16 + 1;
+        let unix_s = UNIX_MS / 1_000;
+        self.relays.push(Server::new(host, ip, RELAY_SECRET, unix_s, number as u8));
+        let relay = Relay { number, v4: Some(ip), v6: None, udp: [PORT, 0], tcp: 0, tls: 0 };
+        self.coordinator.relays.push(relay);
+    }
+
     /// Answers if the datagram was for a server.
     pub(super) fn serve(&mut self, host: HostId, datagram: &Datagram) -> bool {
+        if let Some(relay) = self.relays.iter_mut().find(|relay| relay.host == host) {
+            relay.handle(datagram, self.now, &mut self.network);
+            return true;
+        }
         let at =
             |server: &&StunServer| server.host == host && server.address == datagram.destination;
         let Some(server) = self.servers.iter().find(at) else { return false };

@@ -13,9 +13,11 @@
 
 mod control;
 mod peers;
+mod relays;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use weft_agent_core::agent::trace::{
@@ -26,7 +28,7 @@ use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::{Held, Identity};
 use weft_agent_core::entropy::Entropy;
-use weft_agent_core::event::{DropReason, PeerSlot, SocketId, Sockets, Source};
+use weft_agent_core::event::{DropReason, PeerSlot, SocketId, Sockets, Source, StreamId};
 use weft_agent_core::stun::is_stun;
 use weft_agent_core::time::{Duration, Instant};
 use weft_wire::id::Name;
@@ -36,6 +38,7 @@ use crate::mesh::{Recording, abilities};
 use crate::rng::Rng;
 use control::GhostCoordinator;
 use peers::GhostPeers;
+use relays::GhostRelays;
 
 /// Why a trace cannot be replayed, or was not followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +116,7 @@ pub fn replay<
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
+    const STREAM: usize,
 >(
     trace: &[u8],
     seed: u64,
@@ -125,7 +129,7 @@ pub fn replay<
         return Err(ReplayError::Format);
     }
     let mut replay =
-        Replay::<PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>::new(start, &entries, seed);
+        Replay::<PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>::new(start, &entries, seed);
     for (number, (passed, entry)) in entries.iter().enumerate().skip(1) {
         replay.now += Duration::from_micros(*passed);
         replay.step(entry).map_err(|what| ReplayError::Diverged(number, what))?;
@@ -144,11 +148,13 @@ struct Replay<
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
+    const STREAM: usize,
 > {
-    agent: Box<Agent<Draws, Recording, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>>,
+    agent: Box<Agent<Draws, Recording, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>>,
     draws: Draws,
     coordinator: GhostCoordinator,
     peers: GhostPeers,
+    relays: GhostRelays,
     now: Instant,
 }
 
@@ -159,7 +165,8 @@ impl<
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
-> Replay<PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME>
+    const STREAM: usize,
+> Replay<PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     fn new(start: &Start, entries: &[(u64, Entry<'_>)], seed: u64) -> Self {
         let recorded = entries.iter().filter_map(|(_, entry)| match entry {
@@ -193,7 +200,7 @@ impl<
         let now = Instant::from_micros(start.now_us);
         let agent = Agent::recorded(config, identity, draws.clone(), Recording::default(), now);
         let agent = Box::new(agent.expect("the ghost's key is a strong key"));
-        Self { agent, draws, coordinator, peers, now }
+        Self { agent, draws, coordinator, peers, relays: GhostRelays::default(), now }
     }
 
     fn step(&mut self, entry: &Entry<'_>) -> Result<(), String> {
@@ -222,6 +229,13 @@ impl<
                 // What becomes of it is in the trace.
                 let _ = self.agent.handle_datagram(source, &mut probe, now);
             }
+            Entry::Stream(stream, true) => {
+                self.agent.handle_stream_connected(StreamId(*stream), now);
+            }
+            Entry::Stream(stream, false) => {
+                self.agent.handle_stream_closed(StreamId(*stream), now);
+            }
+            Entry::Framed(stream, message) => self.framed(StreamId(*stream), message),
             Entry::Packet(head, len) => {
                 let mut bytes = vec![0; capacity_for(usize::from(*len))];
                 let packet = padded(head, *len);
@@ -232,7 +246,7 @@ impl<
             Entry::Local(candidates) => self.agent.set_local_addresses(candidates, now),
             Entry::Sockets(v4, v6) => {
                 let (v4, v6) = (v4.map(SocketId), v6.map(SocketId));
-                self.agent.set_sockets(Sockets { v4, v6 });
+                self.agent.set_sockets(Sockets { v4, v6 }, now);
             }
             Entry::StoredStamp(floor) => {
                 self.agent.handle_persisted(Persist::Stamp(*floor), now);
@@ -266,7 +280,10 @@ impl<
         let agent = &self.agent;
         let key_of = |slot| agent.peer(slot).map(|peer| peer.key);
         let mut datagram = match verdict {
-            DatagramVerdict::Taken if is_stun(head) => head.to_vec(),
+            DatagramVerdict::Taken if is_stun(head) => {
+                let relays = agent.settings().relays();
+                self.relays.message(source.address, head, relays, agent.relay_grant())
+            }
             DatagramVerdict::Taken => self.peers.handshake(head, len, key_of),
             DatagramVerdict::Refused(_) | DatagramVerdict::Opened(..) => {
                 self.peers.transport(head, len)
@@ -282,12 +299,29 @@ impl<
         let _ = self.agent.handle_datagram(source, &mut datagram, self.now);
     }
 
+    /// A relay's message in a connection; which relay's does not matter, where
+    /// each has the same user and another MAC.
+    fn framed(&mut self, stream: StreamId, message: &[u8]) {
+        let agent = &self.agent;
+        let relay = agent.rung().map(|rung| rung.relay);
+        let relays = agent.settings().relays();
+        let from = relays.iter().find(|one| relay.is_none_or(|relay| one.number == relay));
+        let from = from.and_then(|relay| Some(SocketAddr::from((relay.v4?, relay.tcp))));
+        let from = from.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+        let message = self.relays.message(from, message, relays, agent.relay_grant());
+        let taken = self.agent.handle_stream_data(stream, &message, self.now);
+        debug_assert_eq!(taken, message.len());
+        let mut buffer = [0; 2_048];
+        while self.agent.poll_received(&mut buffer).is_some() {}
+    }
+
     /// Takes an output as the recorded shell did.
     fn poll(&mut self, output: Output) -> Result<(), String> {
         let mut out = vec![0; capacity_for(1_420).max(FRAME)];
         let some = match output {
             Output::Line => self.agent.poll_line().is_some(),
             Output::Event => self.agent.poll_event().is_some(),
+            Output::Stream => self.agent.poll_stream().is_some(),
             Output::Control => match self.agent.poll_control(&mut out) {
                 Some(transmit) => {
                     if let Topic::Hello(_) = transmit.topic {

@@ -1,0 +1,204 @@
+//! Paths through relays: who has the allocation, and what it is to let in.
+//!
+//! One allocation is enough for two peers: whoever calls asks for it, tells its
+//! address like any other, and lets the peer's address in; the peer sends plain
+//! UDP there. Its NAT may choose any port for that, since a relay lets in by
+//! address. The callee asks for one of its own only where it could not use the
+//! caller's: the caller has none, or no UDP gets out of the callee's network.
+
+use core::net::{IpAddr, SocketAddr};
+
+use heapless::Vec;
+use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
+
+use super::peer::PeerPath;
+use super::{Paths, Route};
+use crate::entropy::Entropy;
+use crate::event::PeerSlot;
+use crate::time::Instant;
+
+/// Ways that are tried in a round, and whether a relay is on each.
+pub(super) type Ways = Vec<(Route, bool), CANDIDATES>;
+
+/// Our allocation, as far as paths have to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Allocation {
+    /// The map names no relay.
+    Absent,
+    /// Nobody needs one.
+    Idle,
+    /// It is being asked for.
+    Asked,
+    /// It is there.
+    Up,
+    /// No relay gave one; it is tried again after a while.
+    Failed,
+}
+
+impl<const PEERS: usize> Paths<PEERS> {
+    /// The map names relays, or none.
+    pub fn set_relays(&mut self, exist: bool) {
+        // If there is one, it is to be given back.
+        self.relay_changed = true;
+        self.allocation = match (exist, self.allocation) {
+            (false, _) => Allocation::Absent,
+            (true, Allocation::Absent) => Allocation::Idle,
+            (true, allocation) => allocation,
+        };
+        self.stir();
+    }
+
+    /// A relay keeps these addresses for us.
+    pub fn handle_allocated(
+        &mut self,
+        addresses: impl Iterator<Item = SocketAddr>,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        self.local.set_relayed(addresses);
+        self.allocation = Allocation::Up;
+        self.gathering.end_relay();
+        for peer in self.peers.iter_mut().flatten().filter(|peer| peer.leans) {
+            // It was told of us before this came, or of an allocation before this.
+            if !peer.told_relay && peer.is_told() {
+                peer.call_again(entropy, now);
+            }
+        }
+        self.stir();
+    }
+
+    /// The allocation is gone. Another one is being asked for.
+    pub fn handle_allocation_lost(&mut self) {
+        self.local.set_relayed(core::iter::empty());
+        self.allocation = Allocation::Asked;
+        for peer in self.peers.iter_mut().flatten() {
+            peer.told_relay = false;
+        }
+        self.stir();
+    }
+
+    /// No relay gives one now.
+    pub fn handle_allocation_failed(&mut self) {
+        self.local.set_relayed(core::iter::empty());
+        if self.allocation != Allocation::Absent {
+            self.allocation = Allocation::Failed;
+        }
+        self.gathering.end_relay();
+        self.stir();
+    }
+
+    /// It was given back, as [`Paths::wants_relay`] said.
+    pub fn handle_released(&mut self) {
+        self.local.set_relayed(core::iter::empty());
+        if self.allocation != Allocation::Absent {
+            self.allocation = Allocation::Idle;
+        }
+    }
+
+    /// Whether an allocation is to be held.
+    pub fn wants_relay(&self) -> bool {
+        let exists = self.allocation != Allocation::Absent;
+        exists && self.peers.iter().flatten().any(|peer| peer.leans)
+    }
+
+    /// Addresses that are to be let in and sent to there.
+    pub fn through_relay(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.peers.iter().flatten().filter(|peer| peer.leans).flat_map(PeerPath::through_relay)
+    }
+
+    /// Asks for what the next signals have to name. Whether there is anything to
+    /// ask for.
+    pub(super) fn lean(&mut self, now: Instant) -> bool {
+        if self.allocation == Allocation::Absent {
+            return false;
+        }
+        let mut wanted = false;
+        for peer in self.peers.iter_mut().flatten() {
+            if peer.has_signal(now) && peer.calls_without_relay() {
+                peer.leans = true;
+            }
+            wanted |= peer.leans && peer.has_signal(now);
+        }
+        let asks = wanted && matches!(self.allocation, Allocation::Idle);
+        if asks {
+            self.allocation = Allocation::Asked;
+            self.gathering.begin_relay(now);
+        }
+        asks
+    }
+
+    /// The ways to a peer that named these addresses. `calls`: the peer called
+    /// us, and we decide whether its relay will do.
+    pub(super) fn ways(&mut self, slot: PeerSlot, candidates: &[Candidate], calls: bool) -> Ways {
+        let is_relayed = |candidate: &&Candidate| candidate.kind == CandidateKind::Relayed;
+        let blocked = self.gathering.is_blocked();
+        let exists = self.allocation != Allocation::Absent;
+        let lacks = blocked || !candidates.iter().any(|candidate| is_relayed(&candidate));
+        let Some(peer) = self.peers.get_mut(slot.index()).and_then(Option::as_mut) else {
+            return Ways::new();
+        };
+        peer.leans |= calls && exists && lacks;
+        let leans = peer.leans;
+        // Through our own relay a peer is let in by its address alone: one of each
+        // family is enough, and it is as servers see it where there is a NAT.
+        let seen = |v4: bool| {
+            let public = candidates.iter().filter(|candidate| {
+                candidate.address.is_ipv4() == v4
+                    && candidate.kind != CandidateKind::Relayed
+                    && is_public(candidate.address.ip())
+            });
+            public.max_by_key(|candidate| candidate.kind == CandidateKind::ServerReflexive)
+        };
+        let ours = [seen(true), seen(false)].into_iter().flatten();
+        // Where no UDP gets out, what a relay keeps for the peer is reached from
+        // ours.
+        let kept = candidates.iter().filter(is_relayed).filter(|_| blocked);
+        let ours = ours.chain(kept).filter(|_| leans).map(|candidate| candidate.address);
+        let ours = ours.map(|address| (Route::Relay { address }, true));
+        let direct = |candidate: &Candidate| {
+            let route = self.local.route(candidate.address)?;
+            Some((route, candidate.kind == CandidateKind::Relayed))
+        };
+        let is_host = |candidate: &&Candidate| candidate.kind == CandidateKind::Host;
+        let others = candidates.iter().filter(|candidate| !is_host(candidate));
+        let directly = others.chain(candidates.iter().filter(is_host)).filter_map(direct);
+        ours.chain(directly).take(CANDIDATES).collect()
+    }
+}
+
+/// Whether a relay would send there: RFC 1918, RFC 6598 and RFC 4193 addresses
+/// mean somebody else to it.
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [first, second, ..] = ip.octets();
+            !(ip.is_private() || (first == 100 && second & 0xC0 == 64))
+        }
+        IpAddr::V6(ip) => !ip.is_unique_local(),
+    }
+}
+
+impl PeerPath {
+    /// Whether a call of ours needs an allocation: there is no way over the
+    /// peer's that works.
+    fn calls_without_relay(&self) -> bool {
+        let works = self.selected.is_some_and(|selected| selected.relayed) && !self.in_doubt;
+        self.is_calling() && !works
+    }
+
+    /// Whether the peer was told where we are, and may need to hear more.
+    fn is_told(&self) -> bool {
+        self.is_calling() || self.checks.is_open() || self.uses_ours()
+    }
+
+    /// Whether data goes through our allocation.
+    pub(super) fn uses_ours(&self) -> bool {
+        self.selected.is_some_and(|selected| selected.route.is_ours())
+    }
+
+    fn through_relay(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        let selected = self.selected.map(|selected| selected.route);
+        let selected = selected.filter(Route::is_ours).map(|route| route.address());
+        selected.into_iter().chain(self.checks.through_ours())
+    }
+}

@@ -1,0 +1,157 @@
+//! Which of several ways that work carries the data, and when a better one is
+//! looked for.
+//!
+//! Of two devices the one with the lower id leads: it moves data to a way that
+//! answered its ping, and the other mirrors, since it sends to where authentic
+//! data came from. Whoever hears nothing on the way in use moves by itself. No
+//! handshake is needed for either: a session does not care which way its packets
+//! take.
+
+use super::peer::PeerPath;
+use super::{Route, Selected, Why};
+use crate::entropy::Entropy;
+use crate::time::{Duration, Instant};
+
+/// When a way without a relay is looked for again, each after the one before; the
+/// last one for ever.
+const WAITS: [Duration; 4] = [
+    Duration::from_secs(15),
+    Duration::from_secs(60),
+    Duration::from_secs(300),
+    Duration::from_secs(900),
+];
+/// Whoever leads holds to its choice for this long, while the other still sends
+/// the way before.
+const SETTLES_WITHIN: Duration = Duration::from_secs(1);
+/// An allocation is kept this long after the data has gone another way.
+const LINGERS: Duration = Duration::from_secs(10);
+
+/// What is remembered for choosing.
+pub(super) struct Choice {
+    /// When we moved data by our own choice.
+    moved_at: Option<Instant>,
+    /// Authentic data came another way meanwhile.
+    strayed: Option<Route>,
+    /// When a better way is looked for.
+    upgrade_at: Instant,
+    /// How often that was done in vain.
+    upgrades: u8,
+    /// Until when the allocation is kept that no data uses.
+    lean_until: Instant,
+}
+
+impl Choice {
+    pub(super) const fn new() -> Self {
+        Self {
+            moved_at: None,
+            strayed: None,
+            upgrade_at: Instant::FAR_FUTURE,
+            upgrades: 0,
+            lean_until: Instant::FAR_FUTURE,
+        }
+    }
+
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let settled = self.strayed.and(self.moved_at).map(|at| at + SETTLES_WITHIN);
+        let at = self.upgrade_at.min(self.lean_until);
+        let at = at.min(settled.unwrap_or(Instant::FAR_FUTURE));
+        (at != Instant::FAR_FUTURE).then_some(at)
+    }
+}
+
+impl PeerPath {
+    /// Whether a relay is on this way.
+    pub(super) fn is_relayed(&self, route: Route) -> bool {
+        let selected = self.selected.filter(|selected| selected.route == route);
+        let named = self.checks.is_relayed(route);
+        route.is_ours() || named.or_else(|| selected.map(|one| one.relayed)).unwrap_or(false)
+    }
+
+    /// Data takes this way from now on.
+    pub(super) fn select(&mut self, route: Route, why: Why, now: Instant) {
+        let relayed = self.is_relayed(route);
+        self.selected = Some(Selected { route, why, since: now, relayed });
+        self.choice.lean_until =
+            if route.is_ours() || !self.leans { Instant::FAR_FUTURE } else { now + LINGERS };
+        if !relayed {
+            self.choice.upgrades = 0;
+            self.choice.upgrade_at = Instant::FAR_FUTURE;
+        } else if self.leads && self.choice.upgrade_at == Instant::FAR_FUTURE {
+            self.wait_for_upgrade(now);
+        }
+    }
+
+    fn wait_for_upgrade(&mut self, now: Instant) {
+        let wait = WAITS.get(usize::from(self.choice.upgrades)).or(WAITS.last());
+        let wait = wait.copied().unwrap_or(Duration::ZERO);
+        // Up to a fifth more or less, so that what fell to a relay together does
+        // not come back together.
+        self.choice.upgrade_at = now + wait * (800 + self.checks.own_handle % 401) / 1_000;
+    }
+
+    /// Authentic data came this way while another one is in use: whether that is
+    /// to be ignored for now.
+    pub(super) fn strays(&mut self, route: Route, now: Instant) -> bool {
+        let settles = self.choice.moved_at.is_some_and(|at| now - at < SETTLES_WITHIN);
+        let other = self.selected.is_some_and(|selected| selected.route != route);
+        let strays = settles && self.leads && other;
+        self.choice.strayed = strays.then_some(route);
+        strays
+    }
+
+    /// A way has answered: is it better than the one in use?
+    pub(super) fn choose(&mut self, now: Instant) {
+        let Some((route, relayed)) = self.checks.best(now) else { return };
+        let Some(selected) = self.selected.filter(|_| self.confirmed_at.is_some()) else { return };
+        if route == selected.route {
+            return;
+        }
+        let silent = self.in_doubt && !self.checks.answers(selected.route, now);
+        let better = self.leads && selected.relayed && !relayed;
+        if silent || better {
+            self.select(route, Why::Answered, now);
+            self.choice.moved_at = Some(now);
+            self.choice.strayed = None;
+            self.greets = true;
+            if silent {
+                self.doubt_moved(now);
+            }
+        }
+    }
+
+    pub(super) fn handle_choice_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        let settled = self.choice.moved_at.is_some_and(|at| now - at >= SETTLES_WITHIN);
+        if let Some(route) = self.choice.strayed.take_if(|_| settled) {
+            // The other side holds to that.
+            self.select(route, Why::Authenticated, now);
+        }
+        if self.choice.lean_until <= now {
+            self.choice.lean_until = Instant::FAR_FUTURE;
+            self.leans = self.uses_ours();
+        }
+        if self.choice.upgrade_at <= now {
+            self.choice.upgrade_at = Instant::FAR_FUTURE;
+            if self.selected.is_some_and(|selected| selected.relayed) {
+                self.choice.upgrades = self.choice.upgrades.saturating_add(1);
+                self.wait_for_upgrade(now);
+                self.call_at(now, entropy, now);
+            }
+        }
+    }
+
+    /// The network is another one, here or there: better ways are looked for at
+    /// once, as if for the first time.
+    pub(super) fn handle_moved(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.choice.upgrades = 0;
+        if self.selected.is_some_and(|selected| selected.relayed) && self.leads {
+            self.wait_for_upgrade(now);
+        }
+        self.call_at(now, entropy, now);
+        self.retry(entropy, now);
+    }
+
+    /// Nobody talks: nothing more is looked for.
+    pub(super) const fn rest(&mut self) {
+        self.choice = Choice::new();
+    }
+}
