@@ -278,6 +278,87 @@ const fn one_day() -> Option<u64> {
     Some(86_400)
 }
 
+/// Asks for an entry that a relay can join by.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewRelay {
+    /// Its name.
+    pub name: String,
+    /// Where it stands; absent = nowhere in particular.
+    #[serde(default)]
+    pub region: String,
+    /// Seconds until its join string ends; `null` = never, absent = 24 hours.
+    #[serde(default = "one_day")]
+    pub expires_after_s: Option<u64>,
+}
+
+/// A relay that may join, with the only copy of its join string.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddedRelay {
+    /// The relay.
+    #[serde(flatten)]
+    pub relay: Relay,
+    /// A secret.
+    pub join_string: String,
+}
+
+/// Asks a relay to take no new clients, or to take them again.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRelay {
+    /// Whether it is to take none.
+    pub draining: bool,
+}
+
+/// A relay.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Relay {
+    /// Its name.
+    pub name: String,
+    /// Names it to devices.
+    pub number: u16,
+    /// Where it stands, or empty.
+    pub region: String,
+    /// `registered` or `configured`.
+    pub kind: String,
+    /// `waiting`, `expired`, `unchecked`, `healthy`, `silent`, `draining`, `inside`.
+    pub state: String,
+    /// Whether devices are told of it.
+    pub told: bool,
+    /// Where clients find it.
+    pub addresses: Vec<String>,
+    /// Its UDP ports.
+    pub udp: Vec<u16>,
+    /// Its port for TURN over TCP.
+    pub tcp: Option<u16>,
+    /// Its port for TURN over TLS.
+    pub tls: Option<u16>,
+    /// When it was last asked.
+    pub checked_at: Option<String>,
+    /// When it last answered.
+    pub answered_at: Option<String>,
+    /// How long that took.
+    pub rtt_us: Option<u64>,
+    /// Whether it waits for news from here.
+    pub connected: bool,
+    /// The address that it comes from.
+    pub seen_from: Option<String>,
+    /// When it last said how it is.
+    pub reported_at: Option<String>,
+    /// Allocations then.
+    pub allocations: Option<u32>,
+    /// The most that it makes.
+    pub max_allocations: Option<u32>,
+    /// Users who had some.
+    pub users: Option<u32>,
+    /// Its program's version.
+    pub version: Option<String>,
+    /// When it joined.
+    pub joined_at: Option<String>,
+    /// When its join string ends, while nobody came with it.
+    pub join_expires_at: Option<String>,
+}
+
 /// Asks for the end of an enrolment key.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -24,6 +24,23 @@ use world::{Device, EPOCH, RELAYS, World, find, held};
 /// What World's network has.
 const LEASE_S: u32 = 3_600;
 
+fn relay(name: &str) -> NewRelay {
+    NewRelay {
+        name: name.to_owned(),
+        v4: Some([203, 0, 113, 10].into()),
+        udp: [3_478, 0],
+        tcp: 443,
+        ..NewRelay::default()
+    }
+}
+
+/// Tells devices of the relays that the coordinator has the secrets of.
+async fn announce(world: &World) {
+    let relays = RELAYS.map(|(_, name)| relay(name)).to_vec();
+    let numbered = world.store.set_relays(relays, world.by()).await.unwrap();
+    assert!(numbered.iter().map(|one| one.number).eq(RELAYS.map(|(number, _)| number)));
+}
+
 async fn grant(device: &mut Device, request: u32) -> RelayGrant {
     device.send(|writer| writer.put(&RelayAsk { request }).unwrap()).await;
     let grant: RelayGrant = device.wait_for().await;
@@ -34,6 +51,7 @@ async fn grant(device: &mut Device, request: u32) -> RelayGrant {
 #[tokio::test]
 async fn a_member_gets_what_every_relay_takes() {
     let world = World::new().await;
+    announce(&world).await;
     let key = world.key(|_| {}).await;
     let mut a = world.member(&key, "a").await;
     let given = grant(&mut a, 7).await;
@@ -57,6 +75,7 @@ async fn a_member_gets_what_every_relay_takes() {
 #[tokio::test]
 async fn who_is_no_member_gets_none() {
     let world = World::new().await;
+    announce(&world).await;
     let waiting = world.key(|key| key.needs_approval = true).await;
     let mut device = Device::new(&world, "new");
     device.enrol(&world, &waiting).await.unwrap();
@@ -84,6 +103,7 @@ async fn who_is_no_member_gets_none() {
 #[tokio::test]
 async fn a_record_asks_for_few_credentials() {
     let world = World::new().await;
+    announce(&world).await;
     let key = world.key(|_| {}).await;
     let mut a = world.member(&key, "a").await;
     a.send(|writer| {
@@ -108,16 +128,7 @@ async fn other_relays_are_pushed_to_whoever_is_there() {
     let world = World::new().await;
     let key = world.key(|_| {}).await;
     let mut a = world.member(&key, "a").await;
-    let relay = NewRelay {
-        name: "fra1".to_owned(),
-        region: String::new(),
-        v4: Some([203, 0, 113, 10].into()),
-        v6: None,
-        udp: [3_478, 0],
-        tcp: 443,
-        tls: 0,
-    };
-    let set = world.store.set_relays(vec![relay], world.by()).await.unwrap();
+    let set = world.store.set_relays(vec![relay("fra1")], world.by()).await.unwrap();
     let ready: MapReady = a.wait_for().await;
     assert_eq!(ready.epoch, EPOCH);
     let next = MapNext { epoch: EPOCH, from: Revision(0), page: 0 };

@@ -14,12 +14,15 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use weft_coordinator::config::public::Offer;
 use weft_coordinator::domain::quarantine::Heard;
+use weft_coordinator::domain::relay::{NewRelay, Relay};
+use weft_coordinator::domain::relay_health::{Check, Health};
 use weft_coordinator::domain::time::UnixMs;
 use weft_coordinator::service::clock::Clock;
 use weft_coordinator::service::operator::Operator;
 use weft_coordinator::service::random::Random;
 use weft_coordinator::service::seams::{
-    CommandResult, Commands, Presence, PresenceView, Refusals, Report,
+    CommandResult, Commands, Presence, PresenceView, Refusals, RelayLive, RelayLoad, RelayView,
+    Report,
 };
 use weft_coordinator::service::secrets::Secrets;
 use weft_coordinator::store::SharedStore;
@@ -27,7 +30,7 @@ use weft_coordinator::store::sqlite::{self, NewInstallation, SqliteStore};
 use weft_coordinator::transport::http::{self, Permission, Routes, SocketPeer, operator_routes};
 use weft_wire::id::{CommandId, DeviceId, Epoch, Secret};
 use weft_wire::item::{CommandKind, Outcome};
-use weft_wire::join::JoinString;
+use weft_wire::join::{JoinString, Joins};
 
 mod common;
 
@@ -78,6 +81,25 @@ impl Commands for Even {
     }
 }
 
+impl RelayView for Even {
+    fn live(&self, relay: &Relay) -> RelayLive {
+        let load =
+            RelayLoad { allocations: 12, max_allocations: 100, users: 3, is_draining: false };
+        let mut health = Health::default();
+        if relay.told {
+            health.handle(
+                Check::Answered(core::time::Duration::from_millis(9)),
+                UnixMs(NOW.0 - 3_000),
+            );
+        }
+        RelayLive { health, load: relay.told.then_some(load), ..RelayLive::default() }
+    }
+
+    fn changed(&self, _: u16) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(core::future::ready(()))
+    }
+}
+
 fn counting(out: &mut [u8]) {
     out.copy_from_slice(&common::fleet::unique::<64>()[..out.len()]);
 }
@@ -114,6 +136,8 @@ fn api_at(now: UnixMs) -> Api {
         addresses: vec!["mqtt://mesh.example.net".parse::<Offer>().unwrap().address().unwrap()],
         spki: None,
         account: None,
+        relays: Arc::new(Even),
+        posts: vec!["https://mesh.example.net".parse::<Offer>().unwrap().address().unwrap()],
         random: Random(counting),
     };
     let devices =
@@ -297,6 +321,69 @@ async fn a_key_shows_its_join_string_once() {
     assert_eq!((&counted["key"]["state"], &counted["devices"]), (&json!("active"), &json!(0)));
     let (_, revoked) = api.post("/api/v1/enrollment-keys/lab/revoke", json!({})).await;
     assert_eq!(revoked["key"]["state"], "revoked");
+}
+
+#[tokio::test]
+async fn relays_are_added_listed_drained_and_removed() {
+    let api = api();
+    let new = json!({"name": "fra1", "region": "fra", "expires_after_s": 60});
+    let (status, added) = api.post("/api/v1/relays", new).await;
+    assert_eq!(status, StatusCode::CREATED, "{added}");
+    assert_eq!((&added["state"], &added["told"]), (&json!("waiting"), &json!(false)));
+    let join = added["join_string"].as_str().unwrap();
+    assert!(JoinString::parse(join).is_err(), "no device takes it");
+    let join = JoinString::parse_for(Joins::Relay, join).ok().unwrap();
+    assert_eq!(join.psk.0, api.secrets.relay_enrolment_psk(join.key, 0).unwrap().0);
+    assert_eq!(join.addresses[0].authority, "mesh.example.net:443");
+    assert!(!api.get("/api/v1/relays").await.to_string().contains("join_string"));
+
+    let configured = NewRelay {
+        name: "own".to_owned(),
+        v4: Some([203, 0, 113, 10].into()),
+        udp: [3_478, 443],
+        ..NewRelay::default()
+    };
+    api.store.set_relays(vec![configured], by(NOW)).await.unwrap();
+    let own = api.get("/api/v1/relays/own").await;
+    assert_eq!((&own["state"], &own["udp"]), (&json!("healthy"), &json!([3_478, 443])));
+    assert_eq!((&own["allocations"], &own["rtt_us"]), (&json!(12), &json!(9_000)));
+    let listed = api.get("/api/v1/relays").await;
+    let names: Vec<_> =
+        listed["items"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["own", "fra1"]);
+
+    for (path, body, status, code) in [
+        ("", json!({"name": "fra1"}), StatusCode::CONFLICT, "relay.name-taken"),
+        ("", json!({"name": "Fra"}), StatusCode::UNPROCESSABLE_ENTITY, "relay.bad-name"),
+        (
+            "",
+            json!({"name": "x", "region": "a b"}),
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "relay.bad-region",
+        ),
+        (
+            "",
+            json!({"name": "x", "expires_after_s": 0}),
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "relay.bad-expiry",
+        ),
+        ("/own/drain", json!({"draining": true}), StatusCode::CONFLICT, "relay.configured"),
+        ("/fra2/drain", json!({"draining": true}), StatusCode::NOT_FOUND, "relay.not-found"),
+    ] {
+        let (found, problem) = api.post(&format!("/api/v1/relays{path}"), body).await;
+        assert_eq!((found, &problem["code"]), (status, &json!(code)), "{path}: {problem}");
+    }
+    let (status, _) = api.post("/api/v1/relays/fra1/drain", json!({"draining": true})).await;
+    assert_eq!(status, StatusCode::OK);
+    let path = "/api/v1/relays/fra1";
+    let (status, removed) = api.call(From::Socket, Method::DELETE, path, None, None).await;
+    assert_eq!((status, &removed["name"]), (StatusCode::OK, &json!("fra1")));
+    let (status, _) = api.call(From::Socket, Method::GET, path, None, None).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let events = api.get("/api/v1/audit-events?limit=50").await.to_string();
+    for action in ["relay.add", "relay.drain", "relay.remove"] {
+        assert!(events.contains(action), "{action}: {events}");
+    }
 }
 
 #[tokio::test]

@@ -103,6 +103,7 @@ fn run(args: &Args) -> Result<u8, Vec<Failure>> {
         | Command::CoordinatorKey(_)
         | Command::Device(_)
         | Command::Policy(_)
+        | Command::Relay(_)
         | Command::Network(_)
         | Command::Sessions(_)
         | Command::Why(_)

@@ -1,8 +1,6 @@
 //! Relays that the configuration names: told to every map at the start, and their
 //! secrets read.
 
-use core::net::SocketAddr;
-
 use zeroize::Zeroizing;
 
 use crate::config::relays::RelaySettings;
@@ -49,19 +47,23 @@ pub(super) fn read(settings: &[RelaySettings]) -> Result<Vec<Shared>, Failure> {
 ///
 /// # Errors
 ///
-/// The store's.
+/// `config.duplicate` when a relay that joined has the name of one, else what
+/// `unreadable` makes of the store's.
 pub(super) async fn announce(
     store: &SharedStore,
     relays: Vec<Shared>,
-) -> Result<RelaySecrets, StoreError> {
+    unreadable: impl FnOnce(&StoreError) -> Failure,
+) -> Result<RelaySecrets, Failure> {
     let by = By { actor: Actor::coordinator(), at: UnixMs(SystemClock.unix_ms()) };
     let (relays, secrets): (_, Vec<_>) =
         relays.into_iter().map(|Shared { relay, secret }| (relay, secret)).unzip();
-    let numbered = store.set_relays(relays, by).await?;
+    let numbered = store.set_relays(relays, by).await.map_err(|error| match error {
+        StoreError::NameTaken { name, .. } => {
+            let message = format!("a relay that joined is called \"{name}\" too");
+            Failure::new(Code::ConfigDuplicate, message)
+                .attempt(format!("give the one in the settings another name than {name}"))
+        }
+        other => unreadable(&other),
+    })?;
     Ok(RelaySecrets::new(numbered.iter().map(|relay| relay.number).zip(secrets)))
-}
-
-/// Where relays answer STUN, in their order.
-pub(super) fn stun(relays: &[Shared]) -> Vec<SocketAddr> {
-    relays.iter().flat_map(|one| one.relay.stun()).collect()
 }

@@ -16,12 +16,14 @@ use crate::cli::ui;
 use crate::config::Config;
 use crate::config::public::{Offer, Public};
 use crate::domain::audit::Actor;
+use crate::domain::relay::Relay;
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure, Label};
 use crate::service::bus::{Bus, Inbound};
 use crate::service::channel::{Channel, Parts};
 use crate::service::clock::Clock;
 use crate::service::operator::Operator;
+use crate::service::relay_link::{self, RelayLink};
 use crate::service::relays::RelaySecrets;
 use crate::service::rotation::Rotations;
 use crate::service::seams::Refusals;
@@ -34,7 +36,7 @@ use crate::transport::http::unix::Socket;
 use crate::transport::listen::{Behind, Front, Limits, Listener, Places, Stats};
 use crate::transport::mqtt::hub::Hub;
 use crate::transport::mqtt::{Broker, Embedded};
-use crate::transport::{http, post};
+use crate::transport::{http, post, relay_check, relay_post};
 
 use super::clock::{RANDOM, SystemClock, monotonic};
 use super::place::{Place, VERSION, by_whom, fingerprint};
@@ -285,12 +287,10 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
             Vec::new()
         }
     };
-    let seen_from_relays = relays::stun(&relays);
-    let shown: Vec<_> = relays.iter().map(|one| one.relay.to_string()).collect();
-    let secrets_of_relays = relays::announce(&store, relays).await;
-    let secrets_of_relays = secrets_of_relays.map_err(|error| unreadable(place, &error))?;
+    let secrets_of_relays =
+        relays::announce(&store, relays, |error| unreadable(place, error)).await?;
     let limits = site.files.map_or_else(Limits::default, Limits::within);
-    let Works { channel, rotations, routes, behind, external } =
+    let Works { channel, link, rotations, routes, behind, external } =
         works(site, &store, limits, secrets_of_relays).await?;
 
     let (stop, stopping) = watch::channel(false);
@@ -299,14 +299,16 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
     let changes = store.changes();
     let told = Arc::clone(&channel);
     tasks.spawn(async move { match told.run(changes).await {} });
-    let announced = stun::run(Arc::clone(&store), public.clone(), seen_from_relays);
+    let announced = stun::run(Arc::clone(&store), public.clone(), link.listed());
     tasks.spawn(async move { match announced.await {} });
+    look_after_relays(&mut tasks, link, &store);
     if let Some(external) = external {
         let inbound: Arc<dyn Inbound> = Arc::clone(&channel) as _;
         let hub = Arc::clone(behind.broker.hub());
         tasks.spawn(async move { match external.run(inbound, hub).await {} });
     }
-    say_where(config, place, secrets, &listeners, &shown);
+    let known = store.relays().await.map_err(|error| unreadable(place, &error))?;
+    say_where(config, place, secrets, &listeners, &known);
     for (listener, _) in listeners {
         let behind = Arc::clone(&behind);
         tasks.spawn(async move { match listener.run(behind).await {} });
@@ -344,6 +346,18 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
     Ok(Ended { status, told })
 }
 
+/// Checks relays, and tells them what is decided.
+fn look_after_relays(
+    tasks: &mut JoinSet<io::Result<()>>,
+    link: Arc<RelayLink>,
+    store: &SharedStore,
+) {
+    let checks = relay_check::run(Arc::clone(&link), RANDOM);
+    tasks.spawn(async move { match checks.await {} });
+    let changes = store.changes();
+    tasks.spawn(async move { match link.run(changes).await {} });
+}
+
 fn ended_by_itself(ended: Result<io::Result<()>, JoinError>) -> Failure {
     let cause = match ended {
         Ok(Ok(())) => "a part ended".to_owned(),
@@ -356,6 +370,7 @@ fn ended_by_itself(ended: Result<io::Result<()>, JoinError>) -> Failure {
 /// The parts that serve, joined.
 struct Works {
     channel: Arc<Channel>,
+    link: Arc<RelayLink>,
     rotations: Rotations,
     routes: Router,
     behind: Arc<Behind>,
@@ -392,6 +407,13 @@ async fn works(
         Channel::new(parts, monotonic()).await.map_err(|error| unreadable(place, &error))?;
     let channel = Arc::new(channel);
     let (tls, pinned) = tls::open(&config.tls, place, &public.host)?;
+    let link = Arc::new(RelayLink::new(relay_link::Parts {
+        store: Arc::clone(store),
+        secrets: Arc::clone(secrets),
+        clock: Arc::clone(&clock),
+        random: RANDOM,
+        inside: site.with_relay.is_some().then_some(with_relay::NAME),
+    }));
     let operator = Arc::new(Operator {
         store: Arc::clone(store),
         secrets: Arc::clone(secrets),
@@ -402,6 +424,8 @@ async fn works(
         addresses: config.offers(public).iter().filter_map(Offer::address).collect(),
         spki: pinned.then(|| tls.spki()),
         account: foreign,
+        relays: Arc::clone(&link) as _,
+        posts: config.posts(public).iter().filter_map(Offer::address).collect(),
         random: RANDOM,
     });
     let inbound: Arc<dyn Inbound> = Arc::clone(&channel) as _;
@@ -416,14 +440,15 @@ async fn works(
         external: external.clone(),
     };
     let (stats, places) = (Arc::clone(&meters.listen), Arc::clone(&meters.places));
-    let routes = http::router(operator, metrics::routes(meters), post::declare(), posts);
+    let pages = metrics::routes(meters).merge(relay_post::routes(Arc::clone(&link)));
+    let routes = http::router(operator, pages, post::declare(), posts);
     let front = Front::new(routes.clone());
     let behind = Arc::new(Behind { broker, front, tls, places, stats });
     let age = Duration::from_secs(u64::from(config.key_days) * 86_400);
     let age = (age > Duration::ZERO).then_some(age);
     let presence = Arc::clone(channel.presence()) as _;
     let rotations = Rotations::new(Arc::clone(store), presence, Arc::new(SystemClock), age);
-    Ok(Works { channel, rotations, routes, behind, external })
+    Ok(Works { channel, link, rotations, routes, behind, external })
 }
 
 fn unreadable(place: &Place, error: &StoreError) -> Failure {
@@ -441,7 +466,7 @@ fn say_where(
     place: &Place,
     secrets: &Secrets,
     listeners: &[(Listener, SocketAddr)],
-    relays: &[String],
+    relays: &[Relay],
 ) {
     ui::note(format!(
         "weft-coordinator {VERSION}, key {}, data {} (schema {SCHEMA})",
@@ -458,8 +483,8 @@ fn say_where(
         let (address, user) = (broker.address.authority(), &broker.own.user);
         ui::note(format!("  broker    mqtt {address} as {user}"));
     }
-    for relay in relays {
-        ui::note(format!("  relay     {relay}"));
+    for relay in relays.iter().filter(|relay| relay.is.has_place()) {
+        ui::note(format!("  relay     {}", relay.is));
     }
     ui::note(format!("  commands  {}", config.socket.display()));
 }

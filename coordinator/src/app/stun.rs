@@ -2,10 +2,11 @@
 //! again, since names move, and at relays, so that devices have two to compare.
 
 use core::convert::Infallible;
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::io;
 
+use tokio::sync::watch;
 use weft_wire::map::SERVERS;
 
 use crate::config::public::Public;
@@ -26,10 +27,16 @@ const LAST_RETRY: Duration = Duration::from_secs(300);
 const REFRESH: Duration = Duration::from_secs(3_600);
 
 /// Announces the servers for ever. Drop the future to stop.
-pub(crate) async fn run(store: SharedStore, public: Public, relays: Vec<SocketAddr>) -> Infallible {
+pub(crate) async fn run(
+    store: SharedStore,
+    public: Public,
+    mut listed: watch::Receiver<u64>,
+) -> Infallible {
     let mut retry = FIRST_RETRY;
     loop {
-        let pause = if announce(&store, &public, &relays).await {
+        // Before it is looked, so that nothing is missed.
+        listed.mark_unchanged();
+        let pause = if announce(&store, &public).await {
             retry = FIRST_RETRY;
             REFRESH
         } else {
@@ -37,17 +44,26 @@ pub(crate) async fn run(store: SharedStore, public: Public, relays: Vec<SocketAd
             retry = (retry * 2).min(LAST_RETRY);
             pause
         };
-        if public.host.parse::<IpAddr>().is_ok() && pause == REFRESH {
-            // An address stays what it is.
+        // Then, or when devices are told of other relays: both are a reason to look.
+        let changed = tokio::time::timeout(pause, listed.changed()).await;
+        if matches!(changed, Ok(Err(_))) {
             return core::future::pending().await;
         }
-        tokio::time::sleep(pause).await;
     }
 }
 
 /// Whether the maps now say what the name means. One that does not resolve
 /// leaves what was told before.
-async fn announce(store: &SharedStore, public: &Public, relays: &[SocketAddr]) -> bool {
+async fn announce(store: &SharedStore, public: &Public) -> bool {
+    let relays = match store.relays().await {
+        Ok(relays) => relays,
+        Err(error) => {
+            tracing::warn!(%error, "serve.servers");
+            return false;
+        }
+    };
+    let told = relays.iter().filter(|relay| relay.told);
+    let relays: Vec<_> = told.flat_map(|relay| relay.is.stun()).collect();
     let look_up = tokio::net::lookup_host((public.host.clone(), public.port));
     let found: io::Result<Vec<SocketAddr>> = match tokio::time::timeout(RESOLVE, look_up).await {
         // Sorted before it is cut, so that the same name gives the same servers.
@@ -55,7 +71,7 @@ async fn announce(store: &SharedStore, public: &Public, relays: &[SocketAddr]) -
             let mut servers: Vec<_> = addresses.collect();
             servers.sort();
             servers.dedup();
-            together(servers, relays)
+            together(servers, &relays)
         }),
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };

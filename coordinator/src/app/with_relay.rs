@@ -28,7 +28,7 @@ use crate::store::{SharedStore, StoreError};
 use super::relays::Shared;
 
 /// Its name among the relays.
-const NAME: &str = "coordinator";
+pub(super) const NAME: &str = "coordinator";
 /// How long a look-up of the own name may take.
 const RESOLVE: Duration = Duration::from_secs(5);
 

@@ -69,9 +69,9 @@ impl<'a> Client<'a> {
     pub(crate) async fn delete<T: DeserializeOwned>(
         &self,
         path: &str,
-        version: u64,
+        version: Option<u64>,
     ) -> Result<T, Failure> {
-        self.call(Method::DELETE, path, Ask { body: None, if_match: Some(version) }).await
+        self.call(Method::DELETE, path, Ask { body: None, if_match: version }).await
     }
 
     /// An answer that is text and no document.

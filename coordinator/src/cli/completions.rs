@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, CommandFactory as _, ValueEnum};
 use crate::api;
 
 use super::remote::Context;
-use super::{Args, tombstones, ui};
+use super::{Args, relays, tombstones, ui};
 
 /// A person who presses Tab waits no longer than this for names.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -62,6 +62,7 @@ enum Names {
     Devices,
     Deleted,
     Keys,
+    Relays,
 }
 
 /// What may stand at a place.
@@ -99,6 +100,7 @@ async fn names(context: &Context<'_>, wanted: Names) -> Option<Vec<String>> {
             page.items.into_iter().map(|device| device.name).collect()
         }
         Names::Deleted => tombstones::names(context).await?,
+        Names::Relays => relays::names(context).await?,
         Names::Keys => {
             let path = "/api/v1/enrollment-keys";
             let page: api::Page<api::EnrolmentKey> = context.client.get(path).await.ok()?;
@@ -130,6 +132,8 @@ fn candidates(before: &[String], current: &str) -> Candidates {
         ["device", "list" | "add-wireguard"] => Candidates::Known(Vec::new()),
         ["device", "forget"] => Candidates::Names(Names::Deleted),
         ["device", _] | ["sessions" | "why"] => Candidates::Names(Names::Devices),
+        ["relay", "add" | "list"] => Candidates::Known(Vec::new()),
+        ["relay", _] => Candidates::Names(Names::Relays),
         ["key", "revoke"] => Candidates::Names(Names::Keys),
         _ => {
             let values = command.get_positionals().flat_map(clap::Arg::get_possible_values);
@@ -167,6 +171,8 @@ mod tests {
         assert!(known(&["key", "create", "--"]).iter().any(|one| one == "--needs-approval"));
         assert!(known(&["key", "create", "--"]).iter().any(|one| one == "--json"));
         assert_eq!(after(&["key", "revoke", "l"]), Candidates::Names(Names::Keys));
+        assert_eq!(after(&["relay", "drain", ""]), Candidates::Names(Names::Relays));
+        assert_eq!(after(&["relay", "add", ""]), Candidates::Known(Vec::new()));
         assert_eq!(after(&["device", "show", ""]), Candidates::Names(Names::Devices));
         assert_eq!(after(&["why", "gw-a", ""]), Candidates::Names(Names::Devices));
         assert_eq!(after(&["sessions", ""]), Candidates::Names(Names::Devices));

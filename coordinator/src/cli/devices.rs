@@ -506,7 +506,7 @@ async fn delete(context: &Context<'_>, wanted: &Confirmed) -> Result<u8, Failure
     let doors = keys::still_open(context, &device).await?;
     confirm(&Effect { sentence, undo: None, name: &device.name }, wanted.yes)?;
     let path = format!("{}?wait_ms={}", path_of(&device.id), CONFIRM_WAIT.as_millis());
-    let action: api::Action = context.client.delete(&path, device.revision).await?;
+    let action: api::Action = context.client.delete(&path, Some(device.revision)).await?;
     let name = &action.name;
     let sentence = format!(
         "{}\na tombstone stays: its identity cannot enrol again until \

@@ -80,9 +80,9 @@ fn parse_uses(text: &str) -> Result<Uses, String> {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Expiry(Option<Duration>);
+pub(super) struct Expiry(pub(super) Option<Duration>);
 
-fn parse_expiry(text: &str) -> Result<Expiry, String> {
+pub(super) fn parse_expiry(text: &str) -> Result<Expiry, String> {
     if text == "never" {
         return Ok(Expiry(None));
     }

@@ -20,6 +20,7 @@ mod keys;
 mod network;
 mod policy;
 mod qr;
+mod relays;
 pub(crate) mod remote;
 mod sessions;
 mod tombstones;
@@ -109,6 +110,9 @@ pub(crate) enum Command {
     /// Who may talk to whom
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Relays: where devices meet that find no direct path
+    #[command(subcommand)]
+    Relay(relays::Command),
     /// Networks
     Network(network::Network),
     /// How devices reach each other, as they reported it last

@@ -5,7 +5,8 @@ use crate::failure::Failure;
 
 use super::client::Client;
 use super::{
-    Args, Command, completions, coordinator_key, devices, keys, network, policy, sessions, why,
+    Args, Command, completions, coordinator_key, devices, keys, network, policy, relays, sessions,
+    why,
 };
 
 /// What commands know beside their own flags.
@@ -30,6 +31,7 @@ pub(crate) async fn run(args: &Args, config: &Config, now: u64) -> Result<u8, Ve
         Command::CoordinatorKey(command) => coordinator_key::run(&context, command).await,
         Command::Device(command) => devices::run(&context, command).await,
         Command::Policy(command) => return policy::run(&context, command).await,
+        Command::Relay(command) => relays::run(&context, command).await,
         Command::Network(command) => network::run(&context, command).await,
         Command::Sessions(command) => sessions::run(&context, command).await,
         Command::Why(command) => why::run(&context, command).await,

@@ -267,7 +267,6 @@ impl Config {
     /// of others, or every carrier at `public`. A network that lets only the web
     /// through knows port 443.
     pub fn offers(&self, public: &Public) -> Vec<Offer> {
-        const HTTPS: u16 = 443;
         if !self.addresses.is_empty() {
             return self.addresses.clone();
         }
@@ -275,8 +274,7 @@ impl Config {
             let place = broker.device_address.clone();
             return vec![Offer { carrier: Carrier::Mqtt, place }];
         }
-        let web_port = self.listen.iter().any(|address| address.port() == HTTPS);
-        let web = Public { port: if web_port { HTTPS } else { public.port }, ..public.clone() };
+        let web = self.web(public);
         [
             (Carrier::Mqtt, public),
             (Carrier::Mqtts, public),
@@ -285,6 +283,22 @@ impl Config {
         ]
         .map(|(carrier, place)| Offer { carrier, place: place.clone() })
         .to_vec()
+    }
+
+    /// Where posts come, best first: also with a broker that is not ours, since
+    /// the own port stays open.
+    pub fn posts(&self, public: &Public) -> Vec<Offer> {
+        let is_post = |offer: &&Offer| offer.carrier == Carrier::Https;
+        let posts: Vec<_> = self.addresses.iter().filter(is_post).cloned().collect();
+        let own = || vec![Offer { carrier: Carrier::Https, place: self.web(public) }];
+        if posts.is_empty() { own() } else { posts }
+    }
+
+    /// The public name, with HTTPS's own port if that is listened on.
+    fn web(&self, public: &Public) -> Public {
+        const HTTPS: u16 = 443;
+        let web_port = self.listen.iter().any(|address| address.port() == HTTPS);
+        Public { port: if web_port { HTTPS } else { public.port }, ..public.clone() }
     }
 }
 

@@ -19,6 +19,7 @@ pub mod quarantine;
 pub mod query;
 pub mod reach;
 pub mod relay;
+pub mod relay_health;
 pub mod rotation;
 pub mod tags;
 pub mod time;

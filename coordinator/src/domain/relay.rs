@@ -3,10 +3,17 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use weft_wire::relay;
+use weft_wire::id::{KeyId, PublicKey};
+use weft_wire::relay::{self, RELAYS};
 
-/// A relay as the configuration names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use super::tags::TagSet;
+use super::time::UnixMs;
+
+/// The key of the tag that says in which region a device stands.
+pub const REGION_TAG: &str = "region";
+
+/// What a relay is, as the configuration or the relay itself says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewRelay {
     /// Its name, a lower-case RFC 1123 label.
     pub name: String,
@@ -28,6 +35,19 @@ impl NewRelay {
     /// Its addresses.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
+    /// Whether clients could find it at all.
+    pub fn has_place(&self) -> bool {
+        let ports = self.udp.into_iter().chain([self.tcp, self.tls]);
+        self.addresses().next().is_some() && ports.into_iter().any(|port| port != 0)
+    }
+
+    /// Whether its addresses can be a machine's at all.
+    pub fn is_possible(&self) -> bool {
+        self.addresses().all(|address| {
+            !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()
+        })
     }
 
     /// Where it answers STUN.
@@ -55,13 +75,79 @@ impl fmt::Display for NewRelay {
 /// A relay with the number by which devices know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relay {
-    /// Unique, and the same as long as its name is configured.
+    /// Unique, and the same as long as it has its name.
     pub number: u16,
     /// What it is.
     pub is: NewRelay,
+    /// Whether devices are told of it.
+    pub told: bool,
+    /// How it joins; `None` = the configuration names it.
+    pub registration: Option<Registration>,
+}
+
+/// A relay's own entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// The key of its join string, which lets in one relay once.
+    pub key: KeyId,
+    /// When that ends; `None` = never.
+    pub key_expires: Option<UnixMs>,
+    /// Version of the master that its PSKs and its secret are derived from.
+    pub master: u8,
+    /// When it was made.
+    pub created: UnixMs,
+    /// Whether an operator wants it to take no new clients.
+    pub draining: bool,
+    /// `None` = nobody has come with its string yet.
+    pub joined: Option<Joined>,
+}
+
+/// Who came with the string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// Its control-channel key.
+    pub identity: PublicKey,
+    /// When it came.
+    pub at: UnixMs,
+    /// Its program's version.
+    pub version: String,
+}
+
+/// What is needed to let a relay join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRegistration {
+    /// Its name, a lower-case RFC 1123 label.
+    pub name: String,
+    /// Where it stands, or empty.
+    pub region: String,
+    /// 60 random bits.
+    pub key: KeyId,
+    /// When the string ends; `None` = never.
+    pub key_expires: Option<UnixMs>,
+    /// Version of the master for its secrets.
+    pub master: u8,
+}
+
+/// A relay that asks to be taken in. The handshake proved its identity, and that
+/// it knows the string's secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joining {
+    /// The key of its string.
+    pub key: KeyId,
+    /// Its control-channel key.
+    pub identity: PublicKey,
+    /// Its program's version.
+    pub version: String,
 }
 
 impl Relay {
+    /// Its control-channel key and the version of the master of its secrets, if it
+    /// registered itself.
+    pub fn identity(&self) -> Option<(PublicKey, u8)> {
+        let registration = self.registration.as_ref()?;
+        Some((registration.joined.as_ref()?.identity, registration.master))
+    }
+
     /// What devices are told of it.
     pub const fn to_wire(&self) -> relay::Relay {
         let NewRelay { v4, v6, udp, tcp, tls, .. } = self.is;
@@ -69,16 +155,29 @@ impl Relay {
     }
 }
 
-/// Numbers relays: one that has a name which is known keeps its number.
+/// The relays that a device with these tags is told of, those that it is to try
+/// first in front: of its own region, then in their order.
+pub fn told_to(mut relays: Vec<Relay>, tags: &TagSet) -> Vec<Relay> {
+    relays.retain(|relay| relay.told);
+    if let Some(region) = tags.value(REGION_TAG) {
+        relays.sort_by_key(|relay| relay.is.region != region);
+    }
+    relays.truncate(RELAYS);
+    relays
+}
+
+/// Numbers relays: one that has a name which is known keeps its number, and
+/// whether it is told.
 pub fn numbered(known: &[Relay], wanted: Vec<NewRelay>) -> Vec<Relay> {
     let mut last = known.iter().map(|relay| relay.number).max().unwrap_or(0);
     let number = |relay: NewRelay| {
-        let old = known.iter().find(|one| one.is.name == relay.name).map(|one| one.number);
-        let number = old.unwrap_or_else(|| {
+        let old = known.iter().find(|one| one.is.name == relay.name);
+        let number = old.map(|one| one.number).unwrap_or_else(|| {
             last = last.saturating_add(1);
             last
         });
-        Relay { number, is: relay }
+        let told = old.is_none_or(|one| one.told);
+        Relay { number, is: relay, told, registration: None }
     };
     wanted.into_iter().map(number).collect()
 }
@@ -108,6 +207,25 @@ mod tests {
         let second = numbered(&first, vec![relay("nyc1"), moved.clone()]);
         assert_eq!(numbers(&second), [3, 2]);
         assert_eq!(second[1].is, moved);
+    }
+
+    #[test]
+    fn a_device_tries_its_own_region_first_and_knows_few() {
+        let at = |name: &str, region: &str| NewRelay { region: region.to_owned(), ..relay(name) };
+        let mut all = numbered(
+            &[],
+            vec![at("a", "fra"), at("b", ""), at("c", "sgp"), at("d", "fra"), at("e", "sgp")],
+        );
+        all[3].told = false;
+        let names = |tags: &str| {
+            let told = told_to(all.clone(), &tags.parse().unwrap());
+            told.iter().map(|relay| relay.is.name.clone()).collect::<String>()
+        };
+        assert_eq!(names(""), "abce");
+        assert_eq!(names("region=sgp"), "ceab");
+        assert_eq!(names("region=nyc role=plc"), "abce");
+        let more = numbered(&all, (0..9).map(|n| at(&format!("r{n}"), "nyc")).collect());
+        assert_eq!(told_to(more, &TagSet::default()).len(), RELAYS);
     }
 
     #[test]

@@ -91,7 +91,8 @@ impl TagSet {
         self.0.is_empty()
     }
 
-    fn value(&self, key: &str) -> Option<&str> {
+    /// The value of a key.
+    pub fn value(&self, key: &str) -> Option<&str> {
         let at = self.0.binary_search_by(|(known, _)| known.as_str().cmp(key)).ok()?;
         Some(&self.0[at].1)
     }

@@ -241,7 +241,7 @@ fn abilities(wire: &WireAbilities) -> Abilities {
 }
 
 /// Who waits is told why, where that is no secret of ours.
-fn unwritten(request: RequestId, error: &StoreError) -> WireRefused {
+pub(in crate::service) fn unwritten(request: RequestId, error: &StoreError) -> WireRefused {
     let why = if error.is_disk_full() { "its disk is full" } else { "" };
     wire(request, Refusal::Unavailable, 0, (0, 0), why)
 }
@@ -279,7 +279,7 @@ const fn word(reason: &Refused) -> &'static str {
 }
 
 /// What a device is told of a refusal.
-fn refusal(request: RequestId, reason: &Refused) -> WireRefused {
+pub(in crate::service) fn refusal(request: RequestId, reason: &Refused) -> WireRefused {
     match reason {
         // The handshake found the key; it went meanwhile.
         Refused::KeyUnknown => wire(request, Refusal::KeyRevoked, 0, (0, 0), ""),

@@ -20,6 +20,8 @@ pub mod presence;
 pub mod quiet;
 pub mod random;
 pub mod recovery;
+pub mod relay_link;
+pub mod relay_registry;
 pub mod relays;
 pub mod rotation;
 pub mod seams;

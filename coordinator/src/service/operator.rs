@@ -15,7 +15,7 @@ use crate::store::{By, SharedStore, StoreError};
 
 use super::clock::Clock;
 use super::random::Random;
-use super::seams::{Commands, PresenceView, Refusals};
+use super::seams::{Commands, PresenceView, Refusals, RelayView};
 use super::secrets::Secrets;
 
 /// Everything that operators' use cases stand on.
@@ -39,6 +39,10 @@ pub struct Operator {
     /// The account that devices share at a broker that is not ours, if there is
     /// one.
     pub account: Option<SharedAccount>,
+    /// Relays at this moment.
+    pub relays: Arc<dyn RelayView>,
+    /// Where relays that join post, best first.
+    pub posts: Vec<Address>,
     /// Randomness.
     pub random: Random,
 }

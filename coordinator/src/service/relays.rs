@@ -6,17 +6,23 @@
 //! and refuse one device.
 
 use core::fmt::Write as _;
+use std::sync::Arc;
 
 use weft_noise::legacy::hmac_sha1;
-use weft_wire::id::{DeviceId, Epoch, OrganisationId};
+use weft_wire::base64;
+use weft_wire::id::{DeviceId, Epoch, OrganisationId, Secret};
 use weft_wire::item::RequestId;
 use weft_wire::relay::{RELAY_USER_LEN, RELAYS, RelayGrant, RelayLogin, RelayMac};
 use weft_wire::relay_link::{DENIALS, RelayDenial, RelayDenials};
 use zeroize::Zeroizing;
 
 use crate::domain::denial::Denial;
+use crate::domain::relay::{Relay, told_to};
+use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
 use crate::store::{SharedStore, StoreError, What};
+
+use super::secrets::Secrets;
 
 /// The secrets that relays share with us. No `Debug`; erased when dropped.
 #[derive(Default)]
@@ -28,13 +34,19 @@ impl RelaySecrets {
         Self(secrets.into_iter().take(RELAYS).collect())
     }
 
-    fn logins(&self, user: &str) -> heapless::Vec<RelayLogin, RELAYS> {
-        let login = |(relay, secret): &(u16, Zeroizing<String>)| RelayLogin {
-            relay: *relay,
-            mac: RelayMac(hmac_sha1(secret.as_bytes(), &[user.as_bytes()])),
-        };
-        self.0.iter().map(login).collect()
+    fn of(&self, number: u16) -> Option<Zeroizing<String>> {
+        let found = self.0.iter().find(|(known, _)| *known == number);
+        found.map(|(_, secret)| secret.clone())
     }
+}
+
+/// The secret of a relay as TURN's REST scheme has it: a text.
+pub fn secret_text(secret: &Secret) -> Zeroizing<String> {
+    Zeroizing::new(base64::encode(&secret.0).to_string())
+}
+
+fn login(relay: u16, secret: &str, user: &str) -> RelayLogin {
+    RelayLogin { relay, mac: RelayMac(hmac_sha1(secret.as_bytes(), &[user.as_bytes()])) }
 }
 
 /// The name of a device at every relay, behind its user's expiry.
@@ -82,13 +94,35 @@ pub async fn denials(store: &SharedStore, held: (Epoch, u64)) -> Result<RelayDen
 /// The use case.
 pub struct Relays {
     store: SharedStore,
-    secrets: RelaySecrets,
+    /// Of the relays that the configuration names.
+    configured: RelaySecrets,
+    /// Those of relays that joined are derived.
+    secrets: Arc<Secrets>,
 }
 
 impl Relays {
-    /// Gives credentials for the relays with these secrets.
-    pub const fn new(store: SharedStore, secrets: RelaySecrets) -> Self {
-        Self { store, secrets }
+    /// Gives credentials for the relays with these secrets, and those that joined.
+    pub const fn new(store: SharedStore, configured: RelaySecrets, secrets: Arc<Secrets>) -> Self {
+        Self { store, configured, secrets }
+    }
+
+    /// At every relay that a device with these tags is told of.
+    fn logins(
+        &self,
+        relays: Vec<Relay>,
+        tags: &TagSet,
+        user: &str,
+    ) -> heapless::Vec<RelayLogin, RELAYS> {
+        let login = |relay: &Relay| {
+            let secret = match relay.identity() {
+                Some((identity, master)) => {
+                    secret_text(&self.secrets.secret_of_relay(&identity, master)?)
+                }
+                None => self.configured.of(relay.number)?,
+            };
+            Some(login(relay.number, &secret, user))
+        };
+        told_to(relays, tags).iter().filter_map(login).collect()
     }
 
     /// The credentials of a device, as long as the lease of its map; none for one
@@ -116,7 +150,8 @@ impl Relays {
         }
         let expiry_s = now.0 / 1_000 + u64::from(lifetime_s);
         let Some(user) = user(expiry_s, device, found.organisation) else { return Ok(None) };
-        let logins = self.secrets.logins(&user);
+        let relays = self.store.relays().await?;
+        let logins = self.logins(relays, &found.tags, &user);
         Ok(Some(RelayGrant { request, user, lifetime_s, logins }))
     }
 }
@@ -141,12 +176,10 @@ mod tests {
     /// `printf %s 1800604800:dev_2j7m5ctnuzov | openssl sha1 -hmac north -binary`
     #[test]
     fn a_password_is_what_coturn_makes_of_secret_and_user() {
-        let secret = |text: &str| Zeroizing::new(text.to_owned());
-        let secrets = RelaySecrets::new([(7, secret("north")), (9, secret("south"))]);
-        let logins = secrets.logins("1800604800:dev_2j7m5ctnuzov");
-        assert_eq!(logins.iter().map(|login| login.relay).collect::<Vec<_>>(), [7, 9]);
-        let hex: String = logins[0].mac.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "4f4bf5fb5b74a89bb5aef9e7218e741d4adfa503");
-        assert_ne!(logins[0].mac.0, logins[1].mac.0);
+        let [north, south] =
+            ["north", "south"].map(|secret| login(7, secret, "1800604800:dev_2j7m5ctnuzov"));
+        let hex: String = north.mac.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((north.relay, &*hex), (7, "4f4bf5fb5b74a89bb5aef9e7218e741d4adfa503"));
+        assert_ne!(north.mac.0, south.mac.0);
     }
 }

@@ -11,6 +11,8 @@ use weft_wire::id::{CommandId, DeviceId, PublicKey};
 use weft_wire::item::{CommandKind, Outcome};
 
 use crate::domain::enrolment::Refused;
+use crate::domain::relay::Relay;
+use crate::domain::relay_health::Health;
 use crate::domain::time::UnixMs;
 
 /// What is known of a device's presence, in memory only.
@@ -61,6 +63,47 @@ pub trait PresenceView: Send + Sync {
     /// What is known of one device; `None` = not heard since this coordinator
     /// started.
     fn presence(&self, device: DeviceId) -> Option<Presence>;
+}
+
+/// How much a relay has to do, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayLoad {
+    /// Allocations at that moment.
+    pub allocations: u32,
+    /// The most that it makes.
+    pub max_allocations: u32,
+    /// Users who have some.
+    pub users: u32,
+    /// Whether somebody at its machine wants it to take no new clients.
+    pub is_draining: bool,
+}
+
+/// What is known of a relay at this moment, in memory only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelayLive {
+    /// What its checks say.
+    pub health: Health,
+    /// When it was last checked.
+    pub checked: Option<UnixMs>,
+    /// Its last report.
+    pub load: Option<RelayLoad>,
+    /// When that came.
+    pub reported: Option<UnixMs>,
+    /// From where.
+    pub seen: Option<IpAddr>,
+    /// Whether it waits for news now.
+    pub is_connected: bool,
+    /// Whether it runs in this process.
+    pub is_inside: bool,
+}
+
+/// Looks at relays, and speaks to them.
+pub trait RelayView: Send + Sync {
+    /// What is known of one.
+    fn live(&self, relay: &Relay) -> RelayLive;
+    /// An operator changed or removed one: it hears so, and devices too where
+    /// that concerns them.
+    fn changed(&self, number: u16) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
 /// How a command ended.

@@ -185,6 +185,22 @@ impl Secrets {
             .any(|number| mac::verify(&self.enrol_password(key, number, expiry).0, mac))
     }
 
+    /// The PSK of a relay's join string; `None` = its master is gone.
+    pub fn relay_enrolment_psk(&self, key: KeyId, version: u8) -> Option<Secret> {
+        Some(mac::relay_enrolment_psk(self.master(version)?, version, key))
+    }
+
+    /// The control PSK of a relay; `None` = its master is gone.
+    pub fn relay_psk(&self, identity: &PublicKey, version: u8) -> Option<Secret> {
+        Some(mac::relay_psk(self.master(version)?, version, identity))
+    }
+
+    /// What one relay makes its users' passwords with; `None` = its master is
+    /// gone.
+    pub fn secret_of_relay(&self, identity: &PublicKey, version: u8) -> Option<Secret> {
+        Some(mac::relay_secret(self.master(version)?, version, identity))
+    }
+
     /// What the relay inside the coordinator shares with it, in Base64.
     pub fn relay_secret(&self) -> Zeroizing<String> {
         let master = self.masters.last().map_or(&self.broker, |(_, master)| master);

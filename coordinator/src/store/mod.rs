@@ -29,7 +29,7 @@ use crate::domain::network::{Network, NewNetwork};
 use crate::domain::paths::{Connection, NatState, Reported};
 use crate::domain::policy::{Compiled, Policy};
 use crate::domain::quarantine::{Heard, Heeded, Quarantine};
-use crate::domain::relay::{NewRelay, Relay};
+use crate::domain::relay::{Joining, NewRegistration, NewRelay, Relay};
 use crate::domain::rotation::Step;
 use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
@@ -49,6 +49,8 @@ pub enum What {
     Key,
     /// A network.
     Network,
+    /// A relay.
+    Relay,
 }
 
 impl fmt::Display for What {
@@ -57,6 +59,7 @@ impl fmt::Display for What {
             Self::Device => "device",
             Self::Key => "key",
             Self::Network => "network",
+            Self::Relay => "relay",
         })
     }
 }
@@ -251,11 +254,25 @@ pub trait Networks: Send + Sync {
 
 /// Relays that devices may use.
 pub trait Relays: Send + Sync {
-    /// All of them, in the order in which devices try them.
+    /// All of them, in the order in which devices try them: those of the
+    /// configuration, then those that joined.
     fn relays(&self) -> Answer<'_, Vec<Relay>>;
-    /// Sets the relays of all maps and gives them their numbers; nothing happens
-    /// when they are the same.
+    /// Sets those of the configuration and gives them their numbers; nothing
+    /// happens when they are the same.
     fn set_relays(&self, relays: Vec<NewRelay>, by: By) -> Answer<'_, Vec<Relay>>;
+    /// Makes an entry that a relay can join by.
+    fn add_relay(&self, new: NewRegistration, by: By) -> Answer<'_, Relay>;
+    /// Takes a relay in, or says why not. Idempotent by its identity key. Devices
+    /// are not told of it yet.
+    fn join_relay(&self, joining: Joining, now: UnixMs) -> Answer<'_, Result<Relay, Refused>>;
+    /// A relay said where it is and what it runs. Writes only what is new.
+    fn place_relay(&self, number: u16, place: NewRelay, version: String, by: By) -> Answer<'_, ()>;
+    /// Tells devices of a relay from now on, or no more; `why` is for the audit.
+    fn tell_relay(&self, number: u16, told: bool, why: &'static str, by: By) -> Answer<'_, ()>;
+    /// An operator wants a relay to take no new clients, or to take them again.
+    fn drain_relay(&self, number: u16, draining: bool, by: By) -> Answer<'_, Relay>;
+    /// Removes a relay that joined, or may join.
+    fn remove_relay(&self, number: u16, by: By) -> Answer<'_, Relay>;
 }
 
 /// Who may not use relays.

@@ -191,7 +191,7 @@ async fn answer(
     (!frames.is_empty()).then_some(frames)
 }
 
-fn response(frames: &[Bytes]) -> Response {
+pub(super) fn response(frames: &[Bytes]) -> Response {
     let mut response = lay_down(frames).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));

@@ -185,7 +185,7 @@ fn fra1() -> Relay {
     let v4 = Some([203, 0, 113, 10].into());
     let is =
         NewRelay { name, region: String::new(), v4, v6: None, udp: [3_478, 0], tcp: 0, tls: 0 };
-    Relay { number: 1, is }
+    Relay { number: 1, is, told: true, registration: None }
 }
 
 fn direct(to: &str) -> Way {

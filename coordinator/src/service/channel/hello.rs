@@ -300,7 +300,7 @@ fn password_expiry(now_ms: u64) -> u32 {
     u32::try_from(expiry).unwrap_or(u32::MAX)
 }
 
-fn hello_info(plain: &[u8]) -> Result<HelloInfo, FrameDrop> {
+pub(in crate::service) fn hello_info(plain: &[u8]) -> Result<HelloInfo, FrameDrop> {
     for item in Items::new(plain) {
         let item = item.map_err(|_| FrameDrop::HelloPayload)?;
         if item.tag == HelloInfo::TAG {

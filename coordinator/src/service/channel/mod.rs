@@ -19,6 +19,7 @@ mod lost;
 mod quarantine;
 mod record;
 
+pub(in crate::service) use self::hello::hello_info;
 pub(in crate::service) use self::record::sentence;
 
 use std::sync::Arc;
@@ -266,7 +267,7 @@ impl Channel {
                 Arc::clone(&sessions),
                 Arc::clone(&quiet),
             ),
-            relays: Relays::new(Arc::clone(&store), relays),
+            relays: Relays::new(Arc::clone(&store), relays, Arc::clone(&secrets)),
             presence: Arc::new(PresenceTable::new(Arc::clone(&sessions), Arc::clone(&clock))),
             turns: quarantine::Turns::default(),
             commands: CommandQueue::new(Arc::clone(&sessions), Arc::clone(&clock)),

@@ -20,7 +20,7 @@ use crate::store::{By, StoreError};
 
 use super::migrate::{self, MigrateError, SCHEMA};
 use super::row::signed;
-use super::{OpenError, audit, check, configure};
+use super::{OpenError, audit, check, configure, relays};
 
 /// The mark of a copy.
 const MARK: &str = "CREATE TABLE backup (made INTEGER NOT NULL) STRICT";
@@ -189,6 +189,9 @@ pub(super) fn start_anew(
         .prepare("SELECT id FROM organisation ORDER BY id")?
         .query_map([], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
+    if !keep_keys {
+        relays::end_strings(&tx, now)?;
+    }
     for organisation in organisations {
         let keys = if keep_keys { Vec::new() } else { end_keys(&tx, organisation, now)? };
         let detail = vec![

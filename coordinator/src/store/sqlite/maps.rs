@@ -14,7 +14,7 @@ use crate::domain::netmap::{
 };
 use crate::domain::network::Network;
 use crate::domain::policy::{Compiled, Masks};
-use crate::domain::relay::Relay;
+use crate::domain::relay::{Relay, told_to};
 use crate::domain::tags::TagSet;
 use crate::store::{Answer, Holder, Maps, StoreError, What};
 
@@ -202,7 +202,7 @@ impl Ground<'_> {
             own_keys(device),
             MapOp::Lease(network.lease_s),
             MapOp::Servers(networks::servers(conn)?),
-            relays(conn)?,
+            relays(conn, device)?,
             MapOp::Rules(own.rules()),
         ];
         self.extend_with_peers(changes, &mut ops)?;
@@ -268,7 +268,10 @@ impl Ground<'_> {
             if other_network {
                 ops.push(MapOp::Lease(network.lease_s));
                 ops.push(MapOp::Servers(networks::servers(conn)?));
-                ops.push(relays(conn)?);
+            }
+            // In which order they are tried hangs on the device's region.
+            if own_touched || other_network {
+                ops.push(relays(conn, device)?);
             }
             let rules = view_now.rules();
             if rules != view_then.rules() {
@@ -311,8 +314,8 @@ fn settings(network: &Network, device: &Device) -> Option<MapOp> {
     }))
 }
 
-fn relays(conn: &Connection) -> Result<MapOp, StoreError> {
-    let relays = relays::load(conn)?;
+fn relays(conn: &Connection, device: &Device) -> Result<MapOp, StoreError> {
+    let relays = told_to(relays::load(conn)?, &device.tags);
     Ok(MapOp::Relays(relays.iter().map(Relay::to_wire).collect()))
 }
 

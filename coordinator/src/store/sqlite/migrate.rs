@@ -53,6 +53,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "0007_paths",
         sql: include_str!("../../../migrations/sqlite/0007_paths.sql"),
     },
+    Migration {
+        number: 8,
+        name: "0008_registered_relays",
+        sql: include_str!("../../../migrations/sqlite/0008_registered_relays.sql"),
+    },
 ];
 
 /// The newest schema that this program knows.

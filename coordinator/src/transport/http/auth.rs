@@ -34,6 +34,10 @@ pub enum Permission {
     PolicyRead,
     /// Put policies in force.
     PolicyManage,
+    /// See relays.
+    RelayRead,
+    /// Add, drain and remove relays.
+    RelayManage,
     /// See networks.
     NetworkRead,
     /// Announce the coordinator's next key.
@@ -57,6 +61,8 @@ impl Permission {
             Self::KeyManage => "key.manage",
             Self::PolicyRead => "policy.read",
             Self::PolicyManage => "policy.manage",
+            Self::RelayRead => "relay.read",
+            Self::RelayManage => "relay.manage",
             Self::NetworkRead => "network.read",
             Self::CoordinatorManage => "coordinator.manage",
             Self::AuditRead => "audit.read",

@@ -13,12 +13,13 @@ use crate::domain::key_change::KeyChange;
 use crate::domain::network::{Network, capacity};
 use crate::domain::policy::{Rule, parse_traffic};
 use crate::domain::quarantine::Quarantine;
+use crate::domain::relay::Relay;
 use crate::domain::rotation::{Rotation, SecondKey};
 use crate::domain::time::UnixMs;
 use crate::failure::{Code, Failure};
 use crate::service::devices::{Outcomes, Seen};
 use crate::service::rotation::Rotated;
-use crate::service::seams::Report;
+use crate::service::seams::{RelayLive, Report};
 
 pub(super) fn key(key: &EnrolmentKey, now: UnixMs) -> api::EnrolmentKey {
     let state = match key.state(now) {
@@ -38,6 +39,55 @@ pub(super) fn key(key: &EnrolmentKey, now: UnixMs) -> api::EnrolmentKey {
         needs_approval: key.needs_approval,
         state: state.to_owned(),
         created_at: key.created.to_string(),
+    }
+}
+
+/// A relay, and what is known of it now.
+pub(super) fn relay((relay, live): &(Relay, RelayLive), now: UnixMs) -> api::Relay {
+    let Relay { number, is, told, registration } = relay;
+    let registration = registration.as_ref();
+    let joined = registration.and_then(|one| one.joined.as_ref());
+    let load = live.load.as_ref();
+    let drains = registration.is_some_and(|one| one.draining)
+        || registration.is_some() && load.is_some_and(|load| load.is_draining);
+    let state = match (&live.health.answered, registration) {
+        _ if live.is_inside => "inside",
+        (_, Some(_)) if joined.is_none() => "waiting",
+        _ if drains => "draining",
+        _ if live.health.is_silent() => "silent",
+        (Some(_), _) => "healthy",
+        (None, _) => "unchecked",
+    };
+    let port = |port: u16| (port != 0).then_some(port);
+    let text = |at: Option<UnixMs>| at.map(|at| at.to_string());
+    let expires = registration.filter(|one| one.joined.is_none()).and_then(|one| one.key_expires);
+    api::Relay {
+        name: is.name.clone(),
+        number: *number,
+        region: is.region.clone(),
+        kind: if registration.is_some() { "registered" } else { "configured" }.to_owned(),
+        state: if state == "waiting" && expires.is_some_and(|at| at <= now) {
+            "expired".to_owned()
+        } else {
+            state.to_owned()
+        },
+        told: *told,
+        addresses: is.addresses().map(|address| address.to_string()).collect(),
+        udp: is.udp.into_iter().filter_map(port).collect(),
+        tcp: port(is.tcp),
+        tls: port(is.tls),
+        checked_at: text(live.checked),
+        answered_at: text(live.health.answered),
+        rtt_us: live.health.rtt.and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
+        connected: live.is_connected,
+        seen_from: live.seen.map(|seen| seen.to_string()),
+        reported_at: text(live.reported),
+        allocations: load.map(|load| load.allocations),
+        max_allocations: load.map(|load| load.max_allocations),
+        users: load.map(|load| load.users),
+        version: joined.map(|joined| joined.version.clone()),
+        joined_at: joined.map(|joined| joined.at.to_string()),
+        join_expires_at: expires.map(|at| at.to_string()),
     }
 }
 

@@ -22,6 +22,7 @@ mod keys;
 pub mod metrics;
 mod networks;
 mod policies;
+mod relays;
 pub mod routes;
 mod tombstones;
 pub mod unix;
@@ -44,6 +45,7 @@ pub fn operator_routes() -> Routes<Shared> {
     let routes = connections::declare(routes);
     let routes = tombstones::declare(routes);
     let routes = policies::declare(routes);
+    let routes = relays::declare(routes);
     audit::declare(routes)
 }
 
