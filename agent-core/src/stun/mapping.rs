@@ -18,20 +18,20 @@ const BLOCKS: [u16; 2] = [512, 2_048];
 
 /// The servers, those with an address that was not named yet first: two
 /// destinations with one address cannot show a NAT that maps by address.
-pub(super) fn spread<'a>(
+pub(super) fn spread<'a, const N: usize>(
     servers: impl Iterator<Item = &'a SocketAddr>,
 ) -> impl Iterator<Item = SocketAddr> {
-    let (mut first, mut later) = (Vec::<_, SERVERS>::new(), Vec::<_, SERVERS>::new());
-    for &server in servers {
+    let (mut first, mut later) = (Vec::<_, N>::new(), Vec::<_, N>::new());
+    for &server in servers.take(N) {
         let known = first.iter().any(|one: &SocketAddr| one.ip() == server.ip());
         let list = if known { &mut later } else { &mut first };
-        // Cannot fail: there are no more servers than places.
+        // Cannot fail: as many are taken as there are places.
         let _ = list.push(server);
     }
     first.into_iter().chain(later)
 }
 
-pub(super) fn classify(seen: &Seen) -> Mapping {
+pub(super) fn classify(seen: &[(SocketAddr, SocketAddr)]) -> Mapping {
     let Some(&(_, first)) = seen.first() else {
         return Mapping::Unknown;
     };
@@ -49,7 +49,7 @@ pub(super) fn classify(seen: &Seen) -> Mapping {
 }
 
 /// The same small distance from each to the next.
-fn step(seen: &Seen) -> Option<i16> {
+fn step(seen: &[(SocketAddr, SocketAddr)]) -> Option<i16> {
     let ports = || seen.iter().map(|(_, address)| address.port());
     let distances =
         ports().zip(ports().skip(1)).map(|(one, next)| next.wrapping_sub(one).cast_signed());
@@ -58,7 +58,7 @@ fn step(seen: &Seen) -> Option<i16> {
     (step != 0 && step.abs() <= STEP && distances.all(|distance| distance == step)).then_some(step)
 }
 
-fn block(seen: &Seen) -> Option<u16> {
+fn block(seen: &[(SocketAddr, SocketAddr)]) -> Option<u16> {
     let within = |block: u16| {
         let mut blocks = seen.iter().map(|(_, address)| address.port() / block);
         let first = blocks.next();
@@ -113,7 +113,7 @@ mod tests {
     fn another_address_is_asked_before_another_port() {
         let server = |last, port| SocketAddr::from(([203, 0, 113, last], port));
         let servers = [server(1, 3_478), server(1, 3_479), server(2, 3_478), server(2, 3_479)];
-        let spread: std::vec::Vec<_> = spread(servers.iter()).collect();
+        let spread: std::vec::Vec<_> = spread::<SERVERS>(servers.iter()).collect();
         assert_eq!(spread, [servers[0], servers[2], servers[1], servers[3]]);
     }
 }

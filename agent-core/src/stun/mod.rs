@@ -13,6 +13,7 @@
 //! server is one round trip away, and a person waits), four times in all; no
 //! RTT is kept; no authentication, which no server asks for a Binding.
 
+pub mod discovery;
 mod mapping;
 
 use core::net::SocketAddr;
@@ -42,6 +43,8 @@ const GIVE_UP_AFTER: Duration = Duration::from_millis(3_750);
 const FIRST: usize = 2;
 /// A request without attributes but FINGERPRINT: bytes.
 pub const REQUEST_LEN: usize = 28;
+/// A request of [`discovery`], which has one attribute more: bytes.
+pub const DISCOVERY_REQUEST_LEN: usize = 36;
 
 /// A request that is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,9 +185,10 @@ impl StunClient {
         self.running = true;
         for (place, socket) in [sockets.v4, sockets.v6].into_iter().enumerate() {
             let of_family = |server: &&SocketAddr| server.is_ipv4() == (place == 0);
-            let asked: Vec<Asked, SERVERS> = mapping::spread(self.servers.iter().filter(of_family))
-                .map(|server| Asked { server, answer: None })
-                .collect();
+            let asked: Vec<Asked, SERVERS> =
+                mapping::spread::<SERVERS>(self.servers.iter().filter(of_family))
+                    .map(|server| Asked { server, answer: None })
+                    .collect();
             let Some(socket) = socket.filter(|_| !asked.is_empty()) else {
                 continue;
             };

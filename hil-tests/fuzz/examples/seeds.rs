@@ -126,6 +126,7 @@ fn wire(corpora: &mut Corpora) {
     stun(corpora);
     relay(corpora);
     turn_client(corpora);
+    discovery(corpora);
     let frames = [b"\x03\x00abc".as_slice(), b"\x01\x00d"].concat();
     corpora.put("wire-http", frames);
 }
@@ -195,6 +196,25 @@ fn turn_client(corpora: &mut Corpora) {
     let seed = allocated(seed).byte(8).byte(0).bytes(b"\x40\0\0\x05hello\0\0\0\x40\0");
     let seed = seed.byte(9).byte(0).byte(10).byte(0).byte(9).byte(2);
     corpora.put("turn-client", seed.byte(8).byte(0).bytes(&[0xFF; 9]).finish());
+}
+
+/// A server with two addresses answers everything, bindings rest and live; another
+/// one refuses.
+fn discovery(corpora: &mut Corpora) {
+    // To a request by its number from the last: shape, mapped address, other one.
+    let answer =
+        |seed: Seed, place: u8, shape: u8| seed.byte(2).byte(place).byte(shape).byte(6).byte(3);
+    let begin = |servers| Seed::new().byte(servers).byte(4).byte(0);
+    let wait = |seed: Seed, millis| seed.byte(0).short(millis);
+    let first = answer(begin(1), 0, 0);
+    let all = (0..12).fold(first, |seed, place| answer(seed, place, 0));
+    let used = (0..6).fold(wait(all, 2_600), |seed, place| answer(seed, place, 0));
+    let looked = (0..6).fold(wait(used, 30_000), |seed, place| answer(seed, place, 16 | 4 << 5));
+    corpora.put("discovery", looked.finish());
+    let refused = (0..9).fold(answer(begin(3), 0, 0), |seed, place| answer(seed, place, 1));
+    corpora.put("discovery", wait(refused, 60_000).byte(1).byte(0).byte(0).bytes(&[1; 9]).finish());
+    let hairpinned = (0..9).fold(answer(begin(1), 0, 0), |seed, place| answer(seed, place, 32));
+    corpora.put("discovery", wait(hairpinned, 2_000).finish());
 }
 
 /// An echo request from 100.93.0.2 to 100.93.0.3.

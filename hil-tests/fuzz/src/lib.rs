@@ -13,6 +13,7 @@ pub mod script;
 mod agent;
 mod channel;
 mod coordinator;
+mod discovery;
 mod gateway;
 mod keys;
 mod noise;
@@ -89,6 +90,7 @@ pub const ALL: &[Target] = &[
     target("tunnel", "two tunnels over a hostile network", tunnel::run),
     target("relay", "the relay between hostile clients and hostile peers", relay::run),
     target("turn-client", "the TURN client of a hostile relay", turn_client::run),
+    target("discovery", "the look at a NAT between hostile servers", discovery::run),
     target("session", "an MQTT connection beside that of a victim", session::run),
     target("channel", "the coordinator and an enrolled hostile device", channel::run),
 ];
