@@ -87,6 +87,8 @@ codes! {
     LeaveDenied "leave.denied" 4,
     LeaveErase "leave.erase" 1,
     LeaveUnconfirmed "leave.unconfirmed" 3,
+    NetcheckNobody "netcheck.nobody" 2,
+    NetcheckServer "netcheck.server" 2,
     PeerAmbiguous "peer.ambiguous" 5,
     PeerNotMesh "peer.not-mesh" 5,
     PeerSelf "peer.self" 2,

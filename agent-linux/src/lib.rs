@@ -12,6 +12,7 @@ mod ipc;
 mod log;
 #[expect(unsafe_code, reason = "sockets, TUN and netlink are system calls")]
 mod net;
+mod netcheck;
 #[expect(unsafe_code, reason = "clocks, signals and rights are system calls")]
 mod os;
 mod output;

@@ -3,6 +3,8 @@
 //! The cache is a sequence of items like a record, in the order in which they
 //! are to be taken back: [`CacheHead`], then ops of the map.
 
+use core::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 use weft_wire::id::{Epoch, Revision};
 use weft_wire::item::{Item, ItemError, ItemWriter};
@@ -79,6 +81,11 @@ impl MapSettings {
     /// Relays, those to be tried first come first.
     pub fn relays(&self) -> &[Relay] {
         self.relays.as_ref().map_or(&[], |relays| &relays.relays)
+    }
+
+    /// STUN servers, best first.
+    pub fn stun_servers(&self) -> &[SocketAddr] {
+        self.servers.as_ref().map_or(&[], |servers| &servers.stun)
     }
 
     /// Whether the map, or the cache, has said which relays there are.

@@ -6,6 +6,7 @@ mod join;
 mod key;
 mod leave;
 mod logs;
+mod netcheck;
 mod overview;
 mod peer;
 mod peers;
@@ -96,6 +97,12 @@ enum Command {
         help_template = EXAMPLES_FIRST
     )]
     Ping(ping::Arguments),
+    /// What this network does to UDP, and how relays are reached
+    #[command(
+        before_help = "Examples:\n  weft netcheck\n  weft netcheck --lifetime\n  weft netcheck --server stun.example.net:3478",
+        help_template = EXAMPLES_FIRST
+    )]
+    Netcheck(netcheck::Arguments),
     /// What the daemon wrote
     Logs(logs::Arguments),
     /// A shell's completion script, on standard output
@@ -165,6 +172,7 @@ impl Command {
             Self::Status(arguments) => arguments.json,
             Self::Peers(arguments) => arguments.json,
             Self::Ping(arguments) => arguments.json,
+            Self::Netcheck(arguments) => arguments.json,
             _ => false,
         }
     }
@@ -186,6 +194,7 @@ impl Command {
             Self::Status(arguments) => status::run(&mut context, &arguments),
             Self::Peers(arguments) => peers::run(&mut context, &arguments),
             Self::Ping(arguments) => ping::run(&mut context, &arguments),
+            Self::Netcheck(arguments) => netcheck::run(&mut context, &arguments),
             Self::Logs(arguments) => logs::run(&mut context, &arguments),
             Self::Completions(arguments) => completions::run(&mut context, &arguments),
             Self::Complete(words) => completions::complete(&mut context, &words),

@@ -79,6 +79,8 @@ pub(crate) struct Config {
     pub(crate) listen_port: Option<WantedPort>,
     /// Addresses at which this machine can be reached, known by the operator.
     pub(crate) endpoints: Vec<SocketAddr>,
+    /// Bytes of this uplink cost money: nothing is sent that only might help.
+    pub(crate) metered: bool,
     /// Seconds after which a session is renewed; for tests only.
     pub(crate) rekey_after_s: Option<u16>,
     /// Group that may read the daemon's state.
@@ -165,6 +167,7 @@ impl Config {
             interface: DEFAULT_INTERFACE.to_owned(),
             listen_port: None,
             endpoints: Vec::new(),
+            metered: false,
             rekey_after_s: None,
             socket_group: DEFAULT_GROUP.to_owned(),
             socket_group_wanted: false,
@@ -237,6 +240,9 @@ impl Config {
         self.listen_port = section
             .integer_at("listen_port", 1..=65_535)
             .map(|(port, source)| WantedPort { port, source });
+        if let Some(metered) = section.boolean("metered") {
+            self.metered = metered;
+        }
         for (text, span) in section.texts("endpoints") {
             match text.parse() {
                 Ok(_) if self.endpoints.len() == MAX_ENDPOINTS => {

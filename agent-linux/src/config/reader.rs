@@ -303,6 +303,18 @@ impl Section<'_, '_> {
         }
     }
 
+    /// Yes or no.
+    pub(crate) fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        self.known.push(key);
+        let (_, value) = take(&mut self.table, key)?;
+        if let DeValue::Boolean(value) = value.get_ref() {
+            return Some(*value);
+        }
+        let hint = if value.get_ref().is_str() { "; write it without quotes" } else { "" };
+        self.wrong_type(key, "true or false", &value, hint);
+        None
+    }
+
     /// One of some words.
     pub(crate) fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         let (text, span) = self.text(key)?;

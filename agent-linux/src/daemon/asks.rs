@@ -33,6 +33,10 @@ impl Daemon {
                 let status = Box::new(self.status());
                 self.server.answer(client, Answer::Status(status));
             }
+            Request::Servers => {
+                let known = self.known_servers();
+                self.server.answer(client, Answer::Servers(known));
+            }
             Request::Measured { peer, rtt_us } => {
                 self.note_rtt(peer, rtt_us);
                 let status = Box::new(self.status());

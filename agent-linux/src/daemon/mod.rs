@@ -11,7 +11,7 @@ mod overlay;
 mod setup;
 mod standing;
 pub(crate) mod texts;
-mod view;
+pub(crate) mod view;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -16,6 +16,7 @@ use crate::failure::{Code, Failure};
 use crate::ipc::protocol::{
     Coordinator, Device, Key, KeyState, OtherMachine, Path, Peer, Relay, Status,
 };
+use crate::netcheck::Known;
 use crate::os::clock;
 
 /// The one word for a standing.
@@ -79,6 +80,19 @@ fn prefix(prefix: Prefix) -> String {
     match prefix {
         Prefix::V4(address, len) => format!("{address}/{len}"),
         Prefix::V6(address, len) => format!("{address}/{len}"),
+    }
+}
+
+/// A relay of the map.
+pub(crate) fn relay(relay: &weft_wire::relay::Relay, until_s: Option<u64>) -> Relay {
+    let port = |port: u16| (port != 0).then_some(port);
+    Relay {
+        number: relay.number,
+        addresses: (relay.v4, relay.v6),
+        udp: relay.udp.into_iter().filter_map(port).collect(),
+        tcp: port(relay.tcp),
+        tls: port(relay.tls),
+        until_s,
     }
 }
 
@@ -192,18 +206,19 @@ impl Daemon {
 
     fn relay_views(&self) -> Vec<Relay> {
         let grant = self.agent.relay_grant();
-        let port = |port: u16| (port != 0).then_some(port);
-        let view = |relay: &weft_wire::relay::Relay| Relay {
-            number: relay.number,
-            addresses: (relay.v4, relay.v6),
-            udp: relay.udp.into_iter().filter_map(port).collect(),
-            tcp: port(relay.tcp),
-            tls: port(relay.tls),
-            until_s: grant
+        let until_s = |relay: &weft_wire::relay::Relay| {
+            grant
                 .filter(|grant| grant.logins.iter().any(|login| login.relay == relay.number))
-                .and_then(RelayGrant::expiry_s),
+                .and_then(RelayGrant::expiry_s)
         };
-        self.agent.settings().relays().iter().map(view).collect()
+        let relays = self.agent.settings().relays().iter();
+        relays.map(|entry| relay(entry, until_s(entry))).collect()
+    }
+
+    /// Whom the map says one may ask about this network.
+    pub(super) fn known_servers(&self) -> Known {
+        let servers = self.agent.settings().stun_servers().to_vec();
+        Known { servers, relays: self.relay_views(), ..Known::default() }
     }
 
     /// Everything `weft status` shows.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::failure::Failure;
+use crate::netcheck::Known;
 
 /// This program's version.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -28,6 +29,8 @@ pub(crate) enum Request {
     Status,
     /// An [`Answer::Progress`] now and at every change, until the command ends.
     Progress,
+    /// One [`Answer::Servers`].
+    Servers,
     /// One [`Answer::Echo`], when the reply came or did not.
     Echo { to: IpAddr, sequence: u16, bytes: u16, wait_ms: u32 },
     /// A command measured this round trip to a peer through the host's own stack.
@@ -75,6 +78,8 @@ pub(crate) enum Answer {
     /// Who was asked, and microseconds to the reply; `None`: none came in time.
     Echo(IpAddr, Option<u64>),
     Lines(Vec<String>),
+    /// Whom `weft netcheck` asks.
+    Servers(Known),
     Stopped(Stopped),
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Route {
     pub(crate) index: u32,
     /// Where to.
     pub(crate) network: Network,
+    /// Of two for the same place the lower one counts.
+    pub(crate) metric: u32,
 }
 
 /// The host's network at one moment.
@@ -185,11 +187,13 @@ impl HostView {
             } else {
                 IpAddr::V6(Ipv6Addr::UNSPECIFIED)
             };
-            let mut route = Route { index: 0, network: Network { address: any, len: head[1] } };
+            let network = Network { address: any, len: head[1] };
+            let mut route = Route { index: 0, network, metric: 0 };
             for (kind, value) in reply.attributes(12) {
                 match kind {
                     libc::RTA_DST => route.network.address = address(value).unwrap_or(any),
                     libc::RTA_OIF => route.index = u32_at(value, 0),
+                    libc::RTA_PRIORITY => route.metric = u32_at(value, 0),
                     _ => {}
                 }
             }
@@ -204,6 +208,22 @@ impl HostView {
 
     fn name(&self, index: u32) -> &str {
         self.interfaces.get(&index).map_or("", |link| &link.name)
+    }
+
+    /// The way into the world beside the mesh.
+    fn default_route(&self, v4: bool, mesh: &str) -> Option<&Route> {
+        let fits = |route: &&Route| {
+            route.network.len == 0
+                && route.network.address.is_ipv4() == v4
+                && self.name(route.index) != mesh
+        };
+        self.routes.iter().filter(fits).min_by_key(|route| route.metric)
+    }
+
+    /// The interface that leads into the world, over IPv4 if that does.
+    pub(crate) fn way_out(&self, mesh: &str) -> Option<&str> {
+        let route = self.default_route(true, mesh).or_else(|| self.default_route(false, mesh));
+        route.map(|route| self.name(route.index)).filter(|name| !name.is_empty())
     }
 
     /// Addresses at which a peer may reach this machine, in the kernel's order,
@@ -252,6 +272,12 @@ impl HostView {
             .find(|&(index, _)| self.name(index) != mesh)
             .map(|(index, network)| Overlap { interface: self.name(index).to_owned(), network })
     }
+}
+
+/// [`HostView::way_out`] of this moment; `None` also where the kernel does not say.
+pub(crate) fn way_out(mesh: &str) -> Option<String> {
+    let view = HostView::read(&mut Netlink::open().ok()?).ok()?;
+    view.way_out(mesh).map(str::to_owned)
 }
 
 /// Bridges that container engines make: a `bridge` with one of their names.
@@ -311,12 +337,32 @@ mod unit {
         view
     }
 
+    fn route(index: u32, network: &str, len: u8) -> Route {
+        let network = Network { address: network.parse().unwrap(), len };
+        Route { index, network, metric: 0 }
+    }
+
     #[test]
     fn candidates_leave_out_what_no_peer_can_reach() {
         let found: Vec<String> =
             view().candidates("weft0").iter().map(ToString::to_string).collect();
         // wwan0 is up without a carrier.
         assert_eq!(found, ["192.168.1.20", "2001:db8::7"]);
+    }
+
+    #[test]
+    fn the_way_out_is_the_default_route_with_the_lowest_metric_beside_the_mesh() {
+        let mut view = view();
+        assert_eq!(view.way_out("weft0"), None);
+        let mut add = |index, network: &str, len, metric| {
+            view.routes.push(Route { metric, ..route(index, network, len) });
+            view.way_out("weft0").map(str::to_owned)
+        };
+        assert_eq!(add(5, "::", 0, 1).as_deref(), Some("wwan0"));
+        assert_eq!(add(4, "0.0.0.0", 0, 0).as_deref(), Some("wwan0"));
+        assert_eq!(add(2, "192.168.1.0", 24, 0).as_deref(), Some("wwan0"));
+        assert_eq!(add(5, "0.0.0.0", 0, 700).as_deref(), Some("wwan0"));
+        assert_eq!(add(2, "0.0.0.0", 0, 100).as_deref(), Some("eth0"));
     }
 
     #[test]
@@ -328,20 +374,11 @@ mod unit {
         let mut without = view();
         without.addresses.pop();
         assert_eq!(without.overlap(&overlay, "weft0"), None);
-        without.routes.push(Route {
-            index: 2,
-            network: Network { address: "0.0.0.0".parse().unwrap(), len: 0 },
-        });
+        without.routes.push(route(2, "0.0.0.0", 0));
         assert_eq!(without.overlap(&overlay, "weft0"), None);
-        without.routes.push(Route {
-            index: 2,
-            network: Network { address: "100.64.0.0".parse().unwrap(), len: 10 },
-        });
+        without.routes.push(route(2, "100.64.0.0", 10));
         assert_eq!(without.overlap(&overlay, "weft0"), None);
-        without.routes.push(Route {
-            index: 2,
-            network: Network { address: "100.93.8.0".parse().unwrap(), len: 24 },
-        });
+        without.routes.push(route(2, "100.93.8.0", 24));
         let found = without.overlap(&overlay, "weft0").unwrap();
         assert_eq!(found.network.to_string(), "100.93.8.0/24");
     }
