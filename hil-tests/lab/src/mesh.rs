@@ -429,6 +429,11 @@ impl Gateway {
         self.document("status")
     }
 
+    /// `weft netcheck --json`, which asks whom its map names.
+    pub(crate) fn netcheck(&self) -> Result<Value> {
+        self.document("netcheck")
+    }
+
     /// `weft peers --json`: the entry of one peer.
     pub(crate) fn peer(&self, name: &str) -> Result<Value> {
         self.known_peer(name)?

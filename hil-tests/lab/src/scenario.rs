@@ -14,6 +14,7 @@ mod interop;
 mod key_change;
 mod nat_matrix;
 mod nats;
+mod netcheck;
 mod outage;
 mod pair;
 mod reference;
@@ -137,6 +138,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "nats",
         about: "every NAT box of the laboratory, seen from behind it, is what it is called",
         play: nats::play,
+    },
+    Scenario {
+        name: "netcheck",
+        about: "weft netcheck behind every NAT box says what it is, and how relays are reached",
+        play: netcheck::play,
     },
     Scenario {
         name: "outage",

@@ -35,6 +35,7 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     outcome.merge(scenario(root, &["restore"]));
     outcome.merge(scenario(root, &["key-change"]));
     outcome.merge(scenario(root, &["turn"]));
+    outcome.merge(scenario(root, &["netcheck"]));
     for name in SHORTENED {
         let arguments: &[&str] = if full { &[name] } else { &[name, "--short"] };
         outcome.merge(scenario(root, arguments));
