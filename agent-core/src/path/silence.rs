@@ -69,12 +69,14 @@ impl PeerPath {
     ) {
         self.listening.at = match (heard.first_unanswered_at, self.listening.asked_at) {
             (None, _) => {
-                self.listening.asked_at = None;
-                self.in_doubt = false;
-                self.unproven = false;
+                self.is_heard();
                 self.listen_on(heard, now)
             }
-            (Some(since), _) if now - since < ASK_AFTER => since + ASK_AFTER,
+            // In a busy flow something is always on its way.
+            (Some(since), _) if now - since < ASK_AFTER => {
+                self.is_heard();
+                since + ASK_AFTER
+            }
             (Some(_), None) if self.unproven => {
                 // The way works and the session does not: the peer started anew.
                 self.unproven = false;
@@ -94,6 +96,13 @@ impl PeerPath {
                 }
             }
         };
+    }
+
+    /// Something authentic came within the last second.
+    const fn is_heard(&mut self) {
+        self.listening.asked_at = None;
+        self.in_doubt = false;
+        self.unproven = false;
     }
 
     /// When the data path is asked next what it has heard of a peer that answers.

@@ -30,6 +30,8 @@ const LINGERS: Duration = Duration::from_secs(10);
 pub(super) struct Choice {
     /// When we moved data by our own choice.
     moved_at: Option<Instant>,
+    /// We are somewhere else since the peer was last heard.
+    moved: bool,
     /// Authentic data came another way meanwhile.
     strayed: Option<Route>,
     /// When a better way is looked for.
@@ -44,6 +46,7 @@ impl Choice {
     pub(super) const fn new() -> Self {
         Self {
             moved_at: None,
+            moved: false,
             strayed: None,
             upgrade_at: Instant::FAR_FUTURE,
             upgrades: 0,
@@ -103,14 +106,19 @@ impl PeerPath {
     pub(super) fn choose(&mut self, now: Instant) {
         let Some((route, relayed)) = self.checks.best(now) else { return };
         let Some(selected) = self.selected.filter(|_| self.confirmed_at.is_some()) else { return };
+        let moved = self.choice.moved;
         if route == selected.route {
+            // The peer does not know yet that we are somewhere else.
+            self.greets |= moved;
+            self.choice.moved = false;
             return;
         }
-        let silent = self.in_doubt && !self.checks.answers(selected.route, now);
+        let silent = (self.in_doubt || moved) && !self.checks.answers(selected.route, now);
         let better = self.leads && selected.relayed && !relayed;
         if silent || better {
             self.select(route, Why::Answered, now);
             self.choice.moved_at = Some(now);
+            self.choice.moved = false;
             self.choice.strayed = None;
             self.greets = true;
             if silent {
@@ -143,6 +151,7 @@ impl PeerPath {
     /// once, as if for the first time.
     pub(super) fn handle_moved(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         self.choice.upgrades = 0;
+        self.choice.moved = true;
         if self.selected.is_some_and(|selected| selected.relayed) && self.leads {
             self.wait_for_upgrade(now);
         }

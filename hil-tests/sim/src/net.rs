@@ -139,6 +139,8 @@ pub struct Network {
     queue: BTreeMap<(Instant, u64), (Stage, Datagram)>,
     sequence: u64,
     totals: Totals,
+    /// Nothing passes between these outer addresses.
+    forbidden: Vec<[IpAddr; 2]>,
 }
 
 impl Network {
@@ -151,6 +153,7 @@ impl Network {
             queue: BTreeMap::new(),
             sequence: 0,
             totals: Totals { sent: 0, delivered: 0, lost: 0, refused: 0, doubled: 0 },
+            forbidden: Vec::new(),
         }
     }
 
@@ -217,6 +220,16 @@ impl Network {
         self.totals
     }
 
+    /// Cuts the way between two public addresses, in both directions.
+    pub fn forbid(&mut self, one: IpAddr, other: IpAddr) {
+        self.forbidden.push([one, other]);
+    }
+
+    /// Heals every cut.
+    pub fn allow_all(&mut self) {
+        self.forbidden.clear();
+    }
+
     /// A host sends a datagram.
     pub fn send(&mut self, host: HostId, datagram: Datagram, now: Instant) {
         self.totals.sent += 1;
@@ -238,6 +251,12 @@ impl Network {
                 return;
             };
             datagram = translated;
+        }
+        let ends = [datagram.source.ip(), datagram.destination.ip()];
+        let is_cut = |cut: &[IpAddr; 2]| *cut == ends || [cut[1], cut[0]] == ends;
+        if self.forbidden.iter().any(is_cut) {
+            self.totals.lost += 1;
+            return;
         }
         let at = now + self.time_over(&link);
         self.push(at, Stage::Core(area, link), datagram);

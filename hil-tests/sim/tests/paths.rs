@@ -130,11 +130,17 @@ const RELAY: [u8; 4] = [203, 0, 113, 20];
 
 /// The same as [`idle`] in a network with a relay.
 fn idle_with_relay(seed: u64, one: Kind, other: Kind) -> (Mesh, usize, usize) {
+    idle_with_relays(seed, one, other, 1)
+}
+
+fn idle_with_relays(seed: u64, one: Kind, other: Kind, relays: u8) -> (Mesh, usize, usize) {
     let mut mesh = Mesh::new(seed);
     for server in SERVERS {
         mesh.add_stun(server.into());
     }
-    mesh.add_relay(RELAY.into());
+    for relay in 0..relays {
+        mesh.add_relay((u32::from_be_bytes(RELAY) + u32::from(relay)).into());
+    }
     let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
     mesh.site(a, one);
     mesh.site(b, other);
@@ -173,6 +179,102 @@ fn what_cannot_be_crossed_is_relayed_at_once() {
                 mesh.run_for(200_000);
                 assert_eq!(mesh.relays[0].turn.allocations(), 0, "nobody talks any more");
             }
+        }
+    }
+}
+
+/// The direct way is cut under traffic: data goes on over the relay without a
+/// handshake, and comes back by itself when the cut heals.
+#[test]
+fn a_cut_is_bridged_by_the_relay_and_left_again() {
+    let (mut mesh, a, b) = idle_with_relay(7, Kind::Prc, Kind::Prc);
+    let took = first_packet(&mut mesh, a, b);
+    assert!(took.as_millis() < 200 && !is_relayed(&mesh, a), "{took:?}");
+    let host = mesh.host(b);
+    let handshakes = |mesh: &Mesh| mesh.agent(a).peers().next().expect("a peer").tunnel;
+    let before = handshakes(&mesh).established_at;
+    for round in 0..3 {
+        mesh.network.forbid([198, 51, 100, 1].into(), [198, 51, 100, 2].into());
+        let cut_at = mesh.now;
+        let gap = flow(&mut mesh, a, host, 6_000);
+        println!("round {round}: gap {gap:?}");
+        assert!(gap < Duration::from_millis(2_500), "{gap:?}");
+        assert!(is_relayed(&mesh, a) && is_relayed(&mesh, b));
+        mesh.network.allow_all();
+        let limit = cut_at + Duration::from_secs(40);
+        while is_relayed(&mesh, a) || is_relayed(&mesh, b) {
+            assert!(mesh.now < limit, "it stays on the relay");
+            let gap = flow(&mut mesh, a, host, 200);
+            assert!(gap < Duration::from_millis(100), "{gap:?} on the way back");
+        }
+        println!("round {round}: direct again {:?} after the cut", mesh.now - cut_at);
+        flow(&mut mesh, a, host, 15_000);
+        assert!(!is_relayed(&mesh, a) && !is_relayed(&mesh, b));
+    }
+    assert_eq!(handshakes(&mesh).established_at, before, "no handshake was made");
+}
+
+/// An echo every 20 ms: the longest time without an answer.
+fn flow(mesh: &mut Mesh, from: usize, to: u32, millis: u64) -> Duration {
+    let (mut last, mut gap) = (mesh.now, Duration::ZERO);
+    let mut seen = mesh.replies(from);
+    for sequence in 0..millis / 20 {
+        mesh.ping(from, to, sequence as u16);
+        for _ in 0..20 {
+            mesh.run_for(1);
+            let now = mesh.replies(from);
+            if now > seen {
+                (seen, last) = (now, mesh.now);
+            }
+            gap = gap.max(mesh.now - last);
+        }
+    }
+    gap
+}
+
+/// The relay that carries a pair takes packets and does nothing any more: another
+/// one carries it within seconds.
+#[test]
+fn a_relay_that_falls_silent_is_left_for_another() {
+    for (seed, one, other) in [
+        (1, Kind::SymRand, Kind::Prc),
+        (2, Kind::Prc, Kind::SymRand),
+        (3, Kind::SymRand, Kind::SymRand),
+    ] {
+        let (mut mesh, a, b) = idle_with_relays(seed, one, other, 2);
+        first_packet(&mut mesh, a, b);
+        assert!(is_relayed(&mesh, a) && is_relayed(&mesh, b));
+        let host = mesh.host(b);
+        flow(&mut mesh, a, host, 20_000);
+        let used = mesh.relays.iter().position(|relay| relay.turn.allocations() > 0);
+        mesh.relays[used.expect("one is used")].is_dead = true;
+        let gap = flow(&mut mesh, a, host, 10_000);
+        println!("{} {}: {gap:?}", one.name(), other.name());
+        assert!(gap < Duration::from_millis(3_000), "{gap:?}");
+        let gap = flow(&mut mesh, a, host, 30_000);
+        assert!(gap < Duration::from_millis(200), "{gap:?} afterwards");
+    }
+}
+
+/// A device gets another address, behind another box: traffic goes on within a
+/// second, whoever talks and whichever way it went before.
+#[test]
+fn a_move_is_followed() {
+    for (seed, one, other) in [
+        (1, Kind::Prc, Kind::Prc),
+        (2, Kind::SymRand, Kind::Prc),
+        (3, Kind::Prc, Kind::SymRand),
+        (4, Kind::Open, Kind::Prc),
+    ] {
+        for moved in [&[0][..], &[1], &[0, 1]] {
+            let (mut mesh, a, b) = idle_with_relays(seed, one, other, 1);
+            first_packet(&mut mesh, a, b);
+            let host = mesh.host(b);
+            flow(&mut mesh, a, host, 20_000);
+            moved.iter().for_each(|&at| mesh.roam([a, b][at], Kind::Prc));
+            let gap = flow(&mut mesh, a, host, 10_000);
+            println!("{} {} {moved:?}: {gap:?}", one.name(), other.name());
+            assert!(gap < Duration::from_millis(1_000), "{gap:?}");
         }
     }
 }

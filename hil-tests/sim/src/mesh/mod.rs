@@ -216,6 +216,19 @@ impl Mesh {
         self.network.move_host(host, [address.ip()], Some(gateway));
     }
 
+    /// Takes a device to another site, with another address inside and outside;
+    /// its agent is told, as a shell does it.
+    pub fn roam(&mut self, node: usize, kind: nat::Kind) {
+        let address = SocketAddr::from(([10, 1, 0, 1 + node as u8], 51_871));
+        self.nodes[node].address = address;
+        let outer = IpAddr::from([192, 0, 2, 1 + node as u8]);
+        let seed = self.rng.next();
+        let gateway = kind.site(&mut self.network, outer, address.ip(), seed);
+        self.network.move_host(self.nodes[node].host, [address.ip()], Some(gateway));
+        let candidate = Candidate { kind: CandidateKind::Host, address };
+        self.input(node, |agent, now| agent.set_local_addresses(&[candidate], now));
+    }
+
     /// Gives a device another address. Its agent is not told.
     pub fn move_node(&mut self, node: usize, address: SocketAddr) {
         self.nodes[node].address = address;
