@@ -16,6 +16,7 @@ mod netcheck;
 #[expect(unsafe_code, reason = "clocks, signals and rights are system calls")]
 mod os;
 mod output;
+mod portmap;
 mod relay;
 mod store;
 

@@ -93,6 +93,10 @@ events! {
     PeerDown "peer.down" Info,
     /// This machine's own addresses.
     Candidates "path.candidates" Debug,
+    /// The router lets packets in to the tunnel's port.
+    PortMapped "path.mapped" Info,
+    /// It does so no more.
+    PortUnmapped "path.unmapped" Info,
     /// State could not be written.
     StateFailed "state.failed" Error,
     /// State that could not be written is written.

@@ -3,7 +3,7 @@
 
 use weft_noise::wg::{self, Kind};
 use weft_wire::probe::PROBE;
-use weft_wire::signal::Candidate;
+use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
 
 use super::outbox::Persist;
 use super::record::{Fate, Head};
@@ -226,15 +226,20 @@ impl<
         let before = self.paths.local();
         self.paths.set_local(candidates);
         let kept = self.paths.local();
-        if !before.is_empty() && before != kept {
+        // What a router lets in comes and goes while this device stays where it is:
+        // calls tell of it, and no way that works is left for it.
+        let own = |list: &[Candidate]| {
+            let own = list.iter().filter(|one| one.kind != CandidateKind::Mapped);
+            own.copied().collect::<heapless::Vec<_, CANDIDATES>>()
+        };
+        let changed = own(&before) != own(&kept);
+        if !before.is_empty() && changed {
             for (slot, wanted) in (0..).map(PeerSlot).zip(&mut self.keepalives) {
                 *wanted |= self.datapath.has_session(slot, self.now);
             }
-        }
-        if !before.is_empty() && before != kept {
             self.control.handle_moved(now);
         }
-        if before != kept {
+        if changed {
             self.handle_network_change();
             self.pump();
         }

@@ -81,6 +81,8 @@ pub(crate) struct Config {
     pub(crate) endpoints: Vec<SocketAddr>,
     /// Bytes of this uplink cost money: nothing is sent that only might help.
     pub(crate) metered: bool,
+    /// Whether the router may be asked to let packets in.
+    pub(crate) port_mapping: bool,
     /// Seconds after which a session is renewed; for tests only.
     pub(crate) rekey_after_s: Option<u16>,
     /// Group that may read the daemon's state.
@@ -168,6 +170,7 @@ impl Config {
             listen_port: None,
             endpoints: Vec::new(),
             metered: false,
+            port_mapping: true,
             rekey_after_s: None,
             socket_group: DEFAULT_GROUP.to_owned(),
             socket_group_wanted: false,
@@ -242,6 +245,9 @@ impl Config {
             .map(|(port, source)| WantedPort { port, source });
         if let Some(metered) = section.boolean("metered") {
             self.metered = metered;
+        }
+        if let Some(wanted) = section.boolean("port_mapping") {
+            self.port_mapping = wanted;
         }
         for (text, span) in section.texts("endpoints") {
             match text.parse() {

@@ -86,6 +86,7 @@ impl Daemon {
         if end != End::Erase {
             self.write_cache_now();
         }
+        self.way_in.release();
         self.say_goodbye();
         let stopped = self.mesh.remove();
         let erased = if end == End::Erase { self.erase() } else { Ok(()) };

@@ -5,7 +5,6 @@ use weft_agent_core::control::{LineRequest, MapDropped};
 use weft_agent_core::peers::{PeerChange, PeerState};
 use weft_noise::mac;
 use weft_wire::item::{Duplicate, Refused, Standing, State};
-use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
 use weft_wire::topic::Topic;
 use weft_wire::verdict::Refusal;
 
@@ -289,20 +288,7 @@ impl Daemon {
             self.line.give_up("the address it came from is gone");
         }
         self.line.handle_network(view.fingerprint(self.mesh.name()));
-        let port = self.udp.port;
-        let configured = self
-            .configured
-            .iter()
-            .map(|&address| Candidate { kind: CandidateKind::Configured, address });
-        let v6 = self.udp.v6.is_some();
-        let own = view.candidates(self.mesh.name()).into_iter();
-        let own = own.filter(|address| v6 || address.is_ipv4()).map(|address| Candidate {
-            kind: CandidateKind::Host,
-            address: (address, port).into(),
-        });
-        let candidates: Vec<Candidate> = configured.chain(own).take(CANDIDATES).collect();
-        self.agent.set_local_addresses(&candidates, now());
-        self.log.write(Event::Candidates, &[("count", (candidates.len() as u64).into())]);
+        self.tell_addresses(&view);
         let applied = self.mesh.apply(&view);
         self.report_applied(applied);
     }

@@ -12,6 +12,7 @@ mod setup;
 mod standing;
 pub(crate) mod texts;
 pub(crate) mod view;
+mod ways_in;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -45,6 +46,7 @@ use data::Buffers;
 use echo::Echoes;
 use end::{End, Keeper};
 use overlay::Mesh;
+use ways_in::WayIn;
 
 /// The coordinator may take this long to let this device go, in microseconds.
 const LEAVE_US: u64 = 15_000_000;
@@ -95,6 +97,7 @@ struct Daemon {
     udp: UdpPair,
     relays: Relays,
     monitor: Monitor,
+    way_in: WayIn,
     server: Server,
     signals: Signals,
     alarm: Alarm,
@@ -222,6 +225,7 @@ impl Daemon {
         self.line.register(set);
         self.relays.register(set);
         self.server.register(set);
+        self.way_in.register(set);
         set.add(self.alarm.as_fd(), Interest::READ);
         Places {
             signals: set.add(self.signals.as_fd(), Interest::READ),
@@ -239,6 +243,7 @@ impl Daemon {
             agent,
             self.line.deadline(),
             self.monitor.deadline(),
+            self.way_in.deadline(),
             self.echoes.deadline(),
             self.leaving.map(|(until, _)| until),
             self.retry_at,
@@ -281,6 +286,7 @@ impl Daemon {
             });
             self.end = self.end.or(asked);
         }
+        self.drive_way_in(set);
         self.handle_deadlines(now_us);
         self.drain();
         self.send();

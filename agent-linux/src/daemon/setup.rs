@@ -21,6 +21,7 @@ use crate::control::line::Line;
 use crate::daemon::data::{Buffers, SOCKET_V4, SOCKET_V6};
 use crate::daemon::echo::Echoes;
 use crate::daemon::overlay::Mesh;
+use crate::daemon::ways_in::WayIn;
 use crate::daemon::{Daemon, now, texts};
 use crate::failure::{Code, Failure, Result};
 use crate::ipc::client::Client;
@@ -90,6 +91,7 @@ pub(super) fn open(
     if let Err(error) = privilege::drop_to_net_admin() {
         log.write(Event::RightsKept, &[("cause", error.to_string().into())]);
     }
+    let way_in = WayIn::open(config, &identity.identity_key.0, udp.port);
     let line = Line::new(home.ways(), home.spki);
     let pinned = identity.coordinator;
     let joining = identity.member().is_none();
@@ -106,6 +108,7 @@ pub(super) fn open(
         udp,
         relays: Relays::new(),
         monitor,
+        way_in,
         server,
         signals,
         alarm: Alarm::new().map_err(Failure::internal)?,

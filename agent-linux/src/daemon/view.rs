@@ -218,7 +218,7 @@ impl Daemon {
     /// Whom the map says one may ask about this network.
     pub(super) fn known_servers(&self) -> Known {
         let servers = self.agent.settings().stun_servers().to_vec();
-        Known { servers, relays: self.relay_views(), ..Known::default() }
+        Known { servers, relays: self.relay_views(), port_mapping: self.way_in.told() }
     }
 
     /// Everything `weft status` shows.

@@ -38,6 +38,8 @@ pub(crate) struct Route {
     pub(crate) index: u32,
     /// Where to.
     pub(crate) network: Network,
+    /// Over whom, if not directly.
+    pub(crate) via: Option<IpAddr>,
     /// Of two for the same place the lower one counts.
     pub(crate) metric: u32,
 }
@@ -188,11 +190,12 @@ impl HostView {
                 IpAddr::V6(Ipv6Addr::UNSPECIFIED)
             };
             let network = Network { address: any, len: head[1] };
-            let mut route = Route { index: 0, network, metric: 0 };
+            let mut route = Route { index: 0, network, via: None, metric: 0 };
             for (kind, value) in reply.attributes(12) {
                 match kind {
                     libc::RTA_DST => route.network.address = address(value).unwrap_or(any),
                     libc::RTA_OIF => route.index = u32_at(value, 0),
+                    libc::RTA_GATEWAY => route.via = address(value),
                     libc::RTA_PRIORITY => route.metric = u32_at(value, 0),
                     _ => {}
                 }
@@ -224,6 +227,14 @@ impl HostView {
     pub(crate) fn way_out(&self, mesh: &str) -> Option<&str> {
         let route = self.default_route(true, mesh).or_else(|| self.default_route(false, mesh));
         route.map(|route| self.name(route.index)).filter(|name| !name.is_empty())
+    }
+
+    /// The router that leads into the world over IPv4.
+    pub(crate) fn router(&self, mesh: &str) -> Option<Ipv4Addr> {
+        match self.default_route(true, mesh)?.via? {
+            IpAddr::V4(router) => Some(router),
+            IpAddr::V6(_) => None,
+        }
     }
 
     /// Addresses at which a peer may reach this machine, in the kernel's order,
@@ -339,7 +350,7 @@ mod unit {
 
     fn route(index: u32, network: &str, len: u8) -> Route {
         let network = Network { address: network.parse().unwrap(), len };
-        Route { index, network, metric: 0 }
+        Route { index, network, via: None, metric: 0 }
     }
 
     #[test]
@@ -354,15 +365,18 @@ mod unit {
     fn the_way_out_is_the_default_route_with_the_lowest_metric_beside_the_mesh() {
         let mut view = view();
         assert_eq!(view.way_out("weft0"), None);
-        let mut add = |index, network: &str, len, metric| {
-            view.routes.push(Route { metric, ..route(index, network, len) });
-            view.way_out("weft0").map(str::to_owned)
+        let mut add = |index, network: &str, len, via: &str, metric| {
+            let via = via.parse().ok();
+            view.routes.push(Route { via, metric, ..route(index, network, len) });
+            let router = view.router("weft0").map(|router| router.to_string());
+            format!("{} {}", view.way_out("weft0").unwrap(), router.unwrap_or_default())
         };
-        assert_eq!(add(5, "::", 0, 1).as_deref(), Some("wwan0"));
-        assert_eq!(add(4, "0.0.0.0", 0, 0).as_deref(), Some("wwan0"));
-        assert_eq!(add(2, "192.168.1.0", 24, 0).as_deref(), Some("wwan0"));
-        assert_eq!(add(5, "0.0.0.0", 0, 700).as_deref(), Some("wwan0"));
-        assert_eq!(add(2, "0.0.0.0", 0, 100).as_deref(), Some("eth0"));
+        assert_eq!(add(5, "::", 0, "fe80::1", 1), "wwan0 ");
+        assert_eq!(add(4, "0.0.0.0", 0, "100.93.0.1", 0), "wwan0 ");
+        assert_eq!(add(2, "192.168.1.0", 24, "", 0), "wwan0 ");
+        assert_eq!(add(5, "0.0.0.0", 0, "", 700), "wwan0 ");
+        assert_eq!(add(2, "0.0.0.0", 0, "192.168.1.1", 100), "eth0 192.168.1.1");
+        assert_eq!(add(3, "0.0.0.0", 0, "172.17.0.1", 100), "eth0 192.168.1.1");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod nats;
 mod netcheck;
 mod outage;
 mod pair;
+mod portmap;
 mod reference;
 mod remove;
 mod restore;
@@ -153,6 +154,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "pair",
         about: "two gateways: join to first ping, loss, throughput, both families",
         play: pair::play,
+    },
+    Scenario {
+        name: "portmap",
+        about: "a router that is asked by PCP, NAT-PMP and UPnP lets a peer in, and forgets it",
+        play: portmap::play,
     },
     Scenario {
         name: "reference",

@@ -119,6 +119,11 @@ impl Site {
         ipv4(self.plan.number)
     }
 
+    /// Gives the outermost box further rules.
+    pub(crate) fn rules(&self, run: &Run, name: &str, text: &str) -> Result<()> {
+        nft(run, self.outermost(), name, text)
+    }
+
     /// Addresses, routes, neighbours and rules; the link `wan` is there.
     pub(crate) fn build(
         &mut self,

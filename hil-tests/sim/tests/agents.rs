@@ -95,6 +95,31 @@ fn a_move_costs_its_peers_nothing() {
     assert_eq!(sent, 0);
 }
 
+/// What a router lets in comes and goes while this device stays where it is.
+#[test]
+fn a_way_in_that_comes_and_goes_moves_nobody() {
+    let (mut mesh, a, b) = Mesh::pair(43);
+    let host_b = mesh.host(b);
+    mesh.ping(a, host_b, 1);
+    mesh.run_for(1_000);
+    let host =
+        Candidate { kind: CandidateKind::Host, address: "10.7.7.7:7".parse().expect("an address") };
+    let mapped = Candidate {
+        kind: CandidateKind::Mapped,
+        address: "203.0.113.50:7".parse().expect("an address"),
+    };
+    let mut sent = |candidates: &[Candidate]| {
+        mesh.input(b, |agent, now| {
+            agent.set_local_addresses(candidates, now);
+            let mut out = [0; 2_048];
+            core::iter::from_fn(|| agent.poll_transmit(&mut out)).count()
+        })
+    };
+    assert!(sent(&[host]) > 0, "another address is told at once");
+    assert_eq!(sent(&[mapped, host]), 0);
+    assert_eq!(sent(&[host]), 0);
+}
+
 fn bad() -> Link {
     Link {
         latency: Duration::from_millis(10),

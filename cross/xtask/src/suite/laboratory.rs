@@ -36,6 +36,7 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     outcome.merge(scenario(root, &["key-change"]));
     outcome.merge(scenario(root, &["turn"]));
     outcome.merge(scenario(root, &["netcheck"]));
+    outcome.merge(scenario(root, &["portmap"]));
     for name in SHORTENED {
         let arguments: &[&str] = if full { &[name] } else { &[name, "--short"] };
         outcome.merge(scenario(root, arguments));
