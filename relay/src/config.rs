@@ -9,10 +9,15 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::proto::turn::{AddressPrefix, Policy, Settings, SharedSecret};
+use crate::state::Membership;
 use crate::{Certificate, Config, RelayAddress};
 
 /// The file that is read when nobody names one; it may be missing.
 pub const DEFAULT_FILE: &str = "/etc/weft/relay.toml";
+/// Where a relay that joined keeps who it is.
+pub const DEFAULT_STATE: &str = "/var/lib/weft-relay";
+/// Where commands of this machine are heard.
+pub const DEFAULT_SOCKET: &str = "/run/weft-relay/socket";
 /// The shortest secret, in characters.
 const MIN_SECRET: usize = 16;
 
@@ -46,6 +51,10 @@ pub struct Flags {
     pub secret_files: Vec<PathBuf>,
     /// Address of metrics, instead of the file's.
     pub metrics: Option<SocketAddr>,
+    /// Folder of a relay that joined, instead of the file's.
+    pub state: Option<PathBuf>,
+    /// Socket for commands, instead of the file's.
+    pub socket: Option<PathBuf>,
 }
 
 /// A text that is read by its `FromStr`.
@@ -125,6 +134,8 @@ struct Document {
     peers: PeersSection,
     drain: DrainSection,
     metrics: MetricsSection,
+    coordinator: CoordinatorSection,
+    control: ControlSection,
 }
 
 #[derive(Default, Deserialize)]
@@ -187,13 +198,32 @@ struct MetricsSection {
     listen: Option<Text<SocketAddr>>,
 }
 
-/// Merges flags and file.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct CoordinatorSection {
+    join_file: Option<PathBuf>,
+    state: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ControlSection {
+    socket: Option<PathBuf>,
+}
+
+/// Flags and file, read and not yet put together.
+pub struct Loaded<'a> {
+    path: PathBuf,
+    document: Document,
+    flags: &'a Flags,
+}
+
+/// Reads flags and file.
 ///
 /// # Errors
 ///
-/// [`ConfigError`] for a file that cannot be read or does not say what can be,
-/// and for secrets that are none.
-pub fn load(flags: &Flags) -> Result<Config, ConfigError> {
+/// [`ConfigError`] for a file that cannot be read or does not say what can be.
+pub fn load(flags: &Flags) -> Result<Loaded<'_>, ConfigError> {
     let path = flags.config.as_deref().unwrap_or_else(|| Path::new(DEFAULT_FILE));
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -215,13 +245,53 @@ fn unreadable(path: &Path, code: &'static str, error: &dyn Display) -> ConfigErr
 }
 
 /// Reads the file's text.
-fn parse(path: &Path, text: &str, flags: &Flags) -> Result<Config, ConfigError> {
+fn parse<'a>(path: &Path, text: &str, flags: &'a Flags) -> Result<Loaded<'a>, ConfigError> {
     let document: Document = toml::from_str(text).map_err(|error| ConfigError {
         code: "config.value",
         message: format!("{} does not say what can be", path.display()),
         cause: Some(error.to_string().trim_end().to_owned()),
         attempt: format!("weft-relay --config {} --check", path.display()),
     })?;
+    Ok(Loaded { path: path.to_owned(), document, flags })
+}
+
+impl Loaded<'_> {
+    /// Where a relay that joined keeps who it is.
+    pub fn state(&self) -> PathBuf {
+        let file = self.document.coordinator.state.as_ref();
+        self.flags.state.as_ref().or(file).cloned().unwrap_or_else(|| DEFAULT_STATE.into())
+    }
+
+    /// The file that holds a join string, for a relay that did not join yet.
+    pub fn join_file(&self) -> Option<&Path> {
+        self.document.coordinator.join_file.as_deref()
+    }
+
+    /// Where commands of this machine are heard, and whether somebody said so.
+    pub fn socket(&self) -> (PathBuf, bool) {
+        let said = self.flags.socket.as_ref().or(self.document.control.socket.as_ref());
+        (said.cloned().unwrap_or_else(|| DEFAULT_SOCKET.into()), said.is_some())
+    }
+
+    /// What the relay starts with. One that joined needs neither a secret nor an
+    /// address: the coordinator gave the one and saw the other.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for secrets that are none, and for what does not fit
+    /// together.
+    pub fn config(self, joined: Option<&Membership>) -> Result<Config, ConfigError> {
+        let Self { path, document, flags } = self;
+        merge(&path, document, flags, joined)
+    }
+}
+
+fn merge(
+    path: &Path,
+    document: Document,
+    flags: &Flags,
+    joined: Option<&Membership>,
+) -> Result<Config, ConfigError> {
     let mut turn = settings(&document);
     let files = if flags.secret_files.is_empty() {
         &document.auth.secret_files
@@ -229,7 +299,13 @@ fn parse(path: &Path, text: &str, flags: &Flags) -> Result<Config, ConfigError> 
         &flags.secret_files
     };
     turn.secrets = files.iter().map(|file| secret(file)).collect::<Result<_, _>>()?;
-    let relay = relay_addresses(&document, flags)?;
+    turn.secrets.extend(joined.map(Membership::shared_secret));
+    let mut relay = relay_addresses(&document, flags)?;
+    if relay.is_empty()
+        && let Some(seen) = joined.and_then(|joined| joined.seen)
+    {
+        relay.push(RelayAddress::seen(seen));
+    }
     if relay.is_empty() != turn.secrets.is_empty() {
         let (has, lacks, add) = if relay.is_empty() {
             ("a secret", "an address to relay from", "--relay-address 203.0.113.10")
@@ -355,7 +431,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Config, ConfigError> {
-        parse(Path::new("relay.toml"), text, &Flags::default())
+        parse(Path::new("relay.toml"), text, &Flags::default())?.config(None)
     }
 
     #[test]
@@ -375,11 +451,46 @@ mod tests {
         assert_eq!((config.turn.max_per_user, config.turn.secrets.len()), (2, 1));
         let listen: Vec<SocketAddr> = vec!["127.0.0.1:2".parse().unwrap()];
         let flags = Flags { listen: listen.clone(), ..Flags::default() };
-        assert_eq!(parse(Path::new("relay.toml"), &text, &flags).unwrap().listen, listen);
+        let loaded = parse(Path::new("relay.toml"), &text, &flags).unwrap();
+        assert_eq!(loaded.config(None).unwrap().listen, listen);
         std::fs::write(&file, "short\n").unwrap();
         assert_eq!(read(&text).err().unwrap().code, "config.secret");
         std::fs::remove_file(&file).unwrap();
         assert_eq!(read(&text).err().unwrap().code, "config.secret");
+    }
+
+    #[test]
+    fn one_that_joined_needs_no_settings() {
+        let joined = Membership {
+            name: "fra1".to_owned(),
+            addresses: Vec::new(),
+            spki: None,
+            pin: weft_wire::id::PublicKey([1; 32]),
+            next_pin: None,
+            identity: weft_wire::id::Secret([2; 32]),
+            psk: weft_wire::id::Secret([3; 32]),
+            master: 0,
+            secret: weft_wire::id::Secret([4; 32]),
+            seen: Some([127, 0, 0, 1].into()),
+        };
+        let config = |text: &str| {
+            let flags = Flags::default();
+            parse(Path::new("relay.toml"), text, &flags).unwrap().config(Some(&joined)).unwrap()
+        };
+        let own = config("");
+        assert_eq!((own.turn.secrets.len(), own.relay[0].public), (1, [127, 0, 0, 1].into()));
+        assert_eq!(own.relay[0].bind, own.relay[0].public, "it is this machine's");
+        // Behind a NAT it is another machine's.
+        let elsewhere = RelayAddress::seen([192, 0, 2, 1].into());
+        assert!(elsewhere.bind.is_unspecified());
+        let told = config("[relay]\naddresses = [\"203.0.113.10\"]\n");
+        assert_eq!(told.relay[0].public.to_string(), "203.0.113.10");
+        let flags = Flags { state: Some("/a".into()), ..Flags::default() };
+        let text =
+            "[coordinator]\nstate = \"/b\"\njoin_file = \"/c\"\n[control]\nsocket = \"/d\"\n";
+        let loaded = parse(Path::new("relay.toml"), text, &flags).unwrap();
+        assert_eq!((loaded.state(), loaded.socket()), ("/a".into(), ("/d".into(), true)));
+        assert_eq!(loaded.join_file(), Some(Path::new("/c")));
     }
 
     #[test]

@@ -15,5 +15,6 @@
 pub mod config;
 pub mod io;
 pub mod proto;
+pub mod state;
 
 pub use io::{Certificate, Config, RelayAddress, Server, StartError, Status};

@@ -1,5 +1,6 @@
 //! What is answered, and to whom: no socket and no clock. [`turn`] is the whole
-//! relay, [`denied`] what it is told of users; here stands the Binding responder
+//! relay, [`denied`] what it is told of users, [`link`] its session with the
+//! coordinator; here stands the Binding responder
 //! alone, as the coordinator has it.
 //!
 //! Deviations from RFC 8489: no authentication (nothing here is worth it), no
@@ -9,6 +10,7 @@
 mod limit;
 
 pub mod denied;
+pub mod link;
 pub mod turn;
 
 use core::net::SocketAddr;

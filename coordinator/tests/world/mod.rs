@@ -17,6 +17,7 @@ use weft_coordinator::service::bus::{Bus, Inbound};
 use weft_coordinator::service::channel::{Channel, Parts};
 use weft_coordinator::service::clock::Clock;
 use weft_coordinator::service::random::Random;
+use weft_coordinator::service::relay_link::{self, RelayLink};
 use weft_coordinator::service::relays::RelaySecrets;
 use weft_coordinator::service::seams::Refusals;
 use weft_coordinator::service::secrets::Secrets;
@@ -26,7 +27,7 @@ use weft_coordinator::transport::external::{Account, External, Joined};
 use weft_coordinator::transport::listen::{Behind, Front, Limits, Listener, Places, Stats};
 use weft_coordinator::transport::mqtt::hub::Hub;
 use weft_coordinator::transport::mqtt::{Broker, Embedded};
-use weft_coordinator::transport::post;
+use weft_coordinator::transport::{post, relay_post};
 use weft_noise::entropy::Entropy;
 use weft_noise::key::StaticSecret;
 use weft_noise::sealed::Session;
@@ -79,6 +80,7 @@ pub struct World {
     pub store: SharedStore,
     pub secrets: Arc<Secrets>,
     pub channel: Arc<Channel>,
+    pub link: Arc<RelayLink>,
     pub hub: Arc<Hub>,
     pub broker: Arc<Broker>,
     pub refusals: Arc<Refusals>,
@@ -193,9 +195,21 @@ impl World {
             Arc::clone(&secrets) as _,
             Arc::new(TestClock),
         ));
+        let link = Arc::new(RelayLink::new(relay_link::Parts {
+            store: Arc::clone(&store),
+            secrets: Arc::clone(&secrets),
+            clock: Arc::new(TestClock),
+            random: Random(|out| getrandom::fill(out).unwrap()),
+            inside: None,
+        }));
+        let (told, changes) = (Arc::clone(&link), store.changes());
+        tokio::spawn(async move { told.run(changes).await });
         let behind = Arc::new(Behind {
             broker: Arc::clone(&broker),
-            front: Front::new(post::routes(inbound, Arc::clone(&hub))),
+            front: Front::new(
+                post::routes(inbound, Arc::clone(&hub))
+                    .merge(relay_post::routes(Arc::clone(&link))),
+            ),
             tls: super::endpoint::tls(),
             places: Places::new(Limits::default()),
             stats: Arc::new(Stats::default()),
@@ -203,7 +217,7 @@ impl World {
         let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(listener.run(Arc::clone(&behind)));
-        Self { store, secrets, channel, hub, broker, refusals, address, foreign, behind, dir }
+        Self { store, secrets, channel, link, hub, broker, refusals, address, foreign, behind, dir }
     }
 
     pub fn by(&self) -> By {

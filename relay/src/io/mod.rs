@@ -2,11 +2,15 @@
 //! [`StunServer`] the Binding responder alone.
 
 mod clock;
+pub mod control;
 mod health;
 #[cfg(feature = "load")]
 pub mod load;
 mod net;
+mod post;
+mod random;
 mod server;
+pub mod session;
 mod socket;
 mod stream;
 mod stun;

@@ -27,6 +27,19 @@ pub struct RelayAddress {
     pub public: IpAddr,
 }
 
+impl RelayAddress {
+    /// The address that somebody outside sees: this machine's own, or behind a NAT
+    /// that maps every port to itself whichever it has.
+    pub fn seen(public: IpAddr) -> Self {
+        let is_own = std::net::UdpSocket::bind((public, 0)).is_ok();
+        let any = match public {
+            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        Self { bind: if is_own { public } else { any }, public }
+    }
+}
+
 /// What to start.
 #[derive(Default)]
 pub struct Config {

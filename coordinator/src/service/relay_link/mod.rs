@@ -223,15 +223,16 @@ impl RelayLink {
         Ok(match hello.selector().kind {
             PskKind::Enrolment => {
                 let Ok(key) = KeyId::from_bytes(hello.reference()) else { return Ok(None) };
-                let registrations = relays.iter().filter_map(|relay| relay.registration.as_ref());
-                let is_it = registrations.clone().any(|one| one.key == key && one.master == master);
-                let psk = self.secrets.relay_enrolment_psk(key, master);
-                psk.filter(|_| is_it).map(|psk| (Who::Joining { key }, psk))
+                let mut known = relays.iter().filter_map(|relay| relay.registration.as_ref());
+                // A string does not say of which master it is.
+                let found = known.find(|one| one.key == key);
+                let psk = found.and_then(|one| self.secrets.relay_enrolment_psk(key, one.master));
+                psk.map(|psk| (Who::Joining { key }, psk))
             }
             PskKind::Device => {
                 let find = |relay: &&Relay| relay.identity() == Some((*identity, master));
                 let who = relays.iter().find(find);
-                let who = who.map_or(Who::Unknown, |relay| Who::Relay { number: relay.number });
+                let who = who.map_or(Who::Unknown, |_| Who::Relay);
                 self.secrets.relay_psk(identity, master).map(|psk| (who, psk))
             }
         })
@@ -299,6 +300,8 @@ impl RelayLink {
         let decided = async {
             let relays = self.store.relays().await?;
             let Some(relay) = relays.iter().find(|relay| relay.number == number) else {
+                // Another one may have its number one day.
+                self.lives().keep(|known| known != number);
                 return Ok(());
             };
             if self.is_inside(relay) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use weft_noise::mac;
 use weft_wire::frame::MAX_FRAME;
+use weft_wire::id::PublicKey;
 use weft_wire::item::{Item as _, ItemWriter, Items, Unsupported};
 use weft_wire::relay_link::{
     MAX_WAIT_S, RelayHeard, RelayRegister, RelayRegistered, RelayReport, RelaySettings,
@@ -63,9 +64,9 @@ impl RelayLink {
                     Ok(register) => self.register(entry, address, &register, &mut replies).await,
                     Err(error) => Err(error),
                 },
-                (Who::Relay { number }, RelayReport::TAG) => match item.decode() {
+                (Who::Relay, RelayReport::TAG) => match item.decode() {
                     Ok(report) => {
-                        let done = self.report(number, address, &report, &mut replies).await;
+                        let done = self.report(entry, address, &report, &mut replies).await;
                         // The relay reports again.
                         done.unwrap_or_else(|error| self.quiet.store_failed("relay", &error));
                         // One is enough for one record.
@@ -127,22 +128,32 @@ impl RelayLink {
 
     async fn report(
         &self,
-        number: u16,
+        entry: &Entry,
         address: Option<IpAddr>,
         report: &RelayReport,
         replies: &mut Replies,
     ) -> Result<(), StoreError> {
+        let Some(number) = self.find(&entry.identity).await?.map(|relay| relay.number) else {
+            let _ = replies.put(&RelayUnknown {});
+            return Ok(());
+        };
         let mut waiting = Waiting::new(self, number);
-        let done = self.report_while(number, address, report, replies).await;
+        let done = self.report_while(&entry.identity, number, (address, report), replies).await;
         waiting.answered = true;
         done
     }
 
+    async fn find(&self, identity: &PublicKey) -> Result<Option<Relay>, StoreError> {
+        let relays = self.store.relays().await?;
+        let is_it = |relay: &Relay| relay.identity().is_some_and(|(key, _)| key == *identity);
+        Ok(relays.into_iter().find(is_it))
+    }
+
     async fn report_while(
         &self,
+        identity: &PublicKey,
         number: u16,
-        address: Option<IpAddr>,
-        report: &RelayReport,
+        (address, report): (Option<IpAddr>, &RelayReport),
         replies: &mut Replies,
     ) -> Result<(), StoreError> {
         let load = RelayLoad {
@@ -164,7 +175,7 @@ impl RelayLink {
         loop {
             // Before it is looked, so that nothing is missed.
             let mut news = self.news.subscribe();
-            if !self.news_for(number, report, replies).await? || !replies.is_empty() {
+            if !self.news_for(identity, report, replies).await? || !replies.is_empty() {
                 break;
             }
             if timeout_at(until, news.changed()).await.is_err() {
@@ -181,14 +192,12 @@ impl RelayLink {
     /// Puts what the relay does not know yet; `false` = it is none any more.
     async fn news_for(
         &self,
-        number: u16,
+        identity: &PublicKey,
         report: &RelayReport,
         replies: &mut Replies,
     ) -> Result<bool, StoreError> {
-        let relays = self.store.relays().await?;
-        let relay = relays.iter().find(|relay| relay.number == number);
-        let settings = match relay {
-            Some(relay) => self.settings(relay).await?,
+        let settings = match self.find(identity).await? {
+            Some(relay) => self.settings(&relay).await?,
             None => None,
         };
         let Some(settings) = settings else {

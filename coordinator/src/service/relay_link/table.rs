@@ -19,8 +19,8 @@ const CONFIRMED: usize = 256;
 pub(super) enum Who {
     /// Somebody with the string of this key.
     Joining { key: KeyId },
-    /// This relay.
-    Relay { number: u16 },
+    /// A relay, as long as there is one with its identity.
+    Relay,
     /// Somebody who was a relay once.
     Unknown,
 }
