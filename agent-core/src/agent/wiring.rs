@@ -243,7 +243,10 @@ impl<
     fn handle_path(&mut self, event: PathEvent) {
         match event {
             PathEvent::Ready { slot, renew } => {
-                if renew || !self.datapath.has_session(slot, self.now) {
+                // An attempt under way goes on and no longer: what two tell each
+                // other about ways is no packet that wants the peer.
+                let under_way = self.tunnel.status(slot).is_some_and(|one| one.handshaking);
+                if !under_way && (renew || !self.datapath.has_session(slot, self.now)) {
                     self.tunnel.handle_wanted(slot, self.now);
                 }
                 self.tunnel.handle_path(slot, self.now);

@@ -100,6 +100,8 @@ pub(super) struct PeerPath {
     /// Our relay may be what is silent.
     pub(super) suspects: bool,
     calling: Option<Calling>,
+    /// The peer called, and nobody here wants it.
+    obliges: bool,
     called_at: Option<Instant>,
     /// The peer's call that is to be answered.
     pub(super) ack_due: Option<u32>,
@@ -136,6 +138,7 @@ impl PeerPath {
             is_idle: false,
             suspects: false,
             calling: None,
+            obliges: false,
             called_at: None,
             ack_due: None,
             round_trips: Duration::ZERO,
@@ -151,6 +154,7 @@ impl PeerPath {
     }
 
     pub(super) fn handle_wanted(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.obliges = false;
         self.ready |= self.selected.is_some() || self.checks.is_open();
         let trusted = self.confirmed_at.is_some_and(|at| now - at < TRUSTED_FOR);
         if !trusted {
@@ -159,7 +163,9 @@ impl PeerPath {
     }
 
     pub(super) fn handle_initiation(&mut self, entropy: &mut dyn Entropy, now: Instant) {
-        if !self.kind.wireguard_only {
+        // Whoever answers a call leaves calling to the caller, or two that cannot
+        // reach each other would call for ever.
+        if !self.kind.wireguard_only && !self.obliges {
             let doubt = if self.checks.is_open() { SECOND_DOUBT_AFTER } else { DOUBT_AFTER };
             self.call_at(now + doubt, entropy, now);
         }
@@ -171,6 +177,7 @@ impl PeerPath {
             return false;
         }
         self.calling = None;
+        self.obliges = false;
         self.blind_at = None;
         self.initiates = false;
         self.in_doubt = false;
@@ -203,6 +210,7 @@ impl PeerPath {
             return;
         }
         let crossed = self.calling.take().is_some();
+        self.obliges |= !crossed && self.confirmed_at.is_none();
         self.initiates |= crossed && self.leads;
         self.begin(call, named);
         self.round_trips = round_trips;

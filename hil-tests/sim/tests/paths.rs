@@ -278,3 +278,23 @@ fn a_move_is_followed() {
         }
     }
 }
+
+/// Two that cannot reach each other try for as long as WireGuard does after the
+/// last packet, and do not keep each other at it.
+#[test]
+fn who_cannot_be_reached_is_left_alone() {
+    for (one, other) in [(Kind::SymRand, Kind::SymRand), (Kind::Prc, Kind::SymSeq)] {
+        let (mut mesh, a, b) = idle(9, one, other);
+        let host = mesh.host(b);
+        for sequence in 0..30 {
+            mesh.ping(a, host, sequence);
+            mesh.run_for(1_000);
+        }
+        assert!(mesh.nodes[b].received.is_empty(), "no NAT is crossed");
+        mesh.run_for(240_000);
+        let sent = |mesh: &Mesh| [a, b].map(|node| mesh.nodes[node].sent.clone());
+        let before = sent(&mesh);
+        mesh.run_for(1_200_000);
+        assert_eq!(sent(&mesh), before, "{} to {}", one.name(), other.name());
+    }
+}
