@@ -26,6 +26,7 @@ mod cache;
 mod inputs;
 mod outbox;
 mod outputs;
+mod paths;
 mod record;
 mod redact;
 mod relayed;
@@ -203,6 +204,8 @@ pub struct Agent<
     handshake_failures: u32,
     /// Peers of the map that found no place, or whose key cannot be one.
     refused_peers: u32,
+    /// A mark of this device's network, as the coordinator was told of it.
+    told_network: u32,
     started_at: Instant,
     /// Of the last input.
     now: Instant,
@@ -304,6 +307,7 @@ impl<
             handshakes: 0,
             handshake_failures: 0,
             refused_peers: 0,
+            told_network: 0,
             started_at: now,
             now,
         };

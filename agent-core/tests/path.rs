@@ -93,7 +93,7 @@ impl Side {
 
     fn serve(&mut self, now: Instant) {
         while let Some(event) = self.paths.poll_event(now) {
-            if event == PathEvent::Relay {
+            if matches!(event, PathEvent::Relay | PathEvent::Changed) {
                 continue;
             }
             if event == PathEvent::Gather {
@@ -590,7 +590,7 @@ fn a_fixed_endpoint_is_never_forgotten() {
     // that is written down.
     let source = Source { socket: SOCKET, address: address("203.0.113.5:5") };
     a.paths.handle_authenticated(SLOT, source, at(1));
-    a.paths.handle_failed(SLOT);
+    a.paths.handle_failed(SLOT, at(1));
     assert_eq!(*a.paths.targets(SLOT, at(0)), [direct("203.0.113.5:5"), direct("192.0.2.7:51820")]);
     // Somebody writes down another place.
     let _ = a.events(at(1));

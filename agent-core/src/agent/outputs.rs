@@ -74,7 +74,9 @@ impl<
     /// ([`weft_wire::frame::MAX_FRAME_CHIP`] bytes are enough).
     #[must_use]
     pub fn poll_control(&mut self, out: &mut [u8]) -> Option<ControlTransmit> {
-        let transmit = self.control.poll_transmit(out, &mut self.recorder, self.now);
+        let mut paths = self.control.wants_path_report(self.now).then(|| self.path_report());
+        let transmit =
+            self.control.poll_transmit(out, paths.as_mut(), &mut self.recorder, self.now);
         self.polled(Output::Control, transmit.is_some());
         transmit
     }
@@ -117,8 +119,10 @@ impl<
             self.recorder.put(self.now, &entry);
             Some(AgentEvent::Peer(change))
         });
-        if matches!(event, Some(AgentEvent::Persist(Persist::Identity))) {
-            self.control.handle_identity_asked();
+        match &event {
+            Some(AgentEvent::Persist(Persist::Identity)) => self.control.handle_identity_asked(),
+            Some(AgentEvent::Peer(change)) => self.note_change(change),
+            _ => {}
         }
         self.polled(Output::Event, event.is_some());
         event

@@ -176,6 +176,8 @@ impl<
                 let report = self.report();
                 self.control.handle_report(report, &mut self.recorder, now);
             }
+            ControlEvent::PathsDue => self.control.begin_path_report(&mut self.recorder, now),
+            ControlEvent::PathsTold => self.handle_paths_told(),
             ControlEvent::Restart => self.outbox.restart = true,
             ControlEvent::Left => self.outbox.left = true,
         }
@@ -233,7 +235,7 @@ impl<
             Event::Failed { slot } => {
                 self.handshake_failures = self.handshake_failures.saturating_add(1);
                 self.peers.handle_failed(slot);
-                self.paths.handle_failed(slot);
+                self.paths.handle_failed(slot, now);
                 self.staging.discard(slot);
             }
             Event::Expired { slot } => self.peers.handle_expired(slot),
@@ -266,6 +268,7 @@ impl<
                 self.peers.handle_failed(slot);
                 self.staging.discard(slot);
             }
+            PathEvent::Changed => self.control.handle_paths_changed(self.now),
             PathEvent::CacheChanged => self.outbox.cache = true,
             PathEvent::Listen { slot } => {
                 let heard = self.datapath.activity(slot);
@@ -290,6 +293,7 @@ impl<
             StunEvent::Done => {
                 let report = self.stun.report(now);
                 self.paths.handle_gathered(self.stun.reflexive(), report, now);
+                self.note_network();
             }
         }
     }

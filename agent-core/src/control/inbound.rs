@@ -10,6 +10,7 @@ use weft_wire::map::{
     KeyReport, Lease as LeaseOp, MapReady, OwnKeys, Page, PeerKey, PeerRemove, PeerUpsert, Rules,
     SecondKey, Servers, Settings,
 };
+use weft_wire::path::PathReport;
 use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::telemetry::Heartbeat;
@@ -45,6 +46,8 @@ pub(super) enum Notice {
     /// A device that was none is a member now.
     Admitted,
     ReportDue,
+    PathsDue,
+    PathsTold,
     Left,
 }
 
@@ -71,6 +74,8 @@ impl From<Notice> for ControlEvent {
                 reason: heapless::String::new(),
             }),
             Notice::ReportDue => Self::ReportDue,
+            Notice::PathsDue => Self::PathsDue,
+            Notice::PathsTold => Self::PathsTold,
             Notice::Left => Self::Left,
         }
     }
@@ -245,6 +250,7 @@ impl<const FRAME: usize> Control<FRAME> {
         // There is one for members only.
         self.has_map = info.revision != Revision(0);
         self.handle_heard(now);
+        self.restart_path_reports();
         self.requests.restart();
         self.judge_relay_logins(now);
         self.take_credentials(&info);
@@ -523,6 +529,7 @@ impl<const FRAME: usize> Control<FRAME> {
                 self.notify(Notice::Left);
             }
             Some(Ask::Key) => self.end_key_report(),
+            Some(Ask::Paths) => self.notify(Notice::PathsTold),
             Some(Ask::Register | Ask::Ping | Ask::Relays) | None => {}
         }
     }
@@ -542,6 +549,7 @@ impl<const FRAME: usize> Control<FRAME> {
                 self.end_key_report();
             }
             RelayAsk::TAG => self.handle_relays_unsupported(),
+            PathReport::TAG => self.handle_paths_unwanted(),
             _ => {}
         }
     }
@@ -588,6 +596,7 @@ impl<const FRAME: usize> Control<FRAME> {
                 Ask::Heartbeat => self.heartbeats.handle_done(),
                 Ask::Key => self.end_key_report(),
                 Ask::Relays => self.handle_relays_refused(),
+                Ask::Paths => self.handle_paths_unwanted(),
                 Ask::Leave | Ask::Ping => {}
             }
         }

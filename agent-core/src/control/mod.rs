@@ -21,6 +21,7 @@ mod lease;
 mod line;
 mod map;
 mod outbound;
+mod paths;
 mod relays;
 mod repeat;
 mod request;
@@ -53,6 +54,7 @@ use keys::KeyWork;
 use lease::Lease;
 use line::{Line, LineAction};
 use map::MapPull;
+use paths::PathReports;
 use relays::RelayLogins;
 use request::{Ask, Requests};
 
@@ -224,6 +226,10 @@ pub enum ControlEvent {
     CallFailed(CallFailed),
     /// [`Control::handle_report`] is waited for.
     ReportDue,
+    /// [`Control::begin_path_report`] is waited for.
+    PathsDue,
+    /// The coordinator has the last report on paths.
+    PathsTold,
     /// An operator wants this agent restarted.
     Restart,
     /// The device has left its network: everything is to be erased.
@@ -266,6 +272,7 @@ pub struct Control<const FRAME: usize> {
     commands: Commands,
     keys: KeyWork,
     relay_logins: RelayLogins,
+    path_reports: PathReports,
     standing: Standing,
     /// Another machine with this identity.
     other: Option<Other>,
@@ -327,6 +334,7 @@ impl<const FRAME: usize> Control<FRAME> {
             commands: Commands::new(),
             keys: KeyWork::default(),
             relay_logins: RelayLogins::new(),
+            path_reports: PathReports::new(),
             standing: Standing::Active,
             other: None,
             has_map: false,
@@ -499,6 +507,9 @@ impl<const FRAME: usize> Control<FRAME> {
         if self.is_member() && self.heartbeats.poll_due(now) {
             self.notify(Notice::ReportDue);
         }
+        if self.has_map {
+            self.work_on_path_reports(now);
+        }
         if self.requests.is_exhausted(now) || self.map.is_exhausted(now) {
             self.channel.handle_hint(now, entropy);
         }
@@ -530,6 +541,9 @@ impl<const FRAME: usize> Control<FRAME> {
                 consider(self.heartbeats.due_at(), "control: heartbeat");
             }
             consider(self.relay_logins_due_at(), "control: ask for logins at relays");
+            if self.has_map {
+                consider(self.path_report_due_at(), "control: report paths");
+            }
             // Where an answer renews nothing there is nothing to ask for.
             if self.has_map && !self.requests.is_open(Ask::Ping) {
                 consider(self.lease.half_at(), "control: renew the lease");

@@ -7,6 +7,7 @@ use weft_wire::item::{
     HelloInfo, ItemError, ItemWriter, Leave, Ping, Register, Returning, Unsupported,
 };
 use weft_wire::map::MapApplied;
+use weft_wire::path::PathReport;
 use weft_wire::relay::RelayAsk;
 use weft_wire::topic::Topic;
 
@@ -28,11 +29,13 @@ const MAP_NEXT_ROOM: usize = 24;
 
 impl<const FRAME: usize> Control<FRAME> {
     /// Writes the next frame to `out` ([`weft_wire::frame::MAX_FRAME_CHIP`]
-    /// bytes are enough). Ask until `None`.
+    /// bytes are enough). Ask until `None`. `paths`: what
+    /// [`Control::wants_path_report`] asked for; its request is filled in here.
     #[must_use]
     pub fn poll_transmit(
         &mut self,
         out: &mut [u8],
+        paths: Option<&mut PathReport>,
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Option<ControlTransmit> {
@@ -54,7 +57,7 @@ impl<const FRAME: usize> Control<FRAME> {
         let room = out.len().checked_sub(TAG_LEN)?.min(RECORD_HEADER_LEN + RECORD_PLAIN);
         let mut writer = ItemWriter::new(out.get_mut(RECORD_HEADER_LEN..room)?);
         // NoRoom ends this record; what did not fit is due for the next.
-        let _ = self.write_items(&mut writer, entropy, now);
+        let _ = self.write_items(&mut writer, paths, entropy, now);
         if writer.is_empty() && !(self.record_wanted && self.is_member()) {
             return None;
         }
@@ -127,11 +130,12 @@ impl<const FRAME: usize> Control<FRAME> {
     fn write_items(
         &mut self,
         writer: &mut ItemWriter<'_>,
+        paths: Option<&mut PathReport>,
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), ItemError> {
         self.write_signals(writer)?;
-        self.write_requests(writer, entropy, now)?;
+        self.write_requests(writer, paths, entropy, now)?;
         while let Some(done) = self.commands.answer_due() {
             writer.put(&done)?;
             self.commands.handle_answered();
@@ -168,6 +172,7 @@ impl<const FRAME: usize> Control<FRAME> {
     fn write_requests(
         &mut self,
         writer: &mut ItemWriter<'_>,
+        paths: Option<&mut PathReport>,
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), ItemError> {
@@ -199,6 +204,14 @@ impl<const FRAME: usize> Control<FRAME> {
                 writer.put(&item)?;
             }
             self.requests.sent(Ask::Heartbeat, now, entropy);
+        }
+        if let Some(request) = self.requests.due(Ask::Paths, now) {
+            // Without one the owner has nothing to say any more.
+            if let Some(report) = paths {
+                report.request = request;
+                writer.put(report)?;
+            }
+            self.requests.sent(Ask::Paths, now, entropy);
         }
         if let Some(request) = self.requests.due(Ask::Ping, now) {
             writer.put(&Ping { request })?;

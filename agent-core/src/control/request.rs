@@ -16,13 +16,14 @@ pub(super) enum Ask {
     Heartbeat,
     Key,
     Relays,
+    Paths,
 }
 
 /// When a coordinator that could not is asked again.
 const LATER: Duration = Duration::from_secs(8);
 
-const KINDS: [Ask; 6] =
-    [Ask::Register, Ask::Leave, Ask::Ping, Ask::Heartbeat, Ask::Key, Ask::Relays];
+const KINDS: [Ask; 7] =
+    [Ask::Register, Ask::Leave, Ask::Ping, Ask::Heartbeat, Ask::Key, Ask::Relays, Ask::Paths];
 
 #[derive(Clone, Copy, Debug)]
 struct Open {

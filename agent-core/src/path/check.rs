@@ -16,6 +16,7 @@ use weft_wire::probe::{ProbeHead, ProbeKind};
 use weft_wire::signal::CANDIDATES;
 
 use super::Route;
+use super::history::Tried;
 use crate::event::DropReason;
 use crate::time::{Duration, Instant};
 
@@ -234,6 +235,22 @@ impl Checks {
     pub(super) fn through_ours(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         let ours = self.list.iter().filter(|check| check.route.is_ours());
         ours.map(|check| check.route.address())
+    }
+
+    /// What was tried of addresses that no relay keeps.
+    pub(super) fn tried(&self) -> Tried {
+        let direct = self.list.iter().filter(|check| !check.relayed && check.sends > 0);
+        direct.fold(Tried::default(), |all, check| Tried {
+            addresses: all.addresses + 1,
+            answered: all.answered + u8::from(check.answered_at != Instant::ZERO),
+            pings: all.pings.saturating_add(check.sends),
+        })
+    }
+
+    /// The round trip of the last answer that came this way, in milliseconds.
+    pub(super) fn rtt(&self, route: Route) -> Option<u16> {
+        let answered = self.list.iter().filter(|check| check.answered_at != Instant::ZERO);
+        answered.filter(|check| check.route == route).map(|check| check.rtt_ms).next()
     }
 
     /// Whether nothing more is to be sent.

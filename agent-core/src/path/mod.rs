@@ -18,6 +18,7 @@
 mod candidate;
 mod check;
 mod gather;
+mod history;
 mod peer;
 mod probe;
 mod relayed;
@@ -26,6 +27,7 @@ mod silence;
 mod upgrade;
 
 pub use candidate::{LocalCandidates, is_usable};
+pub use history::{ATTEMPTS, Attempt, Attempts};
 pub use probe::ProbeTransmit;
 pub use route::{Route, Selected, Why};
 
@@ -113,6 +115,8 @@ pub enum PathEvent {
         /// The reason.
         why: NoPath,
     },
+    /// There is something to report: [`Paths::poll_report`].
+    Changed,
     /// Endpoints changed: the cache is worth writing.
     CacheChanged,
     /// A peer is about to be told where we are: ask the servers.
@@ -411,8 +415,9 @@ impl<const PEERS: usize> Paths<PEERS> {
     }
 
     /// The peer did not answer for 90 s.
-    pub fn handle_failed(&mut self, slot: PeerSlot) {
+    pub fn handle_failed(&mut self, slot: PeerSlot, now: Instant) {
         if let Some(peer) = self.peer_mut(slot) {
+            peer.end_handshake(now);
             peer.handle_failed();
         }
     }
@@ -427,6 +432,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         let named = Named { routes, ..Named::drawn(call.receiver, entropy) };
         let both = u64::from(self.rtt_ms) + u64::from(call.rtt_ms);
         if let Some(peer) = self.peer_mut(slot) {
+            peer.history.set_peer_mapping(call.nat.mapping);
             peer.handle_call(call.call, named, Duration::from_millis(both));
             peer.draw_handle(entropy);
             self.stir();
@@ -441,6 +447,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         let routes = self.ways(slot, &ack.candidates, false);
         let named = Named { routes, ..Named::drawn(ack.receiver, entropy) };
         if let Some(peer) = self.peer_mut(slot) {
+            peer.history.set_peer_mapping(ack.nat.mapping);
             peer.handle_call_ack(ack.call, named, now);
             self.stir();
         }
@@ -497,6 +504,9 @@ impl<const PEERS: usize> Paths<PEERS> {
         for peer in self.peers.iter_mut().flatten() {
             let relayed = peer.leans && self.local.has_relayed();
             let candidates = || self.local.list(relayed);
+            if peer.has_signal(now) {
+                peer.history.begin(nat.mapping, now);
+            }
             if let Some(call) = peer.take_ack(now) {
                 peer.told_relay = relayed;
                 return Some(PathSignal::CallAck(CallAck {

@@ -5,6 +5,7 @@ use weft_wire::probe::ProbeHead;
 use weft_wire::verdict::CallFailure;
 
 use super::check::Checks;
+use super::history::History;
 use super::relayed::Ways;
 use super::silence::Listening;
 use super::upgrade::Choice;
@@ -89,6 +90,7 @@ pub(super) struct PeerPath {
     /// What we last told named what a relay keeps for us.
     pub(super) told_relay: bool,
     pub(super) choice: Choice,
+    pub(super) history: History,
     /// Nothing comes back on the way in use, not even an answer to pings.
     pub(super) in_doubt: bool,
     /// Data has moved away from a silent way, and nothing has come back yet.
@@ -132,6 +134,7 @@ impl PeerPath {
             leans: false,
             told_relay: false,
             choice: Choice::new(),
+            history: History::new(),
             in_doubt: false,
             unproven: false,
             greets: false,
@@ -163,6 +166,7 @@ impl PeerPath {
     }
 
     pub(super) fn handle_initiation(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.history.handle_initiation();
         // Whoever answers a call leaves calling to the caller, or two that cannot
         // reach each other would call for ever.
         if !self.kind.wireguard_only && !self.obliges {
@@ -177,11 +181,13 @@ impl PeerPath {
             return false;
         }
         self.calling = None;
-        self.obliges = false;
         self.blind_at = None;
         self.initiates = false;
         self.in_doubt = false;
+        self.history.set_reached(true);
+        self.obliges = false;
         if !self.is_relayed(route) {
+            self.end_found(now);
             self.checks.end();
         }
         self.confirmed_at = Some(now);
@@ -195,6 +201,7 @@ impl PeerPath {
     pub(super) fn handle_failed(&mut self) {
         self.confirmed_at = None;
         self.checks.end();
+        self.history.abandon();
         self.listening.end();
         self.rest();
         self.calling = None;
@@ -232,6 +239,8 @@ impl PeerPath {
         let call = self.ack_due.take()?;
         if self.checks.is_open() {
             self.start(now + self.round_trips / 2);
+        } else {
+            self.history.handle_round(now);
         }
         Some(call)
     }
@@ -239,6 +248,7 @@ impl PeerPath {
     /// What the peer named is tried from `at` on.
     fn start(&mut self, at: Instant) {
         self.checks.start(at);
+        self.history.handle_round(at);
         self.blind_at = Some(at + BLIND_AFTER);
     }
 
@@ -291,13 +301,16 @@ impl PeerPath {
             return;
         }
         self.calling = None;
+        let why = why.map_or(NoPath::NoAnswer, NoPath::Call);
+        self.end_call(why, now);
         if self.selected.is_none() && !self.checks.is_open() {
-            self.failed = Some(why.map_or(NoPath::NoAnswer, NoPath::Call));
+            self.failed = Some(why);
         }
     }
 
     pub(super) fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         self.handle_choice_timeout(entropy, now);
+        self.judge_round(now);
         if self.blind_at.is_some_and(|at| at <= now) {
             self.blind_at = None;
             self.ready = true;
@@ -310,6 +323,7 @@ impl PeerPath {
         if unanswered || calling.give_up_at <= now {
             let why = calling.why;
             self.calling = None;
+            self.end_call(why, now);
             if self.selected.is_none() && !self.checks.is_open() {
                 self.failed = Some(why);
             }
@@ -322,10 +336,9 @@ impl PeerPath {
         let call = self.calling.map(|calling| {
             if calling.due { calling.give_up_at } else { calling.due_at.min(calling.give_up_at) }
         });
-        [call, self.blind_at, self.listening.due_at(), self.choice.due_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        let times =
+            [self.blind_at, self.listening.due_at(), self.choice.due_at(), self.history.due_at()];
+        times.into_iter().chain([call]).flatten().min()
     }
 
     /// Whether the peer is to be told something now.
@@ -357,6 +370,9 @@ impl PeerPath {
         {
             self.told = Some(selected.route);
             return Some(PathEvent::Selected { slot, selected });
+        }
+        if self.history.poll_new() {
+            return Some(PathEvent::Changed);
         }
         let take = core::mem::take::<bool>;
         if take(&mut self.is_idle) {

@@ -54,6 +54,11 @@ impl Choice {
         }
     }
 
+    /// When a better way is looked for next.
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        (self.upgrade_at != Instant::FAR_FUTURE).then_some(self.upgrade_at)
+    }
+
     pub(super) fn due_at(&self) -> Option<Instant> {
         let settled = self.strayed.and(self.moved_at).map(|at| at + SETTLES_WITHIN);
         let at = self.upgrade_at.min(self.lean_until);
@@ -73,6 +78,13 @@ impl PeerPath {
     /// Data takes this way from now on.
     pub(super) fn select(&mut self, route: Route, why: Why, now: Instant) {
         let relayed = self.is_relayed(route);
+        if relayed && self.selected.is_some_and(|before| !before.relayed) {
+            self.end_direct(now);
+        }
+        if !relayed {
+            self.end_found(now);
+        }
+        self.history.note();
         self.selected = Some(Selected { route, why, since: now, relayed });
         self.choice.lean_until =
             if route.is_ours() || !self.leans { Instant::FAR_FUTURE } else { now + LINGERS };

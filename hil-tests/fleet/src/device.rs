@@ -281,7 +281,8 @@ impl<const FRAME: usize> Device<FRAME> {
         let mut out = [0; MAX_FRAME_CHIP];
         loop {
             let now = clock::core_now();
-            let Some(transmit) = self.control.poll_transmit(&mut out, &mut Kernel, now) else {
+            let Some(transmit) = self.control.poll_transmit(&mut out, None, &mut Kernel, now)
+            else {
                 return Ok(());
             };
             self.world.board.count(|figures| figures.frames_up += 1);

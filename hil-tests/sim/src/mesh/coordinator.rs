@@ -21,6 +21,7 @@ use weft_wire::id::{
 use weft_wire::item::*;
 use weft_wire::join::{Address, Carrier, EnrolToken, JoinString};
 use weft_wire::map::*;
+use weft_wire::path::PathReport;
 use weft_wire::relay::*;
 use weft_wire::signal::{Call, CallAck, CallFailed};
 use weft_wire::telemetry::Heartbeat;
@@ -139,6 +140,10 @@ pub struct Coordinator {
     pub relay_asks: Vec<DeviceId>,
     /// Requests for credentials that are to be lost.
     pub relay_asks_lost: u32,
+    /// Reports on paths, in order.
+    pub path_reports: Vec<(DeviceId, PathReport)>,
+    /// Reports whose answer is to be lost.
+    pub path_answers_lost: u32,
     /// The key that it will have next.
     pub next_pin: Option<PublicKey>,
     /// HELLOs with a right mac1.
@@ -202,6 +207,8 @@ impl Coordinator {
             relay_lifetime_s: 7 * 86_400,
             relay_asks: Vec::new(),
             relay_asks_lost: 0,
+            path_reports: vec![],
+            path_answers_lost: 0,
             next_pin: None,
             hellos: 0,
             welcomes: 0,
@@ -356,6 +363,39 @@ impl Coordinator {
         let user = heapless::String::try_from(user.as_str()).expect("it is short");
         let grant = RelayGrant { request: ask.request, user, lifetime_s, logins };
         self.record(session, |writer| writer.put(&grant)).into_iter().collect()
+    }
+
+    fn handle_call(&mut self, session: u32, identity: PublicKey, call: Call) -> Frames {
+        let from = self.device(&identity).expect("a message of our own making").id;
+        let (to, id) = (call.peer, call.call);
+        let down = Call { peer: from, ..call };
+        let caller = self.introduction(to, from);
+        let frames = self.tell(to, |writer| {
+            caller.iter().try_for_each(|caller| writer.put(caller))?;
+            writer.put(&down)
+        });
+        if frames.is_empty() {
+            let code = CallFailure::Offline as u16;
+            let failed = CallFailed { call: id, peer: to, code };
+            return self.record(session, |writer| writer.put(&failed)).into_iter().collect();
+        }
+        frames
+    }
+
+    fn handle_path_report(
+        &mut self,
+        session: u32,
+        identity: PublicKey,
+        report: PathReport,
+    ) -> Frames {
+        let device = self.device(&identity).expect("it has a session").id;
+        let done = Done { request: report.request };
+        self.path_reports.push((device, report));
+        if self.path_answers_lost > 0 {
+            self.path_answers_lost -= 1;
+            return vec![];
+        }
+        self.record(session, |writer| writer.put(&done)).into_iter().collect()
     }
 
     /// Deletes a device.
@@ -682,27 +722,18 @@ impl Coordinator {
                 let ask = raw.decode().expect("a message of our own making");
                 self.handle_relay_ask(session, identity, &ask)
             }
+            PathReport::TAG => {
+                let report = raw.decode().expect("a message of our own making");
+                self.handle_path_report(session, identity, report)
+            }
             CommandDone::TAG => {
                 let done: CommandDone = raw.decode().expect("a message of our own making");
                 self.done.push((done.id, done.outcome));
                 vec![]
             }
             Call::TAG => {
-                let call: Call = raw.decode().expect("a message of our own making");
-                let from = self.device(&identity).expect("a message of our own making").id;
-                let (to, id) = (call.peer, call.call);
-                let down = Call { peer: from, ..call };
-                let caller = self.introduction(to, from);
-                let frames = self.tell(to, |writer| {
-                    caller.iter().try_for_each(|caller| writer.put(caller))?;
-                    writer.put(&down)
-                });
-                if frames.is_empty() {
-                    let code = CallFailure::Offline as u16;
-                    let failed = CallFailed { call: id, peer: to, code };
-                    return one(self.record(session, |writer| writer.put(&failed)));
-                }
-                frames
+                let call = raw.decode().expect("a message of our own making");
+                self.handle_call(session, identity, call)
             }
             CallAck::TAG => {
                 let ack: CallAck = raw.decode().expect("a message of our own making");
