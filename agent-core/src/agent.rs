@@ -7,6 +7,7 @@
 //! MQTT   poll_line ► connect / disconnect     handle_connected, handle_disconnected
 //!        poll_control ► publish               handle_frame
 //! UDP    poll_transmit ► send                 handle_datagram ► packet for the TUN
+//!        poll_socket ► open / close
 //! TCP    poll_stream ► open / close           handle_stream_connected, …_closed, …_data
 //!        poll_transmit ► send                 poll_received ► packet for the TUN
 //! TUN                                         handle_packet ► datagram to send
@@ -96,6 +97,10 @@ pub struct AgentConfig {
     pub abilities: Abilities,
     /// The socket of each address family.
     pub sockets: Sockets,
+    /// How many sockets the shell opens beside these, for a while, where a NAT
+    /// gives every destination another port: 250 on Linux, 0 on a chip and in
+    /// networks that are paid by the byte.
+    pub extra_sockets: u8,
     /// Timers of the tunnel.
     pub tunnel: TunnelConfig,
     /// The floor of handshake stamps from storage; 0 for a new identity, `None`
@@ -285,6 +290,7 @@ impl<
         let mut paths = Paths::new(config.sockets);
         let mut relay = RelayClient::new();
         relay.set_sockets(config.sockets, now);
+        paths.set_extra_sockets(config.extra_sockets);
         if let Some(member) = identity.member() {
             paths.set_own(member.device);
         }
@@ -328,6 +334,7 @@ fn start(config: &AgentConfig, identity: &Identity, redactor: &Redactor, now: In
         page_window: config.page_window,
         staged_per_peer: short(config.staged_per_peer as u64),
         sockets: (socket(config.sockets.v4), socket(config.sockets.v6)),
+        extra_sockets: config.extra_sockets,
         rekey_after_s: short(config.tunnel.rekey_after().as_secs()),
         handshake_interval_us: u32::try_from(interval.as_micros()).unwrap_or(u32::MAX),
         stamp_floor: config.stamp_floor,

@@ -262,6 +262,7 @@ impl<
         self.stun.forget();
         self.relay.handle_network_change(self.now);
         self.paths.handle_network_change(&mut self.recorder, self.now);
+        self.get_to_know();
     }
 
     /// Storage holds what [`AgentEvent::Persist`](super::AgentEvent) asked for.

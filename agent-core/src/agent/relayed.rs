@@ -10,6 +10,7 @@ use super::trace::{Entry, Output, Trace};
 use super::{Agent, Input, Transmit};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, RELAY, Source, StreamId};
+use crate::path::SocketCommand;
 use crate::relay::{Framed, Received, RelayEvent, RelayTransmit, Rung, StreamCommand};
 use crate::time::{Duration, Instant};
 
@@ -40,6 +41,14 @@ impl<
     pub fn poll_stream(&mut self) -> Option<StreamCommand> {
         let command = self.relay.poll_stream()?;
         self.recorder.put(self.now, &Entry::Polled(Output::Stream));
+        Some(command)
+    }
+
+    /// What to do about sockets beside the usual ones. Ask until `None`.
+    #[must_use]
+    pub fn poll_socket(&mut self) -> Option<SocketCommand> {
+        let command = self.paths.poll_socket()?;
+        self.recorder.put(self.now, &Entry::Polled(Output::Socket));
         Some(command)
     }
 

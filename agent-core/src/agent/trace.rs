@@ -33,6 +33,8 @@ pub enum Output {
     Event,
     /// `poll_stream`.
     Stream,
+    /// `poll_socket`.
+    Socket,
 }
 
 /// What became of a frame.
@@ -156,6 +158,8 @@ pub struct Start {
     pub staged_per_peer: u16,
     /// The socket of each family, IPv4 first.
     pub sockets: (Option<u8>, Option<u8>),
+    /// [`AgentConfig::extra_sockets`](super::AgentConfig).
+    pub extra_sockets: u8,
     /// Seconds.
     pub rekey_after_s: u16,
     /// Microseconds between two answers to initiations, on average.

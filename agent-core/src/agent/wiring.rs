@@ -274,16 +274,26 @@ impl<
                 let heard = self.datapath.activity(slot);
                 self.paths.handle_heard(slot, &heard, &mut self.recorder, self.now);
             }
-            PathEvent::Gather => {
-                let sockets = self.paths.sockets();
-                self.stun.refresh(sockets, &mut self.recorder, self.now);
-            }
+            PathEvent::Gather => self.gather(),
         }
     }
 
     fn set_servers(&mut self, servers: &Servers) {
         self.stun.set_servers(&servers.stun);
         self.paths.handle_servers_change();
+        self.get_to_know();
+    }
+
+    /// How the NAT here chooses ports is told in the first call already.
+    pub(super) fn get_to_know(&mut self) {
+        if self.stun.has_servers() {
+            self.gather();
+        }
+    }
+
+    fn gather(&mut self) {
+        let sockets = self.paths.sockets();
+        self.stun.refresh(sockets, &mut self.recorder, self.now);
     }
 
     fn handle_stun(&mut self, event: StunEvent) {

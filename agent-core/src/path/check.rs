@@ -17,6 +17,7 @@ use weft_wire::signal::CANDIDATES;
 
 use super::Route;
 use super::history::Tried;
+use super::route::Packed;
 use crate::event::DropReason;
 use crate::time::{Duration, Instant};
 
@@ -54,7 +55,7 @@ const PONG_RATE: u16 = 40;
 /// One address.
 #[derive(Clone, Copy, Debug)]
 struct Check {
-    route: Route,
+    packed: Packed,
     /// When the next ping goes; `FAR_FUTURE` = none is due.
     due_at: Instant,
     /// When its pings began.
@@ -72,9 +73,18 @@ struct Check {
 }
 
 impl Check {
-    const fn new(route: Route, relayed: bool, began: Instant, named: bool) -> Self {
+    fn new(route: Route, relayed: bool, began: Instant, named: bool) -> Self {
         let answered_at = Instant::ZERO;
-        Self { route, due_at: began, began, answered_at, rtt_ms: 0, sends: 0, named, relayed }
+        let packed = Packed::from(route);
+        Self { packed, due_at: began, began, answered_at, rtt_ms: 0, sends: 0, named, relayed }
+    }
+
+    fn route(&self) -> Route {
+        self.packed.into()
+    }
+
+    fn leads(&self, route: Route) -> bool {
+        self.packed == Packed::from(route)
     }
 
     fn is_good(&self, now: Instant) -> bool {
@@ -164,7 +174,7 @@ impl Checks {
         self.open = true;
         self.list.clear();
         for (route, relayed) in routes {
-            if self.list.iter().all(|check| check.route != route) {
+            if self.list.iter().all(|check| !check.leads(route)) {
                 // What a peer named beyond the places is left out.
                 let _ = self.list.push(Check::new(route, relayed, Instant::FAR_FUTURE, true));
             }
@@ -174,14 +184,14 @@ impl Checks {
     /// Asks the one way that data takes.
     pub(super) fn ask(&mut self, route: Route, relayed: bool, transaction: u64, now: Instant) {
         self.transaction = transaction;
-        if self.list.iter().all(|check| check.route != route) {
+        if self.list.iter().all(|check| !check.leads(route)) {
             if self.list.is_full() {
                 self.list.pop();
             }
             // Cannot fail: one place was just made.
             let _ = self.list.push(Check::new(route, relayed, now, true));
         }
-        for check in self.list.iter_mut().filter(|check| check.route == route) {
+        for check in self.list.iter_mut().filter(|check| check.leads(route)) {
             check.restart(now);
         }
     }
@@ -197,7 +207,7 @@ impl Checks {
     /// The round begins at `at`.
     pub(super) fn start(&mut self, at: Instant) {
         for (place, check) in (0..).zip(&mut self.list).filter(|(_, check)| check.sends == 0) {
-            let is_kept = check.relayed && !check.route.is_ours();
+            let is_kept = check.relayed && !check.route().is_ours();
             let lag = if is_kept { RELAYED_LAG } else { Duration::ZERO };
             check.began = at + PACE * place + lag;
             check.due_at = check.began;
@@ -217,24 +227,24 @@ impl Checks {
     pub(super) fn best(&self, now: Instant) -> Option<(Route, bool)> {
         let answered = self.list.iter().filter(|check| check.is_good(now));
         let best = answered.min_by_key(|check| (check.relayed, check.rtt_ms))?;
-        Some((best.route, best.relayed))
+        Some((best.route(), best.relayed))
     }
 
     /// Whether this way answered a moment ago.
     pub(super) fn answers(&self, route: Route, now: Instant) -> bool {
-        self.list.iter().any(|check| check.route == route && check.is_good(now))
+        self.list.iter().any(|check| check.leads(route) && check.is_good(now))
     }
 
     /// Whether a relay is on this way, as far as the peer has named it.
     pub(super) fn is_relayed(&self, route: Route) -> Option<bool> {
-        let known = self.list.iter().find(|check| check.route == route);
+        let known = self.list.iter().find(|check| check.leads(route));
         known.map(|check| check.relayed)
     }
 
     /// Addresses that are reached through our own allocation.
     pub(super) fn through_ours(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        let ours = self.list.iter().filter(|check| check.route.is_ours());
-        ours.map(|check| check.route.address())
+        let ours = self.list.iter().filter(|check| check.route().is_ours());
+        ours.map(|check| check.route().address())
     }
 
     /// What was tried of addresses that no relay keeps.
@@ -250,7 +260,7 @@ impl Checks {
     /// The round trip of the last answer that came this way, in milliseconds.
     pub(super) fn rtt(&self, route: Route) -> Option<u16> {
         let answered = self.list.iter().filter(|check| check.answered_at != Instant::ZERO);
-        answered.filter(|check| check.route == route).map(|check| check.rtt_ms).next()
+        answered.filter(|check| check.leads(route)).map(|check| check.rtt_ms).next()
     }
 
     /// Whether nothing more is to be sent.
@@ -260,7 +270,7 @@ impl Checks {
 
     /// Where the peer may be, as far as nothing has told since.
     pub(super) fn open(&self) -> impl Iterator<Item = Route> + '_ {
-        self.list.iter().filter(|_| self.open).map(|check| check.route)
+        self.list.iter().filter(|_| self.open).map(Check::route)
     }
 
     /// Whether there is such a place.
@@ -313,7 +323,7 @@ impl Checks {
         let transaction = self.transaction;
         let mut asked = (0..).zip(&mut self.list);
         let (_, check) = asked.find(|(place, check)| {
-            check.route == route && transaction.wrapping_add(*place) == pong.transaction
+            check.leads(route) && transaction.wrapping_add(*place) == pong.transaction
         })?;
         if pong.number >= check.sends {
             return None;
@@ -324,6 +334,24 @@ impl Checks {
         check.answered_at = now;
         check.due_at = Instant::FAR_FUTURE;
         Some(first)
+    }
+
+    /// A transaction that no ping of a round has.
+    pub(super) const fn ladder(&self) -> u64 {
+        self.transaction.wrapping_add(1 << 32)
+    }
+
+    /// A ping of which nothing is remembered.
+    pub(super) fn outgoing(&self, route: Route, transaction: u64, now: Instant) -> Outgoing {
+        let head = ProbeHead {
+            receiver: self.handle,
+            epoch: self.epoch,
+            transaction,
+            clock_ms: clock_ms(now),
+            relayed: false,
+            number: 0,
+        };
+        Outgoing { route, kind: ProbeKind::Ping, head, heard_at: now }
     }
 
     /// When [`Checks::poll`] has something.
@@ -345,20 +373,15 @@ impl Checks {
         check.sends = check.sends.saturating_add(1);
         let next = BURST.get(usize::from(check.sends)).filter(|_| check.named);
         check.due_at = next.map_or(Instant::FAR_FUTURE, |&after| check.began + after);
-        let head = ProbeHead {
-            receiver: self.handle,
-            epoch: self.epoch,
-            transaction: self.transaction.wrapping_add(place),
-            clock_ms: clock_ms(now),
-            relayed: false,
-            number,
-        };
-        Some(Outgoing { route: check.route, kind: ProbeKind::Ping, head, heard_at: now })
+        let (route, relayed) = (check.route(), check.relayed);
+        let mut ping = self.outgoing(route, self.transaction.wrapping_add(place), now);
+        (ping.head.number, ping.head.relayed) = (number, relayed);
+        Some(ping)
     }
 
     /// The peer was heard there: it is tried, at once if it was not yet.
     fn learn(&mut self, route: Route, now: Instant) {
-        let known = self.list.iter_mut().find(|check| check.route == route);
+        let known = self.list.iter_mut().find(|check| check.leads(route));
         match known {
             // Our round has begun there, and nothing has answered.
             Some(check) if check.due_at != Instant::FAR_FUTURE => check.due_at = now,

@@ -2,12 +2,15 @@
 
 use weft_wire::signal::{Mapping, NatReport};
 
+use super::ladder;
 use crate::time::{Duration, Instant};
 
 /// A mapping that nobody uses lives 30 s on most routers (RFC 4787 asks for
 /// 120 s and Linux keeps an unanswered one 30 s): what is older than four fifths
 /// of that is asked for again before a peer is told.
 const FRESH_FOR: Duration = Duration::from_secs(24);
+/// Where ports are counted, each new destination moves them on.
+const COUNTED_FOR: Duration = Duration::from_secs(2);
 /// A call or its answer waits this long for a server and for a relay, and then
 /// goes without.
 const HOLD_FOR: Duration = Duration::from_millis(150);
@@ -43,7 +46,17 @@ impl Gathering {
 
     /// Whether servers are to be asked before a peer is told of us.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
-        !self.awaits_server && self.known_at.is_none_or(|at| now - at >= FRESH_FOR)
+        let fresh_for = if self.is_hard() { COUNTED_FOR } else { FRESH_FOR };
+        !self.awaits_server && self.known_at.is_none_or(|at| now - at >= fresh_for)
+    }
+
+    /// Every destination sees another port of ours.
+    pub(super) const fn is_hard(&self) -> bool {
+        ladder::is_hard(self.nat.mapping)
+    }
+
+    pub(super) const fn mapping(&self) -> Mapping {
+        self.nat.mapping
     }
 
     /// They are being asked. Where nothing came back the last time nobody waits

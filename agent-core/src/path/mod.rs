@@ -19,6 +19,7 @@ mod candidate;
 mod check;
 mod gather;
 mod history;
+mod ladder;
 mod peer;
 mod probe;
 mod relayed;
@@ -28,6 +29,7 @@ mod upgrade;
 
 pub use candidate::{LocalCandidates, is_usable};
 pub use history::{ATTEMPTS, Attempt, Attempts};
+pub use ladder::{SocketCommand, SocketSet};
 pub use probe::ProbeTransmit;
 pub use route::{Route, Selected, Why};
 
@@ -45,6 +47,7 @@ use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 
 use gather::Gathering;
+use ladder::Run;
 use peer::{Named, PeerPath};
 use relayed::Allocation;
 
@@ -169,6 +172,8 @@ pub struct Paths<const PEERS: usize> {
     early: Vec<Early, EARLY>,
     gathering: Gathering,
     allocation: Allocation,
+    run: Option<Run>,
+    extra: ladder::Sockets,
     /// [`PathEvent::Relay`] is due.
     relay_changed: bool,
     /// Round trip to the coordinator.
@@ -192,6 +197,8 @@ impl<const PEERS: usize> Paths<PEERS> {
             early: Vec::new(),
             gathering: Gathering::new(),
             allocation: Allocation::Absent,
+            run: None,
+            extra: ladder::Sockets::new(),
             relay_changed: false,
             rtt_ms: 0,
             endpoints_changed: false,
@@ -263,7 +270,10 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// newest. What waited for that goes.
     pub fn handle_reflexive(&mut self, seen: impl Iterator<Item = SocketAddr>, now: Instant) {
         self.local.set_reflexive(seen);
-        self.gathering.end(now);
+        // Where ports are counted only the last one is of use.
+        if !self.gathering.is_hard() {
+            self.gathering.end(now);
+        }
         self.stir();
     }
 
@@ -276,6 +286,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         now: Instant,
     ) {
         self.gathering.set_nat(nat, now);
+        self.gathering.end(now);
         self.handle_reflexive(seen, now);
     }
 
@@ -428,8 +439,8 @@ impl<const PEERS: usize> Paths<PEERS> {
             self.keep_early(call, now);
             return;
         };
-        let routes = self.ways(slot, &call.candidates, true);
-        let named = Named { routes, ..Named::drawn(call.receiver, entropy) };
+        let named = Named::drawn(call.receiver, call.nat.mapping, entropy);
+        let named = self.named(slot, &call.candidates, true, named);
         let both = u64::from(self.rtt_ms) + u64::from(call.rtt_ms);
         if let Some(peer) = self.peer_mut(slot) {
             peer.history.set_peer_mapping(call.nat.mapping);
@@ -444,8 +455,8 @@ impl<const PEERS: usize> Paths<PEERS> {
         let Some(slot) = self.slot_of(ack.peer) else {
             return;
         };
-        let routes = self.ways(slot, &ack.candidates, false);
-        let named = Named { routes, ..Named::drawn(ack.receiver, entropy) };
+        let named = Named::drawn(ack.receiver, ack.nat.mapping, entropy);
+        let named = self.named(slot, &ack.candidates, false, named);
         if let Some(peer) = self.peer_mut(slot) {
             peer.history.set_peer_mapping(ack.nat.mapping);
             peer.handle_call_ack(ack.call, named, now);
@@ -486,10 +497,13 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// not be sent is no reason: it goes when it can.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
-        let due = |peer: &PeerPath| [peer.due_at(), peer.checks.due_at()];
+        let due = |peer: &PeerPath| {
+            [peer.due_at(), peer.checks.due_at(), peer.prediction.and_then(|one| one.due_at())]
+        };
         let peers = self.peers.iter().flatten().flat_map(due).flatten();
         let cache = self.endpoints_changed.then_some(self.cache_at);
-        let at = peers.chain(cache).chain(self.gathering.due_at()).min()?;
+        let run = self.run.map(|run| run.due_at());
+        let at = peers.chain(cache).chain(self.gathering.due_at()).chain(run).min()?;
         Some((at, Reason::new("path: call or try a peer")))
     }
 

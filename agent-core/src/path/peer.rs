@@ -1,12 +1,17 @@
 //! One peer's path: its route, its candidates, and the call that looks for
 //! them.
 
+use core::net::SocketAddr;
+
 use weft_wire::probe::ProbeHead;
+use weft_wire::signal::Mapping;
 use weft_wire::verdict::CallFailure;
 
 use super::check::Checks;
 use super::history::History;
+use super::ladder::Prediction;
 use super::relayed::Ways;
+use super::route::Packed;
 use super::silence::Listening;
 use super::upgrade::Choice;
 use super::{NoPath, PathEvent, PeerKind, Route, Selected, Why};
@@ -66,14 +71,24 @@ pub(super) struct Named {
     pub(super) handle: u32,
     /// Of our first ping.
     pub(super) transaction: u64,
+    /// What it says of its NAT.
+    pub(super) mapping: Mapping,
+    /// Where servers see it.
+    pub(super) seen: Option<SocketAddr>,
 }
 
 impl Named {
     /// Nothing named yet.
-    pub(super) fn drawn(handle: u32, entropy: &mut dyn Entropy) -> Self {
+    pub(super) fn drawn(handle: u32, mapping: Mapping, entropy: &mut dyn Entropy) -> Self {
         let mut transaction = [0; 8];
         entropy.fill(&mut transaction);
-        Self { routes: Ways::new(), handle, transaction: u64::from_le_bytes(transaction) }
+        Self {
+            routes: Ways::new(),
+            handle,
+            transaction: u64::from_le_bytes(transaction),
+            mapping,
+            seen: None,
+        }
     }
 }
 
@@ -91,6 +106,15 @@ pub(super) struct PeerPath {
     pub(super) told_relay: bool,
     pub(super) choice: Choice,
     pub(super) history: History,
+    /// What the peer said of its NAT.
+    pub(super) nat: Mapping,
+    /// Where servers see the peer.
+    pub(super) seen: Option<SocketAddr>,
+    pub(super) prediction: Option<Prediction>,
+    /// A round begins, and has not been looked at by the ladder.
+    pub(super) starts_at: Option<Instant>,
+    /// No run with any port before this.
+    pub(super) long_run_at: Instant,
     /// Nothing comes back on the way in use, not even an answer to pings.
     pub(super) in_doubt: bool,
     /// Data has moved away from a silent way, and nothing has come back yet.
@@ -121,7 +145,7 @@ pub(super) struct PeerPath {
     pub(super) renews: bool,
     pub(super) failed: Option<NoPath>,
     /// The owner was told of the selected route.
-    told: Option<Route>,
+    told: Option<Packed>,
 }
 
 impl PeerPath {
@@ -135,6 +159,11 @@ impl PeerPath {
             told_relay: false,
             choice: Choice::new(),
             history: History::new(),
+            nat: Mapping::Unknown,
+            seen: None,
+            prediction: None,
+            starts_at: None,
+            long_run_at: Instant::ZERO,
             in_doubt: false,
             unproven: false,
             greets: false,
@@ -189,6 +218,7 @@ impl PeerPath {
         if !self.is_relayed(route) {
             self.end_found(now);
             self.checks.end();
+            self.prediction = None;
         }
         self.confirmed_at = Some(now);
         let before = self.selected.map(|selected| (selected.route, selected.why));
@@ -202,6 +232,7 @@ impl PeerPath {
         self.confirmed_at = None;
         self.checks.end();
         self.history.abandon();
+        self.prediction = None;
         self.listening.end();
         self.rest();
         self.calling = None;
@@ -228,7 +259,10 @@ impl PeerPath {
     }
 
     fn begin(&mut self, call: u32, named: Named) {
-        let Named { routes, handle, transaction } = named;
+        let Named { routes, handle, transaction, mapping, seen } = named;
+        self.nat = mapping;
+        self.seen = seen;
+        self.prediction = Prediction::new(mapping, seen);
         self.checks.set_call(call, handle);
         self.checks.begin(routes.into_iter(), transaction);
     }
@@ -249,6 +283,10 @@ impl PeerPath {
     fn start(&mut self, at: Instant) {
         self.checks.start(at);
         self.history.handle_round(at);
+        self.starts_at = Some(at);
+        if let Some(prediction) = &mut self.prediction {
+            prediction.start(at);
+        }
         self.blind_at = Some(at + BLIND_AFTER);
     }
 
@@ -366,9 +404,9 @@ impl PeerPath {
             return Some(PathEvent::Listen { slot });
         }
         if let Some(selected) = self.selected
-            && self.told != Some(selected.route)
+            && self.told != Some(selected.route.into())
         {
-            self.told = Some(selected.route);
+            self.told = Some(selected.route.into());
             return Some(PathEvent::Selected { slot, selected });
         }
         if self.history.poll_new() {

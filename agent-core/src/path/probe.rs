@@ -2,7 +2,10 @@
 
 use weft_wire::probe::{self, PING_BODY, Probe, ProbeKind, pong_body};
 
+use super::candidate::LocalCandidates;
 use super::check::Outgoing;
+use super::ladder::{self, Run, SocketCommand};
+use super::peer::PeerPath;
 use super::{Paths, ProbeMac, Route};
 use crate::event::{DropReason, PeerSlot, Source};
 use crate::time::Instant;
@@ -69,6 +72,11 @@ impl<const PEERS: usize> Paths<PEERS> {
         }
         for (slot, peer) in (0..).map(PeerSlot).zip(&mut self.peers) {
             let Some(peer) = peer else { continue };
+            while let Some(outgoing) = peer.poll_predicted(&self.local, now) {
+                if let Some(len) = emit(slot, &outgoing, out, mac, now) {
+                    return Some(ProbeTransmit { route: outgoing.route, len });
+                }
+            }
             while let Some(outgoing) = peer.checks.poll(now) {
                 // A peer without a key gets none.
                 if let Some(len) = emit(slot, &outgoing, out, mac, now) {
@@ -76,25 +84,111 @@ impl<const PEERS: usize> Paths<PEERS> {
                 }
             }
         }
-        let due = self.peers.iter().flatten().filter_map(|peer| peer.checks.due_at());
-        self.probe_at = due.min().unwrap_or(Instant::FAR_FUTURE);
+        while let Some((slot, outgoing)) = self.poll_run(now) {
+            if let Some(len) = emit(slot, &outgoing, out, mac, now) {
+                return Some(ProbeTransmit { route: outgoing.route, len });
+            }
+        }
+        let due =
+            self.peers.iter().flatten().flat_map(|peer| {
+                [peer.checks.due_at(), peer.prediction.and_then(|one| one.due_at())]
+            });
+        let run = self.run.map(|run| run.due_at());
+        self.probe_at = due.flatten().chain(run).min().unwrap_or(Instant::FAR_FUTURE);
         None
+    }
+
+    /// How many sockets the shell can open beside the usual ones, for NATs that
+    /// give every destination another port; 0 = none.
+    pub const fn set_extra_sockets(&mut self, most: u8) {
+        self.extra.set_most(most);
+    }
+
+    /// What the shell is to do with such sockets. Ask until `None`.
+    #[must_use]
+    pub fn poll_socket(&mut self) -> Option<SocketCommand> {
+        self.extra.poll()
+    }
+
+    /// Looks at rounds that begin, and at what has become of the run.
+    fn drive_run(&mut self, now: Instant) {
+        let own = self.gathering.mapping();
+        for (slot, peer) in (0..).zip(&mut self.peers) {
+            let Some(peer) = peer else { continue };
+            let Some(at) = peer.starts_at.take() else { continue };
+            let is_free = self.run.is_none_or(|run| run.slot == slot);
+            let transaction = peer.checks.ladder();
+            let run = Run::new(slot, own, peer.nat, peer.seen, transaction, at);
+            let Some(run) = run.filter(|_| is_free && !peer.is_direct()) else { continue };
+            if run.is_long() && peer.long_run_at > now {
+                continue;
+            }
+            if run.is_long() {
+                peer.long_run_at = ladder::next_long_run(now);
+            }
+            self.run = Some(run);
+        }
+        let Some(run) = self.run else { return };
+        let peer = self.peers.get(usize::from(run.slot)).and_then(Option::as_ref);
+        // Whatever the relay loses now, the router may lose for us.
+        let goes_on = peer.is_some_and(|peer| !peer.is_direct() && !peer.in_doubt);
+        if !goes_on || (run.is_over() && run.due_at() <= now) {
+            self.run = None;
+            let peers = &self.peers;
+            self.extra.retain(|socket| {
+                let uses = |peer: &PeerPath| {
+                    peer.selected.is_some_and(|one| one.route.source().socket == socket)
+                };
+                peers.iter().flatten().any(uses)
+            });
+        }
+    }
+
+    /// The next ping of the ladder.
+    fn poll_run(&mut self, now: Instant) -> Option<(PeerSlot, Outgoing)> {
+        self.drive_run(now);
+        let run = self.run.as_mut().filter(|run| run.due_at() <= now)?;
+        if run.knocks() && !run.has_sockets {
+            run.take_sockets(now);
+            if !self.extra.open(run) {
+                self.run = None;
+            }
+            return None;
+        }
+        let (place, address, transaction) = run.poll(now)?;
+        let slot = PeerSlot(run.slot);
+        let route = match place {
+            Some(place) => ladder::route(self.extra.at(place)?, address),
+            None => self.local.route(address)?,
+        };
+        let peer = self.peers.get(slot.index()).and_then(Option::as_ref)?;
+        Some((slot, peer.checks.outgoing(route, transaction, now)))
     }
 
     /// How a datagram from there is answered; `None` if it is not.
     fn way_back(&self, source: Source) -> Option<Route> {
         let route = Route::from(source);
         let direct = self.local.route(source.address)?;
-        (route.is_ours() || direct == route).then_some(route)
+        let is_extra = self.extra.contains(source.socket);
+        (route.is_ours() || direct == route || is_extra).then_some(route)
     }
 
     fn slot_of_handle(&self, handle: u32) -> Option<PeerSlot> {
-        let is_of = |peer: &Option<super::PeerPath>| {
+        let is_of = |peer: &Option<PeerPath>| {
             peer.as_ref().is_some_and(|peer| peer.checks.own_handle == handle)
         };
         // 0 = a peer that was given none, and no handle of ours.
         let position = self.peers.iter().position(is_of).filter(|_| handle != 0)?;
         u16::try_from(position).ok().map(PeerSlot)
+    }
+}
+
+impl PeerPath {
+    fn poll_predicted(&mut self, local: &LocalCandidates, now: Instant) -> Option<Outgoing> {
+        let prediction = self.prediction.as_mut()?;
+        let address = prediction.poll(now)?;
+        let transaction = self.checks.ladder().wrapping_add(address.port().into());
+        Some(self.checks.outgoing(local.route(address)?, transaction, now))
     }
 }
 

@@ -11,7 +11,7 @@ use core::net::{IpAddr, SocketAddr};
 use heapless::Vec;
 use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
 
-use super::peer::PeerPath;
+use super::peer::{Named, PeerPath};
 use super::{Paths, Route};
 use crate::entropy::Entropy;
 use crate::event::PeerSlot;
@@ -127,9 +127,20 @@ impl<const PEERS: usize> Paths<PEERS> {
         asks
     }
 
-    /// The ways to a peer that named these addresses. `calls`: the peer called
-    /// us, and we decide whether its relay will do.
-    pub(super) fn ways(&mut self, slot: PeerSlot, candidates: &[Candidate], calls: bool) -> Ways {
+    /// What a peer named. `calls`: it called us, and we decide whether its relay
+    /// will do.
+    pub(super) fn named(
+        &mut self,
+        slot: PeerSlot,
+        candidates: &[Candidate],
+        calls: bool,
+        named: Named,
+    ) -> Named {
+        let routes = self.ways(slot, candidates, calls);
+        Named { routes, seen: seen(candidates, true), ..named }
+    }
+
+    fn ways(&mut self, slot: PeerSlot, candidates: &[Candidate], calls: bool) -> Ways {
         let is_relayed = |candidate: &&Candidate| candidate.kind == CandidateKind::Relayed;
         let blocked = self.gathering.is_blocked();
         let exists = self.allocation != Allocation::Absent;
@@ -141,19 +152,12 @@ impl<const PEERS: usize> Paths<PEERS> {
         let leans = peer.leans;
         // Through our own relay a peer is let in by its address alone: one of each
         // family is enough, and it is as servers see it where there is a NAT.
-        let seen = |v4: bool| {
-            let public = candidates.iter().filter(|candidate| {
-                candidate.address.is_ipv4() == v4
-                    && candidate.kind != CandidateKind::Relayed
-                    && is_public(candidate.address.ip())
-            });
-            public.max_by_key(|candidate| candidate.kind == CandidateKind::ServerReflexive)
-        };
-        let ours = [seen(true), seen(false)].into_iter().flatten();
+        let ours = [seen(candidates, true), seen(candidates, false)].into_iter().flatten();
         // Where no UDP gets out, what a relay keeps for the peer is reached from
         // ours.
         let kept = candidates.iter().filter(is_relayed).filter(|_| blocked);
-        let ours = ours.chain(kept).filter(|_| leans).map(|candidate| candidate.address);
+        let kept = kept.map(|candidate| candidate.address);
+        let ours = ours.chain(kept).filter(|_| leans);
         let ours = ours.map(|address| (Route::Relay { address }, true));
         let direct = |candidate: &Candidate| {
             let route = self.local.route(candidate.address)?;
@@ -164,6 +168,17 @@ impl<const PEERS: usize> Paths<PEERS> {
         let directly = others.chain(candidates.iter().filter(is_host)).filter_map(direct);
         ours.chain(directly).take(CANDIDATES).collect()
     }
+}
+
+/// Where the world sees a peer that named these, in one address family.
+fn seen(candidates: &[Candidate], v4: bool) -> Option<SocketAddr> {
+    let public = candidates.iter().filter(|candidate| {
+        candidate.address.is_ipv4() == v4
+            && candidate.kind != CandidateKind::Relayed
+            && is_public(candidate.address.ip())
+    });
+    let best = public.max_by_key(|candidate| candidate.kind == CandidateKind::ServerReflexive);
+    best.map(|candidate| candidate.address)
 }
 
 /// Whether a relay would send there: RFC 1918, RFC 6598 and RFC 4193 addresses

@@ -1,6 +1,6 @@
 //! Ways to a peer.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::event::{RELAY, SocketId, Source};
 use crate::time::Instant;
@@ -48,6 +48,33 @@ impl Route {
 impl From<Source> for Route {
     fn from(Source { socket, address }: Source) -> Self {
         if socket == RELAY { Self::Relay { address } } else { Self::Direct { socket, address } }
+    }
+}
+
+/// A route in 20 bytes: each peer remembers a dozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Packed {
+    /// IPv4 in IPv6's clothes; none of those is ever a candidate itself.
+    ip: [u8; 16],
+    port: u16,
+    socket: SocketId,
+}
+
+impl From<Route> for Packed {
+    fn from(route: Route) -> Self {
+        let Source { socket, address } = route.source();
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Self { ip: ip.octets(), port: address.port(), socket }
+    }
+}
+
+impl From<Packed> for Route {
+    fn from(Packed { ip, port, socket }: Packed) -> Self {
+        let address = SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), port);
+        Source { socket, address }.into()
     }
 }
 

@@ -75,6 +75,12 @@ impl PeerPath {
         route.is_ours() || named.or_else(|| selected.map(|one| one.relayed)).unwrap_or(false)
     }
 
+    /// Whether data takes a way without a relay that works, as far as is known.
+    pub(super) fn is_direct(&self) -> bool {
+        let direct = self.selected.is_some_and(|selected| !selected.relayed);
+        direct && self.confirmed_at.is_some() && !self.in_doubt
+    }
+
     /// Data takes this way from now on.
     pub(super) fn select(&mut self, route: Route, why: Why, now: Instant) {
         let relayed = self.is_relayed(route);

@@ -59,12 +59,10 @@ fn step(seen: &[(SocketAddr, SocketAddr)]) -> Option<i16> {
 }
 
 fn block(seen: &[(SocketAddr, SocketAddr)]) -> Option<u16> {
-    let within = |block: u16| {
-        let mut blocks = seen.iter().map(|(_, address)| address.port() / block);
-        let first = blocks.next();
-        blocks.all(|other| Some(other) == first)
-    };
-    BLOCKS.into_iter().find(|&block| within(block))
+    let ports = || seen.iter().map(|(_, address)| address.port());
+    // Where a block begins is the carrier's choice.
+    let spread = ports().max()? - ports().min()?;
+    BLOCKS.into_iter().find(|&block| spread < block)
 }
 
 #[cfg(test)]
@@ -96,7 +94,9 @@ mod tests {
             (&[4_100, 4_400, 4_200, 4_350], Mapping::Window(512)),
             (&[4_100, 4_700, 5_900], Mapping::Window(2_048)),
             (&[4_100, 9_000, 40_000], Mapping::Random),
-            (&[511, 2_048], Mapping::Random),
+            (&[511, 512], Mapping::Sequential(1)),
+            (&[500, 520], Mapping::Window(512)),
+            (&[511, 2_559], Mapping::Random),
         ] {
             assert_eq!(classify(&seen(ports)), mapping, "{ports:?}");
         }

@@ -176,6 +176,11 @@ impl StunClient {
         }
     }
 
+    /// Whether there is anybody to ask.
+    pub fn has_servers(&self) -> bool {
+        !self.servers.is_empty()
+    }
+
     /// Asks for our address, unless that is being done. [`StunEvent::Done`] comes
     /// in any case.
     pub fn refresh(&mut self, sockets: Sockets, entropy: &mut dyn Entropy, now: Instant) {
@@ -347,6 +352,12 @@ impl StunClient {
             (true, true) if asked => Mapping::Blocked,
             (true, true) => Mapping::Unknown,
         };
+        // Where ports are counted, the last one says which come next.
+        if let (Mapping::Sequential(_), Some((_, last))) = (self.mapping, v4.last())
+            && let [reflexive, _] = &mut self.reflexive
+        {
+            *reflexive = Some(*last);
+        }
         self.rounds = [None, None];
         self.running = false;
         self.done_at = Some(now);

@@ -9,6 +9,7 @@ use weft_agent_core::buffer::PacketBuf;
 use weft_agent_core::config::implementation::{HEADROOM, TAILROOM};
 use weft_agent_core::event::{DropReason, SocketId, Source, Via};
 use weft_agent_core::ip::icmp::{self, Problem};
+use weft_agent_core::path::SocketCommand;
 use weft_agent_core::relay::INDICATION_OVERHEAD;
 
 use crate::daemon::echo::Echoes;
@@ -17,14 +18,12 @@ use crate::daemon::{Daemon, now};
 use crate::ipc::protocol::Answer;
 use crate::ipc::server::ClientId;
 use crate::log::Event;
-use crate::net::udp::{BATCH, DATAGRAM_LEN, ReceiveBatch, SENT_LEN, SendBatch};
+use crate::net::udp::{
+    BATCH, DATAGRAM_LEN, ReceiveBatch, SENT_LEN, SOCKET_V4, SOCKET_V6, SendBatch, UdpSocket,
+};
 use crate::os::clock;
+use crate::os::poll::{Place, PollSet};
 use crate::relay::Told;
-
-/// The IPv4 socket's number for the agent.
-pub(super) const SOCKET_V4: SocketId = SocketId(0);
-/// The IPv6 socket's.
-pub(super) const SOCKET_V6: SocketId = SocketId(1);
 
 /// Batches of one turn.
 const TURN: usize = 4;
@@ -96,11 +95,7 @@ impl Daemon {
     }
 
     fn receive_batch(&mut self, socket: SocketId) -> usize {
-        let udp = match socket {
-            SOCKET_V4 => Some(&self.udp.v4),
-            _ => self.udp.v6.as_ref(),
-        };
-        let Some(udp) = udp else {
+        let Some(udp) = self.udp.socket(socket) else {
             return 0;
         };
         // An error of the socket concerns a datagram that is gone already.
@@ -122,6 +117,27 @@ impl Daemon {
             self.drain();
         }
         count
+    }
+
+    /// Reads the sockets at other ports that have something.
+    pub(super) fn receive_extra(&mut self, set: &PollSet, places: &[(SocketId, Place)]) {
+        for &(socket, place) in places {
+            if set.is_ready(place) {
+                self.receive_batch(socket);
+            }
+        }
+    }
+
+    fn handle_socket(&mut self, command: SocketCommand) {
+        match command {
+            SocketCommand::Open(number) => {
+                // One that cannot be had is one chance less to meet a peer.
+                if let Ok(socket) = UdpSocket::bind_extra() {
+                    self.udp.extra.insert(number, socket);
+                }
+            }
+            SocketCommand::Close(number) => drop(self.udp.extra.remove(&number)),
+        }
     }
 
     /// Reads what came in connections to relays.
@@ -220,7 +236,9 @@ impl Daemon {
     /// What lies in the next buffer goes into the batch, or into a connection.
     fn dispatch(&mut self, transmit: Transmit) {
         match transmit.via {
-            Via::Udp { to, .. } => self.buffers.sending.commit(transmit.channel, transmit.len, to),
+            Via::Udp { socket, to } => {
+                self.buffers.sending.commit(transmit.channel, transmit.len, (socket, to));
+            }
             Via::Stream(stream) => {
                 let buffer = self.buffers.sending.buffer();
                 let bytes = buffer.and_then(|buffer| buffer.get(..transmit.len));
@@ -256,6 +274,10 @@ impl Daemon {
         loop {
             if let Some(event) = self.agent.poll_event() {
                 self.handle_event(event);
+                continue;
+            }
+            if let Some(command) = self.agent.poll_socket() {
+                self.handle_socket(command);
                 continue;
             }
             if let Some(command) = self.agent.poll_stream() {

@@ -22,6 +22,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::mpsc::SyncSender;
 
 use weft_agent_core::agent::{GatewayAgent, Persist};
+use weft_agent_core::event::SocketId;
 use weft_agent_core::time::Instant;
 use weft_wire::id::{DeviceId, PublicKey};
 
@@ -144,13 +145,13 @@ struct Daemon {
 }
 
 /// Places of the descriptors in one wait.
-#[derive(Clone, Copy)]
 struct Places {
     signals: Place,
     monitor: Place,
     tun: Option<Place>,
     udp_v4: Place,
     udp_v6: Option<Place>,
+    extra: Vec<(SocketId, Place)>,
 }
 
 /// The agent's clock.
@@ -217,7 +218,7 @@ impl Daemon {
                 self.alarm.set(deadline).map_err(Failure::internal)?;
             }
             set.wait(overdue.then_some(0)).map_err(Failure::internal)?;
-            self.handle(&set, places);
+            self.handle(&set, &places);
         }
     }
 
@@ -233,6 +234,7 @@ impl Daemon {
             tun: self.mesh.tun().map(|tun| set.add(tun.as_fd(), Interest::READ)),
             udp_v4: set.add(self.udp.v4.as_fd(), Interest::READ),
             udp_v6: self.udp.v6.as_ref().map(|v6| set.add(v6.as_fd(), Interest::READ)),
+            extra: self.udp.register_extra(set),
         }
     }
 
@@ -257,10 +259,11 @@ impl Daemon {
     }
 
     /// Data first, then everything else, then what time has made due.
-    fn handle(&mut self, set: &PollSet, places: Places) {
+    fn handle(&mut self, set: &PollSet, places: &Places) {
         if set.is_ready(places.udp_v4) || places.udp_v6.is_some_and(|place| set.is_ready(place)) {
             self.receive_datagrams();
         }
+        self.receive_extra(set, &places.extra);
         self.relays.begin(set);
         self.receive_relayed();
         if places.tun.is_some_and(|place| set.is_ready(place)) {

@@ -18,7 +18,7 @@ use weft_wire::map::{PEER_ROUTES, RULES};
 
 use crate::config::Config;
 use crate::control::line::Line;
-use crate::daemon::data::{Buffers, SOCKET_V4, SOCKET_V6};
+use crate::daemon::data::Buffers;
 use crate::daemon::echo::Echoes;
 use crate::daemon::overlay::Mesh;
 use crate::daemon::ways_in::WayIn;
@@ -30,7 +30,7 @@ use crate::ipc::server::{Access, Server};
 use crate::log::{Event, Log};
 use crate::net::host::HostView;
 use crate::net::monitor::Monitor;
-use crate::net::udp::UdpPair;
+use crate::net::udp::{EXTRA_SOCKETS, SOCKET_V4, SOCKET_V6, UdpPair};
 use crate::os::entropy::Kernel;
 use crate::os::signal::Signals;
 use crate::os::timer::Alarm;
@@ -289,6 +289,7 @@ fn agent(
             v6: (abilities.families & family::IPV6 != 0).then_some(SOCKET_V6),
         },
         abilities,
+        extra_sockets: EXTRA_SOCKETS,
         tunnel,
         stamp_floor: stamp.floor,
     };

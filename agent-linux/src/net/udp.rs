@@ -1,11 +1,15 @@
 //! The WireGuard sockets: one for IPv4, one for IPv6, one port. Datagrams come
 //! and go in batches, one system call each.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use weft_agent_core::event::SocketId;
+
 use crate::net::socket::{self, RawAddress};
+use crate::os::poll::{Interest, Place, PollSet};
 use crate::os::{check, would_block};
 
 /// Datagrams of one system call.
@@ -19,6 +23,13 @@ pub(crate) const DATAGRAM_LEN: usize = 2_048;
 const BEFORE: usize = 4;
 /// The longest datagram that is sent.
 pub(crate) const SENT_LEN: usize = DATAGRAM_LEN - BEFORE;
+
+/// The IPv4 socket's number for the agent.
+pub(crate) const SOCKET_V4: SocketId = SocketId(0);
+/// The IPv6 socket's.
+pub(crate) const SOCKET_V6: SocketId = SocketId(1);
+/// Sockets that may be open beside these, see [`UdpPair::extra`].
+pub(crate) const EXTRA_SOCKETS: u8 = 250;
 
 /// How many ports beyond the usual one are tried.
 const PORTS_TRIED: u16 = 64;
@@ -112,6 +123,16 @@ impl UdpSocket {
         sent
     }
 
+    /// A socket at any IPv4 port.
+    ///
+    /// # Errors
+    ///
+    /// What `socket(2)` or `bind(2)` reports: the process may have no descriptor
+    /// left.
+    pub(crate) fn bind_extra() -> io::Result<Self> {
+        Self::bind((Ipv4Addr::UNSPECIFIED, 0).into())
+    }
+
     /// The port in use.
     ///
     /// # Errors
@@ -134,6 +155,8 @@ pub(crate) struct UdpPair {
     /// `None` on a host without IPv6.
     pub(crate) v6: Option<UdpSocket>,
     pub(crate) port: u16,
+    /// At other IPv4 ports, for a while.
+    pub(crate) extra: BTreeMap<SocketId, UdpSocket>,
 }
 
 impl UdpPair {
@@ -152,7 +175,7 @@ impl UdpPair {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { v4, v6, port })
+        Ok(Self { v4, v6, port, extra: BTreeMap::new() })
     }
 
     /// Binds `port` and nothing else.
@@ -181,17 +204,34 @@ impl UdpPair {
         Self::bind_port(0)
     }
 
-    /// Sends a batch, each datagram from the socket of its family. Returns how
+    /// Adds the sockets at other ports to the next wait.
+    pub(crate) fn register_extra(&self, set: &mut PollSet) -> Vec<(SocketId, Place)> {
+        let add = |(&number, socket): (&SocketId, &UdpSocket)| {
+            (number, set.add(socket.as_fd(), Interest::READ))
+        };
+        self.extra.iter().map(add).collect()
+    }
+
+    /// The socket with a number; `None` if there is none.
+    pub(crate) fn socket(&self, number: SocketId) -> Option<&UdpSocket> {
+        match number {
+            SOCKET_V4 => Some(&self.v4),
+            SOCKET_V6 => self.v6.as_ref(),
+            other => self.extra.get(&other),
+        }
+    }
+
+    /// Sends a batch, each datagram from its socket. Returns how
     /// many the kernel took; the rest is lost (a full queue or an unreachable
     /// network loses datagrams, as any network does).
     pub(crate) fn send(&self, batch: &mut SendBatch) -> usize {
         let mut sent = 0;
         let mut start = 0;
         while start < batch.len {
-            let v6 = batch.v6[start];
-            let same = batch.v6[start..batch.len].iter().take_while(|&&other| other == v6);
+            let from = batch.from[start];
+            let same = batch.from[start..batch.len].iter().take_while(|&&other| other == from);
             let end = start + same.count();
-            let socket = if v6 { self.v6.as_ref() } else { Some(&self.v4) };
+            let socket = self.socket(from);
             if let Some(socket) = socket {
                 sent += socket.send(&mut batch.headers[start..end]);
             }
@@ -274,7 +314,7 @@ pub(crate) struct SendBatch {
     addresses: Box<[RawAddress; BATCH]>,
     vectors: Box<[libc::iovec; BATCH]>,
     headers: Box<[libc::mmsghdr; BATCH]>,
-    v6: [bool; BATCH],
+    from: [SocketId; BATCH],
     len: usize,
 }
 
@@ -292,7 +332,7 @@ impl SendBatch {
             addresses: Box::new([RawAddress::empty(); BATCH]),
             vectors,
             headers,
-            v6: [false; BATCH],
+            from: [SOCKET_V4; BATCH],
             len: 0,
         }
     }
@@ -305,8 +345,13 @@ impl SendBatch {
     }
 
     /// Takes the first `len` bytes of the last [`Self::buffer`], and `before` in
-    /// front of them, as a datagram to `to`.
-    pub(crate) fn commit(&mut self, before: Option<[u8; BEFORE]>, len: usize, to: SocketAddr) {
+    /// front of them, as a datagram between the two.
+    pub(crate) fn commit(
+        &mut self,
+        before: Option<[u8; BEFORE]>,
+        len: usize,
+        (from, to): (SocketId, SocketAddr),
+    ) {
         let at = self.len;
         let Some(buffer) = self.buffers.get_mut(at) else {
             return;
@@ -328,7 +373,7 @@ impl SendBatch {
         header.msg_namelen = self.addresses[at].len;
         header.msg_iov = &raw mut self.vectors[at];
         header.msg_iovlen = 1;
-        self.v6[at] = to.is_ipv6();
+        self.from[at] = from;
         self.len += 1;
     }
 
@@ -353,7 +398,7 @@ unsafe impl Send for SendBatch {}
 #[cfg(test)]
 mod unit {
     use super::*;
-    use crate::os::poll::{Interest, wait_one};
+    use crate::os::poll::wait_one;
 
     #[test]
     fn a_batch_crosses_the_loopback_and_a_taken_port_is_skipped() {
@@ -369,7 +414,7 @@ mod unit {
         for len in 1..=BATCH {
             batch.buffer().unwrap()[..len].fill(len as u8);
             let before = (len % 2 == 0).then_some([len as u8; BEFORE]);
-            batch.commit(before, len, to);
+            batch.commit(before, len, (SOCKET_V4, to));
         }
         assert!(batch.buffer().is_none());
         assert_eq!(first.send(&mut batch), BATCH);
@@ -399,7 +444,7 @@ mod unit {
         assert!(!batch.is_full());
         for to in [good, bad, good] {
             batch.buffer().unwrap()[0] = 1;
-            batch.commit(None, 1, to);
+            batch.commit(None, 1, (SOCKET_V4, to));
         }
         assert_eq!(pair.send(&mut batch), 2);
     }

@@ -66,6 +66,7 @@ fn config() -> AgentConfig {
             endpoints: heapless::Vec::new(),
         },
         sockets: Sockets { v4: Some(SOCKET), v6: None },
+        extra_sockets: 4,
         tunnel: TunnelConfig::new(),
         stamp_floor: Some(1),
     }

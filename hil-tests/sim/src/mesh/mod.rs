@@ -18,6 +18,7 @@ use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::{FrameDrop, Identity, LineRequest};
 use weft_agent_core::event::{SocketId, Sockets, Source, Via};
+use weft_agent_core::path::SocketCommand;
 use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::{Duration, Instant};
 use weft_wire::frame::MAX_FRAME;
@@ -85,12 +86,32 @@ pub struct Node {
     pub events: Vec<(Instant, AgentEvent)>,
     /// Packets that came out of the tunnel.
     pub received: Vec<(Instant, Vec<u8>)>,
+    /// Sockets beside the usual one.
+    pub extra: std::collections::BTreeSet<SocketId>,
     /// Datagrams sent, by first byte.
     pub sent: BTreeMap<u8, u32>,
     host: HostId,
     name: &'static str,
     on_demand: bool,
     seed: u64,
+}
+
+/// The port of the first socket beside the usual one.
+const EXTRA_PORTS: u16 = 20_000;
+
+impl Node {
+    fn address_of(&self, socket: SocketId) -> SocketAddr {
+        if socket == SocketId(0) {
+            return self.address;
+        }
+        assert!(self.extra.contains(&socket), "{socket:?} is open");
+        SocketAddr::new(self.address.ip(), EXTRA_PORTS + u16::from(socket.0))
+    }
+
+    fn socket_of(&self, address: SocketAddr) -> Option<SocketId> {
+        let extra = self.extra.iter().copied();
+        core::iter::once(SocketId(0)).chain(extra).find(|it| self.address_of(*it) == address)
+    }
 }
 
 /// Lets only answers in, by address and port.
@@ -127,6 +148,8 @@ pub struct Mesh {
     pub relays: Vec<Server>,
     /// The sockets of agents that start from now on.
     pub sockets: Sockets,
+    /// Sockets beside these that agents may have that start from now on.
+    pub extra_sockets: u8,
     /// The tunnel of agents that start from now on.
     pub tunnel: TunnelConfig,
     /// The coordinator cannot be reached.
@@ -164,6 +187,7 @@ impl Mesh {
             servers: vec![],
             relays: vec![],
             sockets: Sockets::both(SocketId(0)),
+            extra_sockets: 250,
             tunnel: TunnelConfig::new(),
             coordinator_down: false,
             disk_full: false,
@@ -273,6 +297,7 @@ impl Mesh {
             inbox: None,
             events: vec![],
             received: vec![],
+            extra: std::collections::BTreeSet::new(),
             sent: BTreeMap::new(),
             host: self.network.add_host([address.ip()], None, self.link),
             name,
@@ -295,6 +320,7 @@ impl Mesh {
             name: Name::try_from(place.name).expect("a name"),
             abilities: abilities(),
             sockets: self.sockets,
+            extra_sockets: self.extra_sockets,
             tunnel: self.tunnel,
             stamp_floor: floor,
         };
@@ -311,6 +337,7 @@ impl Mesh {
     /// Power off; what is not in storage is lost. Returns the run's trace.
     pub fn stop(&mut self, node: usize) -> Recording {
         self.nodes[node].inbox = None;
+        self.nodes[node].extra.clear();
         let agent = self.nodes[node].agent.take().expect("it is on");
         agent.trace().clone()
     }
@@ -519,11 +546,12 @@ impl Mesh {
         if self.serve(host, &datagram) {
             return;
         }
-        let receiver = |node: &Node| {
-            node.host == host && node.address == datagram.destination && node.agent.is_some()
-        };
+        let socket = |node: &Node| node.socket_of(datagram.destination);
+        let receiver =
+            |node: &Node| node.host == host && socket(node).is_some() && node.agent.is_some();
         let Some(node) = self.nodes.iter().position(receiver) else { return };
-        let source = Source { socket: SocketId(0), address: datagram.source };
+        let Some(socket) = socket(&self.nodes[node]) else { return };
+        let source = Source { socket, address: datagram.source };
         let (mut bytes, now) = (datagram.bytes, self.now);
         let packet = match self.agent_mut(node).handle_datagram(source, &mut bytes, now) {
             Ok(Input::Packet(packet)) => Some(packet.to_vec()),
@@ -543,8 +571,9 @@ impl Mesh {
     }
 
     fn datagram(&mut self, node: usize, transmit: Transmit, bytes: &[u8]) {
-        let Node { address: source, host, .. } = self.nodes[node];
-        let Via::Udp { to: destination, .. } = transmit.via else { panic!("{transmit:?}") };
+        let host = self.nodes[node].host;
+        let Via::Udp { to: destination, socket } = transmit.via else { panic!("{transmit:?}") };
+        let source = self.nodes[node].address_of(socket);
         let head = transmit.channel.unwrap_or_default();
         let head = &head[..transmit.channel.map_or(0, |head| head.len())];
         let bytes = [head, &bytes[..transmit.len]].concat();
@@ -559,6 +588,12 @@ impl Mesh {
             let agent = self.agent_mut(node);
             if let Some(event) = agent.poll_event() {
                 self.handle_event(node, event);
+            } else if let Some(command) = agent.poll_socket() {
+                let extra = &mut self.nodes[node].extra;
+                match command {
+                    SocketCommand::Open(socket) => assert!(extra.insert(socket)),
+                    SocketCommand::Close(socket) => assert!(extra.remove(&socket)),
+                }
             } else if let Some(request) = agent.poll_line() {
                 match request {
                     LineRequest::Connect(credentials) if !self.coordinator_down => {

@@ -19,7 +19,9 @@ pub(super) struct StunServer {
 impl Mesh {
     /// Adds a STUN server, and names it in the map of devices that join later.
     pub fn add_stun(&mut self, address: SocketAddr) {
-        let host = self.network.add_host([address.ip()], None, self.link);
+        let same = self.servers.iter().find(|server| server.address.ip() == address.ip());
+        let host = same.map(|server| server.host);
+        let host = host.unwrap_or_else(|| self.network.add_host([address.ip()], None, self.link));
         self.servers.push(StunServer { host, address });
         self.coordinator.stun.push(address);
     }

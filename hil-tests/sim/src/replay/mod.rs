@@ -190,6 +190,7 @@ impl<
                 v4: start.sockets.0.map(SocketId),
                 v6: start.sockets.1.map(SocketId),
             },
+            extra_sockets: start.extra_sockets,
             tunnel: TunnelConfig::new()
                 .with_rekey_after(Duration::from_secs(u64::from(start.rekey_after_s)))
                 .with_handshake_interval(Duration::from_micros(u64::from(
@@ -321,6 +322,7 @@ impl<
         let some = match output {
             Output::Line => self.agent.poll_line().is_some(),
             Output::Event => self.agent.poll_event().is_some(),
+            Output::Socket => self.agent.poll_socket().is_some(),
             Output::Stream => self.agent.poll_stream().is_some(),
             Output::Control => match self.agent.poll_control(&mut out) {
                 Some(transmit) => {
