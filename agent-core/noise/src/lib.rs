@@ -75,7 +75,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "ring")]
+#[cfg(feature = "digest")]
 pub mod digest;
 pub mod entropy;
 pub mod key;
