@@ -114,6 +114,7 @@ conformance!(maps:
     wireguard_peers_are_told_of
     servers_are_told_to_all
     relays_are_told_to_all_and_keep_their_numbers
+    relays_that_joined_are_told_while_they_are_listed
 );
 conformance!(paths:
     words_are_kept

@@ -10,7 +10,7 @@ use super::tags::TagSet;
 use super::time::UnixMs;
 
 /// The key of the tag that says in which region a device stands.
-pub const REGION_TAG: &str = "region";
+const REGION_TAG: &str = "region";
 
 /// What a relay is, as the configuration or the relay itself says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -155,11 +155,16 @@ impl Relay {
     }
 }
 
+/// The region in which a device with these tags stands.
+pub fn region(tags: &TagSet) -> Option<&str> {
+    tags.value(REGION_TAG)
+}
+
 /// The relays that a device with these tags is told of, those that it is to try
 /// first in front: of its own region, then in their order.
 pub fn told_to(mut relays: Vec<Relay>, tags: &TagSet) -> Vec<Relay> {
     relays.retain(|relay| relay.told);
-    if let Some(region) = tags.value(REGION_TAG) {
+    if let Some(region) = region(tags) {
         relays.sort_by_key(|relay| relay.is.region != region);
     }
     relays.truncate(RELAYS);

@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use weft_coordinator::domain::device::Decision;
+use weft_coordinator::domain::enrolment::Refused;
 use weft_coordinator::domain::netmap::{MapDelta, MapOp, MapSettings, OwnKeys, PeerEntry};
 use weft_coordinator::domain::policy::{Policy, Rule, parse_traffic};
-use weft_coordinator::domain::relay::{NewRelay, Relay};
-use weft_coordinator::store::Store;
-use weft_wire::id::{DeviceId, Revision};
+use weft_coordinator::domain::relay::{Joining, NewRegistration, NewRelay, Relay};
+use weft_coordinator::store::{Store, StoreError, What};
+use weft_wire::id::{DeviceId, KeyId, PublicKey, Revision};
 use weft_wire::map::Rule as WireRule;
 
 use weft_coordinator::domain::device::NewWireGuard;
 
-use crate::common::fleet::{NETWORK, NOW, by, enrol, key, key_with_tags, new_key, wireguard};
+use crate::common::fleet::{
+    NETWORK, NOW, by, enrol, key, key_with_tags, new_key, unique, wireguard,
+};
 
 /// A device's map as an agent holds it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -275,4 +278,60 @@ pub(crate) async fn relays_are_told_to_all_and_keep_their_numbers(store: &dyn St
     store.set_relays(Vec::new(), by(NOW)).await.unwrap();
     held.pull(store, a.id).await;
     assert_eq!(held.relays, []);
+}
+
+/// One that joined is told behind those of the configuration, and only while it is
+/// listed; whoever stands in its region tries it first.
+pub(crate) async fn relays_that_joined_are_told_while_they_are_listed(store: &dyn Store) {
+    let here = key_with_tags(store, "region=fra").await;
+    let (a, b) = (key(store, new_key()).await, enrol(store, here.id, "gw-b").await);
+    let a = enrol(store, a.id, "gw-a").await;
+    store
+        .set_relays(vec![NewRelay { region: "sgp".to_owned(), ..relay("own") }], by(NOW))
+        .await
+        .unwrap();
+    let new = NewRegistration {
+        name: "fra1".to_owned(),
+        region: "fra".to_owned(),
+        key: KeyId::from_random(unique()),
+        key_expires: None,
+        master: 0,
+    };
+    let joining = Joining { key: new.key, identity: PublicKey(unique()), version: "1".to_owned() };
+    let added = store.add_relay(new.clone(), by(NOW)).await.unwrap();
+    assert_eq!((added.number, added.told), (2, false));
+    let taken = store.set_relays(vec![relay("fra1")], by(NOW)).await.unwrap_err();
+    assert_eq!(taken, StoreError::NameTaken { what: What::Relay, name: "fra1".to_owned() });
+    let joined = store.join_relay(joining.clone(), NOW).await.unwrap().unwrap();
+    assert_eq!(joined.identity(), Some((joining.identity, 0)));
+    let other = Joining { identity: PublicKey(unique()), ..joining.clone() };
+    let refused = store.join_relay(other, NOW).await.unwrap().unwrap_err();
+    assert!(matches!(refused, Refused::KeyUsedUp { uses: 1, .. }));
+    let place =
+        NewRelay { v4: Some([203, 0, 113, 11].into()), udp: [3_478, 0], ..NewRelay::default() };
+    store.place_relay(2, place, "2".to_owned(), by(NOW)).await.unwrap();
+
+    let mut held = [snapshot(store, a.id).await, snapshot(store, b.id).await];
+    let numbers = |held: &[Held; 2]| {
+        held.each_ref().map(|one| one.relays.iter().map(|relay| relay.number).collect::<Vec<_>>())
+    };
+    assert_eq!(numbers(&held), [vec![1], vec![1]]);
+    for (told, expected) in [(true, [vec![1, 2], vec![2, 1]]), (false, [vec![1], vec![1]])] {
+        store.tell_relay(2, told, "a test", by(NOW)).await.unwrap();
+        for (one, device) in held.iter_mut().zip([a.id, b.id]) {
+            one.pull(store, device).await;
+            assert_eq!(*one, snapshot(store, device).await);
+        }
+        assert_eq!(numbers(&held), expected);
+    }
+    // It keeps its number whatever the configuration says.
+    let after = store.set_relays(vec![relay("own"), relay("nyc1")], by(NOW)).await.unwrap();
+    assert_eq!(after.iter().map(|one| one.number).collect::<Vec<_>>(), [1, 3]);
+    assert!(store.drain_relay(2, true, by(NOW)).await.unwrap().registration.unwrap().draining);
+    assert_eq!(
+        store.remove_relay(1, by(NOW)).await.unwrap_err(),
+        StoreError::NotFound(What::Relay)
+    );
+    store.remove_relay(2, by(NOW)).await.unwrap();
+    assert_eq!(store.relays().await.unwrap().len(), 2);
 }

@@ -14,7 +14,7 @@ use crate::domain::netmap::{
 };
 use crate::domain::network::Network;
 use crate::domain::policy::{Compiled, Masks};
-use crate::domain::relay::{Relay, told_to};
+use crate::domain::relay::{Relay, region, told_to};
 use crate::domain::tags::TagSet;
 use crate::store::{Answer, Holder, Maps, StoreError, What};
 
@@ -270,7 +270,8 @@ impl Ground<'_> {
                 ops.push(MapOp::Servers(networks::servers(conn)?));
             }
             // In which order they are tried hangs on the device's region.
-            if own_touched || other_network {
+            let region = |own: &Option<TagSet>| own.as_ref().and_then(region).map(str::to_owned);
+            if other_network || region(&own_then) != region(&own_now) {
                 ops.push(relays(conn, device)?);
             }
             let rules = view_now.rules();
