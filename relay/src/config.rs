@@ -306,7 +306,9 @@ fn merge(
     {
         relay.push(RelayAddress::seen(seen));
     }
-    if relay.is_empty() != turn.secrets.is_empty() {
+    // Whoever only looks at settings does not join.
+    let will_join = joined.is_none() && document.coordinator.join_file.is_some();
+    if !will_join && relay.is_empty() != turn.secrets.is_empty() {
         let (has, lacks, add) = if relay.is_empty() {
             ("a secret", "an address to relay from", "--relay-address 203.0.113.10")
         } else {

@@ -283,6 +283,24 @@ mod tests {
         assert_eq!(read(&format!("{HEAD}Content-Length: 0\r\n\r\n")).unwrap(), b"");
     }
 
+    proptest::proptest! {
+        /// Whatever comes, it ends, and no answer is longer than there is.
+        #[test]
+        fn foreign_bytes_end(
+            head in "(HTTP/1.1 200 OK\r\n)?(content-length: [0-9]{1,6}\r\n)?\
+                (transfer-encoding: chunked\r\n)?(content-type: application/octet-stream\r\n)?\
+                (\r\n)?",
+            rest in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+        ) {
+            let bytes = [head.as_bytes(), &rest].concat();
+            let mut bytes = &bytes[..];
+            let read = Reader { stream: &mut bytes, bytes: Vec::new() }.answer();
+            if let Ok(body) = read {
+                proptest::prop_assert!(body.len() <= rest.len());
+            }
+        }
+    }
+
     #[test]
     fn anything_else_is_an_error() {
         for text in [

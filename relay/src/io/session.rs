@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 use weft_noise::sealed::SealedError;
 use weft_wire::item::Refused;
 use weft_wire::join::{Carrier, JoinString, Joins};
-use weft_wire::relay_link::{RelayPlace, RelayRegister, RelayReport, VERSION_LEN};
+use weft_wire::relay_link::{RelayPlace, RelayRegister, RelayReport, RelaySettings, VERSION_LEN};
 
 use super::clock;
 use super::post::{self, Cutter, Line};
@@ -22,6 +22,7 @@ use crate::proto::link::{Link, Proof, Said};
 use crate::state::{self, Membership};
 use weft_noise::entropy::Entropy as _;
 use weft_noise::key::StaticSecret;
+use weft_noise::mac;
 use weft_wire::id::Secret;
 
 /// How long an answer to a report may wait for news: the load that operators see
@@ -372,18 +373,8 @@ impl Worker {
             match said {
                 Said::Settings(settings) => {
                     self.settings = settings.print;
-                    let kept = &mut self.membership;
-                    let differs = kept.name != settings.name.as_str()
-                        || kept.secret.0 != settings.secret.0
-                        || settings.next_pin.is_some() && kept.next_pin != settings.next_pin;
-                    if differs {
-                        kept.name = settings.name.as_str().to_owned();
-                        kept.secret = settings.secret.duplicate();
-                        kept.next_pin = settings.next_pin.or(kept.next_pin);
-                        kept.save(&self.folder)?;
-                        self.server.set_secrets(vec![kept.shared_secret()]);
-                    }
                     self.shared.view().operator_drains = settings.draining;
+                    self.keep(&settings)?;
                 }
                 Said::Denials(part) => {
                     for Step { user, deny } in self.denied.handle(&part) {
@@ -402,6 +393,30 @@ impl Worker {
         // In another session it may know it again.
         self.link.forget_session();
         Err(io::Error::other(UNKNOWN))
+    }
+
+    /// Takes in what is worth keeping of new settings.
+    fn keep(&mut self, settings: &RelaySettings) -> io::Result<()> {
+        let kept = &mut self.membership;
+        let has_other_secret = !mac::verify(&kept.secret.0, &settings.secret.0);
+        let has_other_pin = settings.next_pin.is_some() && kept.next_pin != settings.next_pin;
+        if kept.name == settings.name.as_str() && !has_other_secret && !has_other_pin {
+            return Ok(());
+        }
+        kept.name = settings.name.as_str().to_owned();
+        kept.secret = settings.secret.duplicate();
+        kept.next_pin = settings.next_pin.or(kept.next_pin);
+        kept.save(&self.folder)?;
+        if has_other_secret {
+            self.server.set_secrets(vec![kept.shared_secret()]);
+        }
+        if has_other_pin {
+            // It is tried when the coordinator does not answer to the one of today.
+            let proof = Proof::Own(kept.psk.duplicate(), kept.master);
+            self.link =
+                Link::new(&kept.identity, &kept.pins(), proof, &mut System).map_err(|_| weak())?;
+        }
+        Ok(())
     }
 
     /// A report was answered.
