@@ -16,6 +16,7 @@ mod run;
 mod scenario;
 mod site;
 mod tap;
+mod turn;
 mod ui;
 mod wall;
 mod wireguard;

@@ -19,6 +19,7 @@ mod outage;
 mod pair;
 mod portmap;
 mod reference;
+mod relays;
 mod remove;
 mod restore;
 mod revoke;
@@ -164,6 +165,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "reference",
         about: "wireguard-go against the kernel's WireGuard, nothing of ours",
         play: reference::play,
+    },
+    Scenario {
+        name: "relays",
+        about: "relays that join: told, killed, without coordinator, a device that is blocked",
+        play: relays::play,
     },
     Scenario {
         name: "remove",

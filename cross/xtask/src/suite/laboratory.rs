@@ -35,6 +35,7 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     outcome.merge(scenario(root, &["restore"]));
     outcome.merge(scenario(root, &["key-change"]));
     outcome.merge(scenario(root, &["turn"]));
+    outcome.merge(scenario(root, &["relays"]));
     outcome.merge(scenario(root, &["netcheck"]));
     outcome.merge(scenario(root, &["portmap"]));
     for name in SHORTENED {
