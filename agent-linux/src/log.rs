@@ -97,6 +97,10 @@ events! {
     PortMapped "path.mapped" Info,
     /// It does so no more.
     PortUnmapped "path.unmapped" Info,
+    /// The network was looked at for an operator.
+    NetworkSeen "network.seen" Info,
+    /// It could not be looked at.
+    NetworkUnseen "network.unseen" Warn,
     /// State could not be written.
     StateFailed "state.failed" Error,
     /// State that could not be written is written.

@@ -490,8 +490,64 @@ pub struct Action {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewCommand {
-    /// `restart`.
+    /// `restart`, `netcheck`.
     pub command: String,
+}
+
+/// A command that was done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DoneCommand {
+    /// As in [`NewCommand`].
+    pub command: String,
+    /// What `netcheck` found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netcheck: Option<Netcheck>,
+}
+
+/// A device's network, by its own look. Words as in `weft netcheck --json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Netcheck {
+    /// Where servers see it by IPv4.
+    pub ipv4: Option<String>,
+    /// Where servers see it by IPv6.
+    pub ipv6: Option<String>,
+    /// `none`, `endpoint_independent`, `address`, `address_and_port`, `sequential`,
+    /// `window`, `random`; none = not to be told.
+    pub mapping: Option<String>,
+    /// Of a sequence.
+    pub step: Option<i16>,
+    /// Ports of a window.
+    pub window: Option<u16>,
+    /// `endpoint_independent`, `address`, `address_and_port`.
+    pub filtering: Option<String>,
+    /// Whether hosts behind the NAT reach each other by its public address.
+    pub hairpin: Option<bool>,
+    /// What a router lets in.
+    pub port_mapping: Option<PortMapping>,
+    /// Whether bytes cost money there.
+    pub metered: bool,
+    /// The relays of its map.
+    pub relays: Vec<RelayReached>,
+}
+
+/// A mapping that a router gave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// `pcp`, `nat_pmp`, `upnp`.
+    pub protocol: String,
+    /// The router's address and port.
+    pub external: String,
+}
+
+/// How a relay answered a device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RelayReached {
+    /// Its number in the map.
+    pub number: u16,
+    /// `udp`, `tcp`, `tls`; none = it did not answer.
+    pub rung: Option<String>,
+    /// The round trip.
+    pub rtt_us: Option<u32>,
 }
 
 /// A rule.

@@ -14,15 +14,16 @@ use tokio::task::JoinSet;
 use weft_coordinator::domain::device::Decision;
 use weft_coordinator::domain::time::UnixMs;
 use weft_coordinator::service::channel::FrameDrop;
-use weft_coordinator::service::seams::{CommandResult, Commands as _, PresenceView as _};
+use weft_coordinator::service::seams::{CommandResult, Commands as _, PresenceView as _, Task};
 use weft_wire::frame::{FrameKind, kind};
 use weft_wire::id::{CommandId, DeviceId, Epoch, Revision};
 use weft_wire::item::{
-    Command, CommandDone, CommandKind, Done, Leave, Outcome, Ping, Standing, State, Unsupported,
+    Command, CommandDone, Done, Item as _, Leave, Outcome, Ping, Standing, State, Unsupported,
 };
 use weft_wire::map::{
     Lease, MapApplied, MapNext, MapReady, Page, PeerRemove, PeerUpsert, Rules, Servers, Settings,
 };
+use weft_wire::network::{Netcheck, NetcheckDone, NetworkReport};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go, NatReport};
 use weft_wire::telemetry::Heartbeat;
 use weft_wire::verdict::{CallFailure, Refusal};
@@ -525,9 +526,7 @@ async fn commands_reach_the_device_and_its_word_comes_back() {
     let commands = world.channel.commands().clone();
     let device = a.id();
     let asked =
-        tokio::spawn(
-            async move { commands.deliver(device, id, CommandKind::Restart, expires).await },
-        );
+        tokio::spawn(async move { commands.deliver(device, id, Task::Restart, expires).await });
     let command: Command = a.wait_for().await;
     assert_eq!((command.id, command.expires_ms), (id, expires.0));
     // Lost on the way: a new session hears it again, first of all.
@@ -536,18 +535,41 @@ async fn commands_reach_the_device_and_its_word_comes_back() {
     let done = CommandDone { id, outcome: Outcome::Accepted };
     a.send(|writer| writer.put(&done).unwrap()).await;
     assert_eq!(soon(asked).await.unwrap(), CommandResult::Answered(Outcome::Accepted));
+    // A look at its network comes back with what it found; an older agent says that
+    // it knows nothing of it.
+    for (id, knows) in [(CommandId(9), true), (CommandId(10), false)] {
+        let commands = world.channel.commands().clone();
+        let asked =
+            tokio::spawn(
+                async move { commands.deliver(device, id, Task::Netcheck, expires).await },
+            );
+        let look: Netcheck = a.wait_for().await;
+        assert_eq!((look.id, look.expires_ms), (id, expires.0));
+        let report = NetworkReport { metered: true, ..NetworkReport::default() };
+        let found = Some(report.clone());
+        a.send(|writer| {
+            if knows {
+                let done = NetcheckDone { id, outcome: Outcome::Accepted, report: found.clone() };
+                writer.put(&done).unwrap();
+            } else {
+                writer.put(&Unsupported { tag: Netcheck::TAG }).unwrap();
+            }
+        })
+        .await;
+        let expected = if knows {
+            CommandResult::Looked(Box::new(report))
+        } else {
+            CommandResult::Answered(Outcome::Unsupported)
+        };
+        assert_eq!(soon(asked).await.unwrap(), expected);
+    }
     // Nobody waits for a second word, and nothing is repeated.
     a.send(|writer| writer.put(&done).unwrap()).await;
     assert!(find::<Command>(&a.shake_hands(&world).await).is_none());
-    let absent =
-        world.channel.commands().deliver(DeviceId(99), id, CommandKind::Restart, expires).await;
+    let absent = world.channel.commands().deliver(DeviceId(99), id, Task::Restart, expires).await;
     assert_eq!(absent, CommandResult::Absent);
-    let late = world.channel.commands().deliver(
-        device,
-        CommandId(8),
-        CommandKind::Restart,
-        UnixMs(NOW_MS + 50),
-    );
+    let late =
+        world.channel.commands().deliver(device, CommandId(8), Task::Restart, UnixMs(NOW_MS + 50));
     let late = tokio::time::timeout(Duration::from_secs(10), late).await.unwrap();
     assert_eq!(late, CommandResult::Unanswered);
 }

@@ -14,7 +14,7 @@ use weft_coordinator::service::channel::table::{
 };
 use weft_coordinator::service::clock::Clock;
 use weft_coordinator::service::commands::CommandQueue;
-use weft_coordinator::service::seams::{CommandResult, Commands as _};
+use weft_coordinator::service::seams::{CommandResult, Commands as _, Task};
 use weft_noise::entropy::Entropy;
 use weft_noise::key::StaticSecret;
 use weft_noise::sealed::Session;
@@ -24,7 +24,7 @@ use weft_wire::frame::{Hello, PskKind, PskSelector};
 use weft_wire::id::{
     CommandId, DeviceId, Inbox, Instance, KeyId, NetworkId, OrganisationId, PublicKey, Secret,
 };
-use weft_wire::item::{Command, CommandDone, CommandKind, Item as _, Items, Outcome};
+use weft_wire::item::{Command, CommandDone, Item as _, Items, Outcome};
 
 struct Counting(u64);
 
@@ -270,7 +270,7 @@ async fn commands_are_repeated_until_the_word_comes_or_their_time_is_over() {
     let queue = CommandQueue::new(Arc::clone(&sessions), clock);
 
     let (id, until) = (CommandId(5), UnixMs(1_000 + 23_000));
-    let result = queue.deliver(DeviceId(9), id, CommandKind::Restart, until).await;
+    let result = queue.deliver(DeviceId(9), id, Task::Restart, until).await;
     assert_eq!(result, CommandResult::Unanswered);
     assert_eq!(now.elapsed(), Duration::from_secs(23));
     let frames = std::mem::take(&mut *bus.0.lock().unwrap());
@@ -286,7 +286,7 @@ async fn commands_are_repeated_until_the_word_comes_or_their_time_is_over() {
 
     // Given and not waited for: it goes on, and a word ends it.
     let until = UnixMs(1_000 + 3_600_000);
-    drop(queue.deliver(DeviceId(9), id, CommandKind::Restart, until));
+    drop(queue.deliver(DeviceId(9), id, Task::Restart, until));
     tokio::time::sleep(Duration::from_secs(12)).await;
     assert_eq!(bus.0.lock().unwrap().len(), 3);
     assert_eq!(queue.outstanding(DeviceId(9)).len(), 1);

@@ -22,15 +22,16 @@ use weft_coordinator::service::operator::Operator;
 use weft_coordinator::service::random::Random;
 use weft_coordinator::service::seams::{
     CommandResult, Commands, Presence, PresenceView, Refusals, RelayLive, RelayLoad, RelayView,
-    Report,
+    Report, Task,
 };
 use weft_coordinator::service::secrets::Secrets;
 use weft_coordinator::store::SharedStore;
 use weft_coordinator::store::sqlite::{self, NewInstallation, SqliteStore};
 use weft_coordinator::transport::http::{self, Permission, Routes, SocketPeer, operator_routes};
 use weft_wire::id::{CommandId, DeviceId, Epoch, Secret};
-use weft_wire::item::{CommandKind, Outcome};
+use weft_wire::item::Outcome;
 use weft_wire::join::{JoinString, Joins};
+use weft_wire::network::{NatMapping, NetworkReport, RelayReached, RelayRung};
 
 mod common;
 
@@ -71,12 +72,24 @@ impl Commands for Even {
         &self,
         device: DeviceId,
         _: CommandId,
-        _: CommandKind,
+        task: Task,
         _: UnixMs,
     ) -> Pin<Box<dyn Future<Output = CommandResult> + Send + '_>> {
         let there = device.0.is_multiple_of(2);
-        let result =
-            if there { CommandResult::Answered(Outcome::Accepted) } else { CommandResult::Absent };
+        let result = match task {
+            _ if !there => CommandResult::Absent,
+            Task::Restart => CommandResult::Answered(Outcome::Accepted),
+            Task::Netcheck => CommandResult::Looked(Box::new(NetworkReport {
+                v4: Some([203, 0, 113, 50].into()),
+                mapping: NatMapping::Window(512),
+                relays: core::iter::once(RelayReached {
+                    relay: 3,
+                    answered: Some((RelayRung::Tls, 23_100)),
+                })
+                .collect(),
+                ..NetworkReport::default()
+            })),
+        };
         Box::pin(core::future::ready(result))
     }
 }
@@ -480,7 +493,15 @@ async fn devices_are_found_and_decided_on() {
     let commanded = api
         .post(&format!("/api/v1/devices/{}/commands", b.id), json!({"command": "restart"}))
         .await;
-    assert_eq!(commanded.0, StatusCode::OK, "{}", commanded.1);
+    assert_eq!(commanded, (StatusCode::OK, json!({"command": "restart"})));
+    let (status, looked) = api
+        .post(&format!("/api/v1/devices/{}/commands", b.id), json!({"command": "netcheck"}))
+        .await;
+    assert_eq!(status, StatusCode::OK, "{looked}");
+    let found = &looked["netcheck"];
+    assert_eq!((&found["ipv4"], &found["ipv6"]), (&json!("203.0.113.50"), &Value::Null));
+    assert_eq!((&found["mapping"], &found["window"]), (&json!("window"), &json!(512)));
+    assert_eq!(found["relays"], json!([{"number": 3, "rung": "tls", "rtt_us": 23_100}]));
 }
 
 #[tokio::test]

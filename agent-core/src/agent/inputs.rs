@@ -2,6 +2,7 @@
 //! it is carried on ([`super::wiring`]).
 
 use weft_noise::wg::{self, Kind};
+use weft_wire::network::NetworkReport;
 use weft_wire::probe::PROBE;
 use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
 
@@ -283,6 +284,15 @@ impl<
                 }
             }
         }
+        self.pump();
+    }
+
+    /// The network was looked at, as [`AgentEvent::Netcheck`](super::AgentEvent)
+    /// asked; `None`: this device cannot.
+    pub fn handle_network_report(&mut self, report: Option<NetworkReport>, now: Instant) {
+        self.now = now;
+        self.recorder.put(now, &Entry::NetworkReport(report.is_some()));
+        self.control.handle_network_report(report);
         self.pump();
     }
 

@@ -106,6 +106,9 @@ pub enum AgentEvent {
     KeyRotated,
     /// An operator wants this agent restarted.
     Restart,
+    /// An operator wants the network looked at: then
+    /// [`Agent::handle_network_report`](super::Agent::handle_network_report).
+    Netcheck,
     /// The device has left its network: erase everything.
     Left,
 }
@@ -128,6 +131,7 @@ pub(super) struct Outbox {
     pub(super) dropped: Option<MapDropped>,
     pub(super) key_rotated: bool,
     pub(super) restart: bool,
+    pub(super) netcheck: bool,
     pub(super) left: bool,
 }
 
@@ -181,6 +185,9 @@ impl Outbox {
         }
         if take(&mut self.restart) {
             return Some(AgentEvent::Restart);
+        }
+        if take(&mut self.netcheck) {
+            return Some(AgentEvent::Netcheck);
         }
         take(&mut self.left).then_some(AgentEvent::Left)
     }

@@ -21,6 +21,7 @@ use weft_wire::map::{
     Lease, MapReady, OwnKeys, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey, Servers,
     Settings,
 };
+use weft_wire::network::Netcheck;
 use weft_wire::relay::{RelayGrant, RelayLogin, RelayMac, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 
@@ -39,6 +40,7 @@ const HARMLESS: &[u32] = &[
     Done::TAG,
     Lease::TAG,
     MapReady::TAG,
+    Netcheck::TAG,
     PeerRemove::TAG,
     Ping::TAG,
     Relays::TAG,

@@ -121,6 +121,8 @@ pub enum Entry<'a> {
     Stream(u16, bool),
     /// Input: a message of a relay in a connection.
     Framed(u16, &'a [u8]),
+    /// Input: whether the network was looked at; what was found is not kept.
+    NetworkReport(bool),
 }
 
 impl Entry<'_> {

@@ -179,6 +179,7 @@ impl<
             ControlEvent::PathsDue => self.control.begin_path_report(&mut self.recorder, now),
             ControlEvent::PathsTold => self.handle_paths_told(),
             ControlEvent::Restart => self.outbox.restart = true,
+            ControlEvent::Netcheck => self.outbox.netcheck = true,
             ControlEvent::Left => self.outbox.left = true,
         }
     }

@@ -10,6 +10,7 @@ use weft_wire::map::{
     KeyReport, Lease as LeaseOp, MapReady, OwnKeys, Page, PeerKey, PeerRemove, PeerUpsert, Rules,
     SecondKey, Servers, Settings,
 };
+use weft_wire::network::Netcheck;
 use weft_wire::path::PathReport;
 use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
@@ -126,6 +127,7 @@ enum Message {
     Stamps(Stamps),
     Lost,
     Command(Command),
+    Netcheck(Netcheck),
     Ping(Ping),
     Done(Done),
     Unsupported(u32),
@@ -157,6 +159,7 @@ impl Message {
             Stamps::TAG => Self::Stamps(raw.decode()?),
             Lost::TAG => raw.decode::<Lost>().map(|_| Self::Lost)?,
             Command::TAG => Self::Command(raw.decode()?),
+            Netcheck::TAG => Self::Netcheck(raw.decode()?),
             Ping::TAG => Self::Ping(raw.decode()?),
             Done::TAG => Self::Done(raw.decode()?),
             Unsupported::TAG => Self::Unsupported(raw.decode::<Unsupported>()?.tag),
@@ -298,6 +301,9 @@ impl<const FRAME: usize> Control<FRAME> {
             }
             if self.commands.poll_restart() {
                 return Some(ControlEvent::Restart);
+            }
+            if self.looks.poll_begin() {
+                return Some(ControlEvent::Netcheck);
             }
             let event = match self.inbound.page.take() {
                 Some((page, end)) => self.read_op(page, end),
@@ -499,6 +505,7 @@ impl<const FRAME: usize> Control<FRAME> {
                     self.notify(Notice::CacheChanged);
                 }
             }
+            Message::Netcheck(asked) => self.looks.handle(&asked, self.unix_ms(self.now)),
             Message::Lost => self.lost = self.is_member(),
             Message::MapReady(ready) => {
                 let newest = Held { epoch: ready.epoch, revision: ready.revision };

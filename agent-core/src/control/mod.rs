@@ -20,6 +20,7 @@ mod keys;
 mod lease;
 mod line;
 mod map;
+mod netcheck;
 mod outbound;
 mod paths;
 mod relays;
@@ -38,6 +39,7 @@ use weft_wire::frame::{self, FrameError, FrameKind};
 use weft_wire::id::{DeviceId, Inbox, Instance, Name, Revision};
 use weft_wire::item::{Abilities, Duplicate, Refused, Registered, Standing, State};
 use weft_wire::map::{PeerUpsert, Rules, SecondKey, Servers, Settings};
+use weft_wire::network::NetworkReport;
 use weft_wire::relay::Relays;
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::topic::Topic;
@@ -54,6 +56,7 @@ use keys::KeyWork;
 use lease::Lease;
 use line::{Line, LineAction};
 use map::MapPull;
+use netcheck::Looks;
 use paths::PathReports;
 use relays::RelayLogins;
 use request::{Ask, Requests};
@@ -232,6 +235,9 @@ pub enum ControlEvent {
     PathsTold,
     /// An operator wants this agent restarted.
     Restart,
+    /// An operator wants the network looked at; then
+    /// [`Control::handle_network_report`].
+    Netcheck,
     /// The device has left its network: everything is to be erased.
     Left,
 }
@@ -270,6 +276,7 @@ pub struct Control<const FRAME: usize> {
     lease: Lease,
     heartbeats: Heartbeats,
     commands: Commands,
+    looks: Looks,
     keys: KeyWork,
     relay_logins: RelayLogins,
     path_reports: PathReports,
@@ -332,6 +339,7 @@ impl<const FRAME: usize> Control<FRAME> {
             lease: Lease::new(now),
             heartbeats: Heartbeats::new(),
             commands: Commands::new(),
+            looks: Looks::new(),
             keys: KeyWork::default(),
             relay_logins: RelayLogins::new(),
             path_reports: PathReports::new(),
@@ -444,6 +452,12 @@ impl<const FRAME: usize> Control<FRAME> {
     /// this device is a member nothing waits for it.
     pub const fn handle_fetch(&mut self) {
         self.record_wanted = true;
+    }
+
+    /// The shell has looked at the network as [`ControlEvent::Netcheck`] asked;
+    /// `None`: it cannot.
+    pub fn handle_network_report(&mut self, report: Option<NetworkReport>) {
+        self.looks.handle_report(report);
     }
 
     /// Tells a peer something through the coordinator. `false`: not now; ask

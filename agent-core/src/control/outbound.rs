@@ -140,6 +140,10 @@ impl<const FRAME: usize> Control<FRAME> {
             writer.put(&done)?;
             self.commands.handle_answered();
         }
+        while let Some(done) = self.looks.answer_due() {
+            writer.put(&done)?;
+            self.looks.handle_answered();
+        }
         while let Some(tag) = self.unsupported.last().copied() {
             writer.put(&Unsupported { tag })?;
             self.unsupported.pop();

@@ -36,6 +36,7 @@ pub mod item;
 pub mod join;
 pub mod login;
 pub mod map;
+pub mod network;
 pub mod path;
 pub mod probe;
 pub mod relay;

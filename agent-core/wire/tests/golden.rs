@@ -17,6 +17,7 @@ use weft_wire::id::{
 use weft_wire::item::*;
 use weft_wire::join::{Address, BrokerAccount, Carrier, EnrolToken, JoinString, Joins, MAX_TEXT};
 use weft_wire::map::*;
+use weft_wire::network::*;
 use weft_wire::path::*;
 use weft_wire::probe::{self, PING_BODY, PROBE_LEN, ProbeHead, ProbeKind, pong_body};
 use weft_wire::relay::*;
@@ -119,6 +120,22 @@ fn session(golden: &mut Golden) {
         &Command { id: CommandId(5), expires_ms: 1_795_000_060_000, kind: CommandKind::Restart },
     );
     golden.item("command_done", &CommandDone { id: CommandId(5), outcome: Outcome::Expired });
+    let id = CommandId(5);
+    golden.item("netcheck", &Netcheck { id, expires_ms: 1_795_000_060_000 });
+    let relay = |relay, answered| RelayReached { relay, answered };
+    let relays = [relay(1, Some((RelayRung::Tls, 23_100))), relay(300, None)];
+    let report = NetworkReport {
+        v4: Some([203, 0, 113, 22].into()),
+        v6: None,
+        mapping: NatMapping::Sequential(-2),
+        filtering: NatFiltering::AddressAndPort,
+        hairpin: Some(false),
+        mapped: Some((MappedBy::NatPmp, "203.0.113.22:51871".parse().unwrap())),
+        metered: true,
+        relays: relays.into_iter().collect(),
+    };
+    let done = NetcheckDone { id, outcome: Outcome::Accepted, report: Some(report) };
+    golden.item("netcheck_done", &done);
     golden.item("ping", &Ping { request: 300 });
     let heard_ms = 1_795_000_000_000;
     let address = Some("203.0.113.22".parse().unwrap());

@@ -51,6 +51,7 @@ impl Daemon {
                 self.key_changed_at = Some(now());
                 self.log.write(Event::KeyRotated, &[]);
             }
+            AgentEvent::Netcheck => self.begin_look(),
             AgentEvent::Restart => {
                 self.log.write(Event::RestartAsked, &[]);
                 self.end = Some(End::Restart);

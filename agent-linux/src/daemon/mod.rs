@@ -7,6 +7,7 @@ mod data;
 mod echo;
 mod end;
 mod events;
+mod looking;
 mod overlay;
 mod setup;
 mod standing;
@@ -46,6 +47,7 @@ use crate::store::identity::Home;
 use data::Buffers;
 use echo::Echoes;
 use end::{End, Keeper};
+use looking::Looking;
 use overlay::Mesh;
 use ways_in::WayIn;
 
@@ -99,6 +101,10 @@ struct Daemon {
     relays: Relays,
     monitor: Monitor,
     way_in: WayIn,
+    /// A look at the network that an operator asked for.
+    looking: Option<Looking>,
+    /// Bytes cost money here.
+    metered: bool,
     server: Server,
     signals: Signals,
     alarm: Alarm,
@@ -227,6 +233,9 @@ impl Daemon {
         self.relays.register(set);
         self.server.register(set);
         self.way_in.register(set);
+        if let Some(looking) = &mut self.looking {
+            looking.register(set);
+        }
         set.add(self.alarm.as_fd(), Interest::READ);
         Places {
             signals: set.add(self.signals.as_fd(), Interest::READ),
@@ -290,6 +299,7 @@ impl Daemon {
             self.end = self.end.or(asked);
         }
         self.drive_way_in(set);
+        self.drive_look(set);
         self.handle_deadlines(now_us);
         self.drain();
         self.send();

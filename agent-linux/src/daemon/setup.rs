@@ -109,6 +109,8 @@ pub(super) fn open(
         relays: Relays::new(),
         monitor,
         way_in,
+        looking: None,
+        metered: config.metered,
         server,
         signals,
         alarm: Alarm::new().map_err(Failure::internal)?,

@@ -7,6 +7,7 @@ pub(crate) mod document;
 mod lines;
 mod look;
 mod stream;
+pub(crate) mod told;
 pub(crate) mod verdict;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};

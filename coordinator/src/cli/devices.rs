@@ -13,7 +13,7 @@ use super::format::{
     Column, NOTHING, age, count, millis, moment, moment_exact, print_table, span, traffic,
 };
 use super::remote::Context;
-use super::{CONFIRM_WAIT, keys, tombstones, ui};
+use super::{CONFIRM_WAIT, keys, network_report, tombstones, ui};
 
 const PATH: &str = "/api/v1/devices";
 /// How long the command line waits for a new key to be in use: a device writes
@@ -77,6 +77,8 @@ pub(crate) enum Command {
 pub(crate) enum DeviceCommand {
     /// Restart the agent
     Restart,
+    /// Look at its network, and say what it found
+    Netcheck,
 }
 
 /// A device.
@@ -569,13 +571,16 @@ async fn command(
 ) -> Result<u8, Failure> {
     let word = match command {
         DeviceCommand::Restart => "restart",
+        DeviceCommand::Netcheck => "netcheck",
     };
     let device = find(context, device).await?;
     let body = api::NewCommand { command: word.to_owned() };
     let path = format!("{}/commands", path_of(&device.id));
-    let done: api::NewCommand = context.client.post(&path, &body).await?;
+    let done: api::DoneCommand = context.client.post(&path, &body).await?;
     if context.json {
         ui::json("weft.command/1", &done);
+    } else if let Some(netcheck) = &done.netcheck {
+        network_report::describe(netcheck).iter().for_each(ui::out);
     } else {
         ui::out(format!("{} does \"{}\"", device.name, done.command));
     }

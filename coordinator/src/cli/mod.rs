@@ -18,6 +18,7 @@ mod devices;
 pub(crate) mod format;
 mod keys;
 mod network;
+mod network_report;
 mod policy;
 mod qr;
 mod relays;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast::error::RecvError;
 use weft_wire::id::{DeviceId, NetworkId, Revision, is_name};
-use weft_wire::item::{CommandKind, Outcome};
+use weft_wire::item::Outcome;
+use weft_wire::network::NetworkReport;
 
 use crate::domain::audit::Actor;
 use crate::domain::device::{Decision, Device, Kind, Standing, standing_word};
@@ -21,13 +22,15 @@ use crate::failure::{Code, Failure, nearest};
 use crate::store::{Decided, StoreError};
 
 use super::operator::{Operator, fault, not_found, printable};
-use super::seams::{CommandResult, Presence};
+use super::seams::{CommandResult, Presence, Task};
 
 /// The longest sentence that goes with a decision, in bytes
 /// ([`weft_wire::item::State`]).
 const REASON_LEN: usize = 96;
 /// How long a command waits for the device's word.
 const COMMAND_WAIT: Duration = Duration::from_secs(10);
+/// A look at a network takes some seconds itself.
+const NETCHECK_WAIT: Duration = Duration::from_secs(20);
 
 /// A device with everything known of it.
 #[derive(Clone, Debug)]
@@ -321,7 +324,7 @@ impl Operator {
         all - waiting.len()
     }
 
-    /// Tells a device to do something and waits for its word.
+    /// Tells a device to do something and waits for its word, and for what it found.
     ///
     /// # Errors
     ///
@@ -329,22 +332,24 @@ impl Operator {
     pub async fn command(
         &self,
         device: &Device,
-        kind: CommandKind,
+        task: Task,
         actor: Actor,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Box<NetworkReport>>, Failure> {
         let name = &device.name;
-        let word = match kind {
-            CommandKind::Restart => "restart",
+        let (word, wait) = match task {
+            Task::Restart => ("restart", COMMAND_WAIT),
+            Task::Netcheck => ("netcheck", NETCHECK_WAIT),
         };
         if device.agent().is_none() {
             let message = format!("{name} runs no agent: nobody there takes commands");
             return Err(Failure::new(Code::DeviceNoAgent, message));
         }
         let by = self.by(actor);
-        let expires = by.at.after(COMMAND_WAIT);
+        let expires = by.at.after(wait);
         let id = self.store.new_command(device.id, word, by).await.map_err(fault)?;
-        let (code, message) = match self.commands.deliver(device.id, id, kind, expires).await {
-            CommandResult::Answered(Outcome::Accepted) => return Ok(()),
+        let (code, message) = match self.commands.deliver(device.id, id, task, expires).await {
+            CommandResult::Answered(Outcome::Accepted) => return Ok(None),
+            CommandResult::Looked(report) => return Ok(Some(report)),
             CommandResult::Answered(Outcome::Expired) => {
                 (Code::CommandExpired, format!("{name} got \"{word}\" too late and did not do it"))
             }
@@ -353,7 +358,7 @@ impl Operator {
             }
             CommandResult::Absent => (Code::CommandAbsent, format!("{name} is not connected")),
             CommandResult::Unanswered => {
-                let span = COMMAND_WAIT.as_secs();
+                let span = wait.as_secs();
                 (
                     Code::CommandUnanswered,
                     format!("{name} did not answer \"{word}\" within {span} s"),

@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use weft_wire::id::{CommandId, DeviceId, PublicKey};
-use weft_wire::item::{CommandKind, Outcome};
+use weft_wire::item::Outcome;
+use weft_wire::network::NetworkReport;
 
 use crate::domain::enrolment::Refused;
 use crate::domain::relay::Relay;
@@ -106,13 +107,24 @@ pub trait RelayView: Send + Sync {
     fn changed(&self, number: u16) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
-/// How a command ended.
+/// What a device is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Restart its agent.
+    Restart,
+    /// Look at its network.
+    Netcheck,
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommandResult {
     /// The device holds no session.
     Absent,
     /// The device said this.
     Answered(Outcome),
+    /// The device looked at its network.
+    Looked(Box<NetworkReport>),
     /// It was sent, and no word came before it expired.
     Unanswered,
 }
@@ -125,7 +137,7 @@ pub trait Commands: Send + Sync {
         &self,
         device: DeviceId,
         id: CommandId,
-        kind: CommandKind,
+        task: Task,
         expires: UnixMs,
     ) -> Pin<Box<dyn Future<Output = CommandResult> + Send + '_>>;
 }

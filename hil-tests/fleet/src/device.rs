@@ -380,6 +380,8 @@ impl<const FRAME: usize> Device<FRAME> {
                     self.world.board.change().heard(self.place, &word);
                 }
             }
+            // It has no sockets to look with.
+            ControlEvent::Netcheck => self.control.handle_network_report(None),
             ControlEvent::Left => {
                 self.over = true;
                 let mut known = self.world.board.change();

@@ -13,6 +13,7 @@ use weft_wire::id::{CommandId, DeviceId, Inbox, KeyId, NetworkId, OrganisationId
 use weft_wire::item::*;
 use weft_wire::join::{JoinString, Joins, MAX_TEXT};
 use weft_wire::map::*;
+use weft_wire::network::{Netcheck, NetcheckDone};
 use weft_wire::path::PathReport;
 use weft_wire::probe::{self, PROBE_LEN, Probe};
 use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
@@ -61,6 +62,8 @@ pub(crate) fn items(data: &[u8]) {
             Done::TAG => stable::<Done>(body),
             State::TAG => stable::<State>(body),
             Command::TAG => stable::<Command>(body),
+            Netcheck::TAG => stable::<Netcheck>(body),
+            NetcheckDone::TAG => stable::<NetcheckDone>(body),
             CommandDone::TAG => stable::<CommandDone>(body),
             Ping::TAG => stable::<Ping>(body),
             Duplicate::TAG => stable::<Duplicate>(body),

@@ -11,6 +11,7 @@ use weft_sim::{Link, Rng};
 use weft_wire::frame::{FrameKind, RecordHeader, Reset, Retry, kind};
 use weft_wire::id::{CommandId, DeviceId, PublicKey};
 use weft_wire::item::{Command, CommandKind, Item, Outcome, Standing, State};
+use weft_wire::network::{Netcheck, NetworkReport};
 use weft_wire::topic::Topic;
 use weft_wire::verdict::Refusal;
 
@@ -698,6 +699,32 @@ fn unknown_ops_of_a_page_are_skipped_and_counted() {
     let counters = mesh.agent(a).coordinator(mesh.now).counters;
     assert_eq!((counters.unknown_items, counters.bad_items), (1, 0));
     assert!(mesh.knows(a, b) && mesh.coordinator.unsupported.is_empty());
+}
+
+#[test]
+fn a_look_at_the_network_is_asked_of_the_shell_and_told_until_it_is_heard() {
+    let (mut mesh, a, _) = Mesh::pair(22);
+    let id = mesh.id(a);
+    let ask = Netcheck { id: CommandId(6), expires_ms: UNIX_MS + mesh.now.as_millis() + 60_000 };
+    let looks = |mesh: &Mesh| {
+        mesh.events(a, |event| matches!(event, AgentEvent::Netcheck).then_some(())).len()
+    };
+    for _ in 0..2 {
+        let frames = mesh.coordinator.tell(id, |writer| writer.put(&ask));
+        mesh.send(frames);
+        mesh.run_for(100);
+    }
+    assert_eq!((looks(&mesh), mesh.coordinator.looked.len()), (1, 0));
+    let report = NetworkReport { metered: true, ..NetworkReport::default() };
+    mesh.input(a, |agent, now| agent.handle_network_report(Some(report.clone()), now));
+    mesh.run_for(100);
+    // As if the answer was lost.
+    let frames = mesh.coordinator.tell(id, |writer| writer.put(&ask));
+    mesh.send(frames);
+    mesh.run_for(100);
+    let done = (CommandId(6), Outcome::Accepted, Some(report));
+    assert_eq!(mesh.coordinator.looked, [done.clone(), done]);
+    assert_eq!((looks(&mesh), mesh.coordinator.unsupported.len()), (1, 0));
 }
 
 #[test]

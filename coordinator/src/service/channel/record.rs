@@ -12,6 +12,7 @@ use weft_wire::item::{
     RequestId, Returning, State, Unsupported,
 };
 use weft_wire::map::{KeyReport, MapApplied, MapNext};
+use weft_wire::network::NetcheckDone;
 use weft_wire::path::PathReport;
 use weft_wire::relay::RelayAsk;
 use weft_wire::signal::{Call, CallAck, Go};
@@ -247,8 +248,10 @@ impl Channel {
             }
             Err(error) => self.quiet.store_failed("standing", &error),
         }
-        for command in self.commands.outstanding(device) {
-            context.answer(&command);
+        for telling in self.commands.outstanding(device) {
+            if let Err(error) = telling.put(&mut context.replies) {
+                tracing::error!(%device, ?error, "channel.too-long");
+            }
         }
         Goes::On
     }
@@ -357,6 +360,9 @@ impl Channel {
                 let done: CommandDone = item.decode()?;
                 self.commands.done(device, &done);
             }
+            NetcheckDone::TAG => {
+                self.commands.looked(device, item.decode()?);
+            }
             Call::TAG => self.signal(device, Message::Call(item.decode()?), context).await,
             CallAck::TAG => self.signal(device, Message::CallAck(item.decode()?), context).await,
             Go::TAG => self.signal(device, Message::Go(item.decode()?), context).await,
@@ -369,7 +375,8 @@ impl Channel {
             // The device could not do something that we asked for; commands have
             // an answer of their own.
             Unsupported::TAG => {
-                item.decode::<Unsupported>()?;
+                let Unsupported { tag } = item.decode()?;
+                self.commands.unsupported(device, tag);
                 self.stats.unknown_items.add();
             }
             tag => self.unsupported(tag, context),

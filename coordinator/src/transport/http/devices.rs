@@ -8,18 +8,18 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 use weft_wire::crc::crc32;
-use weft_wire::item::CommandKind;
 
 use crate::api;
 use crate::domain::audit::Actor;
 use crate::domain::device::Decision;
 use crate::failure::{Code, Failure};
 use crate::service::devices::Seen;
+use crate::service::seams::Task;
 use crate::service::wireguard::WireGuardRequest;
 
 use super::auth::{Caller, Permission};
 use super::error::{Body, Origin, Parameters, Rejected, if_match, with_etag};
-use super::{Routes, Shared, convert, keys};
+use super::{Routes, Shared, convert, keys, network_report};
 
 /// Rows of a page, unless somebody asks for another number.
 const PAGE: usize = 100;
@@ -297,18 +297,20 @@ async fn command(
     Path(wanted): Path<String>,
     origin: Origin,
     Body(new): Body<api::NewCommand>,
-) -> Result<Json<api::NewCommand>, Rejected> {
+) -> Result<Json<api::DoneCommand>, Rejected> {
     let done = async {
-        let kind = match new.command.as_str() {
-            "restart" => CommandKind::Restart,
+        let task = match new.command.as_str() {
+            "restart" => Task::Restart,
+            "netcheck" => Task::Netcheck,
             _ => {
-                let message = "there is no such command; there is restart";
+                let message = "there is no such command; there are restart and netcheck";
                 return Err(Failure::new(Code::ApiBody, message));
             }
         };
         let device = operator.find_device(&wanted).await?;
-        operator.command(&device, kind, actor).await?;
-        Ok(Json(new))
+        let report = operator.command(&device, task, actor).await?;
+        let netcheck = report.as_deref().map(network_report::document);
+        Ok(Json(api::DoneCommand { command: new.command, netcheck }))
     };
     done.await.map_err(|failure| Rejected::at(failure, origin))
 }

@@ -20,6 +20,7 @@ mod devices;
 mod error;
 mod keys;
 pub mod metrics;
+mod network_report;
 mod networks;
 mod policies;
 mod relays;

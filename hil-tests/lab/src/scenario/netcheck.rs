@@ -224,6 +224,7 @@ fn member(stage: &mut Stage<'_>, internet: &Internet, section: &str) -> Result<V
     let key = coordinator.join_string("lab", 1)?;
     let gateway = Gateway::join(stage.run, internet.host(MEMBER.0)?, &key, "")?;
     let document = gateway.netcheck()?;
+    let told = told(&coordinator);
     stage.processes.extend([coordinator.process, gateway.process]);
     let relay = &document["relays"][0];
     let ip = ipv4(SERVERS[0]);
@@ -247,5 +248,21 @@ fn member(stage: &mut Stage<'_>, internet: &Internet, section: &str) -> Result<V
         })
         .collect();
     stage.story.done("relay", &words.join(", "), None);
+    let told = told?;
+    let by_udp = |relay: &Value| relay["rung"] == "udp" && relay["rtt_us"].is_u64();
+    let relays = told["relays"].as_array().map_or(&[][..], Vec::as_slice);
+    if told["mapping"] != "none" || relays.len() != 1 || !relays.iter().all(by_udp) {
+        return Err(Failure::expectation(format!("the coordinator is told {told}")));
+    }
+    stage.story.done("command", "the coordinator is told the same", None);
     Ok(ways.into())
+}
+
+/// What a member answers when its coordinator asks.
+fn told(coordinator: &Coordinator) -> Result<Value> {
+    let arguments = ["device", "command", MEMBER.0, "netcheck", "--json"];
+    let finished = coordinator.command("command", &arguments)?;
+    let document: Value = serde_json::from_str(&finished.stdout)
+        .map_err(|error| Failure::expectation(format!("no document: {error}")))?;
+    Ok(document["netcheck"].clone())
 }

@@ -21,6 +21,7 @@ use weft_wire::id::{
 use weft_wire::item::*;
 use weft_wire::join::{Address, Carrier, EnrolToken, JoinString};
 use weft_wire::map::*;
+use weft_wire::network::{NetcheckDone, NetworkReport};
 use weft_wire::path::PathReport;
 use weft_wire::relay::*;
 use weft_wire::signal::{Call, CallAck, CallFailed};
@@ -162,6 +163,8 @@ pub struct Coordinator {
     pub heartbeats: Vec<Heartbeat>,
     /// Commands answered.
     pub done: Vec<(CommandId, Outcome)>,
+    /// What devices found out about their networks.
+    pub looked: Vec<(CommandId, Outcome, Option<NetworkReport>)>,
     rng: Rng,
     /// Milliseconds since the mesh's zero.
     pub now_ms: u64,
@@ -218,6 +221,7 @@ impl Coordinator {
             unsupported: Vec::new(),
             heartbeats: Vec::new(),
             done: Vec::new(),
+            looked: vec![],
             rng,
             now_ms: 0,
         }
@@ -729,6 +733,11 @@ impl Coordinator {
             CommandDone::TAG => {
                 let done: CommandDone = raw.decode().expect("a message of our own making");
                 self.done.push((done.id, done.outcome));
+                vec![]
+            }
+            NetcheckDone::TAG => {
+                let done: NetcheckDone = raw.decode().expect("a message of our own making");
+                self.looked.push((done.id, done.outcome, done.report));
                 vec![]
             }
             Call::TAG => {

@@ -257,6 +257,9 @@ impl<
                 self.agent.handle_persisted(Persist::Cache(held, *number), now);
             }
             Entry::Leave => self.agent.leave(now),
+            Entry::NetworkReport(some) => {
+                self.agent.handle_network_report(some.then(<_>::default), now);
+            }
             Entry::Timeout => self.agent.handle_timeout(now),
             Entry::Polled(output) => self.poll(*output)?,
             _ => return Err(format!("an entry of a newer agent: {entry:?}")),
