@@ -10,7 +10,7 @@
 //!        poll_socket ► open / close
 //! TCP    poll_stream ► open / close           handle_stream_connected, …_closed, …_data
 //!        poll_transmit ► send                 poll_received ► packet for the TUN
-//! TUN                                         handle_packet ► datagram to send
+//! TUN    poll_refusal ► ICMP error            handle_packet ► datagram to send
 //! time   poll_timeout ► sleep until           handle_timeout
 //! disk   poll_event ► Persist ► write         handle_persisted
 //! ```

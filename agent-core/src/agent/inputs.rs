@@ -314,11 +314,12 @@ impl<
         self.relay.handle_timeout(now);
         self.paths.handle_timeout(&mut self.recorder, now);
         self.peers.handle_timeout();
+        self.staging.handle_timeout(now);
         self.pump();
     }
 
     fn stage(&mut self, slot: PeerSlot, packet: &[u8]) -> Result<Output, PacketError> {
-        let lost = self.staging.push(slot, packet);
+        let lost = self.staging.push(slot, packet, self.now);
         if let Err(reason) = lost {
             self.drops.count(reason);
         }

@@ -11,6 +11,7 @@ use crate::config::implementation::HEADROOM;
 use crate::control::{ControlTransmit, LineRequest};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, Source};
+use crate::ip::icmp::{self, Problem};
 use crate::path::{ProbeTransmit, Targets};
 use crate::peers::PeerChange;
 use crate::stun::StunTransmit;
@@ -98,6 +99,23 @@ impl<
         transmit
     }
 
+    /// Writes an ICMP error for the mesh interface into `out` (1,280 bytes): a
+    /// packet found no way to its peer in time. Ask until `None`.
+    #[must_use]
+    pub fn poll_refusal(&mut self, out: &mut [u8]) -> Option<usize> {
+        loop {
+            let lost = self
+                .staging
+                .take_lost(|packet| icmp::answer_bytes(packet, Problem::Unreachable, out))?;
+            self.recorder.put(self.now, &Entry::Polled(Output::Refusal));
+            self.drops.count(DropReason::NoPath);
+            // Some packets are never answered: errors, and those to many.
+            if lost.is_some() {
+                return lost;
+            }
+        }
+    }
+
     /// The next thing to store, do or show.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<AgentEvent> {
@@ -138,6 +156,7 @@ impl<
             self.relay.poll_timeout(),
             self.paths.poll_timeout(),
             self.peers.poll_timeout(),
+            self.staging.poll_timeout(),
         ];
         parts.into_iter().flatten().min_by_key(|&(at, _)| at)
     }

@@ -35,6 +35,8 @@ pub enum Output {
     Stream,
     /// `poll_socket`.
     Socket,
+    /// `poll_refusal`; one packet each.
+    Refusal,
 }
 
 /// What became of a frame.

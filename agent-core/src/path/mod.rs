@@ -172,6 +172,8 @@ pub struct Paths<const PEERS: usize> {
     early: Vec<Early, EARLY>,
     gathering: Gathering,
     allocation: Allocation,
+    /// An allocation is asked for to find out how.
+    learns_way: bool,
     run: Option<Run>,
     extra: ladder::Sockets,
     /// [`PathEvent::Relay`] is due.
@@ -197,6 +199,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             early: Vec::new(),
             gathering: Gathering::new(),
             allocation: Allocation::Absent,
+            learns_way: false,
             run: None,
             extra: ladder::Sockets::new(),
             relay_changed: false,
@@ -285,8 +288,12 @@ impl<const PEERS: usize> Paths<PEERS> {
         nat: NatReport,
         now: Instant,
     ) {
+        let was_blocked = self.gathering.is_blocked();
         self.gathering.set_nat(nat, now);
         self.gathering.end(now);
+        if !was_blocked {
+            self.get_to_know_relays();
+        }
         self.handle_reflexive(seen, now);
     }
 

@@ -45,7 +45,14 @@ impl<const PEERS: usize> Paths<PEERS> {
             (true, Allocation::Absent) => Allocation::Idle,
             (true, allocation) => allocation,
         };
+        self.get_to_know_relays();
         self.stir();
+    }
+
+    /// Where no datagram gets out, the way that does is found before anybody waits
+    /// for it: an allocation is asked for, and given back.
+    pub(super) fn get_to_know_relays(&mut self) {
+        self.learns_way = self.allocation == Allocation::Idle && self.gathering.is_blocked();
     }
 
     /// A relay keeps these addresses for us.
@@ -57,6 +64,7 @@ impl<const PEERS: usize> Paths<PEERS> {
     ) {
         self.local.set_relayed(addresses);
         self.allocation = Allocation::Up;
+        self.learns_way = false;
         self.gathering.end_relay();
         for peer in self.peers.iter_mut().flatten().filter(|peer| peer.leans) {
             // It was told of us before this came, or of an allocation before this.
@@ -80,6 +88,7 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// No relay gives one now.
     pub fn handle_allocation_failed(&mut self) {
         self.local.set_relayed(core::iter::empty());
+        self.learns_way = false;
         if self.allocation != Allocation::Absent {
             self.allocation = Allocation::Failed;
         }
@@ -98,7 +107,7 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// Whether an allocation is to be held.
     pub fn wants_relay(&self) -> bool {
         let exists = self.allocation != Allocation::Absent;
-        exists && self.peers.iter().flatten().any(|peer| peer.leans)
+        exists && (self.learns_way || self.peers.iter().flatten().any(|peer| peer.leans))
     }
 
     /// Addresses that are to be let in and sent to there.

@@ -1,13 +1,29 @@
-//! Packets that wait for a session.
+//! Packets that wait for a session, and are given back to their sender when none
+//! comes in time.
 
 use heapless::Vec;
 
 use crate::event::{DropReason, PeerSlot};
+use crate::time::{Duration, Instant};
+use crate::timer::Reason;
+
+/// A packet waits this long: who sent it has tried again by then, or has given up.
+pub(super) const HELD_FOR: Duration = Duration::from_secs(2);
+
+/// How far it is with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waits,
+    /// There is a session now.
+    Released,
+    /// There is none: its sender is to be told.
+    Lost,
+}
 
 struct Staged<const LEN: usize> {
     slot: PeerSlot,
-    /// There is a session now.
-    released: bool,
+    state: State,
+    until: Instant,
     packet: Vec<u8, LEN>,
 }
 
@@ -31,7 +47,7 @@ impl<const PACKETS: usize, const LEN: usize> Staging<PACKETS, LEN> {
     ///
     /// [`DropReason::TooBig`] for this packet, [`DropReason::StagingFull`] for
     /// an older one.
-    pub fn push(&mut self, slot: PeerSlot, packet: &[u8]) -> Result<(), DropReason> {
+    pub fn push(&mut self, slot: PeerSlot, packet: &[u8], now: Instant) -> Result<(), DropReason> {
         let packet = Vec::from_slice(packet).map_err(|_| DropReason::TooBig)?;
         let of_peer = self.staged.iter().filter(|staged| staged.slot == slot).count();
         let oldest = if of_peer >= self.per_peer.max(1) {
@@ -43,16 +59,17 @@ impl<const PACKETS: usize, const LEN: usize> Staging<PACKETS, LEN> {
             self.staged.remove(oldest);
         }
         // Cannot fail: there was room, or it was just made.
-        let _ = self.staged.push(Staged { slot, released: false, packet });
+        let (state, until) = (State::Waits, now + HELD_FOR);
+        let _ = self.staged.push(Staged { slot, state, until, packet });
         oldest.map_or(Ok(()), |_| Err(DropReason::StagingFull))
     }
 
     /// There is a session with this peer: its packets may go. Whether there are
     /// any.
     pub fn release(&mut self, slot: PeerSlot) -> bool {
-        let of_peer = self.staged.iter_mut().filter(|staged| staged.slot == slot);
+        let of_peer = self.staged.iter_mut().filter(|staged| staged.is_waiting_for(slot));
         of_peer.fold(false, |_, staged| {
-            staged.released = true;
+            staged.state = State::Released;
             true
         })
     }
@@ -60,7 +77,7 @@ impl<const PACKETS: usize, const LEN: usize> Staging<PACKETS, LEN> {
     /// Takes the oldest packet that may go, copied into `out`: whose it is, and
     /// its length.
     pub fn pop(&mut self, out: &mut [u8]) -> Option<(PeerSlot, usize)> {
-        let position = self.staged.iter().position(|staged| staged.released)?;
+        let position = self.staged.iter().position(|staged| staged.state == State::Released)?;
         let staged = self.staged.remove(position);
         out.get_mut(..staged.packet.len())?.copy_from_slice(&staged.packet);
         Some((staged.slot, staged.packet.len()))
@@ -68,14 +85,39 @@ impl<const PACKETS: usize, const LEN: usize> Staging<PACKETS, LEN> {
 
     /// Whether anything waits for this peer.
     pub fn waits(&self, slot: PeerSlot) -> bool {
-        self.staged.iter().any(|staged| staged.slot == slot)
+        self.staged.iter().any(|staged| staged.is_waiting_for(slot))
     }
 
     /// Gives up what waits for a peer; the number of packets.
     pub fn discard(&mut self, slot: PeerSlot) -> usize {
-        let before = self.staged.len();
-        self.staged.retain(|staged| staged.slot != slot);
-        before - self.staged.len()
+        let of_peer = self.staged.iter_mut().filter(|staged| staged.slot == slot);
+        of_peer.map(|staged| staged.state = State::Lost).count()
+    }
+
+    /// Time has passed: what has waited for long enough is given up.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let late = |staged: &&mut Staged<LEN>| staged.state == State::Waits && staged.until <= now;
+        self.staged.iter_mut().filter(late).for_each(|staged| staged.state = State::Lost);
+    }
+
+    /// When to call [`Staging::handle_timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
+        let waiting = self.staged.iter().filter(|staged| staged.state == State::Waits);
+        let at = waiting.map(|staged| staged.until).min()?;
+        Some((at, Reason::new("peers: give a packet back")))
+    }
+
+    /// Hands the oldest packet that was given up to `refuse`, and forgets it.
+    pub fn take_lost<R>(&mut self, refuse: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let position = self.staged.iter().position(|staged| staged.state == State::Lost)?;
+        Some(refuse(&self.staged.remove(position).packet))
+    }
+}
+
+impl<const LEN: usize> Staged<LEN> {
+    fn is_waiting_for(&self, slot: PeerSlot) -> bool {
+        self.slot == slot && self.state == State::Waits
     }
 }
 
@@ -101,10 +143,10 @@ mod tests {
     #[test]
     fn a_peer_loses_its_own_oldest_packet() {
         let mut pool = Staging::<4, 4>::new(2);
-        assert_eq!(pool.push(A, &[1]), Ok(()));
-        assert_eq!(pool.push(B, &[9]), Ok(()));
-        assert_eq!(pool.push(A, &[2]), Ok(()));
-        assert_eq!(pool.push(A, &[3]), Err(DropReason::StagingFull));
+        assert_eq!(pool.push(A, &[1], Instant::ZERO), Ok(()));
+        assert_eq!(pool.push(B, &[9], Instant::ZERO), Ok(()));
+        assert_eq!(pool.push(A, &[2], Instant::ZERO), Ok(()));
+        assert_eq!(pool.push(A, &[3], Instant::ZERO), Err(DropReason::StagingFull));
         assert_eq!(drain(&mut pool, A), [2, 3]);
         assert!(!pool.waits(A));
         assert_eq!(drain(&mut pool, B), [9]);
@@ -113,12 +155,29 @@ mod tests {
     #[test]
     fn a_full_pool_loses_its_oldest_packet() {
         let mut pool = Staging::<2, 4>::new(2);
-        pool.push(A, &[1]).unwrap();
-        pool.push(A, &[2]).unwrap();
-        assert_eq!(pool.push(B, &[3]), Err(DropReason::StagingFull));
+        pool.push(A, &[1], Instant::ZERO).unwrap();
+        pool.push(A, &[2], Instant::ZERO).unwrap();
+        assert_eq!(pool.push(B, &[3], Instant::ZERO), Err(DropReason::StagingFull));
         assert_eq!(drain(&mut pool, A), [2]);
-        assert_eq!(pool.push(B, &[0; 5]), Err(DropReason::TooBig));
+        assert_eq!(pool.push(B, &[0; 5], Instant::ZERO), Err(DropReason::TooBig));
         assert_eq!(pool.discard(B), 1);
         assert!(!pool.waits(B));
+    }
+
+    #[test]
+    fn what_waits_for_too_long_is_given_back_once() {
+        let mut pool = Staging::<4, 4>::new(4);
+        pool.push(A, &[1], Instant::ZERO).unwrap();
+        pool.push(A, &[2], Instant::from_millis(500)).unwrap();
+        pool.push(B, &[3], Instant::ZERO).unwrap();
+        pool.release(B);
+        assert_eq!(pool.poll_timeout().unwrap().0, Instant::ZERO + HELD_FOR);
+        pool.handle_timeout(Instant::from_millis(1_999));
+        assert_eq!(pool.take_lost(<[u8]>::to_vec), None);
+        pool.handle_timeout(Instant::from_millis(2_000));
+        assert_eq!(pool.take_lost(<[u8]>::to_vec), Some(vec![1]));
+        assert_eq!(pool.take_lost(<[u8]>::to_vec), None);
+        assert_eq!(pool.pop(&mut [0; 4]), Some((B, 1)), "what may go is never given back");
+        assert_eq!(drain(&mut pool, A), [2], "a session in time");
     }
 }

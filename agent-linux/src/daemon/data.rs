@@ -223,13 +223,20 @@ impl Daemon {
                 let problem = error.problem();
                 let len = problem
                     .and_then(|problem| icmp::answer_bytes(packet.packet(), problem, &mut answer));
-                if let (Some(len), Some(tun)) = (len, self.mesh.tun_mut())
-                    && tun.write(&answer[..len]).is_err()
-                {
-                    self.buffers.undelivered += 1;
+                if let Some(len) = len {
+                    self.write_answer(&answer[..len]);
                 }
                 problem
             }
+        }
+    }
+
+    /// What is wrong with a packet of the host's, for the host.
+    fn write_answer(&mut self, answer: &[u8]) {
+        if let Some(tun) = self.mesh.tun_mut()
+            && tun.write(answer).is_err()
+        {
+            self.buffers.undelivered += 1;
         }
     }
 
@@ -271,9 +278,14 @@ impl Daemon {
     /// Does everything that the agent wants done, until it wants nothing. What is
     /// to be sent waits in the batch for [`Self::send`].
     pub(super) fn drain(&mut self) {
+        let mut answer = [0; ANSWER_LEN];
         loop {
             if let Some(event) = self.agent.poll_event() {
                 self.handle_event(event);
+                continue;
+            }
+            if let Some(len) = self.agent.poll_refusal(&mut answer) {
+                self.write_answer(&answer[..len]);
                 continue;
             }
             if let Some(command) = self.agent.poll_socket() {

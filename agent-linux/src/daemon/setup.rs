@@ -48,7 +48,7 @@ use crate::store::ways;
 /// Map pages asked for at once.
 const PAGE_WINDOW: u8 = 4;
 /// Packets of one peer that wait for a session.
-const STAGED_PER_PEER: usize = 16;
+const STAGED_PER_PEER: usize = 8;
 /// Initiations of others that are answered per second. The core's own limit is
 /// for a chip; a gateway whose peers all come back at once needs more.
 const HANDSHAKES_PER_SECOND: u32 = 1_000;

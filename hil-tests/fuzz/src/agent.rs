@@ -234,7 +234,10 @@ impl Scene {
                 }
                 continue;
             }
-            if self.agent.poll_line().is_some() {
+            if self.agent.poll_line().is_some() || self.agent.poll_socket().is_some() {
+                continue;
+            }
+            if self.agent.poll_refusal(&mut [0; 1_280]).is_some() {
                 continue;
             }
             let mut frame = [0; MAX_FRAME_CHIP];

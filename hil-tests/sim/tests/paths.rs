@@ -349,3 +349,19 @@ fn ports_of_hard_boxes_are_met() {
         }
     }
 }
+
+/// A packet to somebody who cannot be reached is held for two seconds, and its
+/// sender told.
+#[test]
+fn a_packet_without_a_way_is_given_back() {
+    let (mut mesh, a, b) = idle(9, Kind::SymRand, Kind::SymRand);
+    let host = mesh.host(b);
+    mesh.ping(a, host, 1);
+    mesh.run_for(1_900);
+    assert!(mesh.nodes[a].refused.is_empty());
+    mesh.run_for(200);
+    let told = &mesh.nodes[a].refused;
+    assert_eq!(told.len(), 1);
+    let [kind, code] = [told[0].1[20], told[0].1[21]];
+    assert_eq!((kind, code), (3, 1), "host unreachable (RFC 792)");
+}

@@ -55,8 +55,11 @@ fn both_ways(mesh: &mut Mesh, a: usize, b: usize) {
     mesh.run_for(600_000);
     for (from, to) in [(a, b), (b, a)] {
         let (host, before) = (mesh.host(to), mesh.replies(from));
-        mesh.ping(from, host, 1);
-        mesh.run_for(12_000);
+        // A packet is held for two seconds; the other key's turn comes after five.
+        for sequence in 0..12 {
+            mesh.ping(from, host, sequence);
+            mesh.run_for(1_000);
+        }
         assert!(mesh.replies(from) > before, "{from} → {to}\n{}", mesh.log.join("\n"));
         mesh.run_for(600_000);
     }
@@ -270,8 +273,11 @@ fn a_peer_without_a_line_goes_on_with_the_key_before() {
     for (from, to) in [(a, b), (b, a)] {
         mesh.run_for(600_000);
         let (host, before) = (mesh.host(to), mesh.replies(from));
-        mesh.ping(from, host, 1);
-        mesh.run_for(12_000);
+        // A packet is held for two seconds; the other key's turn comes after five.
+        for sequence in 0..12 {
+            mesh.ping(from, host, sequence);
+            mesh.run_for(1_000);
+        }
         assert!(mesh.replies(from) > before, "{from} → {to}\n{}", mesh.log.join("\n"));
     }
 }

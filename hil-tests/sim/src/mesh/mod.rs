@@ -86,6 +86,8 @@ pub struct Node {
     pub events: Vec<(Instant, AgentEvent)>,
     /// Packets that came out of the tunnel.
     pub received: Vec<(Instant, Vec<u8>)>,
+    /// ICMP errors for packets that found no way.
+    pub refused: Vec<(Instant, Vec<u8>)>,
     /// Sockets beside the usual one.
     pub extra: std::collections::BTreeSet<SocketId>,
     /// Datagrams sent, by first byte.
@@ -297,6 +299,7 @@ impl Mesh {
             inbox: None,
             events: vec![],
             received: vec![],
+            refused: vec![],
             extra: std::collections::BTreeSet::new(),
             sent: BTreeMap::new(),
             host: self.network.add_host([address.ip()], None, self.link),
@@ -588,6 +591,8 @@ impl Mesh {
             let agent = self.agent_mut(node);
             if let Some(event) = agent.poll_event() {
                 self.handle_event(node, event);
+            } else if let Some(len) = agent.poll_refusal(&mut out) {
+                self.nodes[node].refused.push((self.now, out[..len].to_vec()));
             } else if let Some(command) = agent.poll_socket() {
                 let extra = &mut self.nodes[node].extra;
                 match command {

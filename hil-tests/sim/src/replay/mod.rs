@@ -326,6 +326,11 @@ impl<
             Output::Line => self.agent.poll_line().is_some(),
             Output::Event => self.agent.poll_event().is_some(),
             Output::Socket => self.agent.poll_socket().is_some(),
+            // What is zeroed may be no packet that is answered.
+            Output::Refusal => {
+                let _answer = self.agent.poll_refusal(&mut out);
+                true
+            }
             Output::Stream => self.agent.poll_stream().is_some(),
             Output::Control => match self.agent.poll_control(&mut out) {
                 Some(transmit) => {
