@@ -5,6 +5,7 @@
 //! what a device, the coordinator and a panel say of a pair are the same words.
 
 pub mod catalogue;
+pub mod nat;
 pub mod value;
 
 pub use catalogue::{Advice, Language, Verdict};

@@ -5,43 +5,16 @@ use core::net::{IpAddr, SocketAddr};
 use weft_wire::WIREGUARD_PORT;
 use weft_wire::path::Way;
 use weft_wire::signal::Mapping;
+use weft_wire::verdict::nat::{self, Nats};
 use weft_wire::verdict::{Advice, AttemptEnd, Verdict};
 
 use super::{Evidence, Judged, Param, Params, Side};
 use crate::domain::paths::{Attempt, Connection};
 
-/// Ports that a random mapping may be at, as far as NATs use them.
-const PORTS: u64 = 64_512;
-
-/// How a side's NAT is, as far as it matters for guessing its port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hardness {
-    /// One port for every destination.
-    Easy,
-    /// Another port for each, one of this many.
-    Hard(u64),
-    /// Another port for each, that could be counted ahead.
-    Counting,
-    Unknown,
-}
-
-const fn hardness(mapping: Mapping) -> Hardness {
-    match mapping {
-        Mapping::EndpointIndependent => Hardness::Easy,
-        Mapping::Random => Hardness::Hard(PORTS),
-        Mapping::Window(ports) => Hardness::Hard(ports as u64),
-        Mapping::Sequential(_) => Hardness::Counting,
-        Mapping::Unknown | Mapping::Blocked => Hardness::Unknown,
-    }
-}
-
-/// Addresses of no public network (RFC 1918, RFC 6598, RFC 4193).
+/// Addresses of no public network (RFC 1918, RFC 4193).
 fn is_private(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => {
-            let [first, second, ..] = ip.octets();
-            ip.is_private() || ip.is_link_local() || (first == 100 && second & 0xC0 == 64)
-        }
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
     }
 }
@@ -195,10 +168,9 @@ impl Evidence<'_> {
         if let Some(judged) = open(other).or_else(|| open(own)) {
             return judged;
         }
-        let hard = [(own, other), (other, own)].into_iter().find(|(side, peer)| {
-            let hardness = hardness(side.mapping(peer));
-            matches!(hardness, Hardness::Hard(_) | Hardness::Counting)
-        });
+        let hard = [(own, other), (other, own)]
+            .into_iter()
+            .find(|(side, peer)| nat::is_hard(side.mapping(peer)));
         if let Some((side, _)) = hard {
             return Judged::new(Verdict::DirectOneHard, [("x", side.name())]);
         }
@@ -264,20 +236,18 @@ impl Evidence<'_> {
             if a.seen_v4().is_some() && a.seen_v4() == b.seen_v4() {
                 return Judged::new(Verdict::RelaySameCarrier, []);
             }
-            match (hardness(a.mapping(b)), hardness(b.mapping(a))) {
-                (Hardness::Hard(_), Hardness::Hard(_)) => {
-                    return Judged::new(Verdict::RelayBothRandom, []);
-                }
-                (Hardness::Hard(ports), Hardness::Easy) => return restricted(a, b, ports),
-                (Hardness::Easy, Hardness::Hard(ports)) => return restricted(b, a, ports),
-                (Hardness::Easy, Hardness::Easy) if attempt.answered == 0 => {
+            match nat::explain(a.mapping(b), b.mapping(a)) {
+                Nats::BothHard => return Judged::new(Verdict::RelayBothRandom, []),
+                Nats::Hard { first: true, ports } => return restricted(a, b, ports),
+                Nats::Hard { first: false, ports } => return restricted(b, a, ports),
+                Nats::BothEasy if attempt.answered == 0 => {
                     let sent = Param::Count(attempt.sent.into());
                     let port = Param::Text(b.port().to_string());
                     let x = self.either("or", "或");
                     let params = [("n", sent), ("x", x), ("port", port)];
                     return Judged::new(Verdict::RelayFiltered, params);
                 }
-                _ => {}
+                Nats::BothEasy | Nats::Unclear => {}
             }
         }
         let failed = [a, b].map(|side| {
@@ -310,9 +280,9 @@ impl Evidence<'_> {
 }
 
 /// `hard` has another port for each destination, `easy` lets in only what it has
-/// sent to. Half of the ports have to be tried, on average.
-fn restricted(hard: &Side<'_>, easy: &Side<'_>, ports: u64) -> Judged {
-    let n = Param::Count(ports.div_ceil(2));
+/// sent to.
+fn restricted(hard: &Side<'_>, easy: &Side<'_>, ports: u32) -> Judged {
+    let n = Param::Count(nat::guesses(ports).into());
     let port = Param::Text(easy.port().to_string());
     Judged::new(Verdict::RelayRandomRestricted, [("x", hard.name()), ("n", n)])
         .hint(Advice::OpenUdp, "x", easy.name())
