@@ -79,7 +79,8 @@ fn weft_alone_lists_the_commands_in_groups() {
          look\n  \
          status  This machine, its coordinator and its peers\n  \
          peers   The peers, all columns\n  \
-         ping    Ask a peer through the tunnel, and say which path was used\n\
+         ping    Ask a peer through the tunnel, and say which path was used\n  \
+         why     Why a peer is reached as it is\n\
          mend\n  \
          logs    What the daemon wrote\n\
          \n  \

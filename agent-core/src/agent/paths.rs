@@ -1,16 +1,16 @@
 //! What the coordinator is told of the ways to peers.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use weft_wire::crc::crc32;
 use weft_wire::path::{PathReport, PeerReport, REPORTED, Rung, Way};
-use weft_wire::signal::Mapping;
+use weft_wire::signal::{Mapping, NatReport};
 
 use super::Agent;
 use super::trace::Trace;
 use crate::entropy::Entropy;
 use crate::event::PeerSlot;
-use crate::path::Selected;
+use crate::path::{Attempts, Selected};
 use crate::peers::{PeerChange, PeerState};
 use crate::relay;
 use crate::time::Instant;
@@ -53,6 +53,25 @@ impl<
             }
             _ => (Way::Idle, None),
         }
+    }
+
+    /// What is remembered of looking for a direct way to a peer.
+    pub fn attempts(&self, slot: PeerSlot) -> Option<Attempts<'_>> {
+        self.paths.attempts(slot)
+    }
+
+    /// How this device's NAT chooses ports, as servers told.
+    pub fn nat(&self, now: Instant) -> NatReport {
+        self.stun.report(now)
+    }
+
+    /// Where servers see this device from, of each family the newest; and whether
+    /// that is an address of its own.
+    pub fn seen(&self) -> impl Iterator<Item = (SocketAddr, bool)> + '_ {
+        let own = self.paths.local();
+        self.stun
+            .reflexive()
+            .map(move |seen| (seen, own.iter().any(|candidate| candidate.address == seen)))
     }
 
     fn way_of(&self, selected: &Selected) -> Way {
@@ -161,7 +180,7 @@ impl<
             peer,
             way,
             since_s,
-            rtt_ms: attempts.rtt_ms().filter(|_| has_way).unwrap_or(0),
+            rtt_ms: attempts.rtt().filter(|_| has_way).map_or(0, |(rtt_ms, _)| rtt_ms),
             attempt,
             next_s: attempts.next().map(|at| seconds(at, now)),
         })

@@ -22,6 +22,8 @@ pub(super) struct PathReports {
     /// When a report is due; `FAR_FUTURE` = nothing has changed.
     due_at: Instant,
     begun_at: Option<Instant>,
+    /// There was one since the start.
+    is_begun: bool,
     /// The owner was told that one is due.
     asked: bool,
     /// The coordinator of this session does not know such reports.
@@ -30,7 +32,13 @@ pub(super) struct PathReports {
 
 impl PathReports {
     pub(super) const fn new() -> Self {
-        Self { due_at: Instant::ZERO, begun_at: None, asked: false, unknown: false }
+        Self {
+            due_at: Instant::ZERO,
+            begun_at: None,
+            is_begun: false,
+            asked: false,
+            unknown: false,
+        }
     }
 }
 
@@ -53,8 +61,10 @@ impl<const FRAME: usize> Control<FRAME> {
     pub fn begin_path_report(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         let reports = &mut self.path_reports;
         reports.asked = false;
+        // What follows the first, which tells of the start alone, need not wait.
+        reports.begun_at = reports.is_begun.then_some(now);
+        reports.is_begun = true;
         reports.due_at = Instant::FAR_FUTURE;
-        reports.begun_at = Some(now);
         self.requests.open(Ask::Paths, entropy);
     }
 

@@ -257,10 +257,13 @@ impl Checks {
         })
     }
 
-    /// The round trip of the last answer that came this way, in milliseconds.
-    pub(super) fn rtt(&self, route: Route) -> Option<u16> {
+    /// The round trip of the last answer that came this way, in milliseconds, and
+    /// when it came.
+    pub(super) fn rtt(&self, route: Route) -> Option<(u16, Instant)> {
         let answered = self.list.iter().filter(|check| check.answered_at != Instant::ZERO);
-        answered.filter(|check| check.leads(route)).map(|check| check.rtt_ms).next()
+        let mut answered = answered.filter(|check| check.leads(route));
+        let check = answered.next()?;
+        Some((check.rtt_ms, check.answered_at))
     }
 
     /// Whether nothing more is to be sent.

@@ -307,7 +307,7 @@ impl PeerPath {
 pub struct Attempts<'a> {
     history: &'a History,
     next: Option<Instant>,
-    rtt_ms: Option<u16>,
+    rtt: Option<(u16, Instant)>,
 }
 
 impl<'a> Attempts<'a> {
@@ -341,9 +341,9 @@ impl<'a> Attempts<'a> {
         self.history.unreached
     }
 
-    /// Round trip on the way in use, in milliseconds, as its last ping found.
-    pub const fn rtt_ms(&self) -> Option<u16> {
-        self.rtt_ms
+    /// Round trip on the way in use, in milliseconds, and when a ping found that.
+    pub const fn rtt(&self) -> Option<(u16, Instant)> {
+        self.rtt
     }
 
     /// The last attempt as it is told.
@@ -356,8 +356,8 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// What is remembered of a peer's attempts.
     pub fn attempts(&self, slot: PeerSlot) -> Option<Attempts<'_>> {
         let peer = self.peer(slot)?;
-        let rtt_ms = peer.selected.and_then(|selected| peer.checks.rtt(selected.route));
-        Some(Attempts { history: &peer.history, next: peer.choice.next_at(), rtt_ms })
+        let rtt = peer.selected.and_then(|selected| peer.checks.rtt(selected.route));
+        Some(Attempts { history: &peer.history, next: peer.choice.next_at(), rtt })
     }
 
     /// A peer stands otherwise than the coordinator knows.

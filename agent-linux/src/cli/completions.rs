@@ -98,7 +98,7 @@ fn candidates(
         if typed.is_none() {
             found.push("help".to_owned());
         }
-    } else if command.get_name() == "ping" {
+    } else if matches!(command.get_name(), "ping" | "why") {
         found.extend(names());
     } else {
         let places = command.get_positionals();
@@ -166,6 +166,7 @@ mod tests {
     fn commands_options_and_peers_complete() {
         assert_eq!(complete(&["p"]), ["peers", "ping"]);
         assert_eq!(complete(&["ping", "gw"]), ["gw-a", "gw-b"]);
+        assert_eq!(complete(&["why", "gw"]), ["gw-a", "gw-b"]);
         assert_eq!(complete(&["completions", ""]), ["bash", "fish", "zsh"]);
         assert_eq!(complete(&["status", "--js"]), ["--json"]);
         assert!(complete(&["join", "--"]).contains(&"--state".to_owned()));

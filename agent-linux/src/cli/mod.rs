@@ -17,6 +17,7 @@ mod status;
 mod story;
 mod typo;
 mod up;
+mod why;
 
 use std::path::PathBuf;
 
@@ -103,6 +104,12 @@ enum Command {
         help_template = EXAMPLES_FIRST
     )]
     Netcheck(netcheck::Arguments),
+    /// Why a peer is reached as it is
+    #[command(
+        before_help = "Examples:\n  weft why gw-b\n  weft why gw-b --lang zh",
+        help_template = EXAMPLES_FIRST
+    )]
+    Why(why::Arguments),
     /// What the daemon wrote
     Logs(logs::Arguments),
     /// A shell's completion script, on standard output
@@ -172,6 +179,7 @@ impl Command {
             Self::Status(arguments) => arguments.json,
             Self::Peers(arguments) => arguments.json,
             Self::Ping(arguments) => arguments.json,
+            Self::Why(arguments) => arguments.json,
             Self::Netcheck(arguments) => arguments.json,
             _ => false,
         }
@@ -194,6 +202,7 @@ impl Command {
             Self::Status(arguments) => status::run(&mut context, &arguments),
             Self::Peers(arguments) => peers::run(&mut context, &arguments),
             Self::Ping(arguments) => ping::run(&mut context, &arguments),
+            Self::Why(arguments) => why::run(&mut context, &arguments),
             Self::Netcheck(arguments) => netcheck::run(&mut context, &arguments),
             Self::Logs(arguments) => logs::run(&mut context, &arguments),
             Self::Completions(arguments) => completions::run(&mut context, &arguments),

@@ -7,7 +7,7 @@ use crate::output::{Ui, paint, style};
 
 const GROUPS: [(&str, &[&str]); 3] = [
     ("start", &["join", "up", "down", "leave"]),
-    ("look", &["status", "peers", "ping"]),
+    ("look", &["status", "peers", "ping", "why"]),
     ("mend", &["logs"]),
 ];
 

@@ -147,7 +147,10 @@ fn unknown(status: &Status, device: &Device, wanted: &str) -> Failure {
 pub(super) fn path(peer: &Peer) -> (&'static str, String) {
     match &peer.path {
         Path::Direct { remote } => ("direct", remote.clone()),
-        Path::Relay { remote } => ("relay", remote.clone()),
+        Path::Relay { remote, rung: Some(rung), .. } => ("relay", format!("{remote} {rung}")),
+        // The other side has the allocation.
+        Path::Relay { remote, rung: None, .. } => ("relay", remote.clone()),
+        Path::Nowhere => ("none", "no way found".to_owned()),
         Path::Idle => ("idle", "rings on demand".to_owned()),
         Path::Connecting => ("idle", "ringing".to_owned()),
     }
@@ -160,18 +163,20 @@ pub(super) fn path_style(peer: &Peer) -> Style {
         Path::Relay { .. } => style::WARN,
         Path::Idle => style::DIM,
         Path::Connecting => style::WARN,
+        Path::Nowhere => style::BAD,
     }
 }
 
-/// Direct first, then idle, then by name.
+/// Direct first, then relayed, then what has no way, then idle; then by name.
 pub(super) fn sorted(peers: &[Peer]) -> Vec<&Peer> {
     let mut sorted: Vec<&Peer> = peers.iter().collect();
     sorted.sort_by_key(|peer| {
         let rank = match peer.path {
             Path::Direct { .. } => 0,
-            Path::Relay { .. } => 0,
-            Path::Connecting => 1,
-            Path::Idle => 2,
+            Path::Relay { .. } => 1,
+            Path::Connecting => 2,
+            Path::Nowhere => 3,
+            Path::Idle => 4,
         };
         (rank, peer.name.as_str())
     });

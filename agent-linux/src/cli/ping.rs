@@ -160,7 +160,7 @@ fn state(peer: &Peer) -> String {
     let (kind, detail) = peer::path(peer);
     match peer.path {
         Path::Direct { .. } | Path::Relay { .. } => format!("{kind} {detail}"),
-        Path::Idle | Path::Connecting => "idle, ringing".to_owned(),
+        Path::Idle | Path::Connecting | Path::Nowhere => "idle, ringing".to_owned(),
     }
 }
 

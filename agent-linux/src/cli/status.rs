@@ -81,6 +81,7 @@ fn describe(status: &Status, symbols: Symbols, width: Option<usize>) -> Vec<Stri
             place(other)
         ));
     }
+    lines.extend(reason(status));
     lines.extend(unproven(status));
     if let Some((interface, range)) = &status.overlap {
         lines.push(format!(
@@ -92,6 +93,17 @@ fn describe(status: &Status, symbols: Symbols, width: Option<usize>) -> Vec<Stri
         lines.push(format!("note: {peers} of the map found no place here"));
     }
     lines
+}
+
+/// Where a relayed peer, or one without a way, is explained.
+fn reason(status: &Status) -> Option<String> {
+    let one = |wanted: fn(&Path) -> bool| status.peers.iter().find(|peer| wanted(&peer.path));
+    let lost = one(|path| matches!(path, Path::Nowhere)).map(|peer| (peer, "cannot be reached"));
+    let relayed =
+        || one(|path| matches!(path, Path::Relay { .. })).map(|peer| (peer, "is relayed"));
+    let (peer, what) = lost.or_else(relayed)?;
+    let name = &peer.name;
+    Some(format!("note: {name} {what}; the reason:  weft why {name}"))
 }
 
 /// The coordinator's line stands and nobody proves to hold the key that this
@@ -281,7 +293,7 @@ pub(super) fn peers(
                 Cell::new(style::BOLD, peer.name.clone()),
                 Cell::plain(v4.to_string()),
                 Cell::new(peer::path_style(peer), format!("{kind:<6} {detail}")),
-                Cell::plain(peer.rtt_us.map_or_else(unknown, units::span_us)),
+                Cell::plain(peer.rtt_us.map_or_else(unknown, |us| rtt(us, peer.rtt_ms_ago))),
                 Cell::plain(age(peer.data_ms)),
                 Cell::plain(units::traffic(peer.rx_bytes)),
                 Cell::plain(units::traffic(peer.tx_bytes)),
@@ -298,13 +310,25 @@ pub(super) fn peers(
     lines
 }
 
+/// Older than this a round trip says so.
+const RTT_FRESH_MS: u64 = 60_000;
+
+/// `20.4 ms`, and how old that is.
+fn rtt(us: u64, ago_ms: Option<u64>) -> String {
+    let age = ago_ms.filter(|ago| *ago >= RTT_FRESH_MS);
+    let age = age.map_or_else(String::new, |ago| format!(" ({})", units::age_ms(ago)));
+    format!("{}{age}", units::span_us(us))
+}
+
 fn counts(peers: &[Peer]) -> String {
     let count = |kind: fn(&Path) -> bool| peers.iter().filter(|peer| kind(&peer.path)).count();
     let direct = count(|path| matches!(path, Path::Direct { .. }));
     let relayed = count(|path| matches!(path, Path::Relay { .. }));
-    let idle = peers.len() - direct - relayed;
+    let lost = count(|path| matches!(path, Path::Nowhere));
+    let idle = peers.len() - direct - relayed - lost;
     let relayed = if relayed > 0 { format!("{relayed} over a relay, ") } else { String::new() };
-    format!("{}: {direct} direct, {relayed}{idle} idle", units::count(peers.len(), "peer"))
+    let lost = if lost > 0 { format!("{lost} without a way, ") } else { String::new() };
+    format!("{}: {direct} direct, {relayed}{lost}{idle} idle", units::count(peers.len(), "peer"))
 }
 
 #[derive(Serialize)]
@@ -394,6 +418,7 @@ pub(super) struct PeerDocument {
     routes: Vec<String>,
     path: PathDocument,
     rtt_us: Option<u64>,
+    rtt_at: Option<String>,
     loss_ppm: Option<u64>,
     rx_bytes: u64,
     tx_bytes: u64,
@@ -403,10 +428,15 @@ pub(super) struct PeerDocument {
     verdict: Option<()>,
 }
 
+/// The way of a peer's data.
 #[derive(Serialize)]
-struct PathDocument {
+pub(super) struct PathDocument {
     kind: &'static str,
     remote: Option<String>,
+    /// The relay's number in the map, and how this machine reaches it.
+    relay: Option<u16>,
+    rung: Option<String>,
+    since: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -499,6 +529,19 @@ fn device_document(device: &Device, now_ms: u64) -> DeviceDocument {
     }
 }
 
+/// The way of a peer's data as programs read it.
+pub(super) fn path_document(peer: &Peer, now_ms: u64) -> PathDocument {
+    let (remote, relay, rung) = match &peer.path {
+        Path::Direct { remote } => (Some(remote.clone()), None, None),
+        Path::Relay { remote, number, rung } => {
+            (Some(remote.clone()), Some(*number).filter(|number| *number > 0), rung.clone())
+        }
+        Path::Idle | Path::Connecting | Path::Nowhere => (None, None, None),
+    };
+    let since = peer.since_ms.map(|ms| units::rfc3339(now_ms.saturating_sub(ms)));
+    PathDocument { kind: peer::path(peer).0, remote, relay, rung, since }
+}
+
 /// All peers as programs read them.
 pub(super) fn peer_documents(status: &Status, now_ms: u64) -> Vec<PeerDocument> {
     let ago = |ms: Option<u64>| ms.map(|ms| units::rfc3339(now_ms.saturating_sub(ms)));
@@ -507,14 +550,9 @@ pub(super) fn peer_documents(status: &Status, now_ms: u64) -> Vec<PeerDocument> 
         name: peer.name.clone(),
         addresses: vec![peer.addresses.0.to_string(), peer.addresses.1.to_string()],
         routes: peer.routes.clone(),
-        path: PathDocument {
-            kind: peer::path(peer).0,
-            remote: match &peer.path {
-                Path::Direct { remote } | Path::Relay { remote } => Some(remote.clone()),
-                Path::Idle | Path::Connecting => None,
-            },
-        },
+        path: path_document(peer, now_ms),
         rtt_us: peer.rtt_us,
+        rtt_at: ago(peer.rtt_ms_ago),
         loss_ppm: None,
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,

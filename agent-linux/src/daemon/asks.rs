@@ -37,6 +37,10 @@ impl Daemon {
                 let known = self.known_servers();
                 self.server.answer(client, Answer::Servers(known));
             }
+            Request::Why { peer } => {
+                let evidence = self.evidence(&peer).map(Box::new);
+                self.server.answer(client, Answer::Why(evidence));
+            }
             Request::Measured { peer, rtt_us } => {
                 self.note_rtt(peer, rtt_us);
                 let status = Box::new(self.status());
@@ -167,7 +171,7 @@ impl Daemon {
             .peers()
             .find(|peer| peer.addresses.is_some_and(|(v4, v6)| from == v4 || from == v6));
         if let Some(device) = peer.map(|peer| peer.device) {
-            self.rtts.insert(device, us);
+            self.rtts.insert(device, (us, now()));
         }
     }
 }

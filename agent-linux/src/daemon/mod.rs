@@ -14,6 +14,7 @@ mod standing;
 pub(crate) mod texts;
 pub(crate) mod view;
 mod ways_in;
+mod why;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -144,7 +145,7 @@ struct Daemon {
     /// Addresses that an operator announces.
     configured: Vec<SocketAddr>,
     /// Round trips of peers by the last echo of ours, in microseconds.
-    rtts: BTreeMap<DeviceId, u64>,
+    rtts: BTreeMap<DeviceId, (u64, Instant)>,
     /// Was not a member at the start.
     joining: bool,
     started_us: u64,

@@ -9,6 +9,7 @@ use weft_noise::key::StaticSecret;
 use weft_noise::mac;
 use weft_wire::item::Standing;
 use weft_wire::map::{Overlay, Prefix, SecondKind};
+use weft_wire::path::Way;
 use weft_wire::relay::RelayGrant;
 
 use crate::daemon::{Daemon, now};
@@ -62,20 +63,6 @@ pub(super) fn remote(peer: &PeerStatus<'_>) -> Option<SocketAddr> {
     Some(peer.selected?.route.address())
 }
 
-/// `relay`: where our own allocation is.
-fn path(peer: &PeerStatus<'_>, relay: Option<IpAddr>) -> Path {
-    let relayed = peer.selected.filter(|selected| selected.relayed);
-    match (peer.state, remote(peer)) {
-        (PeerState::Active, Some(remote)) if relayed.is_some() => {
-            let ours = relay.filter(|_| relayed.is_some_and(|one| one.route.is_ours()));
-            Path::Relay { remote: ours.unwrap_or_else(|| remote.ip()).to_string() }
-        }
-        (PeerState::Active, Some(remote)) => Path::Direct { remote: remote.to_string() },
-        (PeerState::Calling, _) => Path::Connecting,
-        _ => Path::Idle,
-    }
-}
-
 fn prefix(prefix: Prefix) -> String {
     match prefix {
         Prefix::V4(address, len) => format!("{address}/{len}"),
@@ -105,26 +92,56 @@ impl Daemon {
         at.map(|at| (now() - at).as_millis() as u64)
     }
 
-    /// Where the relay is that keeps an allocation for us.
-    fn relay_address(&self) -> Option<IpAddr> {
-        let number = self.agent.rung()?.relay;
-        let relays = self.agent.settings().relays();
-        let relay = relays.iter().find(|relay| relay.number == number)?;
-        relay.v4.map(IpAddr::V4).or_else(|| relay.v6.map(IpAddr::V6))
+    /// The way of a peer's data, and since when.
+    fn path(&self, peer: &PeerStatus<'_>) -> (Path, Option<u64>) {
+        let (way, since) = self.agent.way(peer.slot);
+        let path = match (way, peer.state) {
+            (Way::Direct(remote), _) => Path::Direct { remote: remote.to_string() },
+            (Way::Relay { relay, rung }, _) => {
+                let relays = self.agent.settings().relays();
+                let known = relays.iter().find(|one| one.number == relay);
+                let address =
+                    known.and_then(|one| one.v4.map(IpAddr::V4).or_else(|| one.v6.map(IpAddr::V6)));
+                let address = address.or_else(|| remote(peer).map(|remote| remote.ip()));
+                Path::Relay {
+                    remote: address.map_or_else(String::new, |address| address.to_string()),
+                    number: relay,
+                    rung: rung.map(|rung| rung.as_str().to_owned()),
+                }
+            }
+            (_, PeerState::Calling) => Path::Connecting,
+            (Way::Nowhere, _) => Path::Nowhere,
+            (Way::Idle, _) => Path::Idle,
+        };
+        (path, Self::age_ms(since))
+    }
+
+    /// The newest round trip to a peer in microseconds, and its age: as a ping of a
+    /// person found it, or one of the agent's own.
+    fn rtt(&self, peer: &PeerStatus<'_>) -> (Option<u64>, Option<u64>) {
+        let told = self.rtts.get(&peer.device).copied();
+        let probed = self.agent.attempts(peer.slot).and_then(|attempts| attempts.rtt());
+        // Its clock counts milliseconds: less than one is nothing that it could tell.
+        let probed = probed.filter(|(ms, _)| *ms > 0).map(|(ms, at)| (u64::from(ms) * 1_000, at));
+        let newest = told.into_iter().chain(probed).max_by_key(|&(_, at)| at);
+        newest.map_or((None, None), |(us, at)| (Some(us), Self::age_ms(Some(at))))
     }
 
     /// All peers.
     pub(super) fn peer_views(&self) -> Vec<Peer> {
-        let relay = self.relay_address();
         let peers = self.agent.peers().filter_map(|peer| {
+            let (path, since_ms) = self.path(&peer);
+            let (rtt_us, rtt_ms_ago) = self.rtt(&peer);
             let routes = self.agent.routes().filter(|(slot, _)| *slot == peer.slot);
             Some(Peer {
                 id: peer.device.to_string(),
                 name: peer.name.to_string(),
                 addresses: peer.addresses?,
                 routes: routes.map(|(_, range)| prefix(range)).collect(),
-                path: path(&peer, relay),
-                rtt_us: self.rtts.get(&peer.device).copied(),
+                path,
+                since_ms,
+                rtt_us,
+                rtt_ms_ago,
                 rx_bytes: peer.counters.received_bytes,
                 tx_bytes: peer.counters.sent_bytes,
                 data_ms: Self::age_ms(peer.received_at),

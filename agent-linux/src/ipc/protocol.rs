@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use weft_wire::signal::Mapping;
 
 use crate::failure::Failure;
 use crate::netcheck::Known;
@@ -31,6 +32,8 @@ pub(crate) enum Request {
     Progress,
     /// One [`Answer::Servers`].
     Servers,
+    /// One [`Answer::Why`] on the peer with this id.
+    Why { peer: String },
     /// One [`Answer::Echo`], when the reply came or did not.
     Echo { to: IpAddr, sequence: u16, bytes: u16, wait_ms: u32 },
     /// A command measured this round trip to a peer through the host's own stack.
@@ -75,6 +78,8 @@ pub(crate) enum Outcome {
 pub(crate) enum Answer {
     Status(Box<Status>),
     Progress(Box<Progress>),
+    /// `None`: there is no such peer any more.
+    Why(Option<Box<Evidence>>),
     /// Who was asked, and microseconds to the reply; `None`: none came in time.
     Echo(IpAddr, Option<u64>),
     Lines(Vec<String>),
@@ -152,10 +157,19 @@ pub(crate) struct Coordinator {
 pub(crate) enum Path {
     /// From address to address.
     Direct { remote: String },
-    /// Over a relay: where the peer stands there.
-    Relay { remote: String },
+    /// Over a relay: its address, and how this machine reaches it; `None` = the
+    /// peer does.
+    Relay {
+        remote: String,
+        #[serde(default)]
+        number: u16,
+        #[serde(default)]
+        rung: Option<String>,
+    },
     /// No tunnel now; the first packet makes one.
     Idle,
+    /// It was wanted last, and no way to it was found.
+    Nowhere,
     /// A tunnel is being made.
     Connecting,
 }
@@ -169,7 +183,13 @@ pub(crate) struct Peer {
     /// Ranges behind it, `192.168.7.0/24`.
     pub(crate) routes: Vec<String>,
     pub(crate) path: Path,
+    /// Milliseconds since its data takes that way.
+    #[serde(default)]
+    pub(crate) since_ms: Option<u64>,
     pub(crate) rtt_us: Option<u64>,
+    /// Milliseconds since that was measured.
+    #[serde(default)]
+    pub(crate) rtt_ms_ago: Option<u64>,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
     /// Milliseconds since the last data packet, either way.
@@ -179,6 +199,44 @@ pub(crate) struct Peer {
     /// What tells the PSK in use from others, `9f3a01c2`; `None` = there is none.
     #[serde(default)]
     pub(crate) psk_mark: Option<String>,
+}
+
+/// An attempt at a direct way to a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tried {
+    /// Of [`weft_wire::verdict::AttemptEnd`].
+    pub(crate) end: u16,
+    /// Milliseconds since it ended.
+    pub(crate) ago_ms: u64,
+    /// From the call to the end.
+    pub(crate) took_ms: u16,
+    /// Addresses that were tried, and how many answered.
+    pub(crate) tried: u8,
+    pub(crate) answered: u8,
+    /// Probes sent to them, or initiations.
+    pub(crate) sent: u8,
+}
+
+/// What this machine knows of how a peer is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Evidence {
+    /// Where servers see this machine from.
+    pub(crate) seen: Vec<String>,
+    /// One of these is an address of its own.
+    pub(crate) open: Option<String>,
+    /// How its NAT chooses ports, and milliseconds since that was found out.
+    pub(crate) mapping: Mapping,
+    pub(crate) mapped_ms: Option<u64>,
+    /// What the peer said of its own.
+    pub(crate) peer_mapping: Mapping,
+    /// Newest first.
+    pub(crate) attempts: Vec<Tried>,
+    /// Attempts in a row that found nothing.
+    pub(crate) failed: u16,
+    /// Milliseconds since an attempt is under way.
+    pub(crate) trying_ms: Option<u64>,
+    /// Milliseconds until the next one; `None` = with a packet.
+    pub(crate) next_ms: Option<u64>,
 }
 
 /// How far a change of this device's WireGuard key is.

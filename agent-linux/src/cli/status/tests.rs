@@ -14,7 +14,9 @@ pub(in crate::cli) fn sample() -> Status {
         addresses: addresses(host),
         routes: Vec::new(),
         path,
+        since_ms: data_ms,
         rtt_us,
+        rtt_ms_ago: rtt_us.map(|_| 3_000),
         rx_bytes: 1_204_551,
         tx_bytes: 310_224,
         data_ms,
@@ -201,12 +203,28 @@ fn many_peers_are_counted() {
 }
 
 #[test]
+fn relayed_peers_and_old_round_trips_are_told_as_such() {
+    let mut status = sample();
+    let peer = &mut status.peers[1];
+    let remote = "203.0.113.10".to_owned();
+    peer.path = Path::Relay { remote, number: 1, rung: Some("tls".to_owned()) };
+    peer.rtt_ms_ago = Some(180_000);
+    let said = text(&status, None);
+    assert!(said.contains("relay  203.0.113.10 tls  20.4 ms (3 min ago)"), "{said}");
+    assert!(said.ends_with("note: gw-b is relayed; the reason:  weft why gw-b"), "{said}");
+    status.peers[0].path = Path::Nowhere;
+    let said = text(&status, None);
+    assert!(said.contains("none   no way found"), "{said}");
+    assert!(said.ends_with("note: plc-7 cannot be reached; the reason:  weft why plc-7"), "{said}");
+}
+
+#[test]
 fn the_document_begins_with_its_schema_and_keeps_its_names() {
     let now = 1_795_446_257_123;
     let text = serde_json::to_string(&document(&sample(), now)).unwrap();
     let start = r#"{"schema":"weft.status/1","device":{"id":"dev_2j7m5ctnuzov","name":"gw-a","network":"home","addresses":["100.93.0.2","fd5c:7e0a:91b3::2"],"standing":"active","version":"0.1.0","standing_since":null,"standing_reason":null,"other_machine":null,"fingerprint":"XMUG-3JSC-LGSF-7XZL"},"up_s":273840,"clock":"coordinator","coordinator":{"host":"mesh.example.net","fingerprint":"BKDL-AME4-GXHL-EGZ3","state":"connected","carrier":"mqtt","last_heard":"2026-11-23T15:04:05.123Z","epoch":"5f1c09aa","revision":42,"verdict":null},"internet":null,"lease":{"ends_at":"2026-11-30T15:04:05.123Z","remaining_s":604788},"data_today":null,"interface":"weft0","mtu":1280,"listen_port":51871,"peers":[{"id":"dev_uvcdtue5nvx5","name":"gw-b","#;
     assert!(text.starts_with(start), "{text}");
-    assert!(text.contains(r#""path":{"kind":"direct","remote":"203.0.113.22:51871"},"rtt_us":20400,"loss_ppm":null,"rx_bytes":1204551,"tx_bytes":310224,"last_data":"2026-11-23T15:04:17.123Z""#), "{text}");
+    assert!(text.contains(r#""path":{"kind":"direct","remote":"203.0.113.22:51871","relay":null,"rung":null,"since":"2026-11-23T15:04:17.123Z"},"rtt_us":20400,"rtt_at":"2026-11-23T15:04:14.123Z","loss_ppm":null,"rx_bytes":1204551,"tx_bytes":310224,"last_data":"2026-11-23T15:04:17.123Z""#), "{text}");
     assert!(text.ends_with(r#""relays":[],"drops":{"denied":3},"notes":[]}"#), "{text}");
 }
 

@@ -1,0 +1,300 @@
+//! From this machine's evidence to a verdict of the catalogue: its own side is
+//! whole first, then how packets go. What the coordinator alone knows is left to it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Map, Value as Json, json};
+use weft_wire::signal::Mapping;
+use weft_wire::verdict::nat::{self, Nats};
+use weft_wire::verdict::{Advice, AttemptEnd, Language, Value, Verdict, fill};
+
+use super::{Evidence, Path, Peer, Status, own_name};
+
+/// A parameter of a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Param {
+    Text(String),
+    Words(String, String),
+    Count(u64),
+    /// Milliseconds.
+    Span(u64),
+    Ago(u64),
+    Unknown,
+}
+
+impl Param {
+    fn words(en: &str, zh: &str) -> Self {
+        Self::Words(en.to_owned(), zh.to_owned())
+    }
+
+    fn value(&self) -> Value<'_> {
+        match self {
+            Self::Text(text) => Value::Text(text),
+            Self::Words(en, zh) => Value::Words(en, zh),
+            Self::Count(number) => Value::Count(*number),
+            Self::Span(ms) => Value::Span(*ms),
+            Self::Ago(ms) => Value::Ago(*ms),
+            Self::Unknown => Value::Unknown,
+        }
+    }
+}
+
+/// A verdict with its values.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) verdict: Verdict,
+    params: BTreeMap<&'static str, Param>,
+}
+
+fn filled(template: &str, language: Language, params: &BTreeMap<&'static str, Param>) -> String {
+    let mut out = String::new();
+    let value = |name: &str| params.get(name).map_or(Value::Unknown, Param::value);
+    // A String takes everything.
+    let _ = fill(template, language, value, &mut out);
+    out
+}
+
+impl Judged {
+    fn new<const N: usize>(verdict: Verdict, params: [(&'static str, Param); N]) -> Self {
+        Self { verdict, params: params.into() }
+    }
+
+    fn with(mut self, name: &'static str, value: Param) -> Self {
+        self.params.entry(name).or_insert(value);
+        self
+    }
+
+    pub(super) fn sentence(&self, language: Language) -> String {
+        filled(self.verdict.template(language), language, &self.params)
+    }
+
+    /// What follows the first colon, without the full stop: to stand in another
+    /// sentence.
+    fn reason(&self) -> Param {
+        let clause = |language, colon: &str, stop| {
+            let sentence = self.sentence(language);
+            let clause = sentence.split_once(colon).map_or(&*sentence, |(_, clause)| clause);
+            clause.trim_end_matches(stop).to_owned()
+        };
+        Param::Words(clause(Language::En, ": ", '.'), clause(Language::Zh, ":", '。'))
+    }
+
+    /// What would help, as far as everything that it speaks of is known.
+    pub(super) fn advice(&self, language: Language) -> Vec<(Advice, String, Option<String>)> {
+        let write = |template: &str| {
+            let mut names = template
+                .split('{')
+                .skip(1)
+                .map(|rest| rest.split_once('}').map_or(rest, |(name, _)| name));
+            let known = |name| self.params.get(name).is_some_and(|value| *value != Param::Unknown);
+            names.all(known).then(|| filled(template, language, &self.params))
+        };
+        let all = self.verdict.advice().iter();
+        all.filter_map(|&advice| {
+            let command = Some(advice.command()).filter(|command| !command.is_empty());
+            Some((advice, write(advice.template(language))?, command.and_then(write)))
+        })
+        .collect()
+    }
+
+    /// As programs read them; spans end in `_ms`.
+    pub(super) fn params(&self, language: Language) -> Map<String, Json> {
+        let value = |(name, param): (&&str, &Param)| {
+            let name = (*name).to_owned();
+            match param {
+                Param::Text(text) => (name, json!(text)),
+                Param::Words(en, zh) => {
+                    (name, json!(if language == Language::En { en } else { zh }))
+                }
+                Param::Count(number) => (name, json!(number)),
+                Param::Span(ms) if name == "ms" => (name, json!(ms)),
+                Param::Span(ms) | Param::Ago(ms) => (format!("{name}_ms"), json!(ms)),
+                Param::Unknown => (name, Json::Null),
+            }
+        };
+        self.params.iter().map(value).collect()
+    }
+}
+
+pub(super) fn judge(status: &Status, peer: &Peer, evidence: &Evidence) -> Judged {
+    let case = Case { status, peer, evidence };
+    let next = evidence.next_ms.map_or_else(
+        || Param::words("with the next packet", "下一个数据包"),
+        |ms| Param::Words(format!("in {} s", ms / 1_000), format!("{} 秒后", ms / 1_000)),
+    );
+    let [a, b] = case.names();
+    let judged = case.own().unwrap_or_else(|| case.path());
+    judged.with("a", a).with("b", b).with("at", next)
+}
+
+struct Case<'a> {
+    status: &'a Status,
+    peer: &'a Peer,
+    evidence: &'a Evidence,
+}
+
+impl Case<'_> {
+    fn names(&self) -> [Param; 2] {
+        [own_name(self.status), &self.peer.name].map(|name| Param::Text(name.to_owned()))
+    }
+
+    /// 1: this machine is whole.
+    fn own(&self) -> Option<Judged> {
+        let [own, _] = self.names();
+        let device = self.status.device.as_ref()?;
+        if device.standing == "quarantined" {
+            return Some(Judged::new(Verdict::PeerQuarantined, [("b", own)]));
+        }
+        if self.status.lease_s == Some(0) {
+            return Some(Judged::new(Verdict::SelfLeaseEnded, [("x", own)]));
+        }
+        let (interface, range) = self.status.overlap.as_ref()?;
+        let mesh = device
+            .range
+            .map_or(Param::Unknown, |(first, len)| Param::Text(format!("{first}/{len}")));
+        let address = Param::Text(range.clone());
+        let interface = Param::Text(interface.clone());
+        let params = [("x", own), ("range", mesh), ("interface", interface), ("address", address)];
+        Some(Judged::new(Verdict::SelfRangeOverlap, params))
+    }
+
+    fn last(&self) -> Option<AttemptEnd> {
+        AttemptEnd::from_code(self.evidence.attempts.first()?.end)
+    }
+
+    /// 6: how packets go, and why.
+    fn path(&self) -> Judged {
+        match &self.peer.path {
+            Path::Direct { remote } => self.direct(remote),
+            Path::Relay { rung, .. } => self.relayed(rung.as_deref()),
+            Path::Nowhere | Path::Connecting => self.nowhere(),
+            Path::Idle if self.evidence.attempts.is_empty() && self.peer.data_ms.is_none() => {
+                Judged::new(Verdict::IdleNever, [])
+            }
+            Path::Idle => {
+                let found =
+                    |one: &&super::Tried| AttemptEnd::from_code(one.end) == Some(AttemptEnd::Found);
+                let took = self.evidence.attempts.iter().find(found);
+                let ms = took.map_or(Param::Unknown, |one| Param::Span(one.took_ms.into()));
+                Judged::new(Verdict::IdleDoorbell, [("ms", ms)])
+            }
+        }
+    }
+
+    fn direct(&self, remote: &str) -> Judged {
+        let [own, peer] = self.names();
+        let ip = remote.parse::<SocketAddr>().map(|remote| remote.ip()).ok();
+        let seen = self.evidence.seen.iter().filter_map(|seen| seen.parse::<SocketAddr>().ok());
+        match ip {
+            Some(ip) if seen.map(|seen| seen.ip()).any(|seen| seen == ip) => {
+                return Judged::new(Verdict::DirectHairpin, []);
+            }
+            Some(ip) if is_private(ip) => return Judged::new(Verdict::DirectLan, []),
+            Some(IpAddr::V6(_)) => return Judged::new(Verdict::DirectIpv6, []),
+            _ => {}
+        }
+        if let Some(open) = &self.evidence.open {
+            let endpoint = Param::Text(open.clone());
+            return Judged::new(Verdict::DirectOpen, [("x", own), ("endpoint", endpoint)]);
+        }
+        let (mapping, theirs) = (self.evidence.mapping, self.evidence.peer_mapping);
+        for (side, mapping) in [(own, mapping), (peer.clone(), theirs)] {
+            if nat::is_hard(mapping) {
+                return Judged::new(Verdict::DirectOneHard, [("x", side)]);
+            }
+        }
+        if mapping == Mapping::Unknown {
+            // What is sure: data comes from there.
+            let endpoint = Param::Text(remote.to_owned());
+            return Judged::new(Verdict::DirectOpen, [("x", peer), ("endpoint", endpoint)]);
+        }
+        let found =
+            self.evidence.attempts.first().filter(|_| self.last() == Some(AttemptEnd::Found));
+        let ms = found.map_or(Param::Unknown, |one| Param::Span(one.took_ms.into()));
+        let ago = self.peer.since_ms.map_or(Param::Unknown, Param::Ago);
+        Judged::new(Verdict::DirectPunched, [("ms", ms), ("ago", ago)])
+    }
+
+    fn relayed(&self, rung: Option<&str>) -> Judged {
+        let [own, peer] = self.names();
+        let evidence = self.evidence;
+        if let Some(rung) = rung
+            .filter(|rung| matches!(*rung, "tcp" | "tls") || evidence.mapping == Mapping::Blocked)
+        {
+            let rung = Param::Text(rung.to_uppercase());
+            return Judged::new(Verdict::RelayUdpBlocked, [("rung", rung), ("x", own)]);
+        }
+        let Some(attempt) = evidence.attempts.first() else {
+            let ms = evidence.trying_ms.or(self.peer.since_ms);
+            let ms = ms.map_or(Param::Unknown, Param::Span);
+            return Judged::new(Verdict::RelayStarting, [("ms", ms)]);
+        };
+        if self.last() == Some(AttemptEnd::Lost) {
+            let ago = self.peer.since_ms.map_or(Param::Unknown, Param::Ago);
+            return Judged::new(Verdict::RelayLostDirect, [("ago", ago)]);
+        }
+        if evidence.peer_mapping == Mapping::Unknown {
+            return Judged::new(Verdict::RelayPeerSilent, [("x", peer)]);
+        }
+        if self.last() == Some(AttemptEnd::NoAnswer) {
+            match nat::explain(evidence.mapping, evidence.peer_mapping) {
+                Nats::BothHard => return Judged::new(Verdict::RelayBothRandom, []),
+                Nats::Hard { first, ports } => {
+                    let n = Param::Count(nat::guesses(ports).into());
+                    let x = if first { own } else { peer };
+                    return Judged::new(Verdict::RelayRandomRestricted, [("x", x), ("n", n)]);
+                }
+                Nats::BothEasy if attempt.answered == 0 => {
+                    let (a, b) = (own_name(self.status), &self.peer.name);
+                    let x = Param::Words(format!("{a} or {b}"), format!("{a} 或 {b}"));
+                    let n = Param::Count(attempt.sent.into());
+                    let port = Param::Text(self.status.port.to_string());
+                    let params = [("x", x), ("n", n), ("port", port)];
+                    return Judged::new(Verdict::RelayFiltered, params);
+                }
+                Nats::BothEasy | Nats::Unclear => {}
+            }
+        }
+        let n = Param::Count(evidence.failed.into());
+        Judged::new(Verdict::RelayWaiting, [("n", n), ("ago", Param::Ago(attempt.ago_ms))])
+    }
+
+    fn nowhere(&self) -> Judged {
+        let attempt = self.evidence.attempts.first();
+        match (self.last(), attempt) {
+            (Some(AttemptEnd::Offline), _) => {
+                let what = Param::words("its line to the coordinator", "与协调器的连接中断");
+                return Judged::new(Verdict::PeerOffline, [("what", what)]);
+            }
+            (Some(AttemptEnd::Denied), _) => return Judged::new(Verdict::DeniedNoRule, []),
+            (Some(AttemptEnd::NoHandshake), Some(one)) => {
+                let n = Param::Count(one.sent.into());
+                let s = Param::Count(u64::from(one.took_ms) / 1_000);
+                return Judged::new(Verdict::TunnelNoAnswer, [("n", n), ("s", s)]);
+            }
+            _ => {}
+        }
+        if self.status.relays.is_empty() {
+            let [a, b] = self.names();
+            let next = Param::words("with the next packet", "下一个数据包");
+            let reason = self.relayed(None).with("a", a).with("b", b).with("at", next).reason();
+            return Judged::new(Verdict::PathNoRelay, [("reason", reason)]);
+        }
+        let relays = self.status.relays.iter().map(|relay| match relay.addresses {
+            (Some(v4), _) => v4.to_string(),
+            (None, v6) => v6.map_or_else(String::new, |v6| v6.to_string()),
+        });
+        let relay = Param::Text(relays.collect::<Vec<_>>().join(", "));
+        let ago = attempt.map_or(Param::Unknown, |one| Param::Ago(one.ago_ms));
+        Judged::new(Verdict::PathRelayDown, [("relay", relay), ("ago", ago)])
+    }
+}
+
+/// Addresses of no public network (RFC 1918, RFC 4193).
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
