@@ -150,7 +150,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("weft-agent-linux", &["weft-agent-core", "weft-noise", "weft-wire"]),
     ("weft-agent-esp32", &["weft-agent-core", "weft-noise", "weft-wire"]),
     ("weft-coordinator", &["weft-noise", "weft-relay", "weft-wire"]),
-    ("weft-relay", &["weft-agent-core", "weft-noise", "weft-wire"]),
+    ("weft-relay", &["weft-noise", "weft-wire"]),
     ("xtask", &["weft-noise", "weft-wire"]),
 ];
 

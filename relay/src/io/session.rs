@@ -8,9 +8,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
+use weft_noise::entropy::Entropy as _;
+use weft_noise::key::StaticSecret;
+use weft_noise::mac;
 use weft_noise::sealed::SealedError;
+use weft_wire::id::Secret;
 use weft_wire::item::Refused;
-use weft_wire::join::{Carrier, JoinString, Joins};
+use weft_wire::join::{Carrier, JoinError, JoinString, Joins};
 use weft_wire::relay_link::{RelayPlace, RelayRegister, RelayReport, RelaySettings, VERSION_LEN};
 
 use super::clock;
@@ -20,10 +24,6 @@ use super::server::Server;
 use crate::proto::denied::{Denied, Step};
 use crate::proto::link::{Link, Proof, Said};
 use crate::state::{self, Membership};
-use weft_noise::entropy::Entropy as _;
-use weft_noise::key::StaticSecret;
-use weft_noise::mac;
-use weft_wire::id::Secret;
 
 /// How long an answer to a report may wait for news: the load that operators see
 /// is no older.
@@ -529,6 +529,6 @@ fn register(link: &mut Link, line: &mut Line) -> io::Result<Option<Said>> {
 /// # Errors
 ///
 /// As [`JoinString::parse_for`].
-pub fn read(text: &str) -> Result<JoinString, weft_wire::join::JoinError> {
+pub fn read(text: &str) -> Result<JoinString, JoinError> {
     JoinString::parse_for(Joins::Relay, text.trim())
 }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use weft_noise::mac;
 use weft_wire::frame::MAX_FRAME;
 use weft_wire::id::PublicKey;
-use weft_wire::item::{Item as _, ItemWriter, Items, Unsupported};
+use weft_wire::item::{Item as _, ItemError, ItemWriter, Items, Unsupported};
 use weft_wire::relay_link::{
     MAX_WAIT_S, RelayHeard, RelayRegister, RelayRegistered, RelayReport, RelaySettings,
     RelayUnknown,
@@ -90,7 +90,7 @@ impl RelayLink {
         address: Option<IpAddr>,
         register: &RelayRegister,
         replies: &mut Replies,
-    ) -> Result<(), weft_wire::item::ItemError> {
+    ) -> Result<(), ItemError> {
         let Who::Joining { key } = entry.who else { return Ok(()) };
         let request = register.request;
         let joining =
