@@ -264,7 +264,7 @@ impl<
             PathEvent::Idle { slot } => self.datapath.set_endpoint(slot, None),
             PathEvent::Greet { slot } => self.set_keepalive(slot, true),
             PathEvent::Relay => self.apply_relayed(),
-            PathEvent::RelaySilent => self.relay.give_up(self.now),
+            PathEvent::RelaySilent => self.relay.handle_silence(self.now),
             PathEvent::Failed { slot, .. } => {
                 self.peers.handle_failed(slot);
                 self.staging.discard(slot);

@@ -316,6 +316,11 @@ impl Sockets {
         self.most = most;
     }
 
+    /// Whether runs are made at all.
+    pub(super) const fn is_allowed(&self) -> bool {
+        self.most > 0
+    }
+
     /// Asks for as many as a run takes. `false` when there are none to be had.
     pub(super) fn open(&mut self, run: &Run) -> bool {
         let free = (FIRST_SOCKET..RELAY.0).map(SocketId);

@@ -128,7 +128,8 @@ pub(super) struct PeerPath {
     calling: Option<Calling>,
     /// The peer called, and nobody here wants it.
     obliges: bool,
-    called_at: Option<Instant>,
+    /// The last call that was sent, and when.
+    called: Option<(u32, Instant)>,
     /// The peer's call that is to be answered.
     pub(super) ack_due: Option<u32>,
     /// Of both to the coordinator, when the peer called.
@@ -171,7 +172,7 @@ impl PeerPath {
             suspects: false,
             calling: None,
             obliges: false,
-            called_at: None,
+            called: None,
             ack_due: None,
             round_trips: Duration::ZERO,
             checks: Checks::new(),
@@ -395,7 +396,7 @@ impl PeerPath {
         calling.sent = calling.sent.saturating_add(1);
         calling.due = false;
         calling.due_at = now + *wait;
-        self.called_at = Some(now);
+        self.called = Some((calling.id, now));
         Some(calling.id)
     }
 
@@ -440,7 +441,7 @@ impl PeerPath {
 
     /// A call is wanted at `at`, or earlier if one is on its way already.
     pub(super) fn call_at(&mut self, at: Instant, entropy: &mut dyn Entropy, now: Instant) {
-        let least = self.called_at.map_or(at, |called| at.max(called + CALL_INTERVAL));
+        let least = self.called.map_or(at, |(_, called)| at.max(called + CALL_INTERVAL));
         match &mut self.calling {
             Some(calling) if calling.sent == 0 => calling.due_at = calling.due_at.min(least),
             Some(_) => {}
@@ -457,6 +458,17 @@ impl PeerPath {
         }
     }
 
+    /// The same at once. A call so soon after another one is that one again: who
+    /// forwards it counts calls and not how often each is repeated.
+    pub(super) fn call_now(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.call_at(now, entropy, now);
+        let last = self.called.filter(|(_, called)| now - *called < CALL_INTERVAL);
+        if let (Some(calling), Some((id, _))) = (&mut self.calling, last) {
+            calling.id = id;
+            calling.due_at = now;
+        }
+    }
+
     /// The peer is told anew what it was told in the call that is under way, or
     /// was the last.
     pub(super) fn call_again(&mut self, entropy: &mut dyn Entropy, now: Instant) {
@@ -465,7 +477,7 @@ impl PeerPath {
                 calling.sent = calling.sent.min(1);
                 calling.due_at = now;
             }
-            None => self.call_at(now, entropy, now),
+            None => self.call_now(entropy, now),
         }
     }
 }

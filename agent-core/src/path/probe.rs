@@ -99,7 +99,8 @@ impl<const PEERS: usize> Paths<PEERS> {
     }
 
     /// How many sockets the shell can open beside the usual ones, for NATs that
-    /// give every destination another port; 0 = none.
+    /// give every destination another port. With 0 many ports are not opened
+    /// either: the network is paid by the byte.
     pub const fn set_extra_sockets(&mut self, most: u8) {
         self.extra.set_most(most);
     }
@@ -119,7 +120,8 @@ impl<const PEERS: usize> Paths<PEERS> {
             let is_free = self.run.is_none_or(|run| run.slot == slot);
             let transaction = peer.checks.ladder();
             let run = Run::new(slot, own, peer.nat, peer.seen, transaction, at);
-            let Some(run) = run.filter(|_| is_free && !peer.is_direct()) else { continue };
+            let may = is_free && self.extra.is_allowed() && !peer.is_direct();
+            let Some(run) = run.filter(|_| may) else { continue };
             if run.is_long() && peer.long_run_at > now {
                 continue;
             }

@@ -223,6 +223,9 @@ impl PeerPath {
     fn through_relay(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         let selected = self.selected.map(|selected| selected.route);
         let selected = selected.filter(Route::is_ours).map(|route| route.address());
-        selected.into_iter().chain(self.checks.through_ours())
+        // What a round has tried needs nothing more once data has a way.
+        let tried = self.checks.through_ours();
+        let is_over = self.uses_ours() && self.checks.is_spent();
+        selected.into_iter().chain(tried.filter(move |_| !is_over))
     }
 }

@@ -130,7 +130,7 @@ impl PeerPath {
     fn doubt(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         self.in_doubt = true;
         self.suspects |= self.uses_ours();
-        self.call_at(now, entropy, now);
+        self.call_now(entropy, now);
         self.retry(entropy, now);
     }
 
@@ -150,6 +150,7 @@ impl PeerPath {
     /// Returns when the answer must have come.
     fn ask_the_way(&mut self, entropy: &mut dyn Entropy, now: Instant) -> Instant {
         let Some(selected) = self.selected else { return Instant::FAR_FUTURE };
+        self.suspects |= self.uses_ours();
         // A round that is under way tries more than this.
         if self.checks.is_spent() {
             let Selected { route, relayed, .. } = selected;

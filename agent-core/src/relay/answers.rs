@@ -95,7 +95,7 @@ impl<const PEERS: usize> Core<PEERS> {
     /// A peer's packet, and with it a sign of the relay's life.
     fn data(&mut self, peer: SocketAddr, bytes: &[u8], data: &[u8]) -> Received {
         if let Some(live) = &mut self.live {
-            live.silent = 0;
+            live.is_heard();
         }
         let start = data.as_ptr() as usize - bytes.as_ptr() as usize;
         Received::Data { peer, at: start..start + data.len() }
@@ -254,7 +254,7 @@ impl<const PEERS: usize> Core<PEERS> {
         let why = match said {
             None => {
                 let lifetime_s = message.lifetime().unwrap_or(LIFETIME_S);
-                live.silent = 0;
+                live.is_heard();
                 live.refresh = Exchange::at(now + refresh_after(lifetime_s));
                 live.expires = now + Duration::from_secs(lifetime_s.into());
                 return;

@@ -359,10 +359,11 @@ impl<const PEERS: usize, const FRAME: usize> RelayClient<PEERS, FRAME> {
         self.core.suspect(now);
     }
 
-    /// Nothing comes back through the relay: another one is asked for an
+    /// Nothing comes back through the relay. It is asked whether it is there; said
+    /// again a second later without an answer, another one is asked for an
     /// allocation, and this one again if there is no other.
-    pub fn give_up(&mut self, now: Instant) {
-        self.core.give_up(now);
+    pub fn handle_silence(&mut self, now: Instant) {
+        self.core.handle_silence(now);
     }
 
     /// A datagram came.

@@ -249,6 +249,7 @@ impl<const PEERS: usize> Core<PEERS> {
             way,
             refresh: Exchange::at(now + refresh_in),
             silent: 0,
+            doubted_at: None,
             since: now,
             expires: now + Duration::from_secs(given.lifetime_s.into()),
             v4: given.relayed.into_iter().flatten().find(SocketAddr::is_ipv4),

@@ -17,6 +17,9 @@ use crate::time::{Duration, Instant};
 
 /// Until credentials are asked for again.
 const ASK_FOR_GRANT_AFTER: Duration = Duration::from_secs(60);
+/// A relay in doubt that says nothing for this long is given up: three requests
+/// went by then.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(900);
 /// Unanswered refreshes after which an allocation counts as gone: half a minute.
 const SILENT_REFRESHES: u8 = 3;
 
@@ -27,11 +30,21 @@ pub(super) struct Live {
     pub(super) refresh: Exchange,
     /// Unanswered ones in a row.
     pub(super) silent: u8,
+    /// Since when the relay is asked whether it is there, and says nothing.
+    pub(super) doubted_at: Option<Instant>,
     pub(super) since: Instant,
     pub(super) expires: Instant,
     pub(super) v4: Option<SocketAddr>,
     pub(super) v6: Option<SocketAddr>,
     pub(super) mapped: SocketAddr,
+}
+
+impl Live {
+    /// The relay has said something.
+    pub(super) const fn is_heard(&mut self) {
+        self.silent = 0;
+        self.doubted_at = None;
+    }
 }
 
 /// What has not been told yet.
@@ -289,13 +302,22 @@ impl<const PEERS: usize> Core<PEERS> {
         }
     }
 
-    pub(super) fn give_up(&mut self, now: Instant) {
-        let (Some(live), Some(relay)) = (self.live, self.current) else { return };
-        // Was it heard of a moment ago, it is not the relay that is silent.
-        if now - live.since < ASK_AGAIN_AFTER {
-            return;
+    pub(super) fn handle_silence(&mut self, now: Instant) {
+        let Some(live) = &mut self.live else { return };
+        match live.doubted_at {
+            Some(at) if now - at >= ANSWERS_WITHIN => self.give_up(now),
+            Some(_) => {}
+            None => {
+                live.doubted_at = Some(now);
+                if !live.refresh.is_open() {
+                    live.refresh = Exchange::at(now);
+                }
+            }
         }
-        self.live = None;
+    }
+
+    fn give_up(&mut self, now: Instant) {
+        let (Some(_), Some(relay)) = (self.live.take(), self.current) else { return };
         self.tell_lost(relay.number, Why::NoAnswer);
         self.close_lines();
         self.start_round_without(relay, now);

@@ -291,7 +291,7 @@ fn agent(
             v6: (abilities.families & family::IPV6 != 0).then_some(SOCKET_V6),
         },
         abilities,
-        extra_sockets: EXTRA_SOCKETS,
+        extra_sockets: if config.metered { 0 } else { EXTRA_SOCKETS },
         tunnel,
         stamp_floor: stamp.floor,
     };

@@ -365,3 +365,27 @@ fn a_packet_without_a_way_is_given_back() {
     let [kind, code] = [told[0].1[20], told[0].1[21]];
     assert_eq!((kind, code), (3, 1), "host unreachable (RFC 792)");
 }
+
+/// Two faults on end: the direct way is cut, and soon after the relay dies that
+/// has taken over.
+#[test]
+fn a_relay_that_dies_soon_after_a_cut_is_left_too() {
+    for seed in 0..6 {
+        let (mut mesh, a, b) = idle_with_relays(seed, Kind::Prc, Kind::Prc, 2);
+        first_packet(&mut mesh, a, b);
+        let host = mesh.host(b);
+        flow(&mut mesh, a, host, 10_000);
+        mesh.network.forbid([198, 51, 100, 1].into(), [198, 51, 100, 2].into());
+        flow(&mut mesh, a, host, 3_000 + 500 * seed);
+        assert!(is_relayed(&mesh, a) && is_relayed(&mesh, b));
+        let used: Vec<usize> =
+            (0..2).filter(|at| mesh.relays[*at].turn.allocations() > 0).collect();
+        for &at in &used {
+            let other = mesh.agent(a).rung().or_else(|| mesh.agent(b).rung());
+            mesh.relays[at].is_dead |= other.is_none_or(|rung| usize::from(rung.relay) == at + 1);
+        }
+        let gap = flow(&mut mesh, a, host, 10_000);
+        println!("seed {seed}: {gap:?}, relays in use {used:?}");
+        assert!(gap < Duration::from_millis(3_000), "{gap:?}");
+    }
+}
