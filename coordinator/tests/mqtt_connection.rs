@@ -108,6 +108,21 @@ async fn pings_keep_a_connection_alive() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_asks_too_seldom_is_told_and_held_to_it() {
+    let endpoint = Endpoint::of(Echo::default(), Limits::default(), |broker| broker.with_ping(60));
+    for (wanted, told, cut_after) in [(300, true, 90), (40, false, 60)] {
+        let (mut client, _task) = endpoint.open(1_024);
+        client.write(&connect(&device(inbox(1)), wanted, &[])).await;
+        let (kind, body) = client.read().await.unwrap();
+        assert_eq!(kind, 0x20);
+        // MQTT 5 3.2.2.3.14: server keep alive.
+        assert_eq!(body.windows(3).any(|window| window == [19, 0, 60]), told);
+        client.send(inbox(1), b"authentic").await;
+        assert_eq!(until_end(&mut client).await, Duration::from_secs(cut_after));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_enrolling_client_is_cut_after_two_minutes() {
     let endpoint = endpoint();
     let (mut client, task) = endpoint.open(1_024);

@@ -280,6 +280,7 @@ fn packets_to_clients_are_what_the_specifications_say() {
     for level in [Level::V4, Level::V5] {
         for packet in [
             Out::ConnAck(ConnectCode::Success),
+            Out::Admitted(300),
             Out::ConnAck(ConnectCode::ClientId),
             Out::ConnAck(ConnectCode::Credentials),
             Out::ConnAck(ConnectCode::NotAuthorized),
@@ -340,6 +341,10 @@ fn the_connack_says_the_limits() {
         assert!(bytes.windows(property.len()).any(|window| window == property), "{property:?}");
     }
     assert_eq!(bytes.len(), 5 + expected.iter().map(|p| p.len()).sum::<usize>());
+    let sooner = encoded(Level::V5, &Out::Admitted(300));
+    assert_eq!(sooner.len(), bytes.len() + 3);
+    assert!(sooner.windows(3).any(|window| window == [19, 1, 44]), "server keep alive");
+    assert_eq!(encoded(Level::V4, &Out::Admitted(300)), [0x20, 2, 0, 0]);
     assert_eq!(&bytes[2..4], [0, 0], "no session, success");
 }
 

@@ -402,6 +402,7 @@ async fn works(
         random: RANDOM,
         relays,
         handshakes: config.threads,
+        heartbeat_s: config.heartbeat_s,
     };
     let channel =
         Channel::new(parts, monotonic()).await.map_err(|error| unreadable(place, &error))?;
@@ -430,7 +431,8 @@ async fn works(
     });
     let inbound: Arc<dyn Inbound> = Arc::clone(&channel) as _;
     let posts = post::Posts::new(Arc::clone(&inbound), Arc::clone(&hub));
-    let broker = Arc::new(Broker::new(hub, inbound, Arc::clone(secrets) as _, clock));
+    let broker = Broker::new(hub, inbound, Arc::clone(secrets) as _, clock);
+    let broker = Arc::new(broker.with_ping(config.ping_s));
     let meters = Meters {
         channel: Arc::clone(&channel),
         broker: Arc::clone(&broker),

@@ -190,6 +190,22 @@ const SETTINGS: &[Setting] = &[
         about: "Days after which a device changes its WireGuard key; 0: only when told.",
     },
     Setting {
+        section: "devices",
+        key: "heartbeat_s",
+        env: "WEFT_COORDINATOR_HEARTBEAT_S",
+        shape: Shape::Number(5, 3600),
+        default: "900",
+        about: "Seconds between two signs of life of a device; below 60 for tests.",
+    },
+    Setting {
+        section: "devices",
+        key: "ping_s",
+        env: "WEFT_COORDINATOR_PING_S",
+        shape: Shape::Number(5, 1200),
+        default: "1200",
+        about: "Seconds of silence, at most, after which a device asks whether its line stands.",
+    },
+    Setting {
         section: "log",
         key: "level",
         env: "WEFT_COORDINATOR_LOG_LEVEL",
@@ -325,6 +341,10 @@ pub struct Config {
     pub relays: Vec<RelaySettings>,
     /// Days after which a device's key is rotated; 0 = only when told.
     pub key_days: u16,
+    /// Seconds between two heartbeats of a device.
+    pub heartbeat_s: u16,
+    /// Seconds of silence on a line after which its device asks.
+    pub ping_s: u16,
     /// What is logged.
     pub log: Log,
     /// Every value with its source.
@@ -455,6 +475,8 @@ fn assemble(mut resolved: Vec<Resolved>, relays: Vec<RelaySettings>) -> Result<C
         socket: value("server.socket").into(),
         threads: value("server.threads").parse().unwrap_or(2),
         key_days: value("devices.key_days").parse().unwrap_or(90),
+        heartbeat_s: value("devices.heartbeat_s").parse().unwrap_or(900),
+        ping_s: value("devices.ping_s").parse().unwrap_or(1_200),
         addresses: list(value("server.addresses")).filter_map(|text| text.parse().ok()).collect(),
         tls: TlsFiles {
             certificate: path("tls.certificate"),

@@ -118,14 +118,18 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn new(echo: Echo, limits: Limits) -> Self {
+        Self::of(echo, limits, |broker| broker)
+    }
+
+    pub fn of(echo: Echo, limits: Limits, set: impl FnOnce(Broker) -> Broker) -> Self {
         let echo = Arc::new(echo);
         let hub = Arc::new(Hub::default());
-        let broker = Arc::new(Broker::new(
+        let broker = Arc::new(set(Broker::new(
             Arc::clone(&hub),
             Arc::clone(&echo) as Arc<dyn Inbound>,
             Arc::new(secrets()),
             Arc::new(FixedClock),
-        ));
+        )));
         Self { echo, hub, broker, places: Places::new(limits) }
     }
 

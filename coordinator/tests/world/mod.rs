@@ -179,6 +179,7 @@ impl World {
                 RELAYS.map(|(number, secret)| (number, Zeroizing::new(secret.to_owned()))),
             ),
             handshakes: 2,
+            heartbeat_s: 900,
         };
         let now = tokio::time::Instant::now().into_std();
         let channel = Arc::new(Channel::new(parts, now).await.unwrap());

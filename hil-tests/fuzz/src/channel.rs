@@ -321,6 +321,7 @@ impl World {
             random: Random(random),
             relays: weft_coordinator::service::relays::RelaySecrets::default(),
             handshakes: 2,
+            heartbeat_s: 900,
         };
         let now = tokio::time::Instant::now().into_std();
         let channel = Arc::new(Channel::new(parts, now).await.expect("the database is read"));

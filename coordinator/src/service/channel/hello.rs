@@ -25,8 +25,6 @@ use crate::store::Holder;
 /// The least frame that a device must take: the longest answer that cannot be
 /// split is `Registered`.
 const MIN_RX: u16 = 512;
-/// Seconds between heartbeats.
-const HEARTBEAT_S: u16 = 900;
 /// How long an MQTT password is good at least: longer than any device rests in a
 /// drawer between two handshakes.
 const PASSWORD_S: u64 = 400 * 86_400;
@@ -236,7 +234,7 @@ impl Channel {
             password_expiry: expiry,
             reconnect_min_s: 0,
             reconnect_max_s: window_s,
-            heartbeat_s: HEARTBEAT_S,
+            heartbeat_s: self.heartbeat_s,
         };
         let mut plain = [0; 256];
         let mut writer = ItemWriter::new(&mut plain);

@@ -181,6 +181,8 @@ pub struct Parts {
     pub relays: RelaySecrets,
     /// Handshakes at once; the number of cores is a good one.
     pub handshakes: usize,
+    /// Seconds between two heartbeats of a device.
+    pub heartbeat_s: u16,
 }
 
 /// The coordinator as devices know it.
@@ -198,6 +200,7 @@ pub struct Channel {
     fleet: Fleet,
     /// Handshakes at once.
     cores: usize,
+    heartbeat_s: u16,
     /// HELLOs that a foreign broker brought lately.
     heard: Heard,
     hellos: Limiter,
@@ -227,7 +230,8 @@ impl Channel {
     ///
     /// The store's, when it cannot be read.
     pub async fn new(parts: Parts, now: Instant) -> Result<Self, StoreError> {
-        let Parts { store, secrets, bus, clock, refusals, random, relays, handshakes } = parts;
+        let Parts { store, secrets, bus, clock, refusals, random, relays, handshakes, heartbeat_s } =
+            parts;
         let installation = store.installation().await?;
         let sessions = Arc::new(Sessions::new(bus));
         let quiet = Arc::new(Quiet::default());
@@ -241,6 +245,7 @@ impl Channel {
             gate: Gate::new(handshakes.max(1)),
             fleet: Fleet::new(Arc::clone(&store)),
             cores: handshakes,
+            heartbeat_s,
             heard: Heard::default(),
             hellos: Limiter::new(HELLOS, CELLS),
             hellos_of_site: Limiter::new(HELLOS_OF_SITE, CELLS),

@@ -245,6 +245,9 @@ impl Codec for V4 {
                 };
                 mqtt::Packet::ConnAck(connack(code), None)
             }
+            Out::Admitted(_) => {
+                mqtt::Packet::ConnAck(connack(mqtt::ConnectReturnCode::Success), None)
+            }
             Out::Publish { topic, id, payload } => {
                 return put_publish(Level::V4, topic, *id, payload, buffer);
             }
@@ -294,6 +297,11 @@ impl Codec for V5 {
                     ConnectCode::Busy => Code::ServerBusy,
                 };
                 mqtt::Packet::ConnAck(connack(code), properties)
+            }
+            Out::Admitted(keep_alive_s) => {
+                let server_keep_alive = Some(*keep_alive_s);
+                let properties = mqtt::ConnAckProperties { server_keep_alive, ..limits() };
+                mqtt::Packet::ConnAck(connack(Code::Success), Some(properties))
             }
             Out::Publish { topic, id, payload } => {
                 return put_publish(Level::V5, topic, *id, payload, buffer);

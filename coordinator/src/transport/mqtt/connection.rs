@@ -59,7 +59,12 @@ pub(super) async fn serve<S>(
         admitted.refuse(&mut stream, ConnectCode::Busy).await;
         return;
     };
-    let Admission { inbox, class, .. } = admitted.admission;
+    let Admission { inbox, class, keep_alive_s, .. } = admitted.admission;
+    // MQTT 5 alone can say so.
+    let sooner = admitted.level == Level::V5 && keep_alive_s > broker.ping_s;
+    let promised = sooner.then_some(broker.ping_s);
+    let keep_alive_s = promised.unwrap_or(keep_alive_s);
+    let admission = Admission { keep_alive_s, ..admitted.admission };
     let Some((present, link)) = Present::new(&broker, inbox, class) else {
         broker.stats.early(Early::InboxTaken).add();
         admitted.refuse(&mut stream, ConnectCode::ClientId).await;
@@ -72,12 +77,13 @@ pub(super) async fn serve<S>(
         address,
         class,
         level: admitted.level,
-        session: Session::new(&admitted.admission, admitted.level, Instant::now().into_std()),
+        session: Session::new(&admission, admitted.level, Instant::now().into_std()),
         inbox,
         link,
         input,
         output: BytesMut::new(),
     };
+    connection.put(&promised.map_or(Out::ConnAck(ConnectCode::Success), Out::Admitted));
     let why = connection.run().await;
     connection.end(why).await;
     broker.stats.closed(why).add();
@@ -240,7 +246,6 @@ where
     }
 
     async fn run(&mut self) -> Close {
-        self.put(&Out::ConnAck(ConnectCode::Success));
         match self.serve().await {
             Ok(never) => match never {},
             Err(why) => why,

@@ -32,6 +32,7 @@ pub struct Broker {
     inbound: Arc<dyn Inbound>,
     passwords: Arc<dyn Passwords>,
     clock: Arc<dyn Clock>,
+    ping_s: u16,
     stats: Stats,
 }
 
@@ -43,7 +44,15 @@ impl Broker {
         passwords: Arc<dyn Passwords>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { hub, inbound, passwords, clock, stats: Stats::default() }
+        let ping_s = *packet::KEEP_ALIVE_S.end();
+        Self { hub, inbound, passwords, clock, ping_s, stats: Stats::default() }
+    }
+
+    /// A client that speaks MQTT 5 sends something this often, in seconds, if it
+    /// would by itself do so less often: a device asks then whether its line stands.
+    #[must_use]
+    pub fn with_ping(self, ping_s: u16) -> Self {
+        Self { ping_s, ..self }
     }
 
     /// Serves one stream that began with MQTT until it ends. The client has

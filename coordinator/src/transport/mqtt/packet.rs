@@ -151,6 +151,9 @@ pub enum DisconnectCode {
 pub enum Out<'a> {
     /// CONNACK; the session is never present.
     ConnAck(ConnectCode),
+    /// CONNACK for a client that is to promise a packet this often, in seconds,
+    /// and not as it wanted: MQTT 3.1.1 has no word for that.
+    Admitted(u16),
     /// PUBLISH.
     Publish {
         /// Topic.
