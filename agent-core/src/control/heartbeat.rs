@@ -5,7 +5,6 @@ use weft_wire::item::RequestId;
 use weft_wire::telemetry::{DROP_REASONS, Heartbeat};
 
 use super::map::Held;
-use super::repeat::jittered;
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant};
 
@@ -48,6 +47,15 @@ pub(super) struct Heartbeats {
     /// What the coordinator has counted.
     known: Report,
     open: Option<Report>,
+}
+
+/// 95 to 98 % of an interval. A shell's MQTT client asks after 295 s of silence
+/// whether its line stands: a heartbeat that comes a little before 900 s takes the
+/// place of every third question, and one that comes after it does not.
+fn early(interval: Duration, entropy: &mut dyn Entropy) -> Duration {
+    let hundredth = interval / 100;
+    let spread = hundredth * 3 * (entropy.number() >> 16) / (1 << 16);
+    hundredth * 98 - spread
 }
 
 fn delta(now: u64, before: u64) -> u32 {
@@ -101,7 +109,7 @@ impl Heartbeats {
         self.asked = false;
         self.open = Some(report);
         self.sent_at = Some(now);
-        self.due_at = now + jittered(self.interval, entropy);
+        self.due_at = now + early(self.interval, entropy);
     }
 
     /// The coordinator has counted the open report.

@@ -640,8 +640,8 @@ fn an_idle_day_costs_heartbeats_only() {
     mesh.run_for(DAY);
     let frames = mesh.tapped[seen..].iter().filter(|(node, _)| *node == a).count();
     let beats = mesh.coordinator.heartbeats.len() - beats;
-    // 96 heartbeats of 900 s (up to a quarter longer) and one rekey, two nodes.
-    assert!((2 * 76..=2 * 97).contains(&beats), "{beats}");
+    // A heartbeat every 900 s at most (up to 5 % sooner) and one rekey, two nodes.
+    assert!((2 * 97..=2 * 102).contains(&beats), "{beats}");
     assert!(frames <= 110, "{frames}");
     assert_eq!(mesh.nodes[a].sent.values().sum::<u32>(), 0, "nothing on UDP while nobody talks");
     assert!(mesh.nodes[a].storage.cache_writes - writes <= 2);
