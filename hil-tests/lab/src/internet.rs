@@ -90,7 +90,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) core: &'a str,
     /// Names with the last number of their addresses.
     pub(crate) hosts: &'a [(&'a str, u8)],
-    /// Further addresses of hosts, by name.
+    /// Further addresses of hosts and of sites, by name.
     pub(crate) further: &'a [(&'a str, u8)],
     /// Machines that get a TAP device.
     pub(crate) attached: &'a [Attached],
@@ -109,14 +109,16 @@ impl<'a> Plan<'a> {
     /// The number of a host's link and each of its addresses: who is a neighbour.
     fn neighbours(&self) -> Vec<(u8, u8)> {
         let link = |name: &str| {
-            let found = self.hosts.iter().find(|(host, _)| *host == name);
-            found.map(|(_, number)| *number)
+            let host = self.hosts.iter().find(|(host, _)| *host == name);
+            let site = self.sites.iter().find(|site| site.name == name);
+            host.map(|(_, number)| *number).or_else(|| site.map(|site| site.number))
         };
         let hosts = self.hosts.iter().map(|(_, number)| (*number, *number));
         let further = self.further.iter().filter_map(|(name, number)| Some((*number, link(name)?)));
         let attached = self.attached.iter().map(|machine| (machine.number, machine.number));
         let sites = self.sites.iter().map(|site| (site.number, site.number));
-        hosts.chain(further).chain(attached).chain(sites).collect()
+        // The first of an end's addresses is the one that it sends from.
+        hosts.chain(sites).chain(attached).chain(further).collect()
     }
 }
 

@@ -3,22 +3,27 @@
 mod clock;
 mod dice;
 mod disk;
+mod echoes;
 mod failure;
 mod guest;
 mod initramfs;
 mod internet;
+mod load;
 mod measure;
 mod mesh;
 mod nat;
 mod net;
 mod process;
+mod relay;
 mod run;
 mod scenario;
+mod sight;
 mod site;
 mod tap;
 mod turn;
 mod ui;
 mod wall;
+mod watch;
 mod wireguard;
 
 use std::process::ExitCode;

@@ -154,11 +154,7 @@ impl Feed {
         let socket = to.within(|| UdpSocket::bind(SocketAddr::new(address, 0))).during(&what)?;
         let socket = socket.during(&what)?;
         let target = socket.local_addr().during(&what)?;
-        let any: IpAddr = match address {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let source = from.within(|| UdpSocket::bind(SocketAddr::new(any, 0)));
+        let source = from.within(|| UdpSocket::bind(SocketAddr::new(any(address), 0)));
         let source = source.during(&what)?.during(&what)?;
         let stop = Arc::new(AtomicBool::new(false));
         let arrived = Arc::new(Mutex::default());
@@ -187,6 +183,14 @@ impl Feed {
         let sent = self.sender.join().map_err(panicked)?;
         self.receiver.join().map_err(panicked)?.during("receive packets")?;
         Ok((sent, arrived))
+    }
+}
+
+/// Every address of this one's family.
+pub(crate) const fn any(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }
 

@@ -2,6 +2,7 @@
 //! requests, signals. The only module with `unsafe`, each behind a safe call.
 #![allow(unsafe_code, reason = "system calls without a wrapper in std")]
 
+pub(crate) mod capture;
 pub(crate) mod door;
 pub(crate) mod echo;
 pub(crate) mod flood;

@@ -4,12 +4,15 @@ mod broker;
 mod carriers;
 mod clock;
 mod clone;
+mod coturn;
 mod crash;
 mod demo;
 mod disk;
+mod failover;
 mod flood;
 mod footprint;
 mod hostile;
+mod idle_day;
 mod interop;
 mod key_change;
 mod nat_matrix;
@@ -23,6 +26,7 @@ mod relays;
 mod remove;
 mod restore;
 mod revoke;
+mod roam;
 mod rotate;
 mod turn;
 mod wire;
@@ -31,8 +35,11 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::failure::{Failure, Result, status};
+use crate::internet::Internet;
+use crate::mesh::Gateway;
 use crate::net::echo::Steady;
 use crate::process::Process;
+use crate::relay::Relay;
 use crate::run::{Removed, Run};
 use crate::ui::{self, Story};
 
@@ -51,6 +58,9 @@ pub(crate) struct Options {
     /// Chooses what is left to chance, where a scenario leaves anything to it
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// outage, revoke: the gateways reach each other over a relay alone
+    #[arg(long)]
+    pub(crate) relayed: bool,
     /// nat-matrix: how often each cell is measured
     #[arg(long, value_name = "N")]
     pub(crate) runs: Option<u32>,
@@ -92,6 +102,11 @@ pub(crate) const ALL: &[Scenario] = &[
         play: clone::play,
     },
     Scenario {
+        name: "coturn",
+        about: "Debian's coturn as the only relay: by UDP, and by TCP where UDP is blocked",
+        play: coturn::play,
+    },
+    Scenario {
         name: "crash",
         about: "kill -9 of the coordinator while devices enrol: what it answered is true",
         play: crash::play,
@@ -107,6 +122,11 @@ pub(crate) const ALL: &[Scenario] = &[
         play: disk::play,
     },
     Scenario {
+        name: "failover",
+        about: "the direct path is cut, then the relay dies: the gap, and back to direct",
+        play: failover::play,
+    },
+    Scenario {
         name: "flood",
         about: "100,000 forged initiations a second: handshakes, a tunnel, memory",
         play: flood::play,
@@ -120,6 +140,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "hostile",
         about: "a mob against the coordinator, and devices that it knows beside it",
         play: hostile::play,
+    },
+    Scenario {
+        name: "idle-day",
+        about: "bytes of a day in which nobody talks, by cause: no tunnel, a warm one",
+        play: idle_day::play,
     },
     Scenario {
         name: "interop",
@@ -187,6 +212,11 @@ pub(crate) const ALL: &[Scenario] = &[
         play: revoke::play,
     },
     Scenario {
+        name: "roam",
+        about: "gateways change networks, a NAT box starts anew: traffic again, direct again",
+        play: roam::play,
+    },
+    Scenario {
         name: "rotate",
         about: "WireGuard keys and PSKs change 1,000 times while tunnels carry traffic",
         play: rotate::play,
@@ -212,6 +242,33 @@ pub(crate) struct Stage<'a> {
     pub(crate) processes: Vec<Process>,
     /// Lines behind the summary of what was removed.
     pub(crate) closing: Vec<String>,
+}
+
+/// The host of the relay, and its number.
+const RELAY: (&str, u8) = ("relay", 11);
+
+/// With `--relayed`: a relay, and no direct way between any two of these hosts.
+fn relay_alone(stage: &Stage<'_>, internet: &Internet, gateways: &[&str]) -> Result<Option<Relay>> {
+    if !stage.options.relayed {
+        return Ok(None);
+    }
+    for (index, one) in gateways.iter().enumerate() {
+        for other in &gateways[index + 1..] {
+            internet.set_cut_between([one, other], true)?;
+        }
+    }
+    let host = internet.host(RELAY.0)?;
+    Ok(Some(Relay::start(stage.run, host, &[host.ipv4()])?))
+}
+
+/// A gateway calls its path to a peer relayed, as it must be.
+fn is_relayed(from: &Gateway, to: &Gateway) -> Result<()> {
+    let path = from.peer(to.name())?["path"].clone();
+    if path["kind"] == "relay" {
+        return Ok(());
+    }
+    let (from, to) = (from.name(), to.name());
+    Err(Failure::expectation(format!("there is a relay alone, and {from} goes to {to} by {path}")))
 }
 
 /// Members that talked meanwhile have lost nothing.

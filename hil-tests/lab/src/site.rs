@@ -22,6 +22,12 @@ use crate::run::{Run, ip_batch, ip_output};
 /// For a program that only sets something up.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// Interfaces of a host: at home, and at another site.
+pub(crate) const UPLINK: &str = "eth0";
+pub(crate) const SECOND_UPLINK: &str = "eth1";
+/// Number of a guest at a site.
+const GUEST: u8 = 9;
+
 /// A site to be built.
 #[derive(Clone)]
 pub(crate) struct SitePlan {
@@ -33,12 +39,14 @@ pub(crate) struct SitePlan {
     pub(crate) hosts: u8,
     /// Hosts have public IPv6 addresses besides, behind a firewall.
     pub(crate) ipv6: bool,
+    /// Life of a flow of UDP, if not the kernel's.
+    pub(crate) binding: Option<Duration>,
 }
 
 impl SitePlan {
     /// One host, IPv4 alone; named after its kind.
     pub(crate) fn new(kind: Kind, number: u8) -> Self {
-        Self { kind, name: kind.name().to_owned(), number, hosts: 1, ipv6: false }
+        Self { kind, name: kind.name().to_owned(), number, hosts: 1, ipv6: false, binding: None }
     }
 
     fn host_ipv4(&self, host: u8) -> Ipv4Addr {
@@ -98,7 +106,18 @@ impl Site {
         run.count_links(usize::from(plan.hosts) + usize::from(carrier.is_some()));
         let site = Self { plan: plan.clone(), home, carrier, hosts, _translator: None };
         // Before there is an interface: it takes what is set by then.
-        for namespace in [Some(&site.home), site.carrier.as_ref()].into_iter().flatten() {
+        if !site.has_ipv6() {
+            // Nobody would answer, and the packets would be counted as the programs'.
+            for host in &site.hosts {
+                host.namespace
+                    .within(|| {
+                        fs::write("/proc/sys/net/ipv6/conf/default/router_solicitations", "0")
+                    })
+                    .and_then(|written| written.or_else(without_ipv6))
+                    .during(&format!("set up {}", host.name))?;
+            }
+        }
+        for namespace in site.boxes() {
             site.settings(namespace).during(&format!("set up {}", namespace.name()))?;
         }
         Ok(site)
@@ -148,8 +167,9 @@ impl Site {
             wan = far;
         }
         ip_batch(Some(&self.home), &self.lan_commands()).during(&during)?;
-        for (index, host) in self.hosts.iter().enumerate() {
-            let commands = self.host_commands(index as u8 + 1);
+        for (number, host) in (1..).zip(&self.hosts) {
+            let mut commands = vec!["link set lo up".to_owned()];
+            commands.extend(self.host_commands(number, UPLINK));
             ip_batch(Some(&host.namespace), &commands).during(&during)?;
         }
         let mut rules = kind.rules(wan, self.plan.host_ipv4(1));
@@ -166,20 +186,23 @@ impl Site {
     /// What a router sets in its kernel.
     fn settings(&self, namespace: &Namespace) -> io::Result<()> {
         let six = self.plan.ipv6 || self.plan.kind == Kind::Nat64;
-        let life = SHORT_LIFE.as_secs().to_string();
+        let short = (self.plan.kind == Kind::Short).then_some(SHORT_LIFE);
+        let life = self.plan.binding.or(short).map(|life| life.as_secs().to_string());
         let mut all = vec![
             ("ipv4/ip_forward", "1"),
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
+            // Of two public addresses the one that stays is that of the box.
+            ("ipv4/conf/all/promote_secondaries", "1"),
             ("ipv6/conf/all/forwarding", if six { "1" } else { "0" }),
             ("ipv6/conf/all/disable_ipv6", if six { "0" } else { "1" }),
             ("ipv6/conf/default/disable_ipv6", if six { "0" } else { "1" }),
             ("bridge/bridge-nf-call-iptables", "0"),
             ("bridge/bridge-nf-call-ip6tables", "0"),
         ];
-        if self.plan.kind == Kind::Short {
-            all.push(("netfilter/nf_conntrack_udp_timeout", &life));
-            all.push(("netfilter/nf_conntrack_udp_timeout_stream", &life));
+        if let Some(life) = &life {
+            all.push(("netfilter/nf_conntrack_udp_timeout", life));
+            all.push(("netfilter/nf_conntrack_udp_timeout_stream", life));
         }
         namespace.within(|| {
             all.iter().try_for_each(|(name, value)| {
@@ -260,27 +283,54 @@ impl Site {
         }
         commands.push("link set lan up".to_owned());
         for (host, number) in self.hosts.iter().zip(1..) {
-            let (mac, namespace) = (self.lan_mac(number), host.namespace.name());
-            commands.extend([
-                format!(
-                    "link add h{number} type veth peer name eth0 address {mac} netns {namespace}"
-                ),
-                format!("link set h{number} master lan up"),
-            ]);
-            commands.extend(self.neighbour(number, "lan"));
+            commands.extend(self.leg(number, host, UPLINK));
         }
         commands
     }
 
-    fn host_commands(&self, own: u8) -> Vec<String> {
-        let mut commands = vec!["link set lo up".to_owned()];
+    /// A cable from the box to a host.
+    fn leg(&self, number: u8, host: &Host, interface: &str) -> Vec<String> {
+        let (mac, namespace) = (self.lan_mac(number), host.namespace.name());
+        let mut commands = vec![
+            format!(
+                "link add h{number} type veth peer name {interface} address {mac} netns {namespace}"
+            ),
+            format!("link set h{number} master lan up"),
+        ];
+        commands.extend(self.neighbour(number, "lan"));
+        commands
+    }
+
+    /// A host of another site gets a second uplink, to here; it is down.
+    pub(crate) fn take_guest(&self, run: &mut Run, host: &Host) -> Result<()> {
+        run.count_links(1);
+        let leg = self.leg(GUEST, host, SECOND_UPLINK);
+        ip_batch(Some(&self.home), &leg).during(&format!("lead a cable to {}", host.name))
+    }
+
+    /// Its own host, or a guest, is here from now on and nowhere else.
+    pub(crate) fn arrive(&self, host: &Host) -> Result<()> {
+        let own = self.hosts.iter().position(|own| own.name == host.name);
+        let (left, taken, number) = match own {
+            Some(index) => (SECOND_UPLINK, UPLINK, 1 + index as u8),
+            None => (UPLINK, SECOND_UPLINK, GUEST),
+        };
+        let mut commands =
+            vec![format!("link set {left} down"), format!("address flush dev {left}")];
+        commands.extend(self.host_commands(number, taken));
+        ip_batch(Some(&host.namespace), &commands).during(&format!("move {}", host.name))
+    }
+
+    /// What a host sets to be here.
+    fn host_commands(&self, own: u8, interface: &str) -> Vec<String> {
+        let mut commands = Vec::new();
         for (address, length) in self.addresses(own) {
             let nodad = if address.is_ipv6() { " nodad" } else { "" };
-            commands.push(format!("address add {address}/{length} dev eth0{nodad}"));
+            commands.push(format!("address add {address}/{length} dev {interface}{nodad}"));
         }
-        commands.push("link set eth0 up".to_owned());
+        commands.push(format!("link set {interface} up"));
         for other in (0..=self.plan.hosts).filter(|other| *other != own) {
-            commands.extend(self.neighbour(other, "eth0"));
+            commands.extend(self.neighbour(other, interface));
         }
         for (gateway, _) in self.addresses(0) {
             commands.push(format!("route add default via {gateway}"));
@@ -345,13 +395,33 @@ impl Site {
         Ok(())
     }
 
+    /// The box starts anew, knows no flow any more, and has another public address.
+    pub(crate) fn restart(&self, run: &Run, [from, to]: [u8; 2]) -> Result<()> {
+        let [from, to] = [from, to].map(ipv4);
+        let commands =
+            [format!("address replace {to}/24 dev wan"), format!("address del {from}/24 dev wan")];
+        ip_batch(Some(self.outermost()), &commands).during("change a public address")?;
+        for namespace in self.boxes() {
+            let mut command = Command::new(found("conntrack")?);
+            command.arg("-F");
+            let name = format!("conntrack-{}", namespace.name());
+            let finished = finish(&name, namespace, run.logs(), &mut command, LIMIT)?;
+            if !finished.success() {
+                let said = format!("conntrack -F: {}", finished.stderr.trim());
+                return Err(Failure::new("lab.conntrack", said));
+            }
+        }
+        Ok(())
+    }
+
+    fn boxes(&self) -> impl Iterator<Item = &Namespace> {
+        [Some(&self.home), self.carrier.as_ref()].into_iter().flatten()
+    }
+
     /// Loses what there was between its hosts and another site. What they were
     /// told of themselves by others stays true.
     pub(crate) fn forget_other(&self, run: &Run, other: &Self) -> Result<()> {
-        let public = other.public().to_string();
-        // Begun here, and begun there.
-        self.delete(run, &["--orig-dst", &public])?;
-        self.delete(run, &["--orig-src", &public])?;
+        self.forget_address(run, other.public())?;
         if self.plan.ipv6 {
             // Nobody's address is translated.
             self.delete(run, &["-f", "ipv6"])?;
@@ -359,9 +429,17 @@ impl Site {
         Ok(())
     }
 
+    /// Loses what there was between its hosts and an address.
+    pub(crate) fn forget_address(&self, run: &Run, address: Ipv4Addr) -> Result<()> {
+        let address = address.to_string();
+        // Begun here, and begun there.
+        self.delete(run, &["--orig-dst", &address])?;
+        self.delete(run, &["--orig-src", &address])
+    }
+
     /// Deletes flows of UDP in every box of the site.
     fn delete(&self, run: &Run, which: &[&str]) -> Result<()> {
-        for namespace in [Some(&self.home), self.carrier.as_ref()].into_iter().flatten() {
+        for namespace in self.boxes() {
             let mut command = Command::new(found("conntrack")?);
             command.args(["-D", "-p", "udp"]).args(which);
             let name = format!("conntrack-{}", namespace.name());
@@ -374,6 +452,11 @@ impl Site {
         }
         Ok(())
     }
+}
+
+/// A kernel without IPv6 has nothing to set.
+fn without_ipv6(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 fn link_mac(link: u8, number: u8) -> String {

@@ -21,7 +21,17 @@ const RECEIVE_BUFFER: libc::c_int = 8 * 1024 * 1024;
 pub(super) struct PacketSocket(OwnedFd);
 
 impl PacketSocket {
+    /// Takes what arrives at the interface.
     pub(super) fn open(interface: &str) -> io::Result<Self> {
+        Self::of(interface, false)
+    }
+
+    /// Takes what arrives there and what leaves.
+    pub(super) fn both_ways(interface: &str) -> io::Result<Self> {
+        Self::of(interface, true)
+    }
+
+    fn of(interface: &str, both_ways: bool) -> io::Result<Self> {
         let name = CString::new(interface)?;
         // SAFETY: the string ends with a zero byte and lives through the call.
         let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -38,7 +48,8 @@ impl PacketSocket {
             ))?)
         };
         set(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
-        set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+        let ignored = i32::from(!both_ways);
+        set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, ignored)?;
         set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)?;
         // SAFETY: all-zero is a value of this structure.
         let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
@@ -66,6 +77,26 @@ impl PacketSocket {
         let len =
             unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
         nothing_yet(len)
+    }
+
+    /// The same, and whether it leaves.
+    pub(super) fn receive_from(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, bool)>> {
+        // SAFETY: all-zero is a value of this structure.
+        let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+        let mut address_len = size_of_val(&address) as libc::socklen_t;
+        // SAFETY: the buffer and the address are live and of the stated lengths.
+        let len = unsafe {
+            libc::recvfrom(
+                self.0.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                0,
+                (&raw mut address).cast(),
+                &raw mut address_len,
+            )
+        };
+        let leaves = address.sll_pkttype == libc::PACKET_OUTGOING;
+        Ok(nothing_yet(len)?.map(|len| (len, leaves)))
     }
 
     /// Hands a frame to the interface; `false` if it had no room.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::Stage;
+use super::{RELAY, Stage, is_relayed, relay_alone};
 use crate::clock;
 use crate::failure::{During, Failure, Result};
 use crate::internet::{Families, Internet};
@@ -34,17 +34,21 @@ const REKEY_AFTER_SHORT: Duration = Duration::from_secs(10);
 
 /// What happened while the coordinator was away.
 struct Away {
-    recovered: [Duration; 2],
+    /// Of an agent that starts meanwhile, with each of its peers.
+    recovered: Vec<Duration>,
     rekeys: usize,
     lasted: Duration,
 }
 
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
-    let hosts = [("coord", 10), ("gw-a", 21), ("gw-b", 22), ("gw-c", 23)];
+    let hosts = [("coord", 10), ("gw-a", 21), ("gw-b", 22), ("gw-c", 23), RELAY];
     let internet = Internet::build(stage.run, "core", &hosts, &[], Families::Both)?;
-    stage.story.done("internet", "core, coord, gw-a, gw-b, gw-c", None);
+    stage.story.done("internet", "core, coord, gw-a, gw-b, gw-c, relay", None);
     let host = internet.host("coord")?;
-    let mut coordinator = Coordinator::start(stage.run, host, host.ipv4())?;
+    let relay = relay_alone(stage, &internet, &["gw-a", "gw-b", "gw-c"])?;
+    let section = relay.as_ref().map_or("", |relay| relay.section.as_str());
+    let mut coordinator =
+        Coordinator::start_with(stage.run, host, host.ipv4(), Vec::new(), section)?;
     let key = coordinator.join_string("outage", 3)?;
     let rekey_after = if stage.options.short { REKEY_AFTER_SHORT } else { REKEY_AFTER };
     let settings = format!("[tunnel]\nrekey_after_s = {}\n", rekey_after.as_secs());
@@ -56,6 +60,7 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     let told = tell(stage, &mut coordinator, &mut a, [&b, &c], rekey_after);
     let processes = [coordinator.process, a.process, b.process, c.process];
     stage.processes.extend(processes);
+    stage.processes.extend(relay.map(|relay| relay.process));
     told
 }
 
@@ -71,6 +76,9 @@ fn tell(
     for (from, to) in [(&*a, b), (&*a, c), (b, c)] {
         from.ping(to.name())?;
     }
+    if stage.options.relayed {
+        is_relayed(b, c)?;
+    }
     let map = text(&a.status()?, "/coordinator/epoch")?;
     stage.story.done("tunnels", "each gateway talks to both others", None);
     let traffic = Traffic::start(b.namespace(), c.addresses.ipv4, PACE)?;
@@ -85,6 +93,9 @@ fn tell(
         return Err(Failure::expectation("the coordinator came back as another one"));
     }
     a.ping(b.name())?;
+    if stage.options.relayed {
+        is_relayed(b, c)?;
+    }
     if steady.lost() > 0 {
         return Err(Failure::expectation(format!(
             "{} of {} echo requests got no answer, the longest gap was {}",
@@ -93,16 +104,16 @@ fn tell(
             ui::span(steady.longest_gap)
         )));
     }
-    let millis = |time: Duration| time.as_millis() as u64;
+    let millis = |time: &Duration| time.as_millis() as u64;
     Ok(json!({
-        "recovered_ms": millis(away.recovered[0].max(away.recovered[1])),
+        "recovered_ms": away.recovered.iter().max().map(millis),
         "lost_pct": if steady.lost() == 0 { json!(0) } else { json!(loss) },
-        "recovered_all_ms": away.recovered.map(millis),
+        "recovered_all_ms": away.recovered.iter().map(millis).collect::<Vec<_>>(),
         "rekeys": away.rekeys,
         "rekey_after_s": rekey_after.as_secs(),
         "sent": steady.sent,
-        "longest_gap_ms": millis(steady.longest_gap),
-        "reconnected_ms": millis(back),
+        "longest_gap_ms": millis(&steady.longest_gap),
+        "reconnected_ms": millis(&back),
         "outage_s": away.lasted.as_secs(),
     }))
 }
@@ -127,10 +138,14 @@ fn without(
     stage.story.done("kill", "coordinator and broker are gone", None);
     let mut rekeys = Rekeys::new(b, c)?;
     rekeys.wait_for(1, 2 * rekey_after)?;
-    a.process.kill()?;
-    let recovered = restart(a, others)?;
-    let words = "started alone, both peers answer";
-    stage.story.done("gw-a", words, recovered.iter().max().copied());
+    let mut recovered = Vec::new();
+    // Who starts has no allocation, and nobody to tell the others where it is.
+    if !stage.options.relayed {
+        a.process.kill()?;
+        recovered.extend(restart(a, others)?);
+        let words = "started alone, both peers answer";
+        stage.story.done("gw-a", words, recovered.iter().max().copied());
+    }
     rekeys.wait_for(REKEYS, 2 * rekey_after)?;
     if !alone(a)? {
         return Err(Failure::expectation("gw-a has a coordinator, and there is none"));

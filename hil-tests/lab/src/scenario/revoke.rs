@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Stage;
+use super::{RELAY, Stage, is_relayed, relay_alone};
 use crate::clock;
 use crate::failure::{During, Failure, Result};
 use crate::internet::{Families, Host, Internet, mac};
@@ -42,17 +42,20 @@ const PACKET: u64 = 20 + 8 + 8;
 const REASON: &str = "stolen";
 
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
-    let hosts = [("coord", 10), ("gw-a", 21), (NAME, NUMBER)];
+    let hosts = [("coord", 10), ("gw-a", 21), (NAME, NUMBER), RELAY];
     let internet = Internet::build(stage.run, "core", &hosts, &[], Families::Both)?;
-    stage.story.done("internet", "core, coord, gw-a, gw-b", None);
+    stage.story.done("internet", "core, coord, gw-a, gw-b, relay", None);
     let host = internet.host("coord")?;
-    let coordinator = Coordinator::start(stage.run, host, host.ipv4())?;
+    let relay = relay_alone(stage, &internet, &["gw-a", NAME])?;
+    let section = relay.as_ref().map_or("", |relay| relay.section.as_str());
+    let coordinator = Coordinator::start_with(stage.run, host, host.ipv4(), Vec::new(), section)?;
     let key = coordinator.join_string("revoke", 2)?;
     let mut a = Gateway::join(stage.run, internet.host("gw-a")?, &key, "")?;
     let early = stage.run.folder().join("early");
     let mut b = join_and_copy(stage, internet.host(NAME)?, &coordinator, &key, &early)?;
     let told = tell(stage, &coordinator, &internet, [&mut a, &mut b], &early);
     stage.processes.extend([coordinator.process, a.process, b.process]);
+    stage.processes.extend(relay.map(|relay| relay.process));
     told
 }
 
@@ -98,6 +101,10 @@ fn tell(
     for round in 1..=rounds {
         if round > 1 {
             let_in(coordinator, a, b)?;
+        }
+        if stage.options.relayed {
+            b.ping(a.name())?;
+            is_relayed(b, a)?;
         }
         let took = shut_out(coordinator, internet, a, b)?;
         let words = "blocked and deaf: its last packet that gw-a took";

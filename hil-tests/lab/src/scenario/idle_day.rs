@@ -1,0 +1,429 @@
+//! What a gateway that nobody talks to costs in a day, in bytes of IP on its uplink,
+//! both ways: with no tunnel at all (the doorbell), and with one that is kept up
+//! behind a NAT that forgets after two minutes.
+//!
+//! A day is too long to wait for. What happens in one is a handful of events; each is
+//! taken from real packets and counted as often as it occurs. In the short form signs
+//! of life and pings come sooner, at the coordinator's word; their size is the same.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{RELAY, Stage};
+use crate::clock;
+use crate::echoes::Echoes;
+use crate::failure::{During, Failure, Result};
+use crate::internet::{Families, Internet, Plan};
+use crate::measure::wait_until;
+use crate::mesh::{Coordinator, Gateway, PORT, Variables, text};
+use crate::nat::Kind;
+use crate::net::capture::Capture;
+use crate::net::signal;
+use crate::process::find_program;
+use crate::relay::Relay;
+use crate::sight::{Cause, Known, Sight};
+use crate::site::{SitePlan, UPLINK};
+use crate::ui;
+use crate::wall;
+
+/// Bytes a day.
+const DOORBELL_GOAL: u64 = 100_000;
+const WARM_GOAL: u64 = 500_000;
+
+const DAY: f64 = 86_400.0;
+/// Of the product: seconds between two signs of life at most, how much of that they
+/// are apart on average, and seconds of silence until a device asks whether its line
+/// stands.
+const HEARTBEAT_S: u64 = 900;
+const HEARTBEAT_SHARE: f64 = 0.965;
+const PING_S: u64 = 300;
+/// How long before the end of that the agent's MQTT client asks.
+const PING_LEAD_S: u64 = 5;
+/// The same in the short form.
+const SHORT_HEARTBEAT_S: u64 = 20;
+const SHORT_PING_S: u64 = 10;
+/// A box forgets a flow after this; four fifths of it is how often it is reminded.
+const BINDING: Duration = Duration::from_secs(120);
+const REMINDED_S: u64 = 96;
+/// WireGuard makes a new session with the first packet after 120 s.
+const REKEY_S: u64 = 120;
+/// The same in the laboratory, the shortest there is.
+const SHORT_REKEY_S: u64 = 10;
+/// Packets of the warm tunnel that are looked at, and how far apart: a session is old
+/// by then, and the empty packet that WireGuard sends after 10 s has gone.
+const REMINDERS: u32 = 3;
+const APART: Duration = Duration::from_secs(13);
+/// Packets that are further apart belong to different events.
+const PAUSE: Duration = Duration::from_millis(1_500);
+/// A packet of TCP with nothing in it, IPv4.
+const ACKNOWLEDGEMENT: u64 = 52;
+/// WireGuard's empty packet follows the last other one sooner.
+const FORGOTTEN: Duration = Duration::from_secs(15);
+/// For a line that was lost, until it stands again and has said what it has to.
+const BACK: Duration = Duration::from_secs(20);
+
+/// Everything that passed the uplink, in order.
+struct Journal {
+    seen: Arc<Mutex<Vec<Sight>>>,
+    _capture: Capture,
+}
+
+impl Journal {
+    fn start(gateway: &Gateway, known: Known) -> Result<Self> {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&seen);
+        let capture = Capture::start(gateway.namespace(), UPLINK, move |frame| {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).extend(Sight::of(frame, &known));
+        });
+        Ok(Self { seen, _capture: capture.during("watch an uplink")? })
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Vec<Sight>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the last packet passed.
+    fn last(&self) -> Option<Instant> {
+        self.seen().last().map(|sight| sight.at)
+    }
+
+    /// What has passed since the last call.
+    fn take(&self) -> Vec<Sight> {
+        std::mem::take(&mut *self.seen())
+    }
+
+    /// Waits until nothing has passed for a while, and forgets what did before.
+    fn rest(&self) -> Result<()> {
+        wait_until(BACK, "the uplink is quiet", || {
+            Ok(self.last().is_none_or(|last| last.elapsed() > PAUSE))
+        })?;
+        drop(self.take());
+        Ok(())
+    }
+}
+
+/// One thing that happened, of one cause.
+#[derive(Clone, Debug)]
+struct Event {
+    cause: Cause,
+    packets: u64,
+    bytes: u64,
+    last: Instant,
+}
+
+/// Packets of a cause that follow each other without a pause are one event.
+fn events(seen: &[Sight]) -> Vec<Event> {
+    let mut all: Vec<Event> = Vec::new();
+    for sight in seen {
+        let one = Event { cause: sight.cause, packets: 1, bytes: sight.bytes, last: sight.at };
+        match all.iter_mut().rev().find(|event| event.cause == sight.cause) {
+            Some(event) if sight.at - event.last < PAUSE => {
+                event.packets += 1;
+                event.bytes += sight.bytes;
+                event.last = sight.at;
+            }
+            _ => all.push(one),
+        }
+    }
+    all
+}
+
+fn bytes(seen: &[Sight], cause: Cause) -> u64 {
+    seen.iter().filter(|sight| sight.cause == cause).map(|sight| sight.bytes).sum()
+}
+
+/// A line of the sum: what, how many bytes, how often a day.
+struct Item {
+    what: &'static str,
+    cause: Cause,
+    bytes: f64,
+    times: f64,
+}
+
+impl Item {
+    fn of(what: &'static str, cause: Cause, bytes: f64, times: f64) -> Self {
+        Self { what, cause, bytes, times }
+    }
+
+    fn total(&self) -> f64 {
+        self.bytes * self.times
+    }
+
+    fn words(&self) -> String {
+        let Self { what, bytes, times, .. } = self;
+        format!("{what:<22} {bytes:>8.0} B x {times:>6.1} = {:>8.0} B", self.total())
+    }
+}
+
+pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
+    for program in ["nft", "conntrack"] {
+        if find_program(program).is_none() {
+            return Err(Failure::skipped(format!("the program {program} is missing"))
+                .line("try", "cross/setup test"));
+        }
+    }
+    let site = |name: &str, number| SitePlan {
+        name: name.to_owned(),
+        binding: Some(BINDING),
+        ..SitePlan::new(Kind::Prc, number)
+    };
+    let plan = Plan {
+        hosts: &[("coord", 10), RELAY],
+        sites: &[site("gw-a", 30), site("gw-b", 60)],
+        ..Plan::new("core", Families::Ipv4)
+    };
+    let internet = Internet::of(stage.run, &plan)?;
+    stage.story.done("internet", "two sites whose NAT boxes forget after 120 s", None);
+    let host = internet.host("coord")?;
+    let broker = std::net::SocketAddr::new(host.ipv4(), PORT);
+    let mut variables: Variables =
+        vec![("WEFT_COORDINATOR_ADDRESSES", format!("mqtts://{broker}").into())];
+    if stage.options.short {
+        let sooner = [
+            ("WEFT_COORDINATOR_HEARTBEAT_S", SHORT_HEARTBEAT_S),
+            ("WEFT_COORDINATOR_PING_S", SHORT_PING_S),
+        ];
+        variables.extend(sooner.map(|(name, value)| (name, value.to_string().into())));
+    }
+    let at = internet.host(RELAY.0)?;
+    let relay = Relay::start(stage.run, at, &[at.ipv4()])?;
+    let mut coordinator =
+        Coordinator::start_with(stage.run, host, host.ipv4(), variables, &relay.section)?;
+    let key = coordinator.join_string("idle", 2)?;
+    let settings = format!("[tunnel]\nrekey_after_s = {SHORT_REKEY_S}\n");
+    let join = |stage: &mut Stage<'_>, name: &str| {
+        Gateway::join(stage.run, internet.site(name)?.host(), &key, &settings)
+    };
+    let (a, b) = (join(stage, "gw-a")?, join(stage, "gw-b")?);
+    let known = Known { coordinator: vec![broker], relays: vec![at.ipv4()] };
+    let told = tell(stage, &mut coordinator, [&a, &b], known);
+    stage.processes.extend([relay.process, coordinator.process, a.process, b.process]);
+    told
+}
+
+fn tell(
+    stage: &mut Stage<'_>,
+    coordinator: &mut Coordinator,
+    [a, b]: [&Gateway; 2],
+    known: Known,
+) -> Result<Value> {
+    let journal = Journal::start(a, known)?;
+    let mut items = doorbell(stage, &journal)?;
+    items.extend(reconnect(stage, coordinator, a, &journal)?);
+    let doorbell = items.len();
+    items.extend(warm(stage, &journal, [a, b])?);
+    for item in &items {
+        stage.story.line(&format!("  {}", item.words()));
+    }
+    let of = |items: &[Item], cause: Option<Cause>| -> u64 {
+        let counts = |item: &&Item| cause.is_none_or(|cause| item.cause == cause);
+        items.iter().filter(counts).map(Item::total).sum::<f64>().round() as u64
+    };
+    let by_cause = |items: &[Item]| -> Value {
+        let causes = Cause::ALL.iter().map(|cause| (cause.name(), of(items, Some(*cause))));
+        causes
+            .map(|(name, bytes)| (name.to_owned(), json!(bytes)))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    };
+    let (cold_bytes, warm_bytes) = (of(&items[..doorbell], None), of(&items, None));
+    stage.story.verdict(&format!(
+        "a day: {:.1} KB without a tunnel, {:.1} KB with one that is kept up",
+        cold_bytes as f64 / 1e3,
+        warm_bytes as f64 / 1e3
+    ));
+    let document = json!({
+        "doorbell_bytes_per_day": cold_bytes,
+        "warm_bytes_per_day": warm_bytes,
+        "by_cause": {"doorbell": by_cause(&items[..doorbell]), "warm": by_cause(&items)},
+        "items": items.iter().map(|item| json!({
+            "what": item.what, "cause": item.cause.name(),
+            "bytes": item.bytes.round(), "times_per_day": item.times,
+        })).collect::<Vec<_>>(),
+    });
+    let judged =
+        [("without a tunnel", cold_bytes, DOORBELL_GOAL), ("with one", warm_bytes, WARM_GOAL)];
+    // A tunnel is kept up by its traffic as yet: what that costs follows from its pace.
+    for (what, bytes, goal) in &judged[..if stage.options.short { 1 } else { 2 }] {
+        if bytes > goal {
+            let words = format!("{bytes} B a day {what}, the goal is {goal} B");
+            return Err(Failure::expectation(words).line("measured", document.to_string()));
+        }
+    }
+    Ok(document)
+}
+
+/// Nobody talks: signs of life, pings, and whatever else there is.
+fn doorbell(stage: &mut Stage<'_>, journal: &Journal) -> Result<Vec<Item>> {
+    let heartbeat_s = if stage.options.short { SHORT_HEARTBEAT_S } else { HEARTBEAT_S };
+    // What the first words of the tunnel are followed by is over.
+    let began = clock::now();
+    wait_until(FORGOTTEN * 6, "the tunnel is quiet", || {
+        let seen = journal.seen();
+        let last = seen.iter().rev().find(|sight| sight.cause != Cause::Control);
+        Ok(last.map_or(began, |last| last.at).elapsed() > FORGOTTEN)
+    })?;
+    journal.rest()?;
+    // Two signs of life come in this at least.
+    let window = Duration::from_secs(heartbeat_s * 2 + 5);
+    signal::rest(window);
+    if signal::asked_to_stop() {
+        return Err(Failure::stopped());
+    }
+    let seen = journal.take();
+    let (mut lives, mut pings): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
+    for event in events(&seen).into_iter().filter(|event| event.cause == Cause::Control) {
+        // A request of two bytes, its answer and what acknowledges them.
+        let is_ping = event.bytes < 350;
+        if is_ping { &mut pings } else { &mut lives }.push(event.bytes as f64);
+    }
+    let words = format!("signs of life of {lives:?} B, pings of {pings:?} B");
+    stage.story.done("idle", &words, Some(window));
+    // An acknowledgement more or less is chance.
+    let usual = |all: &mut Vec<f64>, what: &str| -> Result<f64> {
+        all.sort_by(f64::total_cmp);
+        let window = ui::span(window);
+        let none = || Failure::expectation(format!("no {what} in {window}"));
+        all.get(all.len().saturating_sub(1) / 2).copied().ok_or_else(none)
+    };
+    let (life, ping) = (usual(&mut lives, "sign of life")?, usual(&mut pings, "ping")?);
+    let every = HEARTBEAT_S as f64 * HEARTBEAT_SHARE;
+    let lives_a_day = DAY / every;
+    // A sign of life is a word on the line too.
+    let pings_each = (every / (PING_S - PING_LEAD_S) as f64).floor();
+    let mut items = vec![
+        Item::of("sign of life", Cause::Control, life, lives_a_day),
+        // Any word of the coordinator renews it; a question for that alone is smaller.
+        Item::of("lease renewal", Cause::Control, life, 1.0),
+        Item::of("ping of the line", Cause::Control, ping, lives_a_day * pings_each),
+    ];
+    let times = DAY / window.as_secs_f64();
+    for cause in Cause::ALL.into_iter().filter(|cause| *cause != Cause::Control) {
+        let there = bytes(&seen, cause);
+        if there > 0 {
+            items.push(Item::of(cause.name(), cause, there as f64, times));
+        }
+    }
+    Ok(items)
+}
+
+/// The coordinator starts anew: its line is lost, opened again, and everything on it
+/// is agreed anew.
+fn reconnect(
+    stage: &mut Stage<'_>,
+    coordinator: &mut Coordinator,
+    a: &Gateway,
+    journal: &Journal,
+) -> Result<Vec<Item>> {
+    journal.rest()?;
+    let said = a.process.lines_so_far();
+    coordinator.end()?;
+    coordinator.restart()?;
+    let connected = || Ok(text(&a.status()?, "/coordinator/state")? == "connected");
+    wait_until(BACK, "gw-a notices that its line is lost", || Ok(!journal.seen().is_empty()))?;
+    wait_until(BACK, "gw-a is connected again", connected)?;
+    wait_until(BACK, "gw-a has said what it has to", || {
+        Ok(journal.last().is_some_and(|last| last.elapsed() > PAUSE))
+    })?;
+    // Its log says when the line stood; the sealed handshake comes next.
+    let stood = a.process.wait_for(said, BACK, "when its line stood", |line| {
+        let at = line.contains("control.connected").then(|| line.split_whitespace().next())??;
+        clock::now().checked_sub(wall::age_of(at)?)
+    })?;
+    let seen = journal.take();
+    let cost = bytes(&seen, Cause::Control) as f64;
+    let rekey = handshake(&seen, stood)?;
+    stage.story.done(
+        "reconnect",
+        &format!("{cost:.0} B, {rekey:.0} B of it to agree on keys"),
+        None,
+    );
+    Ok(vec![
+        Item::of("reconnect", Cause::Control, cost, 1.0),
+        Item::of("sealed rekey", Cause::Control, rekey, 1.0),
+    ])
+}
+
+/// Bytes of the sealed handshake, which is the first thing on a line that stands: up
+/// to the first answer that is more than an acknowledgement, and what acknowledges
+/// that one.
+fn handshake(seen: &[Sight], stood: Instant) -> Result<f64> {
+    let after = seen.iter().filter(|one| one.cause == Cause::Control && one.at >= stood);
+    let asks = |sight: &&Sight| sight.leaves && sight.bytes > ACKNOWLEDGEMENT;
+    let mut bytes = ACKNOWLEDGEMENT;
+    for sight in after.skip_while(|sight| !asks(sight)) {
+        bytes += sight.bytes;
+        if !sight.leaves && sight.bytes > ACKNOWLEDGEMENT {
+            return Ok(bytes as f64);
+        }
+    }
+    Err(Failure::expectation("nothing answered on the line that was opened again"))
+}
+
+/// A packet and its answer now and then keep a tunnel, and the NAT's flow, alive.
+fn warm(stage: &mut Stage<'_>, journal: &Journal, [a, b]: [&Gateway; 2]) -> Result<Vec<Item>> {
+    a.ping(b.name())?;
+    journal.rest()?;
+    let echoes = Echoes::start(a.namespace(), b.namespace(), b.addresses.ipv4, APART)?;
+    let window = APART * REMINDERS - Duration::from_millis(500);
+    signal::rest(window);
+    let (sent, answered) = echoes.counts();
+    echoes.end()?;
+    if signal::asked_to_stop() {
+        return Err(Failure::stopped());
+    }
+    if sent != REMINDERS as usize || answered != sent {
+        let words = format!("{answered} of {sent} packets of the warm tunnel were answered");
+        return Err(Failure::expectation(words));
+    }
+    let seen = journal.take();
+    let messages = seen.iter().filter(|sight| sight.cause == Cause::Handshake).count();
+    stage.story.done("warm", &format!("{sent} packets, {messages} messages of handshakes"), None);
+    // Two messages each.
+    let session = 2.0 * bytes(&seen, Cause::Handshake) as f64 / messages.max(1) as f64;
+    let each = |cause: Cause| bytes(&seen, cause) as f64 / f64::from(REMINDERS);
+    let reminders = DAY / REMINDED_S as f64;
+    // The first packet that finds its session too old.
+    let sessions = DAY / (REMINDED_S * (REKEY_S / REMINDED_S + 1)) as f64;
+    let mut items = vec![
+        Item::of("packet and answer", Cause::Payload, each(Cause::Payload), reminders),
+        Item::of("empty packets", Cause::Keepalive, each(Cause::Keepalive), reminders),
+        Item::of("new session", Cause::Handshake, session, sessions),
+    ];
+    for cause in [Cause::Probe, Cause::Stun, Cause::Relay, Cause::Other] {
+        if bytes(&seen, cause) > 0 {
+            items.push(Item::of(cause.name(), cause, each(cause), reminders));
+        }
+    }
+    Ok(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_ends_an_event_and_another_cause_does_not() {
+        let start = clock::now();
+        let far = "203.0.113.10:7420".parse().unwrap();
+        let sight = |millis, bytes, cause| Sight {
+            at: start + Duration::from_millis(millis),
+            leaves: true,
+            bytes,
+            far,
+            cause,
+        };
+        let seen = [
+            sight(0, 100, Cause::Control),
+            sight(20, 7, Cause::Stun),
+            sight(1_400, 50, Cause::Control),
+            sight(2_900, 60, Cause::Control),
+        ];
+        let all: Vec<_> =
+            events(&seen).iter().map(|event| (event.cause, event.packets, event.bytes)).collect();
+        let expected = [(Cause::Control, 2, 150), (Cause::Stun, 1, 7), (Cause::Control, 1, 60)];
+        assert_eq!(all, expected);
+    }
+}
