@@ -16,8 +16,11 @@ const NOT_PERMITTED: i32 = 4;
 /// Scenarios with a short form for `make test`.
 const SHORTENED: &[&str] = &[
     "outage", "revoke", "clock", "crash", "hostile", "carriers", "clone", "flood", "broker",
-    "rotate",
+    "rotate", "roam", "failover", "idle-day",
 ];
+
+/// Those of which there is a form in which everything is relayed.
+const RELAYED: &[&str] = &["outage", "revoke"];
 
 /// The scenarios of `make test`, or the long form of each.
 pub(super) fn run(root: &Path, full: bool) -> Outcome {
@@ -41,6 +44,10 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     for name in SHORTENED {
         let arguments: &[&str] = if full { &[name] } else { &[name, "--short"] };
         outcome.merge(scenario(root, arguments));
+    }
+    for name in RELAYED {
+        let short: &[&str] = if full { &[] } else { &["--short"] };
+        outcome.merge(scenario(root, &[&[*name, "--relayed"], short].concat()));
     }
     if full {
         outcome.merge(scenario(root, &["footprint"]));
@@ -67,7 +74,8 @@ pub(super) fn fleet(root: &Path, full: bool) -> Outcome {
 
 fn scenario(root: &Path, arguments: &[&str]) -> Outcome {
     let words: Vec<&str> = ["run"].iter().chain(arguments).copied().collect();
-    program(root, "weft-lab", &format!("lab-{}", arguments[0]), &words)
+    let relayed = if arguments.contains(&"--relayed") { "-relayed" } else { "" };
+    program(root, "weft-lab", &format!("lab-{}{relayed}", arguments[0]), &words)
 }
 
 /// One program of the laboratory, which answers with one document.

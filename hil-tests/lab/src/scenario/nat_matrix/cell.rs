@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::gateways::Gateways;
+use super::gateways::{Gateways, Side};
 use crate::clock;
 use crate::failure::{During, Failure, Result};
 use crate::mesh::Gateway;
@@ -17,9 +17,10 @@ use crate::net::signal;
 const STEP: Duration = Duration::from_millis(10);
 /// For the first one.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
-/// Between two looks at the path afterwards, which is as exact as the time of the
-/// upgrade is known.
-const LOOK: Duration = Duration::from_millis(20);
+/// Between two packets afterwards, each of which is answered.
+const PACE: Duration = Duration::from_millis(20);
+/// What went this way a moment ago goes this way.
+const LATELY: Duration = Duration::from_millis(500);
 
 /// How packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,21 +42,23 @@ impl Way {
 
 /// What one run gave; times are from A's first packet on.
 pub(super) struct Outcome {
-    /// At the end.
+    /// At the end, as the wire shows it.
     pub(super) way: Way,
     /// The first packet was at B.
     pub(super) first_byte: Option<Duration>,
-    /// A calls its path direct.
+    /// The first packet of the overlay that nobody carried was at B.
     pub(super) direct: Option<Duration>,
     /// Between the first frames of both sites to each other, where both sent any.
     pub(super) skew: Option<Duration>,
-    /// A frame went from A's site to B's.
-    seen: bool,
+    /// What A says of its path.
+    said: String,
 }
 
 impl Outcome {
-    pub(super) const fn is_contradictory(&self) -> bool {
-        matches!(self.way, Way::Direct) && !self.seen
+    /// A calls its path another than the wire shows.
+    pub(super) fn contradiction(&self) -> Option<&str> {
+        let honest = self.way == Way::Nowhere || self.said == self.way.word();
+        (!honest).then_some(&self.said)
     }
 
     pub(super) fn json(&self) -> Value {
@@ -73,53 +76,60 @@ pub(super) fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e4).round() / 10.0
 }
 
-/// How long a pair may look for its direct way: those that have to try many
-/// ports get the time that this takes, the others that of a few rounds.
-fn patience(kinds: [Kind; 2]) -> Duration {
-    if kinds.contains(&Kind::Blocked) {
-        Duration::from_secs(1)
-    } else if kinds.iter().any(|kind| matches!(kind, Kind::SymRand | Kind::SymWin)) {
-        Duration::from_secs(15)
-    } else {
-        Duration::from_secs(3)
-    }
-}
-
-/// A's packets to B, and A's word about the path.
-pub(super) fn measure(gateways: &Gateways, kinds: [Kind; 2]) -> Result<Outcome> {
+/// A's packets to B, and which way they go. A pair is watched for `patience` if it
+/// finds no direct way.
+pub(super) fn measure(
+    gateways: &Gateways,
+    kinds: [Kind; 2],
+    patience: Duration,
+) -> Result<Outcome> {
     let [a, b] = gateways.of(kinds)?;
-    let receiver = open(b, b.addresses.ipv4)?;
-    let sender = open(a, Ipv4Addr::UNSPECIFIED.into())?;
+    let receiver = open(b.gateway, b.gateway.addresses.ipv4)?;
+    let sender = open(a.gateway, Ipv4Addr::UNSPECIFIED.into())?;
     let to = receiver.local_addr().during("name a socket")?;
-    gateways.internet().forget_first_frames();
+    a.forget();
+    b.forget();
     let began = clock::now();
     let first_byte = first_byte(&sender, &receiver, to, began)?;
-    let (mut way, mut direct) = (Way::Nowhere, None);
-    if let Some(first_byte) = first_byte {
-        let until = began + first_byte + patience(kinds);
-        loop {
-            let kind = a.peer(b.name())?["path"]["kind"].as_str().unwrap_or_default().to_owned();
-            way = match kind.as_str() {
-                "direct" => Way::Direct,
-                // A packet came, by some way that is not the direct one.
-                _ => Way::Relay,
-            };
-            if way == Way::Direct {
-                direct = Some(began.elapsed());
-            }
-            if way == Way::Direct || clock::now() >= until {
-                break;
-            }
-            send(&sender, to);
-            signal::rest(LOOK);
-            stopped()?;
+    let Some(first) = first_byte else {
+        let said = kind(&a, &b)?;
+        return Ok(Outcome { way: Way::Nowhere, first_byte, direct: None, skew: None, said });
+    };
+    let until = began + first + patience;
+    let mut since = None;
+    while clock::now() < until {
+        exchange(&sender, &receiver, to)?;
+        let both = b.direct_from(&a).is_some() && a.direct_from(&b).is_some();
+        // Both ways, and on: no packet that strayed.
+        if both && since.get_or_insert_with(clock::now).elapsed() > LATELY {
+            break;
         }
     }
+    let lately = |at: Instant| at.elapsed() < LATELY;
+    let straight = b.direct_from(&a);
+    let way = if straight.is_some_and(|[_, last]| lately(last)) {
+        Way::Direct
+    } else if a.relayed().is_some_and(lately) || b.relayed().is_some_and(lately) {
+        Way::Relay
+    } else {
+        Way::Nowhere
+    };
+    let direct = straight.filter(|_| way == Way::Direct);
     let [out, back] = gateways.first_frames(kinds)?;
-    let skew = out.zip(back).map(|(out, back)| {
-        out.saturating_duration_since(back).max(back.saturating_duration_since(out))
-    });
-    Ok(Outcome { way, first_byte, direct, skew, seen: out.is_some() })
+    Ok(Outcome {
+        way,
+        first_byte,
+        direct: direct.map(|[first, _]| first.saturating_duration_since(began)),
+        skew: out.zip(back).map(|(out, back)| {
+            out.saturating_duration_since(back).max(back.saturating_duration_since(out))
+        }),
+        said: kind(&a, &b)?,
+    })
+}
+
+fn kind(from: &Side<'_>, to: &Side<'_>) -> Result<String> {
+    let peer = from.gateway.peer(to.gateway.name())?;
+    Ok(peer["path"]["kind"].as_str().unwrap_or_default().to_owned())
 }
 
 /// When the first packet arrives, of those sent one after the other.
@@ -132,15 +142,38 @@ fn first_byte(
     receiver.set_read_timeout(Some(STEP)).during("set a time limit")?;
     while began.elapsed() < FIRST_BYTE {
         send(sender, to);
-        match receiver.recv(&mut [0; 8]) {
-            Ok(_) => return Ok(Some(began.elapsed())),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).during("receive"),
+        if receive(receiver)?.is_some() {
+            return Ok(Some(began.elapsed()));
         }
         stopped()?;
     }
     Ok(None)
+}
+
+/// One packet, and answers to what comes until the next is due.
+fn exchange(sender: &UdpSocket, receiver: &UdpSocket, to: SocketAddr) -> Result<()> {
+    stopped()?;
+    send(sender, to);
+    let due = clock::now() + PACE;
+    loop {
+        let left = due.saturating_duration_since(clock::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        receiver.set_read_timeout(Some(left)).during("set a time limit")?;
+        if let Some(from) = receive(receiver)? {
+            send(receiver, from);
+        }
+    }
+}
+
+fn receive(socket: &UdpSocket) -> Result<Option<SocketAddr>> {
+    match socket.recv_from(&mut [0; 8]) {
+        Ok((_, from)) => Ok(Some(from)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(error) => Err(error).during("receive"),
+    }
 }
 
 fn send(from: &UdpSocket, to: SocketAddr) {

@@ -1,28 +1,26 @@
 //! The internet of the matrix: a coordinator, a relay, and a gateway at each site.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Stage;
 use crate::clock;
 use crate::failure::{During, Failure, Result};
-use crate::internet::{Families, Internet, Plan, ipv4, ipv6};
+use crate::internet::{Families, Internet, Plan};
 use crate::measure::wait_until;
-use crate::mesh::{Coordinator, Gateway, Starting, program};
+use crate::mesh::{Coordinator, Gateway, PORT, Starting};
 use crate::nat::Kind;
 use crate::net::signal;
 use crate::process::Process;
+use crate::relay::Relay;
 use crate::run::Run;
-use crate::site::SitePlan;
+use crate::sight::{Cause, Known};
+use crate::site::{SitePlan, UPLINK};
+use crate::watch::Watch;
 
-/// The coordinator's host, and its two addresses.
 const COORD: (&str, u8) = ("coord", 10);
-const RELAY: u8 = 11;
-/// STUN and TURN.
-const RELAY_PORT: u16 = 3_478;
+const RELAY: (&str, u8) = ("relay", 11);
 /// Sites of the first and of the second gateway have numbers from here on.
 const FIRST: [u8; 2] = [30, 60];
 /// Every gateway is a member for so long before the first run.
@@ -37,7 +35,39 @@ const EVERYTHING: &str = "[[rule]]\nfrom = \"any\"\nto = \"any\"\nallow = \"any\
 pub(super) struct Gateways {
     internet: Internet,
     coordinator: Coordinator,
-    all: Vec<Gateway>,
+    /// Each with its uplink.
+    all: Vec<(Gateway, Watch)>,
+}
+
+/// One side of a cell.
+pub(super) struct Side<'a> {
+    pub(super) gateway: &'a Gateway,
+    /// What passes its uplink.
+    watch: &'a Watch,
+    /// Where its packets come from, if nobody carries them.
+    addresses: [IpAddr; 2],
+}
+
+impl Side<'_> {
+    /// From now on everything is the first.
+    pub(super) fn forget(&self) {
+        self.watch.forget();
+    }
+
+    /// When a packet of the overlay came straight from there: the first, and the last.
+    pub(super) fn direct_from(&self, other: &Self) -> Option<[Instant; 2]> {
+        let from = |far: &IpAddr| other.addresses.contains(far);
+        let tally = self
+            .watch
+            .tally(|(cause, far, leaves)| *cause == Cause::Payload && from(far) && !*leaves)?;
+        Some([tally.first, tally.last])
+    }
+
+    /// When a relay brought something last.
+    pub(super) fn relayed(&self) -> Option<Instant> {
+        let tally = self.watch.tally(|(cause, _, leaves)| *cause == Cause::Relay && !*leaves);
+        tally.map(|tally| tally.last)
+    }
 }
 
 /// The site, and the gateway, of a kind on one side.
@@ -63,8 +93,7 @@ impl Gateways {
         }
         let families = if stage.options.ipv6 { Families::Both } else { Families::Ipv4 };
         let plan = Plan {
-            hosts: &[COORD],
-            further: &[(COORD.0, RELAY)],
+            hosts: &[COORD, RELAY],
             sites: &plans,
             seed: stage.options.seed.unwrap_or(1),
             ..Plan::new("core", families)
@@ -73,12 +102,18 @@ impl Gateways {
         let text = format!("{}, {} sites", families.words(), plans.len());
         stage.story.done("internet", &text, None);
         let host = internet.host(COORD.0)?;
-        let (relay, section) = relay(stage.run, &internet, families)?;
+        let at = internet.host(RELAY.0)?;
+        let mut relays = vec![at.ipv4()];
+        if stage.options.ipv6 {
+            relays.push(at.ipv6());
+        }
+        let Relay { process: relay, section, .. } = Relay::start(stage.run, at, &relays)?;
         let coordinator =
             Coordinator::start_with(stage.run, host, host.ipv4(), Vec::new(), &section)?;
+        let known = Known { coordinator: vec![(host.ipv4(), PORT).into()], relays };
         stage.story.done("coordinator", &coordinator.fingerprint, None);
         let began = clock::now();
-        let all = join(stage.run, &internet, &coordinator)?;
+        let all = join(stage.run, &internet, &coordinator, &known)?;
         let gateways = Self { internet, coordinator, all };
         let told = gateways.policy(stage.run, NOTHING, |peers| peers == 0);
         stage.story.done("gateways", &format!("{} joined", plans.len()), Some(began.elapsed()));
@@ -98,12 +133,16 @@ impl Gateways {
         &self.internet
     }
 
-    /// The two gateways of a cell.
-    pub(super) fn of(&self, kinds: [Kind; 2]) -> Result<[&Gateway; 2]> {
+    /// The two sides of a cell.
+    pub(super) fn of(&self, kinds: [Kind; 2]) -> Result<[Side<'_>; 2]> {
         let find = |side: usize| {
             let name = name(kinds[side], side);
-            let found = self.all.iter().find(|gateway| gateway.name() == name);
-            found.ok_or_else(|| Failure::new("lab.internal", format!("no gateway {name}")))
+            let found = self.all.iter().find(|(gateway, _)| gateway.name() == name);
+            let (gateway, watch) =
+                found.ok_or_else(|| Failure::new("lab.internal", format!("no gateway {name}")))?;
+            let site = self.internet.site(&name)?;
+            let addresses = [site.public().into(), site.host().ipv6()];
+            Ok(Side { gateway, watch, addresses })
         };
         Ok([find(0)?, find(1)?])
     }
@@ -114,21 +153,25 @@ impl Gateways {
         Ok([self.internet.first_frame([&a, &b])?, self.internet.first_frame([&b, &a])?])
     }
 
-    /// Takes every tunnel down, lets both boxes forget the other site, and brings the
-    /// peers back.
-    pub(super) fn settle(&self, run: &Run, kinds: [Kind; 2]) -> Result<()> {
+    /// Takes every tunnel down, lets the boxes of each cell forget the other site, and
+    /// brings the peers back.
+    pub(super) fn settle(&self, run: &Run, cells: &[[Kind; 2]]) -> Result<()> {
         self.policy(run, NOTHING, |peers| peers == 0)?;
-        let [one, other] = [name(kinds[0], 0), name(kinds[1], 1)];
-        let (one, other) = (self.internet.site(&one)?, self.internet.site(&other)?);
-        one.forget_other(run, other)?;
-        other.forget_other(run, one)?;
+        for kinds in cells {
+            let [one, other] = [name(kinds[0], 0), name(kinds[1], 1)];
+            let (one, other) = (self.internet.site(&one)?, self.internet.site(&other)?);
+            one.forget_other(run, other)?;
+            other.forget_other(run, one)?;
+        }
         self.policy(run, EVERYTHING, |peers| peers + 1 == self.all.len())?;
-        let [a, b] = self.of(kinds)?;
-        for (one, other) in [(a, b), (b, a)] {
-            let path = &one.peer(other.name())?["path"]["kind"];
-            if path != "idle" {
-                let what = format!("{} calls its path to {} {path}", one.name(), other.name());
-                return Err(Failure::expectation(format!("{what}, and nothing was sent")));
+        for kinds in cells {
+            let [a, b] = self.of(*kinds)?.map(|side| side.gateway);
+            for (one, other) in [(a, b), (b, a)] {
+                let path = &one.peer(other.name())?["path"]["kind"];
+                if path != "idle" {
+                    let what = format!("{} calls its path to {} {path}", one.name(), other.name());
+                    return Err(Failure::expectation(format!("{what}, and nothing was sent")));
+                }
             }
         }
         Ok(())
@@ -139,7 +182,7 @@ impl Gateways {
         let file = run.folder().join("policy.toml");
         fs::write(&file, text).during("write a policy")?;
         self.coordinator.command("policy", &["policy", "set", &file.display().to_string()])?;
-        for gateway in &self.all {
+        for (gateway, _) in &self.all {
             let what = format!("{} holds the new policy", gateway.name());
             wait_until(TOLD, &what, || {
                 let peers = gateway.status()?["peers"].as_array().map_or(0, Vec::len);
@@ -151,49 +194,28 @@ impl Gateways {
 
     /// What runs until the laboratory ends it.
     pub(super) fn end(self) -> Vec<Process> {
-        let gateways = self.all.into_iter().map(|gateway| gateway.process);
+        let gateways = self.all.into_iter().map(|(gateway, _)| gateway.process);
         gateways.chain([self.coordinator.process]).collect()
     }
 }
 
-/// A relay at the second address of the coordinator's host, and how the
-/// coordinator is told of it.
-fn relay(run: &Run, internet: &Internet, families: Families) -> Result<(Process, String)> {
-    let addresses: Vec<IpAddr> = match families {
-        Families::Ipv4 => vec![ipv4(RELAY).into()],
-        Families::Ipv6 => vec![ipv6(RELAY).into()],
-        Families::Both => vec![ipv4(RELAY).into(), ipv6(RELAY).into()],
-    };
-    let secret = run.folder().join("relay.secret");
-    // Nobody but the run's namespaces reaches it.
-    fs::write(&secret, format!("the laboratory of run {}\n", run.id())).during("write a secret")?;
-    let only_ours = fs::Permissions::from_mode(0o600);
-    fs::set_permissions(&secret, only_ours).during("close a secret")?;
-    let mut command = Command::new(program("weft-relay")?);
-    command.arg("--secret-file").arg(&secret);
-    for address in &addresses {
-        let listen = SocketAddr::new(*address, RELAY_PORT).to_string();
-        command.arg("--listen").arg(listen).arg("--relay-address").arg(address.to_string());
-    }
-    let host = internet.host(COORD.0)?;
-    let process = Process::start("relay", host.namespace(), run.logs(), &mut command)?;
-    process.wait_for(0, TOLD, "that it relays", |line| line.starts_with("turn").then_some(()))?;
-    let addresses: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
-    let section = format!(
-        "\n[[relays]]\nname = \"lab\"\naddress = [{}]\nudp = [{RELAY_PORT}]\nsecret_file = \"{}\"\n",
-        addresses.join(", "),
-        secret.display()
-    );
-    Ok((process, section))
-}
-
 /// All at once: none waits for the others' first words.
-fn join(run: &Run, internet: &Internet, coordinator: &Coordinator) -> Result<Vec<Gateway>> {
+fn join(
+    run: &Run,
+    internet: &Internet,
+    coordinator: &Coordinator,
+    known: &Known,
+) -> Result<Vec<(Gateway, Watch)>> {
     let sites = internet.sites();
     let key = coordinator.join_string("matrix", sites.len() as u32)?;
     let starting: Vec<Starting> = sites
         .iter()
         .map(|site| Starting::join(run, site.host(), &key, ""))
         .collect::<Result<_>>()?;
-    starting.into_iter().map(Starting::ready).collect()
+    let watched = |starting: Starting| {
+        let gateway = starting.ready()?;
+        let watch = Watch::start(gateway.namespace(), &[UPLINK], known)?;
+        Ok((gateway, watch))
+    };
+    starting.into_iter().map(watched).collect()
 }
