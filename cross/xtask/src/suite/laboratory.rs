@@ -15,8 +15,20 @@ const NOT_PERMITTED: i32 = 4;
 
 /// Scenarios with a short form for `make test`.
 const SHORTENED: &[&str] = &[
-    "outage", "revoke", "clock", "crash", "hostile", "carriers", "clone", "flood", "broker",
-    "rotate", "roam", "failover", "idle-day",
+    "outage",
+    "revoke",
+    "clock",
+    "crash",
+    "hostile",
+    "carriers",
+    "clone",
+    "flood",
+    "broker",
+    "rotate",
+    "roam",
+    "failover",
+    "idle-day",
+    "nat-matrix",
 ];
 
 /// Those of which there is a form in which everything is relayed.
@@ -38,6 +50,7 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     outcome.merge(scenario(root, &["restore"]));
     outcome.merge(scenario(root, &["key-change"]));
     outcome.merge(scenario(root, &["turn"]));
+    outcome.merge(scenario(root, &["coturn"]));
     outcome.merge(scenario(root, &["relays"]));
     outcome.merge(scenario(root, &["netcheck"]));
     outcome.merge(scenario(root, &["portmap"]));
