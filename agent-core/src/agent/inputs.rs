@@ -2,6 +2,7 @@
 //! it is carried on ([`super::wiring`]).
 
 use weft_noise::wg::{self, Kind};
+use weft_wire::id::DeviceId;
 use weft_wire::network::NetworkReport;
 use weft_wire::probe::PROBE;
 use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
@@ -245,6 +246,17 @@ impl<
             self.pump();
         }
         self.recorder.put(self.now, &Entry::Local(kept.iter().copied().collect()));
+    }
+
+    /// The way to a peer is to be kept open while nobody talks, or need not be. A
+    /// ping in 25 to 170 s, as its routers allow.
+    pub fn keep_warm(&mut self, device: DeviceId, is_wanted: bool, now: Instant) {
+        self.now = now;
+        if let Some(slot) = self.peers.slot_of(device) {
+            self.paths.keep_warm(slot, is_wanted, now);
+        }
+        self.recorder.put(now, &Entry::Warm(device, is_wanted));
+        self.pump();
     }
 
     /// The socket of each address family, when they change.

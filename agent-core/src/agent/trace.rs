@@ -121,6 +121,8 @@ pub enum Entry<'a> {
     Probe(u8, SocketAddr, &'a [u8], Option<u16>),
     /// Input: a connection to a relay stands, or is closed.
     Stream(u16, bool),
+    /// Input: the way to a device is to be kept open, or need not be.
+    Warm(DeviceId, bool),
     /// Input: a message of a relay in a connection.
     Framed(u16, &'a [u8]),
     /// Input: whether the network was looked at; what was found is not kept.

@@ -26,6 +26,7 @@ mod relayed;
 mod route;
 mod silence;
 mod upgrade;
+mod warm;
 
 pub use candidate::{LocalCandidates, is_usable};
 pub use history::{ATTEMPTS, Attempt, Attempts};
@@ -262,6 +263,7 @@ impl<const PEERS: usize> Paths<PEERS> {
     pub fn handle_network_change(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         self.handle_servers_change();
         for peer in self.peers.iter_mut().flatten().filter(|peer| !peer.kind.wireguard_only) {
+            peer.warm.forget(now);
             if peer.listening.due_at().is_some() {
                 peer.handle_moved(entropy, now);
                 peer.draw_handle(entropy);
@@ -408,6 +410,13 @@ impl<const PEERS: usize> Paths<PEERS> {
         let moved = peer.handle_authenticated(source.into(), now);
         self.endpoints_changed |= moved;
         self.stir();
+    }
+
+    /// The way to this peer is to be kept open while nobody talks, or need not be.
+    pub fn keep_warm(&mut self, slot: PeerSlot, is_wanted: bool, now: Instant) {
+        if let Some(peer) = self.peer_mut(slot).filter(|peer| !peer.kind.wireguard_only) {
+            peer.keep_warm(is_wanted, now);
+        }
     }
 
     /// Data goes to this peer, or comes from it, after a pause.

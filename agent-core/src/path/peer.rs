@@ -14,6 +14,7 @@ use super::relayed::Ways;
 use super::route::Packed;
 use super::silence::Listening;
 use super::upgrade::Choice;
+use super::warm::Warm;
 use super::{NoPath, PathEvent, PeerKind, Route, Selected, Why};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot};
@@ -105,6 +106,7 @@ pub(super) struct PeerPath {
     /// What we last told named what a relay keeps for us.
     pub(super) told_relay: bool,
     pub(super) choice: Choice,
+    pub(super) warm: Warm,
     pub(super) history: History,
     /// What the peer said of its NAT.
     pub(super) nat: Mapping,
@@ -159,6 +161,7 @@ impl PeerPath {
             leans: false,
             told_relay: false,
             choice: Choice::new(),
+            warm: Warm::new(),
             history: History::new(),
             nat: Mapping::Unknown,
             seen: None,
@@ -349,6 +352,7 @@ impl PeerPath {
 
     pub(super) fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         self.handle_choice_timeout(entropy, now);
+        self.handle_warm_timeout(entropy, now);
         self.judge_round(now);
         if self.blind_at.is_some_and(|at| at <= now) {
             self.blind_at = None;
@@ -375,8 +379,13 @@ impl PeerPath {
         let call = self.calling.map(|calling| {
             if calling.due { calling.give_up_at } else { calling.due_at.min(calling.give_up_at) }
         });
-        let times =
-            [self.blind_at, self.listening.due_at(), self.choice.due_at(), self.history.due_at()];
+        let times = [
+            self.blind_at,
+            self.listening.due_at(),
+            self.choice.due_at(),
+            self.warm.due_at(),
+            self.history.due_at(),
+        ];
         times.into_iter().chain([call]).flatten().min()
     }
 

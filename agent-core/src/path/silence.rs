@@ -15,7 +15,7 @@ use crate::time::{Duration, Instant};
 /// Data without an answer for this long makes us ask.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 /// The way has this long to answer; by then six pings went.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// A way that answered is not asked again for this long.
 const TRUSTED_FOR: Duration = Duration::from_secs(30);
 /// Without an answer everything is done again after this long.
@@ -110,7 +110,8 @@ impl PeerPath {
         if heard.data_sent_at.is_some_and(|at| now - at < IDLE_AFTER) {
             return now + ASK_AFTER;
         }
-        if !self.selected.is_some_and(|selected| selected.relayed) {
+        let relayed = self.selected.is_some_and(|selected| selected.relayed);
+        if !relayed || self.warm.is_wanted() {
             return Instant::FAR_FUTURE;
         }
         // Whoever has the allocation keeps it for longer than the other sends to it.
@@ -127,7 +128,7 @@ impl PeerPath {
 
     /// Nothing comes back this way: whatever is known is tried, and the peer is
     /// asked for more.
-    fn doubt(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+    pub(super) fn doubt(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         self.in_doubt = true;
         self.suspects |= self.uses_ours();
         self.call_now(entropy, now);
@@ -149,15 +150,23 @@ impl PeerPath {
 
     /// Returns when the answer must have come.
     fn ask_the_way(&mut self, entropy: &mut dyn Entropy, now: Instant) -> Instant {
-        let Some(selected) = self.selected else { return Instant::FAR_FUTURE };
-        self.suspects |= self.uses_ours();
-        // A round that is under way tries more than this.
-        if self.checks.is_spent() {
-            let Selected { route, relayed, .. } = selected;
-            self.checks.ask(route, relayed, transaction(entropy), now);
+        if self.selected.is_none() {
+            return Instant::FAR_FUTURE;
         }
+        self.suspects |= self.uses_ours();
+        self.ask_once(entropy, now);
         self.listening.asked_at = Some(now);
         now + ANSWER_WITHIN
+    }
+
+    /// Pings the way that data takes, until it answers.
+    pub(super) fn ask_once(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        // A round that is under way tries more than this.
+        if let Some(Selected { route, relayed, .. }) = self.selected
+            && self.checks.is_spent()
+        {
+            self.checks.ask(route, relayed, transaction(entropy), now);
+        }
     }
 }
 

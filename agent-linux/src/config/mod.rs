@@ -79,6 +79,8 @@ pub(crate) struct Config {
     pub(crate) listen_port: Option<WantedPort>,
     /// Addresses at which this machine can be reached, known by the operator.
     pub(crate) endpoints: Vec<SocketAddr>,
+    /// Names of peers to which a way is kept open.
+    pub(crate) keep_warm: Vec<String>,
     /// Bytes of this uplink cost money: nothing is sent that only might help.
     pub(crate) metered: bool,
     /// Whether the router may be asked to let packets in.
@@ -169,6 +171,7 @@ impl Config {
             interface: DEFAULT_INTERFACE.to_owned(),
             listen_port: None,
             endpoints: Vec::new(),
+            keep_warm: Vec::new(),
             metered: false,
             port_mapping: true,
             rekey_after_s: None,
@@ -249,6 +252,7 @@ impl Config {
         if let Some(wanted) = section.boolean("port_mapping") {
             self.port_mapping = wanted;
         }
+        self.keep_warm.extend(section.texts("keep_warm").into_iter().map(|(text, _)| text));
         for (text, span) in section.texts("endpoints") {
             match text.parse() {
                 Ok(_) if self.endpoints.len() == MAX_ENDPOINTS => {

@@ -21,7 +21,7 @@ fn error(text: &str) -> String {
 fn every_key_is_read() {
     let config = parse(
         "[network]\ninterface = \"weft1\"\nlisten_port = 41_641\n\
-         metered = true\nport_mapping = false\nendpoints = [\"203.0.113.22:41641\", \"[2001:db8::7]:41641\"]\n\
+         metered = true\nport_mapping = false\nkeep_warm = [\"plc-9\"]\nendpoints = [\"203.0.113.22:41641\", \"[2001:db8::7]:41641\"]\n\
          [tunnel]\nrekey_after_s = 10\n[state]\ndirectory = \"/tmp/w\"\n\
          [socket]\npath = \"/tmp/w.sock\"\ngroup = \"staff\"\n\
          [log]\nlevel = \"debug\"\nformat = \"json\"\naddresses = \"info\"\n",
@@ -32,6 +32,7 @@ fn every_key_is_read() {
     assert_eq!((port.port, port.source.as_str()), (41_641, "weft.toml:3"));
     assert_eq!(config.endpoints.len(), 2);
     assert!(config.metered && !config.port_mapping);
+    assert_eq!(config.keep_warm, ["plc-9"]);
     assert_eq!(config.rekey_after_s, Some(10));
     assert_eq!(config.state, Path::new("/tmp/w"));
     assert_eq!(config.socket, Path::new("/tmp/w.sock"));

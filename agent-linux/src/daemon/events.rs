@@ -43,6 +43,7 @@ impl Daemon {
                 let behind = self.agent.routes().map(|(_, prefix)| network(prefix)).collect();
                 self.mesh.set_behind(behind);
                 self.handle_network_change();
+                self.keep_warm();
             }
             AgentEvent::Online(online) => self.handle_online(online),
             AgentEvent::MapDropped(why) => self.handle_map_dropped(why),
@@ -57,6 +58,19 @@ impl Daemon {
                 self.end = Some(End::Restart);
             }
             AgentEvent::Left => self.handle_left(),
+        }
+    }
+
+    /// Names the peers to which the operator wants a way kept open.
+    fn keep_warm(&mut self) {
+        if self.keep_warm.is_empty() {
+            return;
+        }
+        let named = |name: &str| self.keep_warm.iter().any(|wanted| wanted == name);
+        let peers: Vec<_> =
+            self.agent.peers().map(|peer| (peer.device, named(peer.name.as_str()))).collect();
+        for (device, is_wanted) in peers {
+            self.agent.keep_warm(device, is_wanted, now());
         }
     }
 

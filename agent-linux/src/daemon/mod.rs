@@ -144,6 +144,8 @@ struct Daemon {
     key_changed_at: Option<Instant>,
     /// Addresses that an operator announces.
     configured: Vec<SocketAddr>,
+    /// Peers to which a way is kept open.
+    keep_warm: Vec<String>,
     /// Round trips of peers by the last echo of ours, in microseconds.
     rtts: BTreeMap<DeviceId, (u64, Instant)>,
     /// Was not a member at the start.

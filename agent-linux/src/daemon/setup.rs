@@ -136,6 +136,7 @@ pub(super) fn open(
         key_changed_at: None,
         told: None,
         configured: config.endpoints.clone(),
+        keep_warm: config.keep_warm.clone(),
         rtts: std::collections::BTreeMap::new(),
         joining,
         started_us,

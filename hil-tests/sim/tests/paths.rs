@@ -389,3 +389,37 @@ fn a_relay_that_dies_soon_after_a_cut_is_left_too() {
         assert!(gap < Duration::from_millis(3_000), "{gap:?}");
     }
 }
+
+/// A way that is kept open through routers that forget after two minutes: a ping
+/// in a minute and a half once that is learnt, and the first packet goes at once,
+/// whether or not there is a coordinator.
+#[test]
+fn a_way_that_is_kept_open_costs_a_ping_now_and_then() {
+    let mut mesh = Mesh::new(11);
+    for server in SERVERS {
+        mesh.add_stun(server.into());
+    }
+    let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
+    let rules = Rules {
+        stream: Duration::from_secs(120),
+        unreplied: Duration::from_secs(30),
+        ..Rules::HOME
+    };
+    mesh.site_with(a, rules);
+    mesh.site_with(b, rules);
+    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    let id = mesh.id(b);
+    mesh.input(a, |agent, now| agent.keep_warm(id, true, now));
+    mesh.run_for(1_800_000);
+    let sent = |mesh: &Mesh| mesh.nodes[a].sent.get(&PROBE).copied().unwrap_or_default();
+    let before = sent(&mesh);
+    mesh.run_for(3_600_000);
+    let pings = sent(&mesh) - before;
+    println!("{pings} probes in an hour");
+    assert!((36..=42).contains(&pings), "{pings} probes in an hour");
+    mesh.coordinator_down = true;
+    mesh.cut_lines();
+    mesh.run_for(60_000);
+    let took = first_packet(&mut mesh, a, b);
+    assert!(took.as_millis() <= 40, "a handshake and the packet: {took:?}");
+}

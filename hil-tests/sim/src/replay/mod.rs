@@ -230,6 +230,7 @@ impl<
                 // What becomes of it is in the trace.
                 let _ = self.agent.handle_datagram(source, &mut probe, now);
             }
+            Entry::Warm(device, is_wanted) => self.agent.keep_warm(*device, *is_wanted, now),
             Entry::Stream(stream, true) => {
                 self.agent.handle_stream_connected(StreamId(*stream), now);
             }

@@ -1,0 +1,135 @@
+//! A way that is kept open while nobody talks: the first packet then costs one
+//! round trip, and the peer can be reached while the coordinator is away.
+//!
+//! The session may lapse meanwhile; only the NATs on the way have to remember it.
+//! How long they do is learned on the way itself: the pauses between pings grow
+//! for as long as each is answered, and a pause after which nothing came back is
+//! not made again in this network.
+
+use super::peer::PeerPath;
+use super::silence::ANSWER_WITHIN;
+use crate::entropy::Entropy;
+use crate::time::{Duration, Instant};
+
+/// Pauses that are tried: four fifths of what routers keep a flow for, 30 s, a
+/// minute, 2 minutes and more (RFC 4787 section 4.3 asks for 2 minutes at least).
+const PAUSES: [Duration; 4] = [
+    Duration::from_secs(25),
+    Duration::from_secs(50),
+    Duration::from_secs(96),
+    Duration::from_secs(170),
+];
+/// How long a pause that was too long is not tried.
+const LIMITED_FOR: Duration = Duration::from_secs(86_400);
+/// A peer without a way is called again after this long.
+const CALL_EVERY: Duration = Duration::from_secs(60);
+
+/// What is known of keeping a way open.
+pub(super) struct Warm {
+    is_wanted: bool,
+    /// Index of the pause that is made, and of the longest one that may be.
+    pause: u8,
+    most: u8,
+    /// Since when there is no longer one.
+    limited_at: Instant,
+    /// The last ping was answered, and there was nothing but a pause since.
+    has_paused: bool,
+    /// A ping is on its way.
+    is_asked: bool,
+    at: Instant,
+}
+
+impl Warm {
+    pub(super) const fn new() -> Self {
+        let most = PAUSES.len() as u8 - 1;
+        Self {
+            is_wanted: false,
+            pause: 0,
+            most,
+            limited_at: Instant::ZERO,
+            has_paused: false,
+            is_asked: false,
+            at: Instant::FAR_FUTURE,
+        }
+    }
+
+    pub(super) const fn is_wanted(&self) -> bool {
+        self.is_wanted
+    }
+
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        (self.at != Instant::FAR_FUTURE).then_some(self.at)
+    }
+
+    /// Another network has other routers.
+    pub(super) const fn forget(&mut self, now: Instant) {
+        if self.is_wanted {
+            *self = Self { is_wanted: true, at: now, ..Self::new() };
+        }
+    }
+
+    /// Data or a handshake went this way: a pause begins.
+    pub(super) fn handle_way(&mut self, now: Instant) {
+        if self.is_wanted {
+            (self.is_asked, self.has_paused) = (false, true);
+            self.at = now + self.pause();
+        }
+    }
+
+    /// A pause was too long, as far as anybody can tell: the peer may have been
+    /// away, so a longer one is tried again after a day.
+    fn shorten(&mut self, now: Instant) {
+        self.has_paused = false;
+        self.most = self.pause.saturating_sub(1);
+        // A flow that begins anew is forgotten sooner than one that goes on.
+        self.pause = 0;
+        self.limited_at = now;
+    }
+
+    fn lengthen(&mut self, now: Instant) {
+        if now - self.limited_at >= LIMITED_FOR {
+            self.most = PAUSES.len() as u8 - 1;
+        }
+        if core::mem::replace(&mut self.has_paused, true) {
+            self.pause = (self.pause + 1).min(self.most);
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        PAUSES.get(usize::from(self.pause)).copied().unwrap_or(CALL_EVERY)
+    }
+}
+
+impl PeerPath {
+    /// The way to this peer is to be kept open, or need not be.
+    pub(super) fn keep_warm(&mut self, is_wanted: bool, now: Instant) {
+        if self.warm.is_wanted != is_wanted {
+            self.warm = Warm::new();
+            self.warm.is_wanted = is_wanted;
+            self.warm.at = if is_wanted { now } else { Instant::FAR_FUTURE };
+        }
+    }
+
+    pub(super) fn handle_warm_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        if self.warm.at > now {
+            return;
+        }
+        let Some(selected) = self.selected.filter(|_| self.confirmed_at.is_some()) else {
+            (self.warm.is_asked, self.warm.has_paused) = (false, false);
+            self.warm.at = now + CALL_EVERY;
+            return self.call_at(now, entropy, now);
+        };
+        if !core::mem::replace(&mut self.warm.is_asked, true) {
+            self.warm.at = now + ANSWER_WITHIN;
+            return self.ask_once(entropy, now);
+        }
+        self.warm.is_asked = false;
+        if self.checks.answers(selected.route, now) {
+            self.warm.lengthen(now);
+        } else {
+            self.warm.shorten(now);
+            self.doubt(entropy, now);
+        }
+        self.warm.at = now + self.warm.pause();
+    }
+}
