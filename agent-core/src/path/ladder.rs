@@ -91,7 +91,6 @@ pub enum SocketCommand {
 /// The ports that come next at a NAT that counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Prediction {
-    last: SocketAddr,
     step: i16,
     began: Instant,
     wave: u8,
@@ -99,11 +98,11 @@ pub(super) struct Prediction {
 }
 
 impl Prediction {
-    /// For a peer behind such a NAT; `seen` is the last port that it knows of.
-    pub(super) fn new(mapping: Mapping, seen: Option<SocketAddr>) -> Option<Self> {
+    /// For a peer behind such a NAT.
+    pub(super) const fn new(mapping: Mapping) -> Option<Self> {
         let Mapping::Sequential(step) = mapping else { return None };
         let began = Instant::FAR_FUTURE;
-        Some(Self { last: seen?, step, began, wave: 0, next: 0 })
+        Some(Self { step, began, wave: 0, next: 0 })
     }
 
     /// The round begins then.
@@ -116,15 +115,16 @@ impl Prediction {
         (self.began != Instant::FAR_FUTURE).then(|| self.began + *wave)
     }
 
-    /// The next address that is to be pinged.
-    pub(super) fn poll(&mut self, now: Instant) -> Option<SocketAddr> {
+    /// The next address that is to be pinged, of a peer whose `last` port is this
+    /// as far as it knows.
+    pub(super) fn poll(&mut self, last: SocketAddr, now: Instant) -> Option<SocketAddr> {
         self.due_at().filter(|at| *at <= now)?;
         self.next += 1;
-        let port = stepped(self.last.port(), self.step, u16::from(self.next));
+        let port = stepped(last.port(), self.step, u16::from(self.next));
         if self.next == PREDICTED {
             (self.next, self.wave) = (0, self.wave + 1);
         }
-        Some(SocketAddr::new(self.last.ip(), port))
+        Some(SocketAddr::new(last.ip(), port))
     }
 }
 

@@ -266,7 +266,7 @@ impl PeerPath {
         let Named { routes, handle, transaction, mapping, seen } = named;
         self.nat = mapping;
         self.seen = seen;
-        self.prediction = Prediction::new(mapping, seen);
+        self.prediction = Prediction::new(mapping).filter(|_| seen.is_some());
         self.checks.set_call(call, handle);
         self.checks.begin(routes.into_iter(), transaction);
     }

@@ -187,8 +187,7 @@ impl<const PEERS: usize> Paths<PEERS> {
 
 impl PeerPath {
     fn poll_predicted(&mut self, local: &LocalCandidates, now: Instant) -> Option<Outgoing> {
-        let prediction = self.prediction.as_mut()?;
-        let address = prediction.poll(now)?;
+        let address = self.prediction.as_mut()?.poll(self.seen?, now)?;
         let transaction = self.checks.ladder().wrapping_add(address.port().into());
         Some(self.checks.outgoing(local.route(address)?, transaction, now))
     }
