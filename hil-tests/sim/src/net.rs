@@ -183,6 +183,11 @@ impl Network {
         GatewayId(self.gateways.len() - 1)
     }
 
+    /// A host's link.
+    pub fn link(&self, host: HostId) -> &Link {
+        &self.hosts[host.0].link
+    }
+
     /// A host's link, to be changed.
     pub fn link_mut(&mut self, host: HostId) -> &mut Link {
         &mut self.hosts[host.0].link

@@ -22,6 +22,8 @@ pub struct Server {
     pub host: HostId,
     /// It takes packets and does nothing.
     pub is_dead: bool,
+    /// It answers its users, and passes nothing on.
+    pub is_deaf: bool,
     ip: Ipv4Addr,
     secret: Vec<u8>,
     unix_s: u64,
@@ -46,7 +48,7 @@ impl Server {
         let (ports, out) = (BTreeMap::new(), Output::default());
         let turn = turn(ip, secret, seed);
         let secret = secret.to_vec();
-        Self { turn, host, ip, secret, unix_s, ports, out, is_dead: false }
+        Self { turn, host, is_dead: false, is_deaf: false, ip, secret, unix_s, ports, out }
     }
 
     /// Power off and on: all allocations are forgotten.
@@ -58,6 +60,11 @@ impl Server {
 
     fn unix(&self, now: Instant) -> Now {
         Now { ms: now.as_millis(), unix_s: self.unix_s + now.as_millis() / 1_000 }
+    }
+
+    /// Its address.
+    pub const fn ip(&self) -> Ipv4Addr {
+        self.ip
     }
 
     /// An operator denies a user.
@@ -112,6 +119,7 @@ impl Server {
                 }
                 Command::Close(relay) => self.ports.retain(|_, other| *other != relay),
                 Command::Hangup(_) => {}
+                Command::Forward { .. } if self.is_deaf => {}
                 Command::Forward { to, prefix, run } => {
                     let body = &input[run.range(0)];
                     assert_eq!(run.count, 1);

@@ -32,6 +32,11 @@ pub fn request(from: Ipv4Addr, to: Ipv4Addr, sequence: u16, payload: usize) -> V
     echo(REQUEST, from, to, sequence, payload)
 }
 
+/// An echo reply that nobody asked for: a packet of a flow that goes one way.
+pub fn unasked(from: Ipv4Addr, to: Ipv4Addr, sequence: u16) -> Vec<u8> {
+    echo(REPLY, from, to, sequence, 0)
+}
+
 fn is(packet: &[u8], kind: u8) -> bool {
     packet.len() >= HEADERS && packet[0] == 0x45 && packet[9] == 1 && packet[20] == kind
 }
@@ -50,4 +55,9 @@ pub fn reply(packet: &[u8]) -> Option<Vec<u8>> {
 /// Whether this is an echo reply.
 pub fn is_reply(packet: &[u8]) -> bool {
     is(packet, REPLY)
+}
+
+/// The number of an echo reply.
+pub fn sequence(packet: &[u8]) -> Option<u16> {
+    is_reply(packet).then(|| u16::from_be_bytes([packet[26], packet[27]]))
 }

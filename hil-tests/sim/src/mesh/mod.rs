@@ -31,12 +31,13 @@ pub use coordinator::Coordinator;
 use server::StunServer;
 
 use crate::nat;
-use crate::net::{Datagram, HostId, Link, Middlebox, Network};
+use crate::net::{Datagram, GatewayId, HostId, Link, Middlebox, Network};
 use crate::relay::Server;
 use crate::rng::Rng;
 
 /// The agent of a mesh: a gateway in small.
-pub type MeshAgent<E = Rng, T = Recording> = Agent<E, T, 32, 64, 64, 8, 8, MAX_FRAME, 0>;
+pub type MeshAgent<E = Rng, T = Recording, const PEERS: usize = 32, const ROUTES: usize = 64> =
+    Agent<E, T, PEERS, ROUTES, 64, 8, 8, MAX_FRAME, 0>;
 
 /// A trace in memory, whatever its length.
 #[derive(Clone, Debug, Default)]
@@ -73,9 +74,9 @@ pub struct Storage {
 }
 
 /// One device: an agent and the little that a shell does.
-pub struct Node {
+pub struct Node<T = Recording, const PEERS: usize = 32, const ROUTES: usize = 64> {
     /// `None` while it is switched off.
-    pub agent: Option<Box<MeshAgent>>,
+    pub agent: Option<Box<MeshAgent<Rng, T, PEERS, ROUTES>>>,
     /// Where its socket is.
     pub address: SocketAddr,
     /// What survives a restart.
@@ -90,6 +91,8 @@ pub struct Node {
     pub refused: Vec<(Instant, Vec<u8>)>,
     /// Sockets beside the usual one.
     pub extra: std::collections::BTreeSet<SocketId>,
+    /// Where the last packet out of the tunnel came from.
+    pub came_from: Option<SocketAddr>,
     /// Datagrams sent, by first byte.
     pub sent: BTreeMap<u8, u32>,
     host: HostId,
@@ -101,7 +104,7 @@ pub struct Node {
 /// The port of the first socket beside the usual one.
 const EXTRA_PORTS: u16 = 20_000;
 
-impl Node {
+impl<T, const PEERS: usize, const ROUTES: usize> Node<T, PEERS, ROUTES> {
     fn address_of(&self, socket: SocketId) -> SocketAddr {
         if socket == SocketId(0) {
             return self.address;
@@ -131,14 +134,15 @@ impl Middlebox for Firewall {
     }
 }
 
-/// Agents, a coordinator, lines and a network.
-pub struct Mesh {
+/// Agents, a coordinator, lines and a network. Agents of another size, or without
+/// a trace: [`Mesh::of`].
+pub struct Mesh<T = Recording, const PEERS: usize = 32, const ROUTES: usize = 64> {
     /// The time.
     pub now: Instant,
     /// The coordinator.
     pub coordinator: Coordinator,
     /// The devices.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<Node<T, PEERS, ROUTES>>,
     /// How frames travel.
     pub line: Link,
     /// How datagrams travel; to be changed by [`Mesh::set_links`].
@@ -164,6 +168,8 @@ pub struct Mesh {
     pub frame_drops: Vec<FrameDrop>,
     /// What happened, for people.
     pub log: Vec<String>,
+    /// Datagrams sent by devices are in the log as well.
+    pub logs_datagrams: bool,
     queue: BTreeMap<(Instant, u64), Thing>,
     sequence: u64,
     spins: (Instant, u32),
@@ -178,6 +184,25 @@ pub const fn clean(millis: u64) -> Link {
 impl Mesh {
     /// No devices yet; everything takes 10 ms each way.
     pub fn new(seed: u64) -> Self {
+        Self::of(seed)
+    }
+
+    /// Two devices that know each other.
+    pub fn pair(seed: u64) -> (Self, usize, usize) {
+        let mut mesh = Self::new(seed);
+        let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
+        mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+        mesh.run_for(500);
+        (mesh, a, b)
+    }
+}
+
+impl<T, const PEERS: usize, const ROUTES: usize> Mesh<T, PEERS, ROUTES>
+where
+    T: Trace + Default + Clone,
+{
+    /// The same with other agents than [`Mesh::new`] makes.
+    pub fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0xABCD);
         Self {
             now: Instant::from_secs(1_000),
@@ -196,6 +221,7 @@ impl Mesh {
             tapped: vec![],
             frame_drops: vec![],
             log: vec![],
+            logs_datagrams: false,
             queue: BTreeMap::new(),
             sequence: 0,
             spins: (Instant::ZERO, 0),
@@ -212,6 +238,11 @@ impl Mesh {
     }
 
     /// A device's link.
+    pub fn link(&self, node: usize) -> &Link {
+        self.network.link(self.nodes[node].host)
+    }
+
+    /// A device's link, to be changed.
     pub fn link_mut(&mut self, node: usize) -> &mut Link {
         self.network.link_mut(self.nodes[node].host)
     }
@@ -234,12 +265,13 @@ impl Mesh {
     }
 
     /// The same with a box of one's own design.
-    pub fn site_with(&mut self, node: usize, rules: nat::Rules) {
+    pub fn site_with(&mut self, node: usize, rules: nat::Rules) -> GatewayId {
         let Node { host, address, .. } = self.nodes[node];
         let outer = IpAddr::from([198, 51, 100, 1 + node as u8]);
         let nat = Box::new(nat::Nat::new(rules, self.rng.next()));
         let gateway = self.network.add_gateway([outer], None, nat);
         self.network.move_host(host, [address.ip()], Some(gateway));
+        gateway
     }
 
     /// Takes a device to another site, with another address inside and outside;
@@ -257,8 +289,13 @@ impl Mesh {
 
     /// Gives a device another address. Its agent is not told.
     pub fn move_node(&mut self, node: usize, address: SocketAddr) {
+        self.place_at(node, address, None);
+    }
+
+    /// The same, in the public area or behind a gateway.
+    pub fn place_at(&mut self, node: usize, address: SocketAddr, area: Option<GatewayId>) {
         self.nodes[node].address = address;
-        self.network.move_host(self.nodes[node].host, [address.ip()], None);
+        self.network.move_host(self.nodes[node].host, [address.ip()], area);
     }
 
     /// A new device with its own address; it joins at once.
@@ -301,6 +338,7 @@ impl Mesh {
             received: vec![],
             refused: vec![],
             extra: std::collections::BTreeSet::new(),
+            came_from: None,
             sent: BTreeMap::new(),
             host: self.network.add_host([address.ip()], None, self.link),
             name,
@@ -328,7 +366,7 @@ impl Mesh {
             stamp_floor: floor,
         };
         let entropy = Rng::new(place.seed.wrapping_add(u64::from(place.storage.boots) << 32));
-        let agent = MeshAgent::recorded(config, identity, entropy, Recording::default(), now);
+        let agent = Agent::recorded(config, identity, entropy, T::default(), now);
         let mut agent = Box::new(agent.expect("the pin is a strong key"));
         let address = place.address;
         agent.set_local_addresses(&[Candidate { kind: CandidateKind::Host, address }], now);
@@ -338,7 +376,7 @@ impl Mesh {
     }
 
     /// Power off; what is not in storage is lost. Returns the run's trace.
-    pub fn stop(&mut self, node: usize) -> Recording {
+    pub fn stop(&mut self, node: usize) -> T {
         self.nodes[node].inbox = None;
         self.nodes[node].extra.clear();
         let agent = self.nodes[node].agent.take().expect("it is on");
@@ -354,11 +392,11 @@ impl Mesh {
     }
 
     /// The agent of a device that is on.
-    pub fn agent(&self, node: usize) -> &MeshAgent {
+    pub fn agent(&self, node: usize) -> &MeshAgent<Rng, T, PEERS, ROUTES> {
         self.nodes[node].agent.as_ref().expect("it is on")
     }
 
-    fn agent_mut(&mut self, node: usize) -> &mut MeshAgent {
+    fn agent_mut(&mut self, node: usize) -> &mut MeshAgent<Rng, T, PEERS, ROUTES> {
         self.nodes[node].agent.as_mut().expect("it is on")
     }
 
@@ -373,7 +411,11 @@ impl Mesh {
     }
 
     /// One input to a node, then everything that follows.
-    pub fn input<R>(&mut self, node: usize, input: impl FnOnce(&mut MeshAgent, Instant) -> R) -> R {
+    pub fn input<R>(
+        &mut self,
+        node: usize,
+        input: impl FnOnce(&mut MeshAgent<Rng, T, PEERS, ROUTES>, Instant) -> R,
+    ) -> R {
         let now = self.now;
         let result = input(self.agent_mut(node), now);
         self.drain(node);
@@ -384,7 +426,7 @@ impl Mesh {
     pub fn raw_input<R>(
         &mut self,
         node: usize,
-        input: impl FnOnce(&mut MeshAgent, Instant) -> R,
+        input: impl FnOnce(&mut MeshAgent<Rng, T, PEERS, ROUTES>, Instant) -> R,
     ) -> R {
         let now = self.now;
         input(self.agent_mut(node), now)
@@ -468,7 +510,7 @@ impl Mesh {
                 let same = self.spins.0 == self.now;
                 self.spins = (self.now, if same { self.spins.1 + 1 } else { 0 });
                 assert!(self.spins.1 < 1_000, "node {node} spins at {at:?}: {reason}");
-                self.input(node, MeshAgent::handle_timeout);
+                self.input(node, Agent::handle_timeout);
             }
         }
     }
@@ -520,13 +562,13 @@ impl Mesh {
                         self.deliver(Thing::LineDown { node: older });
                     }
                     self.nodes[node].inbox = Some(inbox);
-                    self.input(node, MeshAgent::handle_connected);
+                    self.input(node, Agent::handle_connected);
                 }
             }
             Thing::LineDown { node } => {
                 if self.nodes[node].agent.is_some() {
                     self.nodes[node].inbox = None;
-                    self.input(node, MeshAgent::handle_disconnected);
+                    self.input(node, Agent::handle_disconnected);
                 }
             }
             Thing::Up { inbox, frame } => {
@@ -549,9 +591,10 @@ impl Mesh {
         if self.serve(host, &datagram) {
             return;
         }
-        let socket = |node: &Node| node.socket_of(datagram.destination);
-        let receiver =
-            |node: &Node| node.host == host && socket(node).is_some() && node.agent.is_some();
+        let socket = |node: &Node<T, PEERS, ROUTES>| node.socket_of(datagram.destination);
+        let receiver = |node: &Node<T, PEERS, ROUTES>| {
+            node.host == host && socket(node).is_some() && node.agent.is_some()
+        };
         let Some(node) = self.nodes.iter().position(receiver) else { return };
         let Some(socket) = socket(&self.nodes[node]) else { return };
         let source = Source { socket, address: datagram.source };
@@ -570,6 +613,7 @@ impl Mesh {
                 self.packet(node, &reply);
             }
             self.nodes[node].received.push((self.now, packet));
+            self.nodes[node].came_from = Some(source.address);
         }
     }
 
@@ -581,6 +625,10 @@ impl Mesh {
         let head = &head[..transmit.channel.map_or(0, |head| head.len())];
         let bytes = [head, &bytes[..transmit.len]].concat();
         *self.nodes[node].sent.entry(bytes[0]).or_default() += 1;
+        if self.logs_datagrams {
+            let (now, len, head) = (self.now, bytes.len(), &bytes[..bytes.len().min(8)]);
+            self.log.push(format!("{now:?} {node} to {destination}: {len} bytes {head:02x?}"));
+        }
         self.network.send(host, Datagram { source, destination, bytes }, self.now);
     }
 
@@ -667,13 +715,13 @@ impl Mesh {
     pub fn cut_lines(&mut self) {
         for node in 0..self.nodes.len() {
             if self.nodes[node].agent.is_some() && self.nodes[node].inbox.take().is_some() {
-                self.input(node, MeshAgent::handle_disconnected);
+                self.input(node, Agent::handle_disconnected);
             }
         }
     }
 
     /// Events of a node so far that `pick` maps to something.
-    pub fn events<T>(&self, node: usize, pick: impl Fn(&AgentEvent) -> Option<T>) -> Vec<T> {
+    pub fn events<R>(&self, node: usize, pick: impl Fn(&AgentEvent) -> Option<R>) -> Vec<R> {
         self.nodes[node].events.iter().filter_map(|(_, event)| pick(event)).collect()
     }
 
@@ -691,15 +739,6 @@ impl Mesh {
     pub fn knows(&self, node: usize, peers: usize) -> bool {
         let agent = self.agent(node);
         agent.peers().count() == peers && agent.settings().settings().is_some()
-    }
-
-    /// Two devices that know each other.
-    pub fn pair(seed: u64) -> (Self, usize, usize) {
-        let mut mesh = Self::new(seed);
-        let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
-        mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
-        mesh.run_for(500);
-        (mesh, a, b)
     }
 }
 

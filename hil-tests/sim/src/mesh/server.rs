@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use weft_agent_core::agent::trace::Trace;
 use weft_wire::relay::Relay;
 use weft_wire::stun::{BINDING_REQUEST, BINDING_SUCCESS, Message, MessageWriter};
 
@@ -16,7 +17,10 @@ pub(super) struct StunServer {
     pub(super) address: SocketAddr,
 }
 
-impl Mesh {
+impl<T, const PEERS: usize, const ROUTES: usize> Mesh<T, PEERS, ROUTES>
+where
+    T: Trace + Default + Clone,
+{
     /// Adds a STUN server, and names it in the map of devices that join later.
     pub fn add_stun(&mut self, address: SocketAddr) {
         let same = self.servers.iter().find(|server| server.address.ip() == address.ip());

@@ -221,6 +221,11 @@ impl Nat {
         Self::new(Rules { nat64: Some(prefix), ..Rules::HOME }, seed)
     }
 
+    /// Its rules.
+    pub const fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// Its rules, to be changed.
     pub const fn rules_mut(&mut self) -> &mut Rules {
         &mut self.rules
@@ -365,7 +370,18 @@ impl Kind {
     /// are to be added; `host` is that of an open site. Behind a carrier stands
     /// a home router in 100.64.0.0/24, as in life.
     pub fn site(self, network: &mut Network, outer: IpAddr, host: IpAddr, seed: u64) -> GatewayId {
-        let nat = match self {
+        let nat = self.nat(host, seed);
+        let gateway = network.add_gateway([outer], None, Box::new(nat));
+        if self != Self::Cgnat {
+            return gateway;
+        }
+        let home = Box::new(Nat::prc(seed.wrapping_add(1)));
+        network.add_gateway([Ipv4Addr::new(100, 64, 0, 2).into()], Some(gateway), home)
+    }
+
+    /// The box that stands at the public address.
+    pub fn nat(self, host: IpAddr, seed: u64) -> Nat {
+        match self {
             Self::Open => Nat::open(host, seed),
             Self::FullCone => Nat::fullcone(seed),
             Self::AdCone => Nat::adcone(seed),
@@ -377,12 +393,6 @@ impl Kind {
             Self::SymEif => Nat::symeif(seed),
             Self::Cgnat => Nat::cgnat(seed),
             Self::Blocked => Nat::blocked(seed),
-        };
-        let gateway = network.add_gateway([outer], None, Box::new(nat));
-        if self != Self::Cgnat {
-            return gateway;
         }
-        let home = Box::new(Nat::prc(seed.wrapping_add(1)));
-        network.add_gateway([Ipv4Addr::new(100, 64, 0, 2).into()], Some(gateway), home)
     }
 }

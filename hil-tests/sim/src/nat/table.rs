@@ -12,6 +12,8 @@ use crate::rng::Rng;
 
 /// A flow that is younger is not a stream yet, answered or not.
 const STREAM_AFTER: Duration = Duration::from_secs(2);
+/// No box forgets a flow sooner: its table is looked through no more often.
+const LEAST_LIFE: Duration = Duration::from_secs(1);
 /// Ports of a sequence before it begins anew.
 const SEQUENCE: u16 = 4_096;
 /// Where [`Ports::Hashed`] takes from.
@@ -84,6 +86,8 @@ pub(super) struct Table {
     /// Flows of a box without a firewall with whoever came unasked, by port and
     /// far end.
     own: BTreeMap<(u16, SocketAddr), Instant>,
+    /// No flow ends before this.
+    lasts_until: Instant,
     /// Mappings of a sequence so far.
     given: u16,
     rng: Rng,
@@ -95,6 +99,7 @@ impl Table {
             entries: BTreeMap::new(),
             index: BTreeMap::new(),
             own: BTreeMap::new(),
+            lasts_until: Instant::ZERO,
             given: 0,
             rng,
         }
@@ -212,6 +217,10 @@ impl Table {
 
     /// Forgets flows whose time is over, and mappings that no flow holds.
     fn expire(&mut self, now: Instant) {
+        // A flow that goes on lasts longer, a new one at least this long.
+        if now < self.lasts_until {
+            return;
+        }
         self.own.retain(|_, until| *until > now);
         let index = &mut self.index;
         self.entries.retain(|port, entry| {
@@ -223,6 +232,9 @@ impl Table {
             }
             held
         });
+        let ends = self.entries.values().flat_map(|entry| entry.flows.values());
+        let ends = ends.map(|flow| flow.until).chain(self.own.values().copied());
+        self.lasts_until = ends.min().map_or(now + LEAST_LIFE, |end| end.min(now + LEAST_LIFE));
     }
 
     fn insert(&mut self, port: u16, inside: SocketAddr, scope: Scope) {
