@@ -248,6 +248,8 @@ pub struct Activity {
     pub first_unanswered_at: Option<Instant>,
     /// The first data packet received since anything was sent.
     pub first_unreplied_at: Option<Instant>,
+    /// Where the newest authenticated packet came from, in the current session.
+    pub heard_from: Option<Source>,
     /// What happened since the last report.
     pub edges: Edges,
 }

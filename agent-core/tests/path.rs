@@ -12,6 +12,7 @@ use weft_agent_core::time::{Duration, Instant};
 use weft_wire::id::DeviceId;
 use weft_wire::map::Overlay;
 use weft_wire::probe::PING_LEN;
+use weft_wire::relay::Relay;
 use weft_wire::signal::{Call, CallAck, Candidate, CandidateKind, NatReport};
 use weft_wire::verdict::CallFailure;
 
@@ -99,7 +100,8 @@ impl Side {
             if event == PathEvent::Gather {
                 self.gathered += 1;
                 let nat = NatReport { age_ms: 0, ..NatReport::default() };
-                self.paths.handle_gathered(self.seen.iter().copied(), nat, now);
+                let seen = self.seen.iter().copied();
+                self.paths.handle_gathered(seen, nat, &mut self.entropy, now);
             } else {
                 self.kept.push(event);
             }
@@ -206,10 +208,10 @@ fn a_silent_server_holds_a_call_for_150_ms() {
     a.paths.handle_timeout(&mut a.entropy, at(150));
     assert_eq!(a.paths.poll_event(at(150)), None, "once is enough");
     assert!(matches!(a.paths.poll_signal(at(150)), Some(PathSignal::Call(_))));
-    // The answer comes after all, and the next telling has it.
-    a.paths.handle_reflexive([address("198.51.100.1:4000")].into_iter(), at(170));
-    a.paths.handle_timeout(&mut a.entropy, at(1_650));
-    assert_eq!(a.call(at(1_650)).candidates.len(), 2);
+    // The answer comes after all, and the peer is told at once.
+    let seen = [address("198.51.100.1:4000")];
+    a.paths.handle_reflexive(seen.into_iter(), &mut a.entropy, at(170));
+    assert_eq!(a.call(at(170)).candidates.len(), 2);
 }
 
 #[test]
@@ -225,7 +227,8 @@ fn where_servers_see_us_always_has_a_place() {
     assert_eq!(told[6].address, a.seen[0]);
     // An address of our own that servers see too is told once.
     a.seen = vec![address("10.0.0.2:1"), address("127.0.0.1:1")];
-    a.paths.handle_gathered(a.seen.clone().into_iter(), NatReport::default(), at(1_500));
+    let (seen, nat) = (a.seen.clone().into_iter(), NatReport::default());
+    a.paths.handle_gathered(seen, nat, &mut a.entropy, at(1_500));
     a.paths.handle_timeout(&mut a.entropy, at(1_500));
     let told = a.call(at(1_500)).candidates;
     assert_eq!(told[..], hosts[..]);
@@ -396,7 +399,7 @@ fn calls_are_repeated_and_given_up() {
         now = due;
         a.paths.handle_timeout(&mut a.entropy, now);
     }
-    assert_eq!(sent, [0, 1_500, 6_000, 20_000]);
+    assert_eq!(sent, [0, 1_500, 6_000, 11_000]);
     assert_eq!(a.events(now), [PathEvent::Failed { slot: SLOT, why: NoPath::NoAnswer }]);
     // The next packet tries again.
     a.wanted(now);
@@ -456,7 +459,7 @@ fn a_call_may_come_before_the_map_names_its_caller() {
     let kind = PeerKind { device: DeviceId(2), wireguard_only: false, endpoint: None };
     paths.set_peer(SLOT, kind, &mut Counter(9), at(40));
     assert_eq!(paths.poll_event(at(40)), Some(PathEvent::Gather));
-    paths.handle_gathered([].into_iter(), NatReport::default(), at(40));
+    paths.handle_gathered([].into_iter(), NatReport::default(), &mut Counter(9), at(40));
     let Some(PathSignal::CallAck(ack)) = paths.poll_signal(at(40)) else { panic!("no answer") };
     assert_eq!((ack.call, ack.peer), (5, DeviceId(2)));
     assert_eq!(paths.targets(SLOT, at(0))[..], [direct("10.0.0.2:1")]);
@@ -644,4 +647,24 @@ fn a_peer_without_an_address_of_its_own_comes_to_ours() {
     a.paths.handle_timeout(&mut a.entropy, due);
     assert_eq!(a.events(due), [PathEvent::Failed { slot: SLOT, why: NoPath::NoCandidate }]);
     assert!(a.signals(due).is_empty());
+}
+
+/// Data may come from a relay before the call arrives that names what it keeps.
+#[test]
+fn a_relay_of_the_map_is_known_by_its_address() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    let relay = Relay {
+        number: 1,
+        v4: Some([203, 0, 113, 20].into()),
+        v6: None,
+        udp: [3_478, 0],
+        tcp: 0,
+        tls: 0,
+    };
+    a.paths.set_relays(&[relay]);
+    for (from, relayed) in [("203.0.113.20:50000", true), ("203.0.113.21:50000", false)] {
+        let source = Source { socket: SOCKET, address: address(from) };
+        a.paths.handle_authenticated(SLOT, source, at(10));
+        assert_eq!(a.paths.selected(SLOT).unwrap().relayed, relayed, "{from}");
+    }
 }

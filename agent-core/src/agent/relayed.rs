@@ -193,7 +193,7 @@ impl<
     /// The map names these relays.
     pub(super) fn set_relays(&mut self, relays: &[Relay]) {
         self.relay.set_relays(relays, self.now);
-        self.paths.set_relays(!relays.is_empty());
+        self.paths.set_relays(relays);
     }
 
     /// The coordinator gave other credentials.

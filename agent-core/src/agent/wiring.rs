@@ -18,7 +18,7 @@ use crate::datapath::RoutesFull;
 use crate::entropy::Entropy;
 use crate::event::PeerSlot;
 use crate::filter::Masks;
-use crate::path::{PathEvent, PathSignal, PeerKind};
+use crate::path::{PathEvent, PathSignal, PeerKind, RelaySuspicion};
 use crate::peers::{PeerState, Upserted};
 use crate::stun::StunEvent;
 use crate::time::{Duration, Instant};
@@ -261,10 +261,21 @@ impl<
                 self.recorder.put(self.now, &entry);
                 self.datapath.set_endpoint(slot, Some(source));
             }
-            PathEvent::Idle { slot } => self.datapath.set_endpoint(slot, None),
+            PathEvent::Idle { slot } => {
+                self.datapath.set_endpoint(slot, None);
+                // The next packet is to look for a way, session or not.
+                self.datapath.mute(slot);
+            }
             PathEvent::Greet { slot } => self.set_keepalive(slot, true),
             PathEvent::Relay => self.apply_relayed(),
-            PathEvent::RelaySilent => self.relay.handle_silence(self.now),
+            PathEvent::RelaySuspected(RelaySuspicion::Silent(None)) => self.relay.abandon(self.now),
+            PathEvent::RelaySuspected(RelaySuspicion::Silent(Some(relay))) => {
+                self.relay.shun(relay, self.now);
+            }
+            PathEvent::RelaySuspected(RelaySuspicion::Unanswered) => {
+                self.relay.handle_silence(self.now);
+            }
+            PathEvent::RelaySuspected(RelaySuspicion::Doubted) => self.relay.suspect(self.now),
             PathEvent::Failed { slot, .. } => {
                 self.peers.handle_failed(slot);
                 self.staging.discard(slot);
@@ -300,10 +311,13 @@ impl<
     fn handle_stun(&mut self, event: StunEvent) {
         let now = self.now;
         match event {
-            StunEvent::Reflexive(_) => self.paths.handle_reflexive(self.stun.reflexive(), now),
+            StunEvent::Reflexive(_) => {
+                self.paths.handle_reflexive(self.stun.reflexive(), &mut self.recorder, now);
+            }
             StunEvent::Done => {
                 let report = self.stun.report(now);
-                self.paths.handle_gathered(self.stun.reflexive(), report, now);
+                let seen = self.stun.reflexive();
+                self.paths.handle_gathered(seen, report, &mut self.recorder, now);
                 self.note_network();
             }
         }

@@ -44,8 +44,6 @@ pub(super) struct Slot<const WORDS: usize> {
     pub(super) mtu: u16,
     pub(super) masks: Masks,
     pub(super) endpoint: Option<Source>,
-    /// Where the newest authenticated packet came from.
-    heard_from: Option<Source>,
     activity: Activity,
     /// Nothing is waited for: the next data packet is an edge.
     quiet: bool,
@@ -61,7 +59,6 @@ impl<const WORDS: usize> Slot<WORDS> {
             mtu: MTU_DEFAULT,
             masks: Masks { inbound: 0, outbound: 0 },
             endpoint: None,
-            heard_from: None,
             activity: Activity {
                 sent_at: None,
                 received_at: None,
@@ -69,6 +66,7 @@ impl<const WORDS: usize> Slot<WORDS> {
                 data_received_at: None,
                 first_unanswered_at: None,
                 first_unreplied_at: None,
+                heard_from: None,
                 edges: Edges::NONE,
             },
             quiet: true,
@@ -103,7 +101,7 @@ impl<const WORDS: usize> Slot<WORDS> {
         }
         // The handshake may have moved the endpoint: the next newest packet
         // tells where it comes from, even if that is where it came from before.
-        self.heard_from = None;
+        self.activity.heard_from = None;
         // The handshake was an answer: nothing before it is waited for.
         self.activity.first_unanswered_at = None;
         self.activity.first_unreplied_at = None;
@@ -213,8 +211,8 @@ impl<const WORDS: usize> Slot<WORDS> {
         if session.opening.take_rekey(now) {
             self.activity.edges.rekey_due = Some(index);
         }
-        if opened.newest && self.heard_from != Some(source) {
-            self.heard_from = Some(source);
+        if opened.newest && self.activity.heard_from != Some(source) {
+            self.activity.heard_from = Some(source);
             self.activity.edges.roamed = Some(source);
         }
         self.activity.received_at = Some(now);

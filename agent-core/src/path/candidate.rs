@@ -63,8 +63,11 @@ impl LocalCandidates {
             .collect();
     }
 
-    pub(super) fn set_reflexive(&mut self, reflexive: impl Iterator<Item = SocketAddr>) {
+    /// Returns whether that is something else than before.
+    pub(super) fn set_reflexive(&mut self, reflexive: impl Iterator<Item = SocketAddr>) -> bool {
+        let before = self.reflexive.clone();
         self.reflexive = reflexive.filter(is_usable).take(2).collect();
+        self.reflexive != before
     }
 
     pub(super) fn set_relayed(&mut self, relayed: impl Iterator<Item = SocketAddr>) {

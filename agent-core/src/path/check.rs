@@ -214,6 +214,14 @@ impl Checks {
         }
     }
 
+    /// Sockets were closed: what was found through them is no way any more.
+    pub(super) fn close(&mut self, is_closed: impl Fn(Route) -> bool) {
+        for check in self.list.iter_mut().filter(|check| is_closed(check.route())) {
+            check.due_at = Instant::FAR_FUTURE;
+            check.answered_at = Instant::ZERO;
+        }
+    }
+
     /// Nothing more is tried: there is a way, or there is none.
     pub(super) fn end(&mut self) {
         self.open = false;
@@ -233,6 +241,11 @@ impl Checks {
     /// Whether this way answered a moment ago.
     pub(super) fn answers(&self, route: Route, now: Instant) -> bool {
         self.list.iter().any(|check| check.leads(route) && check.is_good(now))
+    }
+
+    /// Whether the peer is tried at this address.
+    pub(super) fn knows(&self, address: SocketAddr) -> bool {
+        self.list.iter().any(|check| check.route().address() == address)
     }
 
     /// Whether a relay is on this way, as far as the peer has named it.
@@ -286,6 +299,7 @@ impl Checks {
     pub(super) fn handle_ping(
         &mut self,
         route: Route,
+        relayed: bool,
         ping: &ProbeHead,
         now: Instant,
     ) -> Result<(), DropReason> {
@@ -310,7 +324,7 @@ impl Checks {
             self.newest_ms = Some(ping.clock_ms);
         }
         self.remember(name);
-        self.learn(route, now);
+        self.learn(route, relayed, now);
         Ok(())
     }
 
@@ -383,7 +397,7 @@ impl Checks {
     }
 
     /// The peer was heard there: it is tried, at once if it was not yet.
-    fn learn(&mut self, route: Route, now: Instant) {
+    fn learn(&mut self, route: Route, relayed: bool, now: Instant) {
         let known = self.list.iter_mut().find(|check| check.leads(route));
         match known {
             // Our round has begun there, and nothing has answered.
@@ -395,7 +409,7 @@ impl Checks {
             None => {
                 // One address too many is left out: somebody who may speak for
                 // the peer wastes the peer's own places.
-                let _ = self.list.push(Check::new(route, route.is_ours(), now, false));
+                let _ = self.list.push(Check::new(route, relayed, now, false));
             }
         }
     }
@@ -486,10 +500,10 @@ mod tests {
         let mut checks = Checks::new();
         checks.set_call(1, 2);
         let ping = ProbeHead { transaction: 5, clock_ms: 77, number: 3, ..ProbeHead::default() };
-        assert_eq!(checks.handle_ping(route(8), &ping, at(10)), Ok(()));
+        assert_eq!(checks.handle_ping(route(8), false, &ping, at(10)), Ok(()));
         let copy = Err(DropReason::Replayed);
-        assert_eq!(checks.handle_ping(route(8), &ping, at(10)), copy);
-        assert_eq!(checks.handle_ping(route(9), &ping, at(10)), copy, "from elsewhere");
+        assert_eq!(checks.handle_ping(route(8), false, &ping, at(10)), copy);
+        assert_eq!(checks.handle_ping(route(9), false, &ping, at(10)), copy, "from elsewhere");
         let out = sent(&mut checks, at(12));
         assert_eq!(
             (out[0].kind, out[0].route, out[0].heard_at),
@@ -511,7 +525,7 @@ mod tests {
             ..ProbeHead::default()
         };
         let mut drawn = |ping: &ProbeHead, now: Instant| {
-            let heard = checks.handle_ping(route(8), ping, now);
+            let heard = checks.handle_ping(route(8), false, ping, now);
             let mut sent = sent(&mut checks, now).len();
             sent += self::sent(&mut checks, now + Duration::from_secs(1)).len();
             (heard, sent)
@@ -529,7 +543,7 @@ mod tests {
         assert_eq!(drawn(&ping(newest.wrapping_add(1_000), 1), at(16_000)), copy);
         // Who starts anew calls anew, and its clock may have gone back.
         checks.set_call(3, 2);
-        assert_eq!(checks.handle_ping(route(8), &ping(7, 30), at(17_000)), Ok(()));
+        assert_eq!(checks.handle_ping(route(8), false, &ping(7, 30), at(17_000)), Ok(()));
     }
 
     #[test]
@@ -539,7 +553,7 @@ mod tests {
         for number in 0..3_000u64 {
             let now = at(number);
             let ping = ProbeHead { transaction: number, ..ProbeHead::default() };
-            if checks.handle_ping(route((number % 251) as u8), &ping, now).is_ok() {
+            if checks.handle_ping(route((number % 251) as u8), false, &ping, now).is_ok() {
                 answered[(number / 1_000) as usize] += 1;
             }
             sent(&mut checks, now);

@@ -11,6 +11,9 @@ use crate::time::{Duration, Instant};
 const FRESH_FOR: Duration = Duration::from_secs(24);
 /// Where ports are counted, each new destination moves them on.
 const COUNTED_FOR: Duration = Duration::from_secs(2);
+/// The same when a way has broken: a NAT that has started anew, or has another
+/// address, knows nothing of before.
+const DOUBTED_FOR: Duration = Duration::from_secs(1);
 /// A call or its answer waits this long for a server and for a relay, and then
 /// goes without.
 const HOLD_FOR: Duration = Duration::from_millis(150);
@@ -20,6 +23,8 @@ pub(super) struct Gathering {
     hold_until: Option<Instant>,
     /// A server has not answered yet.
     awaits_server: bool,
+    /// The same, and nobody waits for that any more.
+    is_late: bool,
     /// An allocation at a relay has not come yet.
     awaits_relay: bool,
     nat: NatReport,
@@ -33,6 +38,7 @@ impl Gathering {
             known_at: None,
             hold_until: None,
             awaits_server: false,
+            is_late: false,
             awaits_relay: false,
             nat,
             nat_at: Instant::ZERO,
@@ -45,8 +51,12 @@ impl Gathering {
     }
 
     /// Whether servers are to be asked before a peer is told of us.
-    pub(super) fn is_stale(&self, now: Instant) -> bool {
-        let fresh_for = if self.is_hard() { COUNTED_FOR } else { FRESH_FOR };
+    pub(super) fn is_stale(&self, doubted: bool, now: Instant) -> bool {
+        let fresh_for = match (doubted, self.is_hard()) {
+            (true, _) => DOUBTED_FOR,
+            (false, true) => COUNTED_FOR,
+            (false, false) => FRESH_FOR,
+        };
         !self.awaits_server && self.known_at.is_none_or(|at| now - at >= fresh_for)
     }
 
@@ -63,6 +73,7 @@ impl Gathering {
     /// for them.
     pub(super) fn begin(&mut self, now: Instant) {
         self.awaits_server = !self.is_blocked();
+        self.is_late = self.awaits_server;
         self.known_at = Some(now);
         self.hold_until = Some(now + HOLD_FOR);
     }
@@ -76,7 +87,13 @@ impl Gathering {
     /// A server has answered, or none will.
     pub(super) const fn end(&mut self, now: Instant) {
         self.awaits_server = false;
+        self.is_late = false;
         self.known_at = Some(now);
+    }
+
+    /// Whether a server may still say something else than what peers are told.
+    pub(super) const fn is_late(&self) -> bool {
+        self.is_late
     }
 
     /// There is an allocation, or there will be none.

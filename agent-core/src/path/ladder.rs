@@ -352,8 +352,20 @@ impl Sockets {
         self.wanted.contains(socket)
     }
 
+    /// Whether a way led through a socket that is not open any more.
+    pub(super) const fn is_closed(&self, route: Route) -> bool {
+        match route {
+            Route::Direct { socket, .. } => socket.0 >= FIRST_SOCKET && !self.contains(socket),
+            Route::Relay { .. } => false,
+        }
+    }
+
     /// The next thing for the shell to do.
     pub(super) fn poll(&mut self) -> Option<SocketCommand> {
+        // After every input, and nearly never is there anything.
+        if self.told == self.wanted {
+            return None;
+        }
         let closed = self.told.iter().find(|socket| !self.wanted.contains(*socket));
         if let Some(socket) = closed {
             self.told.remove(socket);

@@ -37,10 +37,11 @@ pub use route::{Route, Selected, Why};
 use heapless::Vec;
 use weft_wire::id::DeviceId;
 use weft_wire::map::Overlay;
+use weft_wire::relay::RELAYS;
 use weft_wire::signal::{CANDIDATES, Call, CallAck, Candidate, NatReport};
 use weft_wire::verdict::CallFailure;
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use crate::entropy::Entropy;
 use crate::event::{Activity, PeerSlot, Sockets, Source};
@@ -139,13 +140,25 @@ pub enum PathEvent {
     /// What [`Paths::wants_relay`] and [`Paths::through_relay`] say may be
     /// otherwise than before.
     Relay,
-    /// What was sent through our allocation is not answered.
-    RelaySilent,
+    /// Nothing comes back from a peer, and a relay may be why.
+    RelaySuspected(RelaySuspicion),
     /// Was the peer heard? Answered by [`Paths::handle_heard`] at once.
     Listen {
         /// The peer.
         slot: PeerSlot,
     },
+}
+
+/// What a peer's silence says of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelaySuspicion {
+    /// Nothing has come over a relay though all was tried: that at the address, which
+    /// keeps something for the peer, or ours.
+    Silent(Option<IpAddr>),
+    /// Data through our allocation is not answered.
+    Unanswered,
+    /// Data took another way, and our allocation may be gone with it.
+    Doubted,
 }
 
 /// What is known of how a peer is reached.
@@ -177,6 +190,8 @@ pub struct Paths<const PEERS: usize> {
     learns_way: bool,
     run: Option<Run>,
     extra: ladder::Sockets,
+    /// Where the map's relays are.
+    relays: Vec<IpAddr, { 2 * RELAYS }>,
     /// [`PathEvent::Relay`] is due.
     relay_changed: bool,
     /// Round trip to the coordinator.
@@ -203,6 +218,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             learns_way: false,
             run: None,
             extra: ladder::Sockets::new(),
+            relays: Vec::new(),
             relay_changed: false,
             rtt_ms: 0,
             endpoints_changed: false,
@@ -254,7 +270,7 @@ impl<const PEERS: usize> Paths<PEERS> {
 
     /// Servers are others: what they said holds no more.
     pub fn handle_servers_change(&mut self) {
-        self.local.set_reflexive(core::iter::empty());
+        let _: bool = self.local.set_reflexive(core::iter::empty());
         self.gathering.forget();
         self.stir();
     }
@@ -264,7 +280,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.handle_servers_change();
         for peer in self.peers.iter_mut().flatten().filter(|peer| !peer.kind.wireguard_only) {
             peer.warm.forget(now);
-            if peer.listening.due_at().is_some() {
+            if peer.listening.due_at().is_some() || peer.is_told() {
                 peer.handle_moved(entropy, now);
                 peer.draw_handle(entropy);
             }
@@ -272,12 +288,25 @@ impl<const PEERS: usize> Paths<PEERS> {
     }
 
     /// A server said where we are seen from: the addresses, of each family the
-    /// newest. What waited for that goes.
-    pub fn handle_reflexive(&mut self, seen: impl Iterator<Item = SocketAddr>, now: Instant) {
-        self.local.set_reflexive(seen);
+    /// newest. What waited for that goes. Who was told of us before that, and is not
+    /// reached yet, is told again.
+    pub fn handle_reflexive(
+        &mut self,
+        seen: impl Iterator<Item = SocketAddr>,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        let is_news = self.local.set_reflexive(seen);
         // Where ports are counted only the last one is of use.
         if !self.gathering.is_hard() {
             self.gathering.end(now);
+        }
+        let is_last = !self.gathering.is_late();
+        for peer in self.peers.iter_mut().flatten().filter(|_| is_last) {
+            if core::mem::take(&mut peer.told_early) && is_news && peer.is_told() {
+                peer.call_again(entropy, now);
+                peer.draw_handle(entropy);
+            }
         }
         self.stir();
     }
@@ -288,6 +317,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         &mut self,
         seen: impl Iterator<Item = SocketAddr>,
         nat: NatReport,
+        entropy: &mut dyn Entropy,
         now: Instant,
     ) {
         let was_blocked = self.gathering.is_blocked();
@@ -296,7 +326,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         if !was_blocked {
             self.get_to_know_relays();
         }
-        self.handle_reflexive(seen, now);
+        self.handle_reflexive(seen, entropy, now);
     }
 
     /// A peer is in this slot, new or changed.
@@ -404,6 +434,7 @@ impl<const PEERS: usize> Paths<PEERS> {
 
     /// The newest authenticated word of this peer came from there.
     pub fn handle_authenticated(&mut self, slot: PeerSlot, source: Source, now: Instant) {
+        self.note_way(slot, source.into());
         let Some(peer) = self.peer_mut(slot) else {
             return;
         };
@@ -434,6 +465,9 @@ impl<const PEERS: usize> Paths<PEERS> {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) {
+        if let Some(source) = heard.heard_from {
+            self.note_way(slot, source.into());
+        }
         if let Some(peer) = self.peer_mut(slot) {
             peer.handle_heard(heard, entropy, now);
             peer.draw_handle(entropy);
@@ -529,8 +563,10 @@ impl<const PEERS: usize> Paths<PEERS> {
         if !self.signals || self.gathering.holds(now) {
             return None;
         }
+        // A relay may be in doubt from now on.
+        self.changed = true;
         let rtt_ms = self.rtt_ms;
-        let nat = self.gathering.nat(now);
+        let (nat, early) = (self.gathering.nat(now), self.gathering.is_late());
         for peer in self.peers.iter_mut().flatten() {
             let relayed = peer.leans && self.local.has_relayed();
             let candidates = || self.local.list(relayed);
@@ -538,7 +574,7 @@ impl<const PEERS: usize> Paths<PEERS> {
                 peer.history.begin(nat.mapping, now);
             }
             if let Some(call) = peer.take_ack(now) {
-                peer.told_relay = relayed;
+                peer.handle_told(relayed, early);
                 return Some(PathSignal::CallAck(CallAck {
                     call,
                     peer: peer.kind.device,
@@ -549,7 +585,7 @@ impl<const PEERS: usize> Paths<PEERS> {
                 }));
             }
             if let Some(call) = peer.take_call(now) {
-                peer.told_relay = relayed;
+                peer.handle_told(relayed, early);
                 return Some(PathSignal::Call(Call {
                     call,
                     peer: peer.kind.device,
@@ -582,9 +618,9 @@ impl<const PEERS: usize> Paths<PEERS> {
             }
         }
         self.relay_changed |= self.lean(now);
-        if self.gathering.is_stale(now)
-            && self.peers.iter().flatten().any(|peer| peer.has_signal(now))
-        {
+        let told = || self.peers.iter().flatten().filter(|peer| peer.has_signal(now));
+        let doubted = told().any(PeerPath::doubts_reflexive);
+        if self.gathering.is_stale(doubted, now) && told().next().is_some() {
             self.gathering.begin(now);
             return Some(PathEvent::Gather);
         }
@@ -600,12 +636,13 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.peer(slot)?.selected.as_ref()
     }
 
-    /// Whose selected route leads to this address.
+    /// Whose selected route leads to this address, or who is tried there.
     pub fn slot_at(&self, address: SocketAddr) -> Option<PeerSlot> {
         let leads = |selected: &Selected| selected.route.address() == address;
-        let position = self.peers.iter().position(|peer| {
-            peer.as_ref().is_some_and(|peer| peer.selected.as_ref().is_some_and(leads))
-        })?;
+        let is_there = |peer: &PeerPath| {
+            peer.selected.as_ref().is_some_and(leads) || peer.checks.knows(address)
+        };
+        let position = self.peers.iter().position(|peer| peer.as_ref().is_some_and(is_there))?;
         u16::try_from(position).ok().map(PeerSlot)
     }
 
@@ -620,7 +657,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         }
         let mut targets: Targets = peer.selected.iter().map(|selected| selected.route).collect();
         for route in peer.checks.open().chain(self.fixed_route(slot)) {
-            if !targets.contains(&route) {
+            if !targets.contains(&route) && !self.extra.is_closed(route) {
                 // Cannot fail: there is a place for each address that is tried, and
                 // one for the selected route; only other peers have a fixed one.
                 let _ = targets.push(route);

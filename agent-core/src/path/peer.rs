@@ -15,7 +15,7 @@ use super::route::Packed;
 use super::silence::Listening;
 use super::upgrade::Choice;
 use super::warm::Warm;
-use super::{NoPath, PathEvent, PeerKind, Route, Selected, Why};
+use super::{NoPath, PathEvent, PeerKind, RelaySuspicion, Route, Selected, Why};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot};
 use crate::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use crate::time::{Duration, Instant};
 /// A call is repeated after these times without an answer: a lost record costs
 /// little. The coordinator forwards one call four times within 30 s.
 const CALL_WAITS: [Duration; 3] =
-    [Duration::from_millis(1_500), Duration::from_millis(4_500), Duration::from_secs(14)];
+    [Duration::from_millis(1_500), Duration::from_millis(4_500), Duration::from_secs(5)];
 /// Two different calls to the same peer are at least this far apart.
 const CALL_INTERVAL: Duration = Duration::from_secs(5);
 /// An endpoint that carried authenticated data this recently is tried alone
@@ -31,8 +31,8 @@ const CALL_INTERVAL: Duration = Duration::from_secs(5);
 const TRUSTED_FOR: Duration = Duration::from_secs(180);
 /// An initiation that is not answered for this long causes a call.
 const DOUBT_AFTER: Duration = Duration::from_secs(1);
-/// The same for what the peer named a moment ago.
-const SECOND_DOUBT_AFTER: Duration = Duration::from_secs(10);
+/// The same for what the peer named a moment ago, when it was never reached.
+const SECOND_DOUBT_AFTER: Duration = Duration::from_secs(5);
 /// A round that nothing has answered for this long ends the waiting: initiations
 /// go to every address, for a peer whose probes fail and whose tunnel does not
 /// (its key has just changed and ours has not heard).
@@ -105,6 +105,10 @@ pub(super) struct PeerPath {
     pub(super) leans: bool,
     /// What we last told named what a relay keeps for us.
     pub(super) told_relay: bool,
+    /// What we last told went before a server had said where it sees us.
+    pub(super) told_early: bool,
+    /// The way that was last found to lead over a relay of the map.
+    pub(super) kept: Option<Packed>,
     pub(super) choice: Choice,
     pub(super) warm: Warm,
     pub(super) history: History,
@@ -125,8 +129,8 @@ pub(super) struct PeerPath {
     pub(super) greets: bool,
     /// Nobody talked for so long that the way is given up.
     pub(super) is_idle: bool,
-    /// Our relay may be what is silent.
-    pub(super) suspects: bool,
+    /// Our relay may be what is silent, or our allocation is gone.
+    pub(super) suspects: Option<RelaySuspicion>,
     calling: Option<Calling>,
     /// The peer called, and nobody here wants it.
     obliges: bool,
@@ -160,6 +164,8 @@ impl PeerPath {
             leads: false,
             leans: false,
             told_relay: false,
+            told_early: false,
+            kept: None,
             choice: Choice::new(),
             warm: Warm::new(),
             history: History::new(),
@@ -172,7 +178,7 @@ impl PeerPath {
             unproven: false,
             greets: false,
             is_idle: false,
-            suspects: false,
+            suspects: None,
             calling: None,
             obliges: false,
             called: None,
@@ -203,7 +209,8 @@ impl PeerPath {
         // Whoever answers a call leaves calling to the caller, or two that cannot
         // reach each other would call for ever.
         if !self.kind.wireguard_only && !self.obliges {
-            let doubt = if self.checks.is_open() { SECOND_DOUBT_AFTER } else { DOUBT_AFTER };
+            let fresh = self.checks.is_open() && self.confirmed_at.is_none();
+            let doubt = if fresh { SECOND_DOUBT_AFTER } else { DOUBT_AFTER };
             self.call_at(now + doubt, entropy, now);
         }
     }
@@ -303,7 +310,8 @@ impl PeerPath {
         now: Instant,
     ) -> Result<(), DropReason> {
         let Some(delay_ms) = delay_ms else {
-            return self.checks.handle_ping(route, head, now);
+            let relayed = self.is_relayed(route);
+            return self.checks.handle_ping(route, relayed, head, now);
         };
         let pong = self.checks.handle_pong(route, head, delay_ms, now);
         let first = pong.ok_or(DropReason::Unsolicited)?;
@@ -395,6 +403,17 @@ impl PeerPath {
         self.ack_due.is_some() || call.is_some_and(|call| call.due || call.due_at <= now)
     }
 
+    /// Whether the peer is called though it has named addresses before.
+    pub(super) fn calls_again(&self) -> bool {
+        self.calling.is_some() && self.checks.is_open()
+    }
+
+    /// Whether what servers said a moment ago may be wrong: the way to the peer has
+    /// broken, as either of us knows, or what was named last did not lead to it.
+    pub(super) fn doubts_reflexive(&self) -> bool {
+        self.in_doubt || self.calls_again() || (self.ack_due.is_some() && self.selected.is_some())
+    }
+
     /// The id of the call that is to be sent now.
     pub(super) fn take_call(&mut self, now: Instant) -> Option<u32> {
         let calling = self.calling.as_mut().filter(|calling| !calling.is_spent())?;
@@ -427,8 +446,8 @@ impl PeerPath {
             self.told = None;
             return Some(PathEvent::Idle { slot });
         }
-        if take(&mut self.suspects) {
-            return Some(PathEvent::RelaySilent);
+        if let Some(why) = self.suspects.take() {
+            return Some(PathEvent::RelaySuspected(why));
         }
         if take(&mut self.greets) {
             return Some(PathEvent::Greet { slot });

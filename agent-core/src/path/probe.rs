@@ -52,6 +52,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             _ => return Err((Some(slot), DropReason::Malformed)),
         };
         let result = self.way_back(source).ok_or(DropReason::NoPath).and_then(|route| {
+            self.note_way(slot, route);
             let peer = self.peer_mut(slot).ok_or(DropReason::UnknownPeer)?;
             peer.handle_probe(route, &head, delay_ms, now)
         });
@@ -78,6 +79,9 @@ impl<const PEERS: usize> Paths<PEERS> {
                 }
             }
             while let Some(outgoing) = peer.checks.poll(now) {
+                if self.extra.is_closed(outgoing.route) {
+                    continue;
+                }
                 // A peer without a key gets none.
                 if let Some(len) = emit(slot, &outgoing, out, mac, now) {
                     return Some(ProbeTransmit { route: outgoing.route, len });
@@ -143,6 +147,10 @@ impl<const PEERS: usize> Paths<PEERS> {
                 };
                 peers.iter().flatten().any(uses)
             });
+            let extra = &self.extra;
+            for peer in self.peers.iter_mut().flatten() {
+                peer.checks.close(|route| extra.is_closed(route));
+            }
         }
     }
 

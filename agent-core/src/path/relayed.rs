@@ -9,10 +9,11 @@
 use core::net::{IpAddr, SocketAddr};
 
 use heapless::Vec;
+use weft_wire::relay::{RELAYS, Relay};
 use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
 
 use super::peer::{Named, PeerPath};
-use super::{Paths, Route};
+use super::{Paths, RelaySuspicion, Route};
 use crate::entropy::Entropy;
 use crate::event::PeerSlot;
 use crate::time::Instant;
@@ -36,8 +37,12 @@ pub(super) enum Allocation {
 }
 
 impl<const PEERS: usize> Paths<PEERS> {
-    /// The map names relays, or none.
-    pub fn set_relays(&mut self, exist: bool) {
+    /// The map names these relays.
+    pub fn set_relays(&mut self, relays: &[Relay]) {
+        let exist = !relays.is_empty();
+        let v4 = relays.iter().filter_map(|relay| relay.v4.map(IpAddr::V4));
+        let v6 = relays.iter().filter_map(|relay| relay.v6.map(IpAddr::V6));
+        self.relays = v4.chain(v6).take(2 * RELAYS).collect();
         // If there is one, it is to be given back.
         self.relay_changed = true;
         self.allocation = match (exist, self.allocation) {
@@ -101,6 +106,15 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.local.set_relayed(core::iter::empty());
         if self.allocation != Allocation::Absent {
             self.allocation = Allocation::Idle;
+        }
+    }
+
+    /// A peer was heard this way: a relay of the map may be on it, whether the peer
+    /// has named it or not.
+    pub(super) fn note_way(&mut self, slot: PeerSlot, route: Route) {
+        let kept = self.relays.contains(&route.address().ip());
+        if let Some(peer) = self.peer_mut(slot).filter(|_| kept && !route.is_ours()) {
+            peer.kept = Some(route.into());
         }
     }
 
@@ -210,8 +224,20 @@ impl PeerPath {
         self.is_calling() && !works
     }
 
+    /// The peer is being told where we are: with what a relay keeps for us, or before
+    /// all servers have answered.
+    pub(super) fn handle_told(&mut self, relayed: bool, early: bool) {
+        (self.told_relay, self.told_early) = (relayed, early);
+        // A NAT forgets the way to the relay as it forgets others, and nobody would
+        // notice on a way that is not used.
+        let again = self.selected.is_some() || self.calls_again();
+        if self.leans && (again || !relayed) {
+            self.suspects.get_or_insert(RelaySuspicion::Doubted);
+        }
+    }
+
     /// Whether the peer was told where we are, and may need to hear more.
-    fn is_told(&self) -> bool {
+    pub(super) fn is_told(&self) -> bool {
         self.is_calling() || self.checks.is_open() || self.uses_ours()
     }
 

@@ -6,8 +6,8 @@
 //! called, as if there were no way. A NAT forgets a mapping after 30 s on many
 //! networks, and WireGuard would notice after 15 s of sending.
 
-use super::Selected;
 use super::peer::PeerPath;
+use super::{RelaySuspicion, Selected};
 use crate::entropy::Entropy;
 use crate::event::Activity;
 use crate::time::{Duration, Instant};
@@ -17,14 +17,16 @@ const ASK_AFTER: Duration = Duration::from_secs(1);
 /// The way has this long to answer; by then six pings went.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// A way that answered is not asked again for this long.
-const TRUSTED_FOR: Duration = Duration::from_secs(30);
+const TRUSTED_FOR: Duration = Duration::from_secs(4);
 /// Without an answer everything is done again after this long.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// Who was sent nothing for this long is not listened for. The data path says
-/// when data goes again.
-const IDLE_AFTER: Duration = Duration::from_secs(15);
+/// With whom nothing was exchanged for this long is not listened for. The data path
+/// says when data goes again: the tunnel has looked at it twice by then, 10 s apart.
+const IDLE_AFTER: Duration = Duration::from_secs(25);
 /// A way over a relay is given up when nobody has talked for this long.
 const RELAY_IDLE_AFTER: Duration = Duration::from_secs(120);
+/// By whoever has the allocation, this much later.
+const OURS_LONGER: Duration = Duration::from_secs(15);
 
 /// Listening for one peer.
 pub(super) struct Listening {
@@ -41,9 +43,8 @@ impl Listening {
 
     /// Data went out, or came in, after a pause.
     pub(super) fn begin(&mut self, now: Instant) {
-        if self.at == Instant::FAR_FUTURE {
-            self.at = now + ASK_AFTER;
-        }
+        // What is due later is the end of a way that nobody uses.
+        self.at = self.at.min(now + ASK_AFTER);
     }
 
     pub(super) const fn end(&mut self) {
@@ -67,6 +68,7 @@ impl PeerPath {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) {
+        self.follow(heard, now);
         self.listening.at = match (heard.first_unanswered_at, self.listening.asked_at) {
             (None, _) => {
                 self.is_heard();
@@ -107,7 +109,9 @@ impl PeerPath {
 
     /// When the data path is asked next what it has heard of a peer that answers.
     fn listen_on(&mut self, heard: &Activity, now: Instant) -> Instant {
-        if heard.data_sent_at.is_some_and(|at| now - at < IDLE_AFTER) {
+        // Who only receives may begin to send at any time.
+        let last = heard.data_sent_at.max(heard.data_received_at);
+        if last.is_some_and(|at| now - at < IDLE_AFTER) {
             return now + ASK_AFTER;
         }
         let relayed = self.selected.is_some_and(|selected| selected.relayed);
@@ -115,8 +119,9 @@ impl PeerPath {
             return Instant::FAR_FUTURE;
         }
         // Whoever has the allocation keeps it for longer than the other sends to it.
-        let limit = if self.uses_ours() { RELAY_IDLE_AFTER + IDLE_AFTER } else { RELAY_IDLE_AFTER };
-        let last = heard.data_sent_at.max(heard.data_received_at).unwrap_or(Instant::ZERO);
+        let longer = if self.uses_ours() { OURS_LONGER } else { Duration::ZERO };
+        let limit = RELAY_IDLE_AFTER + longer;
+        let last = last.unwrap_or(Instant::ZERO);
         if now - last < limit {
             return last + limit;
         }
@@ -129,8 +134,16 @@ impl PeerPath {
     /// Nothing comes back this way: whatever is known is tried, and the peer is
     /// asked for more.
     pub(super) fn doubt(&mut self, entropy: &mut dyn Entropy, now: Instant) {
-        self.in_doubt = true;
-        self.suspects |= self.uses_ours();
+        let again = core::mem::replace(&mut self.in_doubt, true);
+        self.suspects = match self.selected {
+            Some(Selected { relayed: true, route, .. }) if !route.is_ours() => {
+                Some(RelaySuspicion::Silent(Some(route.address().ip())))
+            }
+            // Everything was tried, ours too.
+            _ if again && self.leans => Some(RelaySuspicion::Silent(None)),
+            Some(Selected { relayed: true, .. }) => Some(RelaySuspicion::Unanswered),
+            _ => self.leans.then_some(RelaySuspicion::Doubted),
+        };
         self.call_now(entropy, now);
         self.retry(entropy, now);
     }
@@ -153,7 +166,9 @@ impl PeerPath {
         if self.selected.is_none() {
             return Instant::FAR_FUTURE;
         }
-        self.suspects |= self.uses_ours();
+        if self.uses_ours() {
+            self.suspects = Some(RelaySuspicion::Unanswered);
+        }
         self.ask_once(entropy, now);
         self.listening.asked_at = Some(now);
         now + ANSWER_WITHIN

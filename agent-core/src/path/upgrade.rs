@@ -10,16 +10,13 @@
 use super::peer::PeerPath;
 use super::{Route, Selected, Why};
 use crate::entropy::Entropy;
+use crate::event::Activity;
 use crate::time::{Duration, Instant};
 
 /// When a way without a relay is looked for again, each after the one before; the
-/// last one for ever.
-const WAITS: [Duration; 4] = [
-    Duration::from_secs(15),
-    Duration::from_secs(60),
-    Duration::from_secs(300),
-    Duration::from_secs(900),
-];
+/// last one for ever: two of them fit into five minutes.
+const WAITS: [Duration; 3] =
+    [Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(120)];
 /// Whoever leads holds to its choice for this long, while the other still sends
 /// the way before.
 const SETTLES_WITHIN: Duration = Duration::from_secs(1);
@@ -72,7 +69,10 @@ impl PeerPath {
     pub(super) fn is_relayed(&self, route: Route) -> bool {
         let selected = self.selected.filter(|selected| selected.route == route);
         let named = self.checks.is_relayed(route);
-        route.is_ours() || named.or_else(|| selected.map(|one| one.relayed)).unwrap_or(false)
+        let kept = self.kept == Some(route.into());
+        route.is_ours()
+            || kept
+            || named.or_else(|| selected.map(|one| one.relayed)).unwrap_or(false)
     }
 
     /// Whether data takes a way without a relay that works, as far as is known.
@@ -143,6 +143,24 @@ impl PeerPath {
             if silent {
                 self.doubt_moved(now);
             }
+        }
+    }
+
+    /// The peer was heard another way than ours, long after we moved: what we sent
+    /// there has not arrived, or it would be here too. Nothing on a way that works
+    /// one way only tells whoever sends there.
+    pub(super) fn follow(&mut self, heard: &Activity, now: Instant) {
+        let Some(moved_at) = self.choice.moved_at.filter(|at| now - *at >= SETTLES_WITHIN) else {
+            return;
+        };
+        let route = heard.heard_from.map(Route::from);
+        let (Some(route), Some(received_at)) = (route, heard.received_at) else { return };
+        if received_at - moved_at < SETTLES_WITHIN {
+            return;
+        }
+        self.choice.moved_at = None;
+        if self.selected.is_some_and(|selected| selected.route != route) {
+            self.select(route, Why::Authenticated, now);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What comes from relays: whose it is, whether it is believed, and what follows.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use weft_wire::stun::{
     ALLOCATE, BINDING, CHANNEL_BIND, CREATE_PERMISSION, Class, DATA, DATA_ATTRIBUTE, Frame,
@@ -12,7 +12,7 @@ use super::exchange::Exchange;
 use super::ladder::Way;
 use super::race::{Given, LIFETIME_S, Try, TryState, refresh_after};
 use super::state::Core;
-use super::wanted::{ASK_AGAIN_AFTER, Wanted, canonical};
+use super::wanted::{ASK_AGAIN_AFTER, canonical};
 use super::{Received, Why};
 use crate::event::{DropReason, Source};
 use crate::time::{Duration, Instant};
@@ -71,7 +71,8 @@ impl<const PEERS: usize> Core<PEERS> {
             Frame::Message(message) => message,
             Frame::Channel(frame) => {
                 let bound = self.peers.iter().find(|peer| peer.channel() == Some(frame.channel));
-                let peer = bound.filter(|peer| is_live && peer.is_wanted());
+                // Another port of an address that is wanted: as without a channel.
+                let peer = bound.filter(|peer| is_live && self.admits(peer.ip()));
                 let peer = peer.ok_or(DropReason::Unsolicited)?.address();
                 return Ok(self.data(peer, bytes, frame.data));
             }
@@ -81,8 +82,7 @@ impl<const PEERS: usize> Core<PEERS> {
                 let peer = message.xor_address(XOR_PEER_ADDRESS).ok_or(DropReason::Malformed)?;
                 let peer = canonical(peer);
                 let data = message.get(DATA_ATTRIBUTE).ok_or(DropReason::Malformed)?;
-                let is_wanted = |known: &Wanted| known.is_wanted() && known.ip() == peer.ip();
-                if !self.peers.iter().any(is_wanted) {
+                if !self.admits(peer.ip()) {
                     return Err(DropReason::Unsolicited);
                 }
                 Ok(self.data(peer, bytes, data))
@@ -99,6 +99,11 @@ impl<const PEERS: usize> Core<PEERS> {
         }
         let start = data.as_ptr() as usize - bytes.as_ptr() as usize;
         Received::Data { peer, at: start..start + data.len() }
+    }
+
+    /// Whether an address is wanted, with whichever port: a NAT may choose any.
+    fn admits(&self, ip: IpAddr) -> bool {
+        self.peers.iter().any(|known| known.is_wanted() && known.ip() == ip)
     }
 
     fn handle_answer(

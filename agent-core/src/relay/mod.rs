@@ -35,7 +35,7 @@ mod race;
 mod state;
 mod wanted;
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
 
 use weft_wire::relay::{Relay, RelayLogin};
@@ -354,7 +354,7 @@ impl<const PEERS: usize, const FRAME: usize> RelayClient<PEERS, FRAME> {
     }
 
     /// Something sent through the relay was not answered: asks whether the relay
-    /// is still there.
+    /// is still there, or there again.
     pub fn suspect(&mut self, now: Instant) {
         self.core.suspect(now);
     }
@@ -364,6 +364,19 @@ impl<const PEERS: usize, const FRAME: usize> RelayClient<PEERS, FRAME> {
     /// allocation, and this one again if there is no other.
     pub fn handle_silence(&mut self, now: Instant) {
         self.core.handle_silence(now);
+    }
+
+    /// The relay answers, and nothing comes through it though all was tried: another
+    /// one is asked, and this one again if there is no other.
+    pub fn abandon(&mut self, now: Instant) {
+        self.core.abandon(now);
+    }
+
+    /// Nothing comes back from what the relay at this address keeps for a peer: for a
+    /// while it is asked after all others, and an allocation that we have there is
+    /// given up.
+    pub fn shun(&mut self, relay: IpAddr, now: Instant) {
+        self.core.shun(relay, now);
     }
 
     /// A datagram came.

@@ -13,7 +13,7 @@ use super::{StreamId, Why};
 use crate::time::{Duration, Instant};
 
 /// After a round in which no relay gave anything; doubles …
-const REST: Duration = Duration::from_secs(5);
+pub(super) const REST: Duration = Duration::from_secs(5);
 /// … up to this.
 const LONGEST_REST: Duration = Duration::from_secs(300);
 /// What is asked for, in seconds.
@@ -94,8 +94,13 @@ impl Line {
 
 impl<const PEERS: usize> Core<PEERS> {
     pub(super) fn start_round(&mut self, now: Instant) {
-        self.tried = 0;
-        self.next_relay(Why::NoRelay, now);
+        match self.shunned.take_if(|(_, until)| now < *until) {
+            Some((relay, _)) => self.start_round_without(relay, now),
+            None => {
+                self.tried = 0;
+                self.next_relay(Why::NoRelay, now);
+            }
+        }
     }
 
     /// The same, but this relay is asked after all others.
@@ -219,6 +224,7 @@ impl<const PEERS: usize> Core<PEERS> {
         let rest = REST.saturating_mul(1 << self.rounds.min(6)).min(LONGEST_REST);
         self.rounds = self.rounds.saturating_add(1);
         self.rest_until = now + rest;
+        self.silent_at = (why == Why::NoAnswer).then_some(now);
         self.news.failed = Some(why);
     }
 

@@ -1,6 +1,6 @@
 //! The client's state, and what the agent asks of it.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use heapless::Vec;
 use weft_wire::relay::{RELAYS, Relay, RelayLogin};
@@ -9,7 +9,7 @@ use weft_wire::stun::CHANNELS;
 use super::credentials::{Challenge, Grant};
 use super::exchange::Exchange;
 use super::ladder::{Rung, WAYS, Way};
-use super::race::{Line, Try, TryState};
+use super::race::{Line, REST, Try, TryState};
 use super::wanted::{ASK_AGAIN_AFTER, Standing, Wanted};
 use super::{Full, Why};
 use crate::event::Sockets;
@@ -20,6 +20,8 @@ const ASK_FOR_GRANT_AFTER: Duration = Duration::from_secs(60);
 /// A relay in doubt that says nothing for this long is given up: three requests
 /// went by then.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(900);
+/// A relay over which a peer was silent is asked last for this long.
+const SHUNNED_FOR: Duration = Duration::from_secs(60);
 /// Unanswered refreshes after which an allocation counts as gone: half a minute.
 const SILENT_REFRESHES: u8 = 3;
 
@@ -80,6 +82,10 @@ pub(super) struct Core<const PEERS: usize> {
     /// Rounds without success.
     pub(super) rounds: u32,
     pub(super) rest_until: Instant,
+    /// When the last round ended, if nobody answered.
+    pub(super) silent_at: Option<Instant>,
+    /// Asked after all others until then.
+    pub(super) shunned: Option<(Relay, Instant)>,
     pub(super) peers: Vec<Wanted, PEERS>,
     pub(super) next_channel: u16,
     pub(super) lines: [Line; 2],
@@ -107,6 +113,8 @@ impl<const PEERS: usize> Core<PEERS> {
             tried: 0,
             rounds: 0,
             rest_until: Instant::ZERO,
+            silent_at: None,
+            shunned: None,
             peers: Vec::new(),
             next_channel: *CHANNELS.start(),
             lines: [Line::CLOSED; 2],
@@ -236,6 +244,11 @@ impl<const PEERS: usize> Core<PEERS> {
         {
             live.refresh = Exchange::at(now);
         }
+        // Somebody waits: a relay that was silent may be there again.
+        if let Some(at) = self.silent_at {
+            self.rest_until = self.rest_until.min(at + REST);
+            self.advance(now);
+        }
     }
 
     /// Ends allocation and race without a word to the relay: it cannot be
@@ -313,6 +326,24 @@ impl<const PEERS: usize> Core<PEERS> {
                     live.refresh = Exchange::at(now);
                 }
             }
+        }
+    }
+
+    pub(super) fn shun(&mut self, ip: IpAddr, now: Instant) {
+        let is_it = |relay: &&Relay| {
+            relay.v4.map(IpAddr::V4) == Some(ip) || relay.v6.map(IpAddr::V6) == Some(ip)
+        };
+        let Some(relay) = self.relays.iter().find(is_it).copied() else { return };
+        self.shunned = Some((relay, now + SHUNNED_FOR));
+        if self.current == Some(relay) {
+            self.abandon(now);
+        }
+    }
+
+    pub(super) fn abandon(&mut self, now: Instant) {
+        // What is that young was not tried enough.
+        if self.live.is_some_and(|live| now - live.since >= ASK_AGAIN_AFTER) {
+            self.give_up(now);
         }
     }
 

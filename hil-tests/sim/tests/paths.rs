@@ -112,7 +112,7 @@ fn a_forgotten_mapping_is_found_out_in_three_seconds() {
 
 /// Data that nobody answers is no reason to call while the way answers.
 #[test]
-fn a_flow_that_goes_one_way_costs_a_ping_in_half_a_minute() {
+fn a_flow_that_goes_one_way_costs_a_ping_in_four_seconds() {
     let (mut mesh, a, b) = idle(4, Kind::Prc, Kind::Prc);
     let (from, to) = (mesh.host(a), mesh.host(b));
     mesh.ping(a, to, 1);
@@ -128,7 +128,8 @@ fn a_flow_that_goes_one_way_costs_a_ping_in_half_a_minute() {
     }
     assert_eq!(sent(&mesh, 0), stun, "no call, for which a server would be asked");
     let probes = sent(&mesh, PROBE) - probes;
-    assert!((1..=8).contains(&probes), "{probes} probes in two minutes");
+    // Two each time: an answer takes as long as the second one waits.
+    assert!((20..=64).contains(&probes), "{probes} probes in two minutes");
 }
 
 const RELAY: [u8; 4] = [203, 0, 113, 20];

@@ -1,0 +1,271 @@
+//! What random pairs have found out about paths ([`weft_sim::pairs`]), each in its
+//! smallest form.
+#![allow(missing_docs, reason = "a test")]
+
+use std::net::IpAddr;
+
+use weft_agent_core::time::Duration;
+use weft_sim::mesh::{Coordinator, Mesh, echo};
+use weft_sim::nat::{Mapping, Nat, Ports, Rules};
+use weft_sim::net::GatewayId;
+
+/// Every destination sees another port.
+const HARD: Rules =
+    Rules { mapping: Mapping::AddressAndPortDependent, ports: Ports::Random, ..Rules::HOME };
+const OUTER: [[u8; 4]; 2] = [[198, 51, 100, 1], [198, 51, 100, 2]];
+
+/// Two members behind such boxes, two STUN servers and some relays.
+fn members(seed: u64, rules: [Rules; 2], relays: u8) -> (Mesh, [GatewayId; 2]) {
+    let mut mesh = Mesh::new(seed);
+    for last in [10, 11] {
+        mesh.add_stun(([203, 0, 113, last], 3_478).into());
+    }
+    for last in 20..20 + relays {
+        mesh.add_relay([203, 0, 113, last].into());
+    }
+    let [a, b] = ["gw-a", "gw-b"].map(|name| mesh.add(name));
+    let gates = [mesh.site_with(a, rules[0]), mesh.site_with(b, rules[1])];
+    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    (mesh, gates)
+}
+
+/// One packet of a flow that goes one way.
+fn send(mesh: &mut Mesh, from: usize) {
+    let overlay = Coordinator::overlay();
+    let [source, destination] = [from, 1 - from].map(|node| overlay.address_v4(mesh.host(node)));
+    mesh.packet(from, &echo::unasked(source, destination, 1));
+}
+
+/// Packets each way, one a second.
+fn talk(mesh: &mut Mesh, senders: &[usize], seconds: u64) {
+    for _ in 0..seconds {
+        senders.iter().for_each(|from| send(mesh, *from));
+        mesh.run_for(1_000);
+    }
+}
+
+/// Packets of one device, one a second, until one arrives: how long that took.
+fn until_arrival(mesh: &mut Mesh, from: usize) -> Duration {
+    let start = mesh.now;
+    let before = mesh.nodes[1 - from].received.len();
+    while mesh.nodes[1 - from].received.len() == before {
+        assert!(mesh.now - start < Duration::from_secs(60), "nothing arrives for a minute");
+        talk(mesh, &[from], 1);
+    }
+    mesh.now - start
+}
+
+fn is_relayed(mesh: &Mesh, node: usize) -> bool {
+    let peer = mesh.agent(node).peers().next().expect("a peer");
+    peer.selected.expect("a path").relayed
+}
+
+fn cut(mesh: &mut Mesh) {
+    let [one, other] = OUTER.map(IpAddr::from);
+    mesh.network.forbid(one, other);
+}
+
+/// Whoever waits for the end of a relayed way that nobody uses notices all the
+/// same when data goes again and nothing comes back.
+#[test]
+fn a_relayed_way_that_died_in_a_pause_is_noticed() {
+    let (mut mesh, gates) = members(1, [HARD, HARD], 1);
+    talk(&mut mesh, &[0, 1], 5);
+    assert!(is_relayed(&mesh, 0) && is_relayed(&mesh, 1));
+    mesh.run_for(60_000);
+    gates.iter().for_each(|gate| mesh.network.reboot(*gate));
+    let took = until_arrival(&mut mesh, 0);
+    assert!(took <= Duration::from_secs(6), "{took:?}");
+}
+
+/// In a flow that goes one way nothing comes back either, so the way itself is
+/// asked again and again.
+#[test]
+fn a_flow_that_goes_one_way_is_without_a_way_for_ten_seconds_at_most() {
+    let (mut mesh, _) = members(2, [Rules::HOME; 2], 1);
+    talk(&mut mesh, &[0], 20);
+    assert!(!is_relayed(&mesh, 0));
+    for _ in 0..7 {
+        // At another time after it was asked, each time.
+        talk(&mut mesh, &[0], 1);
+        cut(&mut mesh);
+        let took = until_arrival(&mut mesh, 0);
+        assert!(took <= Duration::from_secs(9), "{took:?}");
+        mesh.network.allow_all();
+        talk(&mut mesh, &[0], 60);
+        assert!(!is_relayed(&mesh, 0));
+    }
+}
+
+/// Who has only received begins to send in the other direction.
+#[test]
+fn a_flow_that_turns_around_is_listened_for() {
+    let (mut mesh, _) = members(3, [Rules::HOME; 2], 1);
+    talk(&mut mesh, &[0], 40);
+    talk(&mut mesh, &[1], 1);
+    cut(&mut mesh);
+    let took = until_arrival(&mut mesh, 1);
+    assert!(took <= Duration::from_secs(9), "{took:?}");
+}
+
+/// A relayed way that nobody used for two minutes is given up; the session is not,
+/// and its next packet looks for a way.
+#[test]
+fn a_session_without_a_way_looks_for_one() {
+    let (mut mesh, _) = members(6, [HARD, HARD], 1);
+    talk(&mut mesh, &[0, 1], 5);
+    mesh.run_for(150_000);
+    let way = mesh.agent(0).peers().next().expect("a peer").selected;
+    assert_eq!(way, None, "it was given up");
+    let took = until_arrival(&mut mesh, 0);
+    assert!(took <= Duration::from_secs(2), "{took:?}");
+}
+
+/// A way dies in the moment in which data is moved to it: whoever moved it goes on
+/// hearing the peer the way before, and goes back to that.
+#[test]
+fn who_moved_to_a_dead_way_goes_back() {
+    let (mut mesh, _) = members(7, [Rules::HOME; 2], 1);
+    talk(&mut mesh, &[0, 1], 5);
+    cut(&mut mesh);
+    talk(&mut mesh, &[0, 1], 10);
+    assert!(is_relayed(&mesh, 0) && is_relayed(&mesh, 1));
+    mesh.network.allow_all();
+    while is_relayed(&mesh, 0) && is_relayed(&mesh, 1) {
+        send(&mut mesh, 0);
+        send(&mut mesh, 1);
+        for _ in 0..500 {
+            mesh.run_for(1);
+            if !is_relayed(&mesh, 0) || !is_relayed(&mesh, 1) {
+                break;
+            }
+        }
+    }
+    // Nothing has come the new way yet.
+    cut(&mut mesh);
+    mesh.network.clear();
+    let [a, b] = [0, 1].map(|node| mesh.nodes[node].received.len());
+    talk(&mut mesh, &[0, 1], 9);
+    let [a, b] = [mesh.nodes[0].received.len() - a, mesh.nodes[1].received.len() - b];
+    assert!(a >= 2 && b >= 2, "{a} and {b} packets arrive in 9 s");
+}
+
+/// A relay answers its users and passes nothing on. Who sends to what it keeps for
+/// the peer finds another one, though nothing of his own is there.
+#[test]
+fn a_relay_that_passes_nothing_on_is_left() {
+    for seed in 0..8 {
+        let (mut mesh, _) = members(seed, [HARD, HARD], 2);
+        let sender = (seed % 2) as usize;
+        talk(&mut mesh, &[sender], 20);
+        assert!(is_relayed(&mesh, 0) && is_relayed(&mesh, 1));
+        let used = mesh.relays.iter().position(|relay| relay.turn.allocations() > 0);
+        mesh.relays[used.expect("one is used")].is_deaf = true;
+        let took = until_arrival(&mut mesh, sender);
+        assert!(took <= Duration::from_secs(10), "seed {seed}: {took:?}");
+    }
+}
+
+/// However long a direct way was cut, it is found within five minutes.
+#[test]
+fn a_way_that_heals_is_found_within_five_minutes() {
+    for minutes in [1, 5, 12, 40] {
+        let (mut mesh, _) = members(4, [Rules::HOME; 2], 1);
+        talk(&mut mesh, &[0, 1], 5);
+        cut(&mut mesh);
+        talk(&mut mesh, &[0, 1], minutes * 60);
+        assert!(is_relayed(&mesh, 0) && is_relayed(&mesh, 1));
+        mesh.network.allow_all();
+        talk(&mut mesh, &[0, 1], 300);
+        assert!(!is_relayed(&mesh, 0) && !is_relayed(&mesh, 1), "after {minutes} minutes");
+    }
+}
+
+/// The provider gives a site another address a moment after a server has said which
+/// it has: the call that mends the way names the new one. The boxes of the first
+/// case share a carrier that lets nobody in by its own address, so that a relay is
+/// the only way, and what it lets in is named by the old address too.
+#[test]
+fn an_address_that_has_just_changed_is_asked_for_again() {
+    for seed in 5..10 {
+        let (mut mesh, _) = members(seed, [Rules::HOME; 2], 1);
+        let carrier = Box::new(Nat::cgnat(seed));
+        let carrier = mesh.network.add_gateway([[198, 51, 100, 8].into()], None, carrier);
+        for node in 0..2 {
+            let outer: IpAddr = [100, 64, 0, 2 + node as u8].into();
+            let home = Box::new(Nat::symrand(seed + node as u64));
+            let home = mesh.network.add_gateway([outer], Some(carrier), home);
+            let address = mesh.nodes[node].address;
+            mesh.place_at(node, address, Some(home));
+        }
+        talk(&mut mesh, &[0, 1], 2);
+        mesh.network.move_gateway(carrier, [[198, 51, 100, 9].into()]);
+        let took = until_arrival(&mut mesh, 0);
+        assert!(took <= Duration::from_secs(10), "{took:?}");
+    }
+}
+
+/// 3 % of everything is lost for ten minutes: data stays on the way it has.
+#[test]
+fn loss_alone_moves_no_data() {
+    for (seed, kind) in [(1, Rules::HOME), (2, HARD)] {
+        let (mut mesh, _) = members(seed, [kind; 2], 2);
+        talk(&mut mesh, &[0, 1], 5);
+        let route = |mesh: &Mesh, node: usize| {
+            let peer = mesh.agent(node).peers().next().expect("a peer");
+            peer.selected.expect("a path").route
+        };
+        let before = [0, 1].map(|node| route(&mesh, node));
+        let links = [0, 1].map(|node| *mesh.link(node));
+        for (node, link) in links.into_iter().enumerate() {
+            mesh.link_mut(node).loss_ppm = 15_000;
+            assert_eq!(link.loss_ppm, 0);
+        }
+        for _ in 0..3_000 {
+            send(&mut mesh, 0);
+            send(&mut mesh, 1);
+            mesh.run_for(200);
+            assert_eq!([0, 1].map(|node| route(&mesh, node)), before);
+        }
+        let arrived = mesh.nodes[1].received.len();
+        assert!((2_800..3_000).contains(&arrived), "{arrived} of 3,005 arrive");
+    }
+}
+
+/// Boxes that forget after 20 s: a pause of any length costs a call at most.
+#[test]
+fn a_mapping_that_lives_20_seconds_is_no_trouble() {
+    let life = Duration::from_secs(20);
+    let short = Rules { unreplied: life, stream: life, ports: Ports::Random, ..Rules::HOME };
+    let (mut mesh, _) = members(1, [short; 2], 1);
+    talk(&mut mesh, &[0, 1], 30);
+    assert!(!is_relayed(&mesh, 0) && !is_relayed(&mesh, 1));
+    for pause in [10, 19, 21, 40, 100, 170] {
+        mesh.run_for(pause * 1_000);
+        let took = until_arrival(&mut mesh, 0);
+        assert!(took <= Duration::from_secs(4), "{took:?} after {pause} s");
+        talk(&mut mesh, &[0, 1], 20);
+        assert!(!is_relayed(&mesh, 0) && !is_relayed(&mesh, 1), "after {pause} s");
+    }
+}
+
+/// Whatever a shell says of addresses, none of the overlay is told or sent to.
+#[test]
+fn no_address_of_the_overlay_is_ever_tried() {
+    use weft_wire::signal::{Candidate, CandidateKind};
+    let (mut mesh, _) = members(1, [Rules::HOME; 2], 1);
+    let overlay = Coordinator::overlay();
+    mesh.logs_datagrams = true;
+    for node in 0..2 {
+        let inner = (overlay.address_v4(mesh.host(node)), 51_871).into();
+        let addresses = [inner, mesh.nodes[node].address];
+        let hosts = addresses.map(|address| Candidate { kind: CandidateKind::Host, address });
+        mesh.input(node, |agent, now| agent.set_local_addresses(&hosts, now));
+    }
+    talk(&mut mesh, &[0, 1], 5);
+    assert!(!mesh.nodes[0].received.is_empty() && !mesh.nodes[1].received.is_empty());
+    let sent = |line: &&String| line.contains(" to 10.") || line.contains(" to 198.");
+    assert!(mesh.log.iter().filter(sent).count() > 4, "something was sent");
+    let inner = |line: &&String| line.contains(" to 100.93.");
+    assert_eq!(mesh.log.iter().find(inner), None);
+}
