@@ -74,6 +74,7 @@ pub(crate) fn run(root: &Path, full: bool, only: Option<&str>) -> ExitCode {
         ("format, lints", Box::new(|| cargo::lints(root))),
         ("unit and property", Box::new(|| cargo::unit(root, full))),
         ("simulator", Box::new(|| cargo::measured(root, "simulator", &["-p", "weft-sim"], full))),
+        ("pairs", Box::new(|| cargo::pairs(root, full))),
         ("oracles", Box::new(|| cargo::measured(root, "oracles", &["-p", "weft-oracles"], full))),
         ("fuzz", Box::new(|| fuzzed(root, full))),
         ("riscv32imc", Box::new(|| cargo::riscv(root))),

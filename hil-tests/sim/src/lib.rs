@@ -12,6 +12,7 @@
 //! - [`tunnel`]: our tunnel and data path as such a node.
 //! - [`relay`]: our relay as a host of such a network.
 //! - [`replay`]: runs a recorded agent again.
+//! - [`pairs`]: two agents behind random NATs, and what is promised of their paths.
 //! - [`mesh`]: whole agents, with a coordinator in memory and lines to it.
 //!
 //! # Panics
@@ -21,6 +22,7 @@
 pub mod mesh;
 pub mod nat;
 pub mod net;
+pub mod pairs;
 pub mod relay;
 pub mod replay;
 pub mod rng;

@@ -72,6 +72,20 @@ pub(super) fn measured(root: &Path, log: &str, selection: &[&str], full: bool) -
     run_tests(root, log, selection, full, true)
 }
 
+/// Thousands of pairs of agents, in the workspace where ciphers are checksums. It
+/// takes the versions of this one.
+pub(super) fn pairs(root: &Path, full: bool) -> Outcome {
+    let folder = root.join("hil-tests/pairs");
+    if let Err(error) = fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")) {
+        return Outcome::fail(vec![format!("{}: {error}", folder.display())]);
+    }
+    let (manifest, target) = (folder.join("Cargo.toml"), target(root));
+    let (Some(manifest), Some(target)) = (manifest.to_str(), target.to_str()) else {
+        return Outcome::fail(vec![format!("{}: the path is not UTF-8", folder.display())]);
+    };
+    measured(root, "pairs", &["--manifest-path", manifest, "--target-dir", target], full)
+}
+
 fn run_tests(root: &Path, log: &str, selection: &[&str], full: bool, figures: bool) -> Outcome {
     let build: Vec<&str> = ["test", "--no-run"].iter().chain(selection).copied().collect();
     let built = shown(root, &build);
