@@ -503,6 +503,11 @@ impl Gateway {
         Ok(self.run(&[command])?.stdout)
     }
 
+    /// Writes other settings, for its next start.
+    pub(crate) fn set(&self, toml: &str) -> Result<()> {
+        fs::write(self.folder.join("weft.toml"), toml).during("write a gateway's settings")
+    }
+
     /// Starts its daemon again after that one's end; returns at once.
     pub(crate) fn up(&mut self) -> Result<()> {
         let mut command = up(&self.program, &self.folder, &self.variables);

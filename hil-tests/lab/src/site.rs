@@ -429,6 +429,11 @@ impl Site {
         Ok(())
     }
 
+    /// Loses every flow of UDP.
+    pub(crate) fn forget_all(&self, run: &Run) -> Result<()> {
+        self.delete(run, &[])
+    }
+
     /// Loses what there was between its hosts and an address.
     pub(crate) fn forget_address(&self, run: &Run, address: Ipv4Addr) -> Result<()> {
         let address = address.to_string();

@@ -72,11 +72,6 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
         "{}: {direct} direct, {relay} by relay, {none} do not connect",
         ui::count(cells.len(), "cell")
     ));
-    let waits: Vec<String> =
-        cells.iter().filter(|cell| cell.waits()).map(|cell| cell.name()).collect();
-    if !waits.is_empty() {
-        stage.story.line(&format!("  relayed until ports are guessed: {}", waits.join(", ")));
-    }
     let again: Vec<String> =
         cells.iter().filter(|cell| cell.again).map(|cell| cell.name()).collect();
     let document = json!({
@@ -87,7 +82,6 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
         "none": none,
         "passed": cells.len(),
         "measured_again": again,
-        "direct_some_day": waits,
     });
     let missed: Vec<String> = cells.iter().flat_map(Cell::missed).collect();
     if missed.is_empty() {
@@ -170,12 +164,12 @@ fn measure_round(stage: &mut Stage<'_>, gateways: &Gateways, round: &mut [Cell])
     let kinds: Vec<[Kind; 2]> = round.iter().map(|cell| cell.kinds).collect();
     gateways.settle(stage.run, &kinds)?;
     gateways.internet().forget_first_frames();
-    let (began, short) = (clock::now(), stage.options.short);
+    let began = clock::now();
     let outcomes: Vec<Result<Outcome>> = thread::scope(|scope| {
         let start = |(place, kinds): (u32, [Kind; 2])| {
             scope.spawn(move || {
                 signal::rest((APART * place).saturating_sub(began.elapsed()));
-                cell::measure(gateways, kinds, Goal::of(kinds).patience(short))
+                cell::measure(gateways, kinds, Goal::of(kinds).patience())
             })
         };
         let threads: Vec<_> = (0..).zip(kinds).map(start).collect();
@@ -203,10 +197,6 @@ fn row([a, b, path, first_byte, direct, skew]: &[String; 6]) -> String {
 impl Cell {
     fn name(&self) -> String {
         self.kinds.map(Kind::name).join(":")
-    }
-
-    fn waits(&self) -> bool {
-        Goal::of(self.kinds).waits(&self.outcomes)
     }
 
     /// What its goals are that were not kept, each in words.

@@ -17,9 +17,6 @@ const OF_TEN: usize = 8;
 pub(super) enum Goal {
     /// Direct, so soon.
     Direct(Duration),
-    /// The same, once hard NATs are climbed: their ports are not guessed yet. It is
-    /// said and no failure.
-    Ladder(Duration),
     /// There may be no direct way.
     Relay,
     /// Most runs find the direct way.
@@ -57,28 +54,21 @@ impl Goal {
         {
             return Self::Relay;
         }
-        Self::Ladder(Duration::from_millis(match (has(SymWin), has(NoFw)) {
+        direct(match (has(SymWin), has(NoFw)) {
             (true, _) => 8_000,
             (false, true) => 1_000,
             (false, false) => 600,
-        }))
+        })
     }
 
     /// How long a cell is watched that finds no direct way.
-    pub(super) fn patience(self, short: bool) -> Duration {
+    pub(super) fn patience(self) -> Duration {
         match self {
             // Twice the goal, to tell late from never.
             Self::Direct(goal) => 2 * goal.max(Duration::from_millis(1_500)),
-            Self::Ladder(goal) if !short => 2 * goal,
-            Self::Relay | Self::Ladder(_) => Duration::from_secs(2),
+            Self::Relay => Duration::from_secs(2),
             Self::Chance => Duration::from_secs(20),
         }
-    }
-
-    /// The direct way that it is to find some day, and has not found.
-    pub(super) fn waits(self, outcomes: &[Outcome]) -> bool {
-        let late = |outcome: &Outcome, goal| outcome.direct.is_none_or(|time| time > goal);
-        matches!(self, Self::Ladder(goal) if outcomes.iter().any(|one| late(one, goal)))
     }
 
     /// What was missed, in words.
@@ -119,6 +109,9 @@ impl Goal {
 mod tests {
     use super::*;
 
+    /// Longer than any box takes whose ports need no guess.
+    const GUESSED: Duration = Duration::from_millis(500);
+
     #[test]
     fn of_66_cells_four_are_left_to_chance_and_eleven_have_no_udp() {
         let all = Kind::MATRIX;
@@ -126,8 +119,8 @@ mod tests {
         let goals: Vec<_> = cells.map(|kinds| (kinds, Goal::of(kinds))).collect();
         let count = |goal: Goal| goals.iter().filter(|(_, one)| *one == goal).count();
         assert_eq!(count(Goal::Chance), 4);
-        let climbs = |goal: &Goal| matches!(goal, Goal::Ladder(_));
-        assert_eq!(goals.iter().filter(|(_, goal)| climbs(goal)).count(), 6);
+        let late = |goal: &Goal| matches!(goal, Goal::Direct(time) if *time > GUESSED);
+        assert_eq!(goals.iter().filter(|(_, goal)| late(goal)).count(), 6);
         // And the pairs of hard ones, and one behind which a probe spoils a mapping.
         assert_eq!(count(Goal::Relay), 11 + 5 + 1);
         for ([one, two], goal) in goals {
