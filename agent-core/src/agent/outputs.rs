@@ -86,11 +86,13 @@ impl<
     /// ([`capacity_for`](crate::buffer::capacity_for)`(1420)` bytes are enough).
     #[must_use]
     pub fn poll_transmit(&mut self, out: &mut [u8]) -> Option<Transmit> {
-        // What the relay is asked goes before what it is to pass on.
+        // What the relay is asked goes before what it is to pass on. Servers are asked
+        // first: a relay may be one of them, and a NAT that counts ports gives both
+        // the one that comes first.
         let transmit = self
-            .poll_relay(out)
+            .poll_stun(out)
+            .or_else(|| self.poll_relay(out))
             .or_else(|| self.poll_fanout(out))
-            .or_else(|| self.poll_stun(out))
             .or_else(|| self.poll_probe(out))
             .or_else(|| self.poll_handshake(out))
             .or_else(|| self.poll_keepalive(out))
