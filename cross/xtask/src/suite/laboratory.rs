@@ -15,20 +15,8 @@ const NOT_PERMITTED: i32 = 4;
 
 /// Scenarios with a short form for `make test`.
 const SHORTENED: &[&str] = &[
-    "outage",
-    "revoke",
-    "clock",
-    "crash",
-    "hostile",
-    "carriers",
-    "clone",
-    "flood",
-    "broker",
-    "rotate",
-    "roam",
-    "failover",
-    "idle-day",
-    "nat-matrix",
+    "outage", "revoke", "clock", "crash", "hostile", "carriers", "clone", "flood", "broker",
+    "rotate", "roam", "failover", "idle-day",
 ];
 
 /// Those of which there is a form in which everything is relayed.
@@ -63,6 +51,8 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
         outcome.merge(scenario(root, &[&[*name, "--relayed"], short].concat()));
     }
     if full {
+        // Two of 66 cells miss their goal in some runs; until then a release asks.
+        outcome.merge(scenario(root, &["nat-matrix"]));
         outcome.merge(scenario(root, &["footprint"]));
     }
     outcome.merge(scenario(root, interop));

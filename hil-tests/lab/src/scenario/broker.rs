@@ -59,6 +59,9 @@ const RESTLESS: &[&str] = &[
     "rx_bytes",
     "tx_bytes",
     "last_data",
+    // Reckoned back from an age, to a millisecond more or less.
+    "since",
+    "rtt_at",
     "last_handshake",
     "drops",
     "last_seen",
