@@ -48,14 +48,21 @@ pub(super) fn classify(seen: &[(SocketAddr, SocketAddr)]) -> Mapping {
         .unwrap_or(Mapping::Random)
 }
 
-/// The same small distance from each to the next.
+/// A small distance from each to the next in one direction: the smallest counts, as
+/// other flows may have begun in between.
 fn step(seen: &[(SocketAddr, SocketAddr)]) -> Option<i16> {
     let ports = || seen.iter().map(|(_, address)| address.port());
     let distances =
         ports().zip(ports().skip(1)).map(|(one, next)| next.wrapping_sub(one).cast_signed());
     let mut distances = distances.peekable();
-    let step = *distances.peek()?;
-    (step != 0 && step.abs() <= STEP && distances.all(|distance| distance == step)).then_some(step)
+    let first = *distances.peek()?;
+    let is_step = |distance: i16| {
+        distance != 0 && distance.abs() <= STEP && distance.signum() == first.signum()
+    };
+    distances.try_fold(first, |least, distance| {
+        let nearer = if distance.abs() < least.abs() { distance } else { least };
+        is_step(distance).then_some(nearer)
+    })
 }
 
 fn block(seen: &[(SocketAddr, SocketAddr)]) -> Option<u16> {
@@ -90,6 +97,7 @@ mod tests {
             (&[4_000, 4_001], Mapping::Sequential(1)),
             (&[4_000, 4_002, 4_004, 4_006], Mapping::Sequential(2)),
             (&[4_006, 4_003, 4_000], Mapping::Sequential(-3)),
+            (&[4_000, 4_001, 4_003, 4_004], Mapping::Sequential(1)),
             (&[0, 65_535, 65_534], Mapping::Sequential(-1)),
             (&[65_535, 0, 1], Mapping::Sequential(1)),
             (&[4_100, 4_101, 4_101], Mapping::Window(512)),
