@@ -109,11 +109,6 @@ impl<
         self.relay.rung()
     }
 
-    /// The rung that answered when this network was last used.
-    pub const fn prefer_rung(&mut self, rung: Option<Rung>) {
-        self.relay.prefer(rung);
-    }
-
     /// Looks whether a datagram is for the relay's client. What was recorded as a
     /// peer's through a relay is taken for that.
     pub(super) fn relayed(&mut self, source: Source, datagram: &[u8]) -> Relayed {

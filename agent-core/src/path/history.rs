@@ -128,6 +128,11 @@ impl History {
         }
     }
 
+    /// What the peer said of its NAT.
+    pub(super) const fn peer_mapping(&self) -> Mapping {
+        self.peer
+    }
+
     /// The peer said how its NAT is.
     pub(super) const fn set_peer_mapping(&mut self, peer: Mapping) {
         self.peer = peer;

@@ -52,7 +52,7 @@ const LONG_RUN_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Sockets that are open beside the usual ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SocketSet([u64; 4]);
+struct SocketSet([u64; 4]);
 
 impl SocketSet {
     const fn new() -> Self {
@@ -60,7 +60,7 @@ impl SocketSet {
     }
 
     /// Whether this one is among them.
-    pub const fn contains(&self, SocketId(number): SocketId) -> bool {
+    const fn contains(&self, SocketId(number): SocketId) -> bool {
         self.0[number as usize / 64] & 1 << (number % 64) != 0
     }
 
@@ -73,7 +73,7 @@ impl SocketSet {
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = SocketId> + '_ {
+    fn iter(&self) -> impl Iterator<Item = SocketId> + '_ {
         (0..=u8::MAX).map(SocketId).filter(|socket| self.contains(*socket))
     }
 }

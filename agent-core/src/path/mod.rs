@@ -30,7 +30,7 @@ mod warm;
 
 pub use candidate::{LocalCandidates, is_usable};
 pub use history::{ATTEMPTS, Attempt, Attempts};
-pub use ladder::{SocketCommand, SocketSet};
+pub use ladder::SocketCommand;
 pub use probe::ProbeTransmit;
 pub use route::{Route, Selected, Why};
 

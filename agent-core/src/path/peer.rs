@@ -112,8 +112,6 @@ pub(super) struct PeerPath {
     pub(super) choice: Choice,
     pub(super) warm: Warm,
     pub(super) history: History,
-    /// What the peer said of its NAT.
-    pub(super) nat: Mapping,
     /// Where servers see the peer.
     pub(super) seen: Option<SocketAddr>,
     pub(super) prediction: Option<Prediction>,
@@ -169,7 +167,6 @@ impl PeerPath {
             choice: Choice::new(),
             warm: Warm::new(),
             history: History::new(),
-            nat: Mapping::Unknown,
             seen: None,
             prediction: None,
             starts_at: None,
@@ -271,7 +268,6 @@ impl PeerPath {
 
     fn begin(&mut self, call: u32, named: Named) {
         let Named { routes, handle, transaction, mapping, seen } = named;
-        self.nat = mapping;
         self.seen = seen;
         self.prediction = Prediction::new(mapping).filter(|_| seen.is_some());
         self.checks.set_call(call, handle);

@@ -123,7 +123,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             let Some(at) = peer.starts_at.take() else { continue };
             let is_free = self.run.is_none_or(|run| run.slot == slot);
             let transaction = peer.checks.ladder();
-            let run = Run::new(slot, own, peer.nat, peer.seen, transaction, at);
+            let run = Run::new(slot, own, peer.history.peer_mapping(), peer.seen, transaction, at);
             let may = is_free && self.extra.is_allowed() && !peer.is_direct();
             let Some(run) = run.filter(|_| may) else { continue };
             if run.is_long() && peer.long_run_at > now {
