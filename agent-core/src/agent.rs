@@ -25,6 +25,7 @@
 
 mod cache;
 mod inputs;
+mod metered;
 mod outbox;
 mod outputs;
 mod paths;
@@ -35,7 +36,7 @@ mod status;
 pub mod trace;
 mod wiring;
 
-pub use cache::CacheEndpoint;
+pub use cache::{CacheEndpoint, CacheUsage};
 pub use outbox::{AgentEvent, Enrolled, InterfaceConfig, Persist};
 pub use status::{CoordinatorStatus, PeerStatus};
 
@@ -51,6 +52,7 @@ use crate::control::{Control, ControlConfig, Identity};
 use crate::datapath::Datapath;
 use crate::entropy::Entropy;
 use crate::event::{Counters, DropCounters, PeerSlot, SocketId, Sockets, Via};
+use crate::meter::Meter;
 use crate::path::{Paths, ProbeMac};
 use crate::peers::{Peers, Staging};
 use crate::relay::RelayClient;
@@ -197,6 +199,7 @@ pub struct Agent<
     staging: Staging<STAGED, STAGED_LEN>,
     outbox: Outbox,
     fanout: Fanout,
+    meter: Meter,
     /// Peers that are to get a keepalive.
     keepalives: [bool; PEERS],
     /// Peers that were greeted because they went on in a session from before.
@@ -306,6 +309,7 @@ impl<
             staging: Staging::new(config.staged_per_peer),
             outbox: Outbox::default(),
             fanout: Fanout::new(),
+            meter: Meter::new(),
             keepalives: [false; PEERS],
             greeted: [false; PEERS],
             drops: DropCounters::new(),

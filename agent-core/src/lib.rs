@@ -26,6 +26,7 @@ pub mod event;
 pub mod filter;
 pub mod index;
 pub mod ip;
+pub mod meter;
 pub mod path;
 pub mod peers;
 pub mod relay;

@@ -47,6 +47,7 @@ codes! {
     ConfigAddress "config.address" 2,
     ConfigNotFound "config.not-found" 2,
     ConfigRange "config.range" 2,
+    ConfigSize "config.size" 2,
     ConfigSyntax "config.syntax" 2,
     ConfigType "config.type" 2,
     ConfigUnknownKey "config.unknown-key" 2,

@@ -85,6 +85,10 @@ events! {
     MapCommitted "map.committed" Info,
     /// Peers use another WireGuard key of this device from now on.
     KeyRotated "key.rotated" Info,
+    /// The day's bytes are used up: nothing is sent that only might help.
+    BudgetUsedUp "data.budget-used-up" Warn,
+    /// A new day, or a larger budget.
+    BudgetRenewed "data.budget-renewed" Info,
     /// Every peer was dropped.
     MapDropped "map.dropped" Warn,
     /// A peer can be talked to.

@@ -7,6 +7,7 @@ use weft_wire::id::DeviceId;
 use weft_wire::item::{Item, ItemError, ItemWriter};
 
 use crate::control::Control;
+use crate::meter::Bytes;
 use crate::path::Paths;
 use crate::peers::Peers;
 
@@ -23,10 +24,25 @@ impl Item for CacheEndpoint {
     const TAG: u32 = (1 << 16) + 1;
 }
 
+/// What a day's bytes were for. Local: it never travels. Written with what is
+/// written anyway, which is rare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheUsage {
+    /// Days since 1970-01-01.
+    pub day: u32,
+    /// By cause.
+    pub bytes: Bytes,
+}
+
+impl Item for CacheUsage {
+    const TAG: u32 = (1 << 16) + 2;
+}
+
 pub(super) fn write<const PEERS: usize, const ROUTES: usize, const FRAME: usize>(
     control: &Control<FRAME>,
     peers: &Peers<PEERS, ROUTES>,
     paths: &Paths<PEERS>,
+    usage: Option<CacheUsage>,
     scratch: &mut [u8],
     write: &mut impl FnMut(&[u8]),
 ) -> Result<(), ItemError> {
@@ -38,6 +54,9 @@ pub(super) fn write<const PEERS: usize, const ROUTES: usize, const FRAME: usize>
         Ok(())
     };
     piece(&|writer| control.write_cache(writer))?;
+    if let Some(usage) = usage {
+        piece(&|writer| writer.put(&usage))?;
+    }
     for slot in peers.slots() {
         piece(&|writer| {
             let Some(peer) = peers.to_upsert(slot) else {

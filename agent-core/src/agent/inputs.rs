@@ -18,6 +18,8 @@ use crate::control::{FrameDrop, Held};
 use crate::datapath::{PacketError, Sealed};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, SocketId, Sockets, Source};
+use crate::meter::{self, Cause};
+use crate::path::Wish;
 use crate::stun;
 use crate::time::Instant;
 
@@ -82,31 +84,44 @@ impl<
         now: Instant,
     ) -> Result<Input<'a>, DropReason> {
         self.now = now;
+        let (whole, header) = (datagram.len() as u64, meter::datagram_header(source.address));
         match self.relayed(source, datagram) {
-            Relayed::No => self.handle_inner(source, datagram),
-            Relayed::Done(result) => result.map(|()| Input::Nothing),
+            Relayed::No => self.handle_inner(source, datagram, header),
+            Relayed::Done(result) => {
+                let cause = if result.is_ok() { Cause::RelayOverhead } else { Cause::Payload };
+                self.meter.add(cause, whole + header, now);
+                result.map(|()| Input::Nothing)
+            }
             Relayed::Data(source, at) => {
                 let datagram = datagram.get_mut(at).ok_or(DropReason::Malformed)?;
-                self.handle_inner(source, datagram)
+                let around = whole.saturating_sub(datagram.len() as u64);
+                self.meter.add(Cause::RelayOverhead, around, now);
+                self.handle_inner(source, datagram, header)
             }
         }
     }
 
-    /// What a peer sent, whichever way it came.
+    /// What a peer sent, whichever way it came; with `header` bytes around it.
     pub(super) fn handle_inner<'a>(
         &mut self,
         source: Source,
         datagram: &'a mut [u8],
+        header: u64,
     ) -> Result<Input<'a>, DropReason> {
         let now = self.now;
+        let whole = datagram.len() as u64 + header;
         let head = T::ENABLED.then(|| Head::of_datagram(datagram));
         if stun::is_stun(datagram) {
             let result = self.stun.handle_datagram(source, datagram, now);
+            // Whatever nobody asked for is nobody's to count against a budget.
+            let cause = if result.is_ok() { Cause::Probe } else { Cause::Payload };
+            self.meter.add(cause, whole, now);
             return self.handled_stun(source, head.as_ref(), result);
         }
         if datagram.first() == Some(&PROBE) {
-            return self.handle_probe(source, datagram);
+            return self.handle_probe(source, datagram, whole);
         }
+        self.meter.add(Cause::Payload, whole, now);
         let kind = wg::kind(datagram);
         let result = match kind {
             Ok(Kind::Transport) => self
@@ -145,9 +160,16 @@ impl<
         &mut self,
         source: Source,
         datagram: &[u8],
+        whole: u64,
     ) -> Result<Input<'a>, DropReason> {
         let mut mac = TunnelMac(&self.tunnel);
         let result = self.paths.handle_probe(source, datagram, &mut mac, self.now);
+        let cause = match result {
+            Ok(slot) if self.paths.is_kept_warm(slot) => Cause::Keepalive,
+            Ok(_) => Cause::Probe,
+            Err(_) => Cause::Payload,
+        };
+        self.meter.add(cause, whole, self.now);
         let slot = result.map_or_else(|(slot, _)| slot, Some);
         if let Err((_, reason)) = result {
             self.drops.count(reason);
@@ -253,7 +275,7 @@ impl<
     pub fn keep_warm(&mut self, device: DeviceId, is_wanted: bool, now: Instant) {
         self.now = now;
         if let Some(slot) = self.peers.slot_of(device) {
-            self.paths.keep_warm(slot, is_wanted, now);
+            self.paths.keep_warm(slot, Wish::Device, is_wanted, now);
         }
         self.recorder.put(now, &Entry::Warm(device, is_wanted));
         self.pump();
@@ -320,6 +342,8 @@ impl<
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         self.recorder.put(now, &Entry::Timeout);
+        // A new day is one for everything that is due.
+        self.judge_budget();
         self.control.handle_timeout(&mut self.recorder, now);
         self.tunnel.handle_timeout(&mut self.recorder, now);
         self.stun.handle_timeout(now);
@@ -350,6 +374,6 @@ impl<
         if endpoint.is_none() {
             self.drops.count(DropReason::NoPath);
         }
-        self.sent_to(endpoint?, buffer, sealed.len)
+        self.sent_to(Cause::Payload, endpoint?, buffer, sealed.len)
     }
 }

@@ -104,6 +104,9 @@ pub enum AgentEvent {
     Peer(PeerChange),
     /// Peers use another WireGuard key of this device from now on.
     KeyRotated,
+    /// The day's budget is used up (`true`), so that nothing is sent any more that
+    /// only might help; or that goes on.
+    Budget(bool),
     /// An operator wants this agent restarted.
     Restart,
     /// An operator wants the network looked at: then
@@ -130,6 +133,7 @@ pub(super) struct Outbox {
     pub(super) online: Option<bool>,
     pub(super) dropped: Option<MapDropped>,
     pub(super) key_rotated: bool,
+    pub(super) budget: Option<bool>,
     pub(super) restart: bool,
     pub(super) netcheck: bool,
     pub(super) left: bool,
@@ -182,6 +186,9 @@ impl Outbox {
         }
         if take(&mut self.key_rotated) {
             return Some(AgentEvent::KeyRotated);
+        }
+        if let Some(is_used_up) = self.budget.take() {
+            return Some(AgentEvent::Budget(is_used_up));
         }
         if take(&mut self.restart) {
             return Some(AgentEvent::Restart);

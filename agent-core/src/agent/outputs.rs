@@ -3,15 +3,17 @@
 use weft_noise::wg::INITIATION_LEN;
 use weft_wire::item::ItemError;
 
+use super::cache::CacheUsage;
 use super::outbox::{AgentEvent, InterfaceConfig, Persist};
 use super::trace::{Entry, Output, Trace};
 use super::{Agent, Transmit, TunnelMac};
 use crate::buffer::PacketBuf;
 use crate::config::implementation::HEADROOM;
-use crate::control::{ControlTransmit, LineRequest};
+use crate::control::{ControlTransmit, LineRequest, Reports};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, Source};
 use crate::ip::icmp::{self, Problem};
+use crate::meter::Cause;
 use crate::path::{ProbeTransmit, Targets};
 use crate::peers::PeerChange;
 use crate::stun::StunTransmit;
@@ -76,8 +78,13 @@ impl<
     #[must_use]
     pub fn poll_control(&mut self, out: &mut [u8]) -> Option<ControlTransmit> {
         let mut paths = self.control.wants_path_report(self.now).then(|| self.path_report());
-        let transmit =
-            self.control.poll_transmit(out, paths.as_mut(), &mut self.recorder, self.now);
+        let told = self.control.wants_usage(self.now).then(|| self.usage_report()).flatten();
+        let (usage, report) = told.unzip();
+        let mut reports = Reports { paths: paths.as_mut(), usage: report };
+        let transmit = self.control.poll_transmit(out, &mut reports, &mut self.recorder, self.now);
+        if let (Some(usage), None) = (&usage, &reports.usage) {
+            self.meter.handle_reported(usage, self.now);
+        }
         self.polled(Output::Control, transmit.is_some());
         transmit
     }
@@ -133,7 +140,10 @@ impl<
         };
         let event = self.outbox.poll(held, interface).or_else(|| {
             let change = self.peers.poll_change()?;
-            self.control.handle_change(self.now);
+            // Whoever looks at this device sees it with the next regular word.
+            if !self.meter.is_used_up() {
+                self.control.handle_change(self.now);
+            }
             let PeerChange { slot, device, from, to } = change;
             let entry = Entry::Peer(slot.0, device, from as u8, to as u8);
             self.recorder.put(self.now, &entry);
@@ -159,6 +169,7 @@ impl<
             self.paths.poll_timeout(),
             self.peers.poll_timeout(),
             self.staging.poll_timeout(),
+            self.meter.due_at().map(|at| (at, Reason::new("meter: a new day"))),
         ];
         parts.into_iter().flatten().min_by_key(|&(at, _)| at)
     }
@@ -175,7 +186,8 @@ impl<
         scratch: &mut [u8],
         mut write: impl FnMut(&[u8]),
     ) -> Result<(), ItemError> {
-        super::cache::write(&self.control, &self.peers, &self.paths, scratch, &mut write)
+        let usage = self.meter.kept().map(|(day, bytes)| CacheUsage { day, bytes });
+        super::cache::write(&self.control, &self.peers, &self.paths, usage, scratch, &mut write)
     }
 
     fn polled(&mut self, output: Output, some: bool) {
@@ -192,15 +204,19 @@ impl<
 
     fn poll_stun(&mut self, out: &mut [u8]) -> Option<Transmit> {
         let StunTransmit { socket, to, len } = self.stun.poll_transmit(out, self.now)?;
-        Some(Transmit::datagram(socket, to, len))
+        let transmit = Transmit::datagram(socket, to, len);
+        self.count_sent(Cause::Probe, len, &transmit);
+        Some(transmit)
     }
 
     fn poll_probe(&mut self, out: &mut [u8]) -> Option<Transmit> {
         loop {
             let mut mac = TunnelMac(&self.tunnel);
-            let ProbeTransmit { route, len } = self.paths.poll_probe(out, &mut mac, self.now)?;
+            let ProbeTransmit { route, len, keeps } =
+                self.paths.poll_probe(out, &mut mac, self.now)?;
+            let cause = if keeps { Cause::Keepalive } else { Cause::Probe };
             // What waits for a relay is sent again by its burst.
-            if let Some(transmit) = self.sent_to(route.source(), out, len) {
+            if let Some(transmit) = self.sent_to(cause, route.source(), out, len) {
                 return Some(transmit);
             }
         }
@@ -209,7 +225,7 @@ impl<
     fn poll_fanout(&mut self, out: &mut [u8]) -> Option<Transmit> {
         loop {
             let (len, to) = self.fanout.next(out)?;
-            if let Some(transmit) = self.sent_to(to, out, len) {
+            if let Some(transmit) = self.sent_to(Cause::Payload, to, out, len) {
                 return Some(transmit);
             }
         }
@@ -219,7 +235,7 @@ impl<
         loop {
             let message = self.tunnel.poll_transmit(out)?;
             let transmit = match message.to {
-                To::Reply(source) => self.sent_to(source, out, message.len),
+                To::Reply(source) => self.sent_to(Cause::Payload, source, out, message.len),
                 To::Peer(slot) => {
                     self.paths.handle_initiation(slot, &mut self.recorder, self.now);
                     let targets = self.paths.targets(slot, self.now);

@@ -18,14 +18,14 @@ use weft_wire::item::{
     Registered, Stamps, State, Unsupported, WelcomeInfo,
 };
 use weft_wire::map::{
-    Lease, MapReady, OwnKeys, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey, Servers,
-    Settings,
+    DataBudget, Lease, MapReady, OwnKeys, Page, PeerKey, PeerRemove, PeerUpsert, Rules, SecondKey,
+    Servers, Settings,
 };
 use weft_wire::network::Netcheck;
 use weft_wire::relay::{RelayGrant, RelayLogin, RelayMac, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 
-use super::cache::CacheEndpoint;
+use super::cache::{CacheEndpoint, CacheUsage};
 use crate::control::CacheHead;
 
 /// Items that are kept as they came: numbers and addresses only.
@@ -36,7 +36,9 @@ const HARMLESS: &[u32] = &[
     Go::TAG,
     CacheEndpoint::TAG,
     CacheHead::TAG,
+    CacheUsage::TAG,
     Command::TAG,
+    DataBudget::TAG,
     Done::TAG,
     Lease::TAG,
     MapReady::TAG,

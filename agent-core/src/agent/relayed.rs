@@ -9,10 +9,14 @@ use super::record::Head;
 use super::trace::{Entry, Output, Trace};
 use super::{Agent, Input, Transmit};
 use crate::entropy::Entropy;
-use crate::event::{DropReason, RELAY, Source, StreamId};
+use crate::event::{DropReason, RELAY, Source, StreamId, Via};
+use crate::meter::{self, Cause};
 use crate::path::SocketCommand;
 use crate::relay::{Framed, Received, RelayEvent, RelayTransmit, Rung, StreamCommand};
 use crate::time::{Duration, Instant};
+
+/// What a relay puts before a packet in a connection, for the most part.
+const CHANNEL_HEADER: u64 = 4;
 
 /// What a datagram is to the relay's client.
 pub(super) enum Relayed {
@@ -83,8 +87,11 @@ impl<
         &mut self,
         buffer: &'a mut [u8],
     ) -> Option<Result<Input<'a>, DropReason>> {
+        let header = meter::header(Via::Stream(StreamId(0)));
         let (source, len) = match self.relay.poll_stream_frame(self.now)? {
             Framed::Consumed { stream, message } => {
+                let whole = message.len() as u64 + header;
+                self.meter.add(Cause::RelayOverhead, whole, self.now);
                 self.recorder.put(self.now, &Entry::Framed(stream.0, message));
                 self.pump();
                 return Some(Ok(Input::Nothing));
@@ -95,11 +102,12 @@ impl<
                     return Some(Err(DropReason::NoRoom));
                 };
                 place.copy_from_slice(data);
+                self.meter.add(Cause::RelayOverhead, CHANNEL_HEADER, self.now);
                 (Source { socket: RELAY, address: peer }, data.len())
             }
         };
         Some(match buffer.get_mut(..len) {
-            Some(datagram) => self.handle_inner(source, datagram),
+            Some(datagram) => self.handle_inner(source, datagram, header),
             None => Err(DropReason::NoRoom),
         })
     }
@@ -142,17 +150,26 @@ impl<
         let next =
             datagram.or_else(|| self.relay.poll_stream_transmit(out, &mut self.recorder, self.now));
         let RelayTransmit { via, len } = next?;
-        Some(Transmit { via, len, channel: None })
+        let transmit = Transmit { via, len, channel: None };
+        self.count_sent(Cause::RelayOverhead, len, &transmit);
+        Some(transmit)
     }
 
-    /// The first `len` bytes of `buffer` as they are sent to a peer. What cannot
-    /// go there now is counted.
+    /// The first `len` bytes of `buffer` as they are sent to a peer, counted.
     pub(super) fn sent_to(
         &mut self,
+        cause: Cause,
         to: Source,
         buffer: &mut [u8],
         len: usize,
     ) -> Option<Transmit> {
+        let transmit = self.way_to(to, buffer, len)?;
+        self.count_sent(cause, len, &transmit);
+        Some(transmit)
+    }
+
+    /// What cannot go there now is dropped, and that counted.
+    fn way_to(&mut self, to: Source, buffer: &mut [u8], len: usize) -> Option<Transmit> {
         let Source { socket, address } = to;
         if socket != RELAY {
             return Some(Transmit::datagram(socket, address, len));

@@ -127,6 +127,10 @@ pub enum Entry<'a> {
     Framed(u16, &'a [u8]),
     /// Input: whether the network was looked at; what was found is not kept.
     NetworkReport(bool),
+    /// Input: bytes of the line to the coordinator.
+    LineTraffic(u64),
+    /// Input: whether bytes cost money, and the day's budget.
+    Budget(bool, Option<u64>),
 }
 
 impl Entry<'_> {

@@ -10,7 +10,7 @@ use weft_wire::signal::CallFailed;
 use weft_wire::verdict::CallFailure;
 
 use super::Agent;
-use super::cache::CacheEndpoint;
+use super::cache::{CacheEndpoint, CacheUsage};
 use super::status::add;
 use super::trace::{Entry, Trace};
 use crate::control::{ControlEvent, Held, Identity, MapDropped, Signal};
@@ -18,7 +18,7 @@ use crate::datapath::RoutesFull;
 use crate::entropy::Entropy;
 use crate::event::PeerSlot;
 use crate::filter::Masks;
-use crate::path::{PathEvent, PathSignal, PeerKind, RelaySuspicion};
+use crate::path::{PathEvent, PathSignal, PeerKind, RelaySuspicion, Wish};
 use crate::peers::{PeerState, Upserted};
 use crate::stun::StunEvent;
 use crate::time::{Duration, Instant};
@@ -52,6 +52,9 @@ impl<
                 if let Some(slot) = self.peers.slot_of(device) {
                     self.paths.set_cached(slot, address, now);
                 }
+            } else if raw.tag == CacheUsage::TAG {
+                let CacheUsage { day, bytes } = raw.decode()?;
+                self.meter.restore(day, bytes);
             } else if let Some(event) = self.control.restore(&raw, now)? {
                 self.handle_control(event);
             }
@@ -63,6 +66,7 @@ impl<
     /// Carries everything on until every part is silent.
     pub(super) fn pump(&mut self) {
         let now = self.now;
+        self.judge_budget();
         loop {
             if let Some(event) = self.control.poll_event() {
                 self.handle_control(event);
@@ -108,6 +112,7 @@ impl<
             ControlEvent::Online(unix_ms) => {
                 if let Some(unix_ms) = unix_ms {
                     self.tunnel.set_time(unix_ms, now);
+                    self.meter.set_clock(unix_ms, now);
                 }
                 self.paths.set_rtt(self.control.rtt_ms());
                 self.recorder.put(now, &Entry::Online(true));
@@ -153,6 +158,7 @@ impl<
             ControlEvent::Servers(servers) => self.set_servers(&servers),
             ControlEvent::Relays(relays) => self.set_relays(&relays.relays),
             ControlEvent::RelayLogins => self.apply_relay_logins(),
+            ControlEvent::DataBudget(bytes) => self.meter.set_told_budget(bytes),
             // Both sides begin when they hear of each other.
             ControlEvent::Go(_) => {}
             ControlEvent::Committed(Held { epoch, revision }) => {
@@ -298,7 +304,7 @@ impl<
 
     /// How the NAT here chooses ports is told in the first call already.
     pub(super) fn get_to_know(&mut self) {
-        if self.stun.has_servers() {
+        if self.stun.has_servers() && !self.meter.is_used_up() {
             self.gather();
         }
     }
@@ -359,7 +365,7 @@ impl<
         };
         let (now, unix_ms) = (self.now, self.control.unix_ms(self.now));
         let second = entry.second.as_ref().map(|second| second_key(second, now, unix_ms));
-        let bound = !entry.is_wireguard_only();
+        let (bound, is_warm) = (!entry.is_wireguard_only(), entry.is_warm());
         let keys = PeerKeys { bound, second, ..PeerKeys::new(entry.key, entry.psk.duplicate()) };
         let masks = Masks { inbound: entry.rules_in, outbound: entry.rules_out };
         let kind = PeerKind {
@@ -374,6 +380,7 @@ impl<
             return;
         }
         self.paths.set_peer(slot, kind, &mut self.recorder, now);
+        self.paths.keep_warm(slot, Wish::Network, is_warm, now);
         self.apply_routes(slot);
     }
 

@@ -8,7 +8,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use weft_wire::id::{Epoch, Revision};
 use weft_wire::item::{Item, ItemError, ItemWriter};
-use weft_wire::map::{Lease as LeaseOp, Overlay, OwnKeys, Rules, Servers, Settings};
+use weft_wire::map::{DataBudget, Lease as LeaseOp, Overlay, OwnKeys, Rules, Servers, Settings};
 use weft_wire::relay::{Relay, Relays};
 
 use super::command::DoneCommands;
@@ -42,6 +42,7 @@ pub struct MapSettings {
     relays: Option<Relays>,
     lease_s: Option<u32>,
     own_keys: Option<OwnKeys>,
+    budget: Option<DataBudget>,
 }
 
 pub(super) fn copy_settings(from: &Settings) -> Settings {
@@ -93,6 +94,11 @@ impl MapSettings {
         self.relays.is_some()
     }
 
+    /// Whether the map, or the cache, has said how many bytes may be spent.
+    pub(super) const fn has_budget(&self) -> bool {
+        self.budget.is_some()
+    }
+
     pub(super) fn set_settings(&mut self, settings: &Settings) {
         self.settings = Some(copy_settings(settings));
     }
@@ -111,6 +117,10 @@ impl MapSettings {
 
     pub(super) const fn set_lease(&mut self, lease_s: u32) {
         self.lease_s = Some(lease_s);
+    }
+
+    pub(super) const fn set_budget(&mut self, budget: DataBudget) {
+        self.budget = Some(budget);
     }
 
     pub(super) const fn set_own_keys(&mut self, own_keys: OwnKeys) {
@@ -144,6 +154,9 @@ impl MapSettings {
         }
         if let Some(own_keys) = &self.own_keys {
             writer.put(own_keys)?;
+        }
+        if let Some(budget) = &self.budget {
+            writer.put(budget)?;
         }
         Ok(())
     }

@@ -44,6 +44,8 @@ pub(super) struct Heartbeats {
     sent_at: Option<Instant>,
     /// The owner was asked for a report.
     asked: bool,
+    /// The coordinator of this session does not know what a day's bytes are.
+    usage_unknown: bool,
     /// What the coordinator has counted.
     known: Report,
     open: Option<Report>,
@@ -69,6 +71,7 @@ impl Heartbeats {
             due_at: Instant::ZERO,
             sent_at: None,
             asked: false,
+            usage_unknown: false,
             known: Report::default(),
             open: None,
         }
@@ -79,6 +82,17 @@ impl Heartbeats {
         self.interval = Duration::from_secs(u64::from(interval_s.max(1)));
         self.due_at = Instant::ZERO;
         self.asked = false;
+        self.usage_unknown = false;
+    }
+
+    /// Whether the day's bytes are worth telling.
+    pub(super) const fn tells_usage(&self) -> bool {
+        !self.usage_unknown
+    }
+
+    /// They are not, in this session.
+    pub(super) const fn handle_usage_unknown(&mut self) {
+        self.usage_unknown = true;
     }
 
     /// Something changed that people look at.

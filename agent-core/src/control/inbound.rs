@@ -7,14 +7,14 @@ use weft_wire::item::{
     Refused, Registered, Stamps, Standing, State, Unsupported, WelcomeInfo,
 };
 use weft_wire::map::{
-    KeyReport, Lease as LeaseOp, MapReady, OwnKeys, Page, PeerKey, PeerRemove, PeerUpsert, Rules,
-    SecondKey, Servers, Settings,
+    DataBudget, KeyReport, Lease as LeaseOp, MapReady, OwnKeys, Page, PeerKey, PeerRemove,
+    PeerUpsert, Rules, SecondKey, Servers, Settings,
 };
 use weft_wire::network::Netcheck;
 use weft_wire::path::PathReport;
 use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
-use weft_wire::telemetry::Heartbeat;
+use weft_wire::telemetry::{DataUsage, Heartbeat};
 use weft_wire::verdict::Refusal;
 use zeroize::Zeroize as _;
 
@@ -39,6 +39,7 @@ pub(super) enum Notice {
     NoRules,
     NoServers,
     NoRelays,
+    NoBudget,
     RelayLogins,
     SnapshotEnd,
     Committed(Held),
@@ -64,6 +65,7 @@ impl From<Notice> for ControlEvent {
             Notice::NoRules => Self::Rules(Rules { rules: heapless::Vec::new() }),
             Notice::NoServers => Self::Servers(Servers { stun: heapless::Vec::new() }),
             Notice::NoRelays => Self::Relays(Relays { relays: heapless::Vec::new() }),
+            Notice::NoBudget => Self::DataBudget(None),
             Notice::RelayLogins => Self::RelayLogins,
             Notice::SnapshotEnd => Self::SnapshotEnd,
             Notice::Committed(held) => Self::Committed(held),
@@ -94,6 +96,7 @@ enum Op {
     Settings(Settings),
     Lease(u32),
     OwnKeys(OwnKeys),
+    DataBudget(Option<u64>),
     Unknown,
 }
 
@@ -112,6 +115,7 @@ impl Op {
             Settings::TAG => Self::Settings(raw.decode()?),
             LeaseOp::TAG => Self::Lease(raw.decode::<LeaseOp>()?.lease_s),
             OwnKeys::TAG => Self::OwnKeys(raw.decode()?),
+            DataBudget::TAG => Self::DataBudget(raw.decode::<DataBudget>()?.bytes),
             _ => Self::Unknown,
         })
     }
@@ -431,6 +435,10 @@ impl<const FRAME: usize> Control<FRAME> {
                 self.set_relays(&Relays { relays: heapless::Vec::new() });
                 self.notify(Notice::NoRelays);
             }
+            if !snapshot.budget {
+                self.settings.set_budget(DataBudget { bytes: None });
+                self.notify(Notice::NoBudget);
+            }
             self.notify(Notice::SnapshotEnd);
         }
         self.notify(Notice::Committed(held));
@@ -477,6 +485,11 @@ impl<const FRAME: usize> Control<FRAME> {
                 self.apply_own_keys(&told);
                 self.settings.set_own_keys(told);
                 return None;
+            }
+            Op::DataBudget(bytes) => {
+                self.snapshot.budget = true;
+                self.settings.set_budget(DataBudget { bytes });
+                ControlEvent::DataBudget(bytes)
             }
             Op::Unknown => {
                 self.counters.unknown_items = self.counters.unknown_items.saturating_add(1);
@@ -557,6 +570,7 @@ impl<const FRAME: usize> Control<FRAME> {
             }
             RelayAsk::TAG => self.handle_relays_unsupported(),
             PathReport::TAG => self.handle_paths_unwanted(),
+            DataUsage::TAG => self.heartbeats.handle_usage_unknown(),
             _ => {}
         }
     }
@@ -694,4 +708,5 @@ pub(super) struct Snapshot {
     rules: bool,
     servers: bool,
     relays: bool,
+    budget: bool,
 }

@@ -32,6 +32,7 @@ pub use command::{COMMANDS, DoneCommands};
 pub use heartbeat::Report;
 pub use identity::{Credentials, Enrolment, Identity, Member, Membership, SecondWireguard};
 pub use map::Held;
+pub use outbound::Reports;
 
 use weft_noise::key::WeakKey;
 use weft_noise::sealed::SealedError;
@@ -209,6 +210,8 @@ pub enum ControlEvent {
     Servers(Servers),
     /// Op: the complete list of relays.
     Relays(Relays),
+    /// Op: bytes a day for all but payload where they cost money.
+    DataBudget(Option<u64>),
     /// [`Control::relay_grant`] changed.
     RelayLogins,
     /// Op: the network's settings.
@@ -396,7 +399,8 @@ impl<const FRAME: usize> Control<FRAME> {
     /// the map: all of it is asked for once more.
     fn look_for_what_is_new(&mut self) {
         let held = self.map.held();
-        if held.revision != Revision(0) && !self.settings.has_relays() {
+        let is_whole = self.settings.has_relays() && self.settings.has_budget();
+        if held.revision != Revision(0) && !is_whole {
             self.map.set_held(Held { revision: Revision(0), ..held });
         }
     }
@@ -475,6 +479,13 @@ impl<const FRAME: usize> Control<FRAME> {
     pub fn handle_report(&mut self, report: Report, entropy: &mut dyn Entropy, now: Instant) {
         self.heartbeats.handle_report(report, now, entropy);
         self.requests.open(Ask::Heartbeat, entropy);
+    }
+
+    /// Whether the next record holds a heartbeat, and the coordinator knows what a
+    /// day's bytes are.
+    pub fn wants_usage(&self, now: Instant) -> bool {
+        let is_due = self.requests.due(Ask::Heartbeat, now).is_some();
+        is_due && self.can_send() && self.heartbeats.tells_usage()
     }
 
     /// Something changed that people look at (a peer came up or went down): a

@@ -9,6 +9,7 @@ use weft_wire::item::{
 use weft_wire::map::MapApplied;
 use weft_wire::path::PathReport;
 use weft_wire::relay::RelayAsk;
+use weft_wire::telemetry::DataUsage;
 use weft_wire::topic::Topic;
 
 use super::cache::CacheHead;
@@ -24,18 +25,27 @@ use crate::time::Instant;
 /// stays below a chip's frame.
 const RECORD_PLAIN: usize = 960;
 
+/// What the owner has to say in a record.
+#[derive(Default)]
+pub struct Reports<'a> {
+    /// Its request is filled in here.
+    pub paths: Option<&'a mut PathReport>,
+    /// Taken once it is written.
+    pub usage: Option<DataUsage>,
+}
+
 /// No `MapNext` is longer, its head included.
 const MAP_NEXT_ROOM: usize = 24;
 
 impl<const FRAME: usize> Control<FRAME> {
     /// Writes the next frame to `out` ([`weft_wire::frame::MAX_FRAME_CHIP`]
-    /// bytes are enough). Ask until `None`. `paths`: what
-    /// [`Control::wants_path_report`] asked for; its request is filled in here.
+    /// bytes are enough). Ask until `None`. `reports`: what
+    /// [`Control::wants_path_report`] and [`Control::wants_usage`] asked for.
     #[must_use]
     pub fn poll_transmit(
         &mut self,
         out: &mut [u8],
-        paths: Option<&mut PathReport>,
+        reports: &mut Reports<'_>,
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Option<ControlTransmit> {
@@ -57,7 +67,7 @@ impl<const FRAME: usize> Control<FRAME> {
         let room = out.len().checked_sub(TAG_LEN)?.min(RECORD_HEADER_LEN + RECORD_PLAIN);
         let mut writer = ItemWriter::new(out.get_mut(RECORD_HEADER_LEN..room)?);
         // NoRoom ends this record; what did not fit is due for the next.
-        let _ = self.write_items(&mut writer, paths, entropy, now);
+        let _ = self.write_items(&mut writer, reports, entropy, now);
         if writer.is_empty() && !(self.record_wanted && self.is_member()) {
             return None;
         }
@@ -130,12 +140,12 @@ impl<const FRAME: usize> Control<FRAME> {
     fn write_items(
         &mut self,
         writer: &mut ItemWriter<'_>,
-        paths: Option<&mut PathReport>,
+        reports: &mut Reports<'_>,
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), ItemError> {
         self.write_signals(writer)?;
-        self.write_requests(writer, paths, entropy, now)?;
+        self.write_requests(writer, reports, entropy, now)?;
         while let Some(done) = self.commands.answer_due() {
             writer.put(&done)?;
             self.commands.handle_answered();
@@ -176,7 +186,7 @@ impl<const FRAME: usize> Control<FRAME> {
     fn write_requests(
         &mut self,
         writer: &mut ItemWriter<'_>,
-        paths: Option<&mut PathReport>,
+        reports: &mut Reports<'_>,
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<(), ItemError> {
@@ -207,13 +217,17 @@ impl<const FRAME: usize> Control<FRAME> {
             if let Some(item) = self.heartbeats.item(request, instance, boots, held) {
                 writer.put(&item)?;
             }
+            if let Some(usage) = &reports.usage {
+                writer.put(usage)?;
+                reports.usage = None;
+            }
             self.requests.sent(Ask::Heartbeat, now, entropy);
         }
         if let Some(request) = self.requests.due(Ask::Paths, now) {
             // Without one the owner has nothing to say any more.
-            if let Some(report) = paths {
+            if let Some(report) = &mut reports.paths {
                 report.request = request;
-                writer.put(report)?;
+                writer.put(&**report)?;
             }
             self.requests.sent(Ask::Paths, now, entropy);
         }

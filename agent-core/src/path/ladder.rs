@@ -47,6 +47,8 @@ const KNOCK_AGAIN: Duration = Duration::from_millis(1_200);
 const OPENS_WITHIN: Duration = Duration::from_millis(20);
 /// The first socket beside those that the shell has anyway.
 const FIRST_SOCKET: u8 = 2;
+/// A ping with IPv4 and UDP around it.
+const PING_BYTES: u64 = 72;
 /// A run with any port is not repeated for this long.
 const LONG_RUN_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -227,6 +229,11 @@ impl Run {
         matches!(self.part, Part::Knock(_))
     }
 
+    /// Bytes that all of its pings are.
+    pub(super) fn cost(&self) -> u64 {
+        u64::from(self.pings()) * PING_BYTES
+    }
+
     pub(super) const fn due_at(&self) -> Instant {
         self.due_at
     }
@@ -268,11 +275,14 @@ impl Run {
 
     /// Whether all pings went.
     pub(super) fn is_over(&self) -> bool {
-        self.sent
-            >= match self.part {
-                Part::Open(_) => u32::from(self.plan.ports),
-                Part::Knock(_) => u32::from(self.plan.sockets) * u32::from(KNOCKS),
-            }
+        self.sent >= self.pings()
+    }
+
+    fn pings(&self) -> u32 {
+        match self.part {
+            Part::Open(_) => u32::from(self.plan.ports),
+            Part::Knock(_) => u32::from(self.plan.sockets) * u32::from(KNOCKS),
+        }
     }
 
     /// The port that is opened as number `number`, where `seen` was one of the

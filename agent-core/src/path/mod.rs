@@ -15,6 +15,7 @@
 //! has arrived, which the callee can only estimate. The caller initiates; of two
 //! that call each other the one with the lower device id.
 
+mod budget;
 mod candidate;
 mod check;
 mod gather;
@@ -33,18 +34,20 @@ pub use history::{ATTEMPTS, Attempt, Attempts};
 pub use ladder::SocketCommand;
 pub use probe::ProbeTransmit;
 pub use route::{Route, Selected, Why};
+pub use warm::Wish;
 
 use heapless::Vec;
 use weft_wire::id::DeviceId;
 use weft_wire::map::Overlay;
 use weft_wire::relay::RELAYS;
-use weft_wire::signal::{CANDIDATES, Call, CallAck, Candidate, NatReport};
+use weft_wire::signal::{CANDIDATES, Call, CallAck, Candidate, CandidateKind, NatReport};
 use weft_wire::verdict::CallFailure;
 
 use core::net::{IpAddr, SocketAddr};
 
 use crate::entropy::Entropy;
 use crate::event::{Activity, PeerSlot, Sockets, Source};
+use crate::meter::Allowance;
 use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 
@@ -189,6 +192,7 @@ pub struct Paths<const PEERS: usize> {
     /// An allocation is asked for to find out how.
     learns_way: bool,
     run: Option<Run>,
+    allowance: Allowance,
     extra: ladder::Sockets,
     /// Where the map's relays are.
     relays: Vec<IpAddr, { 2 * RELAYS }>,
@@ -217,6 +221,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             allocation: Allocation::Absent,
             learns_way: false,
             run: None,
+            allowance: Allowance::UNLIMITED,
             extra: ladder::Sockets::new(),
             relays: Vec::new(),
             relay_changed: false,
@@ -443,11 +448,18 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.stir();
     }
 
-    /// The way to this peer is to be kept open while nobody talks, or need not be.
-    pub fn keep_warm(&mut self, slot: PeerSlot, is_wanted: bool, now: Instant) {
+    /// The way to this peer is to be kept open while nobody talks, or need not be, as
+    /// far as one or the other is concerned.
+    pub fn keep_warm(&mut self, slot: PeerSlot, whose: Wish, is_wanted: bool, now: Instant) {
         if let Some(peer) = self.peer_mut(slot).filter(|peer| !peer.kind.wireguard_only) {
-            peer.keep_warm(is_wanted, now);
+            peer.keep_warm(whose, is_wanted, now);
         }
+    }
+
+    /// Whether what is asked of this peer now is whether its way stands that is
+    /// kept open.
+    pub fn is_kept_warm(&self, slot: PeerSlot) -> bool {
+        self.peer(slot).is_some_and(PeerPath::is_kept_warm)
     }
 
     /// Data goes to this peer, or comes from it, after a pause.
@@ -468,8 +480,9 @@ impl<const PEERS: usize> Paths<PEERS> {
         if let Some(source) = heard.heard_from {
             self.note_way(slot, source.into());
         }
+        let allowance = self.allowance;
         if let Some(peer) = self.peer_mut(slot) {
-            peer.handle_heard(heard, entropy, now);
+            peer.handle_heard(heard, allowance, entropy, now);
             peer.draw_handle(entropy);
             self.stir();
         }
@@ -490,7 +503,12 @@ impl<const PEERS: usize> Paths<PEERS> {
             return;
         };
         let named = Named::drawn(call.receiver, call.nat.mapping, entropy);
-        let named = self.named(slot, &call.candidates, true, named);
+        let allowance = self.allowance;
+        let declines = self.peer_mut(slot).is_some_and(|peer| peer.declines(allowance));
+        let is_tried = |one: &&Candidate| !declines || one.kind == CandidateKind::Relayed;
+        let candidates: Vec<Candidate, CANDIDATES> =
+            call.candidates.iter().filter(is_tried).copied().collect();
+        let named = self.named(slot, &candidates, true, named);
         let both = u64::from(self.rtt_ms) + u64::from(call.rtt_ms);
         if let Some(peer) = self.peer_mut(slot) {
             peer.history.set_peer_mapping(call.nat.mapping);
@@ -533,7 +551,7 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// Time has passed.
     pub fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         for peer in self.peers.iter_mut().flatten() {
-            peer.handle_timeout(entropy, now);
+            peer.handle_timeout(self.allowance, entropy, now);
             if peer.is_calling() {
                 peer.draw_handle(entropy);
             }
@@ -569,7 +587,11 @@ impl<const PEERS: usize> Paths<PEERS> {
         let (nat, early) = (self.gathering.nat(now), self.gathering.is_late());
         for peer in self.peers.iter_mut().flatten() {
             let relayed = peer.leans && self.local.has_relayed();
-            let candidates = || self.local.list(relayed);
+            let candidates = |only_relayed: bool| {
+                let mut list = self.local.list(relayed);
+                list.retain(|one| !only_relayed || one.kind == CandidateKind::Relayed);
+                list
+            };
             if peer.has_signal(now) {
                 peer.history.begin(nat.mapping, now);
             }
@@ -581,7 +603,7 @@ impl<const PEERS: usize> Paths<PEERS> {
                     receiver: peer.checks.own_handle,
                     nat,
                     rtt_ms,
-                    candidates: candidates(),
+                    candidates: candidates(core::mem::take(&mut peer.declines)),
                 }));
             }
             if let Some(call) = peer.take_call(now) {
@@ -592,7 +614,7 @@ impl<const PEERS: usize> Paths<PEERS> {
                     receiver: peer.checks.own_handle,
                     nat,
                     rtt_ms,
-                    candidates: candidates(),
+                    candidates: candidates(false),
                 }));
             }
         }
@@ -618,7 +640,10 @@ impl<const PEERS: usize> Paths<PEERS> {
             }
         }
         self.relay_changed |= self.lean(now);
-        let told = || self.peers.iter().flatten().filter(|peer| peer.has_signal(now));
+        // Who hears of relays alone needs no server.
+        let hears =
+            |peer: &&PeerPath| peer.has_signal(now) && (peer.is_calling() || !peer.declines);
+        let told = || self.peers.iter().flatten().filter(hears);
         let doubted = told().any(PeerPath::doubts_reflexive);
         if self.gathering.is_stale(doubted, now) && told().next().is_some() {
             self.gathering.begin(now);

@@ -18,6 +18,7 @@ use super::warm::Warm;
 use super::{NoPath, PathEvent, PeerKind, RelaySuspicion, Route, Selected, Why};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot};
+use crate::meter::Allowance;
 use crate::time::{Duration, Instant};
 
 /// A call is repeated after these times without an answer: a lost record costs
@@ -111,6 +112,8 @@ pub(super) struct PeerPath {
     pub(super) kept: Option<Packed>,
     pub(super) choice: Choice,
     pub(super) warm: Warm,
+    /// Who wants the way kept open: bits of [`Wish`](super::Wish).
+    pub(super) wishes: u8,
     pub(super) history: History,
     /// Where servers see the peer.
     pub(super) seen: Option<SocketAddr>,
@@ -127,6 +130,8 @@ pub(super) struct PeerPath {
     pub(super) greets: bool,
     /// Nobody talked for so long that the way is given up.
     pub(super) is_idle: bool,
+    /// The peer's call is answered with relays alone.
+    pub(super) declines: bool,
     /// Our relay may be what is silent, or our allocation is gone.
     pub(super) suspects: Option<RelaySuspicion>,
     calling: Option<Calling>,
@@ -166,6 +171,7 @@ impl PeerPath {
             kept: None,
             choice: Choice::new(),
             warm: Warm::new(),
+            wishes: 0,
             history: History::new(),
             seen: None,
             prediction: None,
@@ -175,6 +181,7 @@ impl PeerPath {
             unproven: false,
             greets: false,
             is_idle: false,
+            declines: false,
             suspects: None,
             calling: None,
             obliges: false,
@@ -230,7 +237,9 @@ impl PeerPath {
         }
         self.confirmed_at = Some(now);
         let before = self.selected.map(|selected| (selected.route, selected.why));
-        if before != Some((route, Why::Authenticated)) {
+        if before == Some((route, Why::Authenticated)) {
+            self.let_go(now);
+        } else {
             self.select(route, Why::Authenticated, now);
         }
         before.is_none_or(|(before, _)| before != route)
@@ -320,10 +329,17 @@ impl PeerPath {
     }
 
     pub(super) fn handle_call_ack(&mut self, call: u32, named: Named, now: Instant) {
+        let is_declined = self.is_declined(&named.routes);
         let Some(calling) = self.calling.as_mut().filter(|calling| calling.id == call) else {
             return;
         };
-        if named.routes.is_empty() {
+        if is_declined {
+            self.handle_declined(now);
+            if named.routes.is_empty() {
+                self.calling = None;
+                return self.end_call(NoPath::NoCandidate, now);
+            }
+        } else if named.routes.is_empty() {
             // It knows ours now: it comes to us, or nobody can.
             calling.sent = u8::MAX;
             calling.due = false;
@@ -354,9 +370,14 @@ impl PeerPath {
         }
     }
 
-    pub(super) fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
-        self.handle_choice_timeout(entropy, now);
-        self.handle_warm_timeout(entropy, now);
+    pub(super) fn handle_timeout(
+        &mut self,
+        allowance: Allowance,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        self.handle_choice_timeout(allowance, entropy, now);
+        self.handle_warm_timeout(allowance, entropy, now);
         self.judge_round(now);
         if self.blind_at.is_some_and(|at| at <= now) {
             self.blind_at = None;

@@ -17,6 +17,8 @@ pub struct ProbeTransmit {
     pub route: Route,
     /// Its length.
     pub len: usize,
+    /// It is there to keep the way open.
+    pub keeps: bool,
 }
 
 impl<const PEERS: usize> Paths<PEERS> {
@@ -75,22 +77,23 @@ impl<const PEERS: usize> Paths<PEERS> {
             let Some(peer) = peer else { continue };
             while let Some(outgoing) = peer.poll_predicted(&self.local, now) {
                 if let Some(len) = emit(slot, &outgoing, out, mac, now) {
-                    return Some(ProbeTransmit { route: outgoing.route, len });
+                    return Some(ProbeTransmit { route: outgoing.route, len, keeps: false });
                 }
             }
+            let keeps = peer.is_kept_warm();
             while let Some(outgoing) = peer.checks.poll(now) {
                 if self.extra.is_closed(outgoing.route) {
                     continue;
                 }
                 // A peer without a key gets none.
                 if let Some(len) = emit(slot, &outgoing, out, mac, now) {
-                    return Some(ProbeTransmit { route: outgoing.route, len });
+                    return Some(ProbeTransmit { route: outgoing.route, len, keeps });
                 }
             }
         }
         while let Some((slot, outgoing)) = self.poll_run(now) {
             if let Some(len) = emit(slot, &outgoing, out, mac, now) {
-                return Some(ProbeTransmit { route: outgoing.route, len });
+                return Some(ProbeTransmit { route: outgoing.route, len, keeps: false });
             }
         }
         let due =
@@ -124,8 +127,9 @@ impl<const PEERS: usize> Paths<PEERS> {
             let is_free = self.run.is_none_or(|run| run.slot == slot);
             let transaction = peer.checks.ladder();
             let run = Run::new(slot, own, peer.history.peer_mapping(), peer.seen, transaction, at);
+            let left = self.allowance.left;
             let may = is_free && self.extra.is_allowed() && !peer.is_direct();
-            let Some(run) = run.filter(|_| may) else { continue };
+            let Some(run) = run.filter(|run| may && run.cost() <= left) else { continue };
             if run.is_long() && peer.long_run_at > now {
                 continue;
             }

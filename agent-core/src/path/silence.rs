@@ -10,6 +10,7 @@ use super::peer::PeerPath;
 use super::{RelaySuspicion, Selected};
 use crate::entropy::Entropy;
 use crate::event::Activity;
+use crate::meter::Allowance;
 use crate::time::{Duration, Instant};
 
 /// Data without an answer for this long makes us ask.
@@ -18,6 +19,8 @@ const ASK_AFTER: Duration = Duration::from_secs(1);
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// A way that answered is not asked again for this long.
 const TRUSTED_FOR: Duration = Duration::from_secs(4);
+/// The same where bytes cost money and the day's are used up.
+const TRUSTED_FOR_LONGER: Duration = Duration::from_secs(30);
 /// Without an answer everything is done again after this long.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// With whom nothing was exchanged for this long is not listened for. The data path
@@ -65,10 +68,12 @@ impl PeerPath {
     pub(super) fn handle_heard(
         &mut self,
         heard: &Activity,
+        allowance: Allowance,
         entropy: &mut dyn Entropy,
         now: Instant,
     ) {
         self.follow(heard, now);
+        let trusted_for = if allowance.allows_round() { TRUSTED_FOR } else { TRUSTED_FOR_LONGER };
         self.listening.at = match (heard.first_unanswered_at, self.listening.asked_at) {
             (None, _) => {
                 self.is_heard();
@@ -91,7 +96,7 @@ impl PeerPath {
                 self.listening.asked_at = None;
                 let way = self.selected.map(|selected| selected.route);
                 if way.is_some_and(|way| self.checks.answers(way, now)) {
-                    asked_at + TRUSTED_FOR
+                    asked_at + trusted_for
                 } else {
                     self.doubt(entropy, now);
                     now + AGAIN_AFTER
@@ -115,7 +120,7 @@ impl PeerPath {
             return now + ASK_AFTER;
         }
         let relayed = self.selected.is_some_and(|selected| selected.relayed);
-        if !relayed || self.warm.is_wanted() {
+        if !relayed || self.warm.is_kept() {
             return Instant::FAR_FUTURE;
         }
         // Whoever has the allocation keeps it for longer than the other sends to it.

@@ -11,6 +11,7 @@ use super::peer::PeerPath;
 use super::{Route, Selected, Why};
 use crate::entropy::Entropy;
 use crate::event::Activity;
+use crate::meter::Allowance;
 use crate::time::{Duration, Instant};
 
 /// When a way without a relay is looked for again, each after the one before; the
@@ -103,6 +104,14 @@ impl PeerPath {
         }
     }
 
+    /// Data takes a way of its own, as before: what was asked of a relay meanwhile is
+    /// needed no more.
+    pub(super) fn let_go(&mut self, now: Instant) {
+        if self.leans && !self.uses_ours() && self.choice.lean_until == Instant::FAR_FUTURE {
+            self.choice.lean_until = now + LINGERS;
+        }
+    }
+
     fn wait_for_upgrade(&mut self, now: Instant) {
         let wait = WAITS.get(usize::from(self.choice.upgrades)).or(WAITS.last());
         let wait = wait.copied().unwrap_or(Duration::ZERO);
@@ -127,6 +136,7 @@ impl PeerPath {
         let Some(selected) = self.selected.filter(|_| self.confirmed_at.is_some()) else { return };
         let moved = self.choice.moved;
         if route == selected.route {
+            self.let_go(now);
             // The peer does not know yet that we are somewhere else.
             self.greets |= moved;
             self.choice.moved = false;
@@ -164,7 +174,19 @@ impl PeerPath {
         }
     }
 
-    pub(super) fn handle_choice_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+    /// A better way is looked for at this time, if data takes a relay and we lead.
+    pub(super) fn look_at(&mut self, at: Instant) {
+        if self.leads && self.selected.is_some_and(|selected| selected.relayed) {
+            self.choice.upgrade_at = at;
+        }
+    }
+
+    pub(super) fn handle_choice_timeout(
+        &mut self,
+        allowance: Allowance,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
         let settled = self.choice.moved_at.is_some_and(|at| now - at >= SETTLES_WITHIN);
         if let Some(route) = self.choice.strayed.take_if(|_| settled) {
             // The other side holds to that.
@@ -176,7 +198,9 @@ impl PeerPath {
         }
         if self.choice.upgrade_at <= now {
             self.choice.upgrade_at = Instant::FAR_FUTURE;
-            if self.selected.is_some_and(|selected| selected.relayed) {
+            if !allowance.allows_round() {
+                self.look_at(allowance.until);
+            } else if self.selected.is_some_and(|selected| selected.relayed) {
                 self.choice.upgrades = self.choice.upgrades.saturating_add(1);
                 self.wait_for_upgrade(now);
                 self.call_at(now, entropy, now);

@@ -9,6 +9,7 @@
 use super::peer::PeerPath;
 use super::silence::ANSWER_WITHIN;
 use crate::entropy::Entropy;
+use crate::meter::Allowance;
 use crate::time::{Duration, Instant};
 
 /// Pauses that are tried: four fifths of what routers keep a flow for, 30 s, a
@@ -36,6 +37,8 @@ pub(super) struct Warm {
     has_paused: bool,
     /// A ping is on its way.
     is_asked: bool,
+    /// A budget is used up.
+    is_held: bool,
     at: Instant,
 }
 
@@ -49,12 +52,14 @@ impl Warm {
             limited_at: Instant::ZERO,
             has_paused: false,
             is_asked: false,
+            is_held: false,
             at: Instant::FAR_FUTURE,
         }
     }
 
-    pub(super) const fn is_wanted(&self) -> bool {
-        self.is_wanted
+    /// Whether the way is kept open now.
+    pub(super) const fn is_kept(&self) -> bool {
+        self.is_wanted && !self.is_held
     }
 
     pub(super) fn due_at(&self) -> Option<Instant> {
@@ -70,7 +75,7 @@ impl Warm {
 
     /// Data or a handshake went this way: a pause begins.
     pub(super) fn handle_way(&mut self, now: Instant) {
-        if self.is_wanted {
+        if self.is_kept() {
             (self.is_asked, self.has_paused) = (false, true);
             self.at = now + self.pause();
         }
@@ -100,19 +105,58 @@ impl Warm {
     }
 }
 
+/// Who wants a way kept open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Whoever set this device up.
+    Device = 1,
+    /// An operator of the network, by its policy.
+    Network = 2,
+}
+
 impl PeerPath {
     /// The way to this peer is to be kept open, or need not be.
-    pub(super) fn keep_warm(&mut self, is_wanted: bool, now: Instant) {
+    pub(super) fn keep_warm(&mut self, whose: Wish, is_wanted: bool, now: Instant) {
+        let bit = whose as u8;
+        self.wishes = if is_wanted { self.wishes | bit } else { self.wishes & !bit };
+        let is_wanted = self.wishes != 0;
         if self.warm.is_wanted != is_wanted {
             self.warm = Warm::new();
             self.warm.is_wanted = is_wanted;
             self.warm.at = if is_wanted { now } else { Instant::FAR_FUTURE };
+            // A way over a relay that nobody uses is given up, as any other.
+            if !is_wanted {
+                self.listening.begin(now);
+            }
         }
     }
 
-    pub(super) fn handle_warm_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+    /// Whether probes on the way in use are there to keep it open: nobody looks for
+    /// another one.
+    pub(super) fn is_kept_warm(&self) -> bool {
+        self.warm.is_kept() && self.confirmed_at.is_some() && self.history.began().is_none()
+    }
+
+    /// The way may be kept open again, from then on.
+    pub(super) fn resume_warm(&mut self, at: Instant) {
+        if core::mem::take(&mut self.warm.is_held) {
+            self.warm.at = at;
+        }
+    }
+
+    pub(super) fn handle_warm_timeout(
+        &mut self,
+        allowance: Allowance,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
         if self.warm.at > now {
             return;
+        }
+        if !allowance.allows_round() {
+            self.warm = Warm { is_wanted: true, is_held: true, ..Warm::new() };
+            // An allocation that nobody uses is given back.
+            return self.listening.begin(now);
         }
         let Some(selected) = self.selected.filter(|_| self.confirmed_at.is_some()) else {
             (self.warm.is_asked, self.warm.has_paused) = (false, false);

@@ -40,6 +40,11 @@ impl PeerEntry {
     pub const fn is_wireguard_only(&self) -> bool {
         self.flags & peer_flags::WIREGUARD_ONLY != 0
     }
+
+    /// Whether the network wants the way to it kept open.
+    pub const fn is_warm(&self) -> bool {
+        self.flags & peer_flags::KEEP_WARM != 0
+    }
 }
 
 struct Peer {

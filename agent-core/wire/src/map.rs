@@ -150,6 +150,8 @@ pub mod peer_flags {
     pub const ON_DEMAND: u8 = 2;
     /// Speaks plain WireGuard only: no probes, no calls.
     pub const WIREGUARD_ONLY: u8 = 4;
+    /// The way to it is to be kept open while nobody talks.
+    pub const KEEP_WARM: u8 = 8;
 }
 
 /// The most routes behind one peer on any device.
@@ -293,6 +295,15 @@ item!(
         /// Number of the rotation that the device is to make its next key for;
         /// 0 = none.
         wanted: u32,
+    }
+);
+
+item!(
+    /// Op: how many bytes a day this device may spend on all but payload where they
+    /// cost money. Its own setting may be tighter.
+    49 DataBudget {
+        /// Bytes; `None` = as it likes.
+        bytes: Option<u64>,
     }
 );
 

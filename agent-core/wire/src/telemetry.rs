@@ -41,5 +41,30 @@ item!(
     }
 );
 
+item!(
+    /// What the day's bytes were for, so far: IP packets of both directions. Beside
+    /// a [`Heartbeat`], now and then; a later one of the same day takes its place.
+    82 DataUsage {
+        /// Days since 1970-01-01, by the coordinator's clock.
+        day: u32,
+        /// The line to the coordinator.
+        control: u64,
+        /// Ways that are kept open while nobody talks.
+        keepalive: u64,
+        /// Looking for ways, asking whether they stand.
+        probe: u64,
+        /// What relays are asked, and put around packets.
+        relay_overhead: u64,
+        /// Tunnels.
+        payload: u64,
+        /// The device's budget of the day for all but payload.
+        budget: Option<u64>,
+        /// Bytes cost money where the device is, so that the budget binds.
+        metered: bool,
+        /// It is used up: the device looks for no better way until midnight.
+        used_up: bool,
+    }
+);
+
 /// The most drop reasons in one heartbeat.
 pub const DROP_REASONS: usize = 24;

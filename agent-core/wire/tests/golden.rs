@@ -248,6 +248,24 @@ fn map(golden: &mut Golden) {
             attestation: Some(Signature([0x66; 32], [0x77; 32])),
         },
     );
+    golden.item(
+        "peer_upsert_warm",
+        &PeerUpsert {
+            device: DeviceId(6),
+            name: text("gw-b"),
+            key: PublicKey([0x11; 32]),
+            psk: Secret([0x22; 32]),
+            second: None,
+            host: 3,
+            mtu: 1_280,
+            flags: peer_flags::KEEP_WARM,
+            rules_in: 1,
+            rules_out: 1,
+            routes: list(&[]),
+            endpoint: None,
+            attestation: None,
+        },
+    );
     golden.item("peer_remove", &PeerRemove { device: DeviceId(6) });
     golden.item("peer_key", &PeerKey { device: DeviceId(6), second: Some(second()) });
     golden.item(
@@ -285,6 +303,8 @@ fn network(golden: &mut Golden) {
         },
     );
     golden.item("lease", &Lease { lease_s: 604_800 });
+    golden.item("data_budget", &DataBudget { bytes: Some(1_000_000) });
+    golden.item("data_budget_none", &DataBudget { bytes: None });
 }
 
 fn relay_link(golden: &mut Golden) {
@@ -420,6 +440,20 @@ fn signal_and_telemetry(golden: &mut Golden) {
             drops: list(&[0, 7]),
             active_peers: 1,
             direct_peers: 1,
+        },
+    );
+    golden.item(
+        "data_usage",
+        &DataUsage {
+            day: 20_784,
+            control: 9_120,
+            keepalive: 4_032,
+            probe: 5_059,
+            relay_overhead: 0,
+            payload: 12_045_992,
+            budget: Some(1_000_000),
+            metered: true,
+            used_up: false,
         },
     );
 }

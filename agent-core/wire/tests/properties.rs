@@ -9,7 +9,7 @@ use weft_wire::join::{JoinString, MAX_TEXT};
 use weft_wire::map::*;
 use weft_wire::signal::*;
 use weft_wire::stun::{Algorithm, ChannelData, Deframer, Frame, Message, MessageWriter, frame_len};
-use weft_wire::telemetry::Heartbeat;
+use weft_wire::telemetry::{DataUsage, Heartbeat};
 use weft_wire::topic::Topic;
 
 /// Decodes a body; what decodes must be written back as an equal value (postcard
@@ -44,9 +44,11 @@ fn every_body(body: &[u8]) {
     stable::<Rules>(body);
     stable::<Servers>(body);
     stable::<Settings>(body);
+    stable::<DataBudget>(body);
     stable::<Call>(body);
     stable::<CallAck>(body);
     stable::<Heartbeat>(body);
+    stable::<DataUsage>(body);
 }
 
 /// Bytes near real ones reach deeper than random ones: change and cut some of a

@@ -148,6 +148,7 @@ pub(crate) fn run() -> u8 {
         socket: cli.global.socket,
         config: cli.global.config,
         interface: command.interface(),
+        data_budget: command.data_budget(),
         verbose: cli.global.verbose,
     };
     let loaded = config::load(&flags, |failure| ui.failure_line(failure));
@@ -189,6 +190,14 @@ impl Command {
         match self {
             Self::Join(arguments) => arguments.interface.clone(),
             Self::Up(arguments) => arguments.interface.clone(),
+            _ => None,
+        }
+    }
+
+    fn data_budget(&self) -> Option<String> {
+        match self {
+            Self::Join(arguments) => arguments.data_budget.clone(),
+            Self::Up(arguments) => arguments.data_budget.clone(),
             _ => None,
         }
     }

@@ -108,6 +108,10 @@ fn background(context: &Context) -> Result<()> {
     arguments.push(absolute(&config.socket).into());
     arguments.push("--interface".into());
     arguments.push(config.interface.clone().into());
+    if let Some(bytes) = config.data_budget {
+        arguments.push("--data-budget".into());
+        arguments.push(format!("{bytes}B").into());
+    }
     arguments.extend((0..config.verbose).map(|_| "-v".into()));
     if let Some(file) = &config.file {
         arguments.push("--config".into());

@@ -1,5 +1,7 @@
 //! `weft status`: this machine, its coordinator, its lease, its peers.
 
+pub(super) mod data;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -62,6 +64,7 @@ fn describe(status: &Status, symbols: Symbols, width: Option<usize>) -> Vec<Stri
             key::describe(status.key).map(|text| labelled("key", symbols.ok, style::GOOD, text)),
         );
     }
+    lines.push(data::line(&status.data, symbols));
     if let Some(device) = &status.device
         && let Some(text) = standing(device)
     {
@@ -340,7 +343,7 @@ struct Document {
     coordinator: CoordinatorDocument,
     internet: Option<()>,
     lease: LeaseDocument,
-    data_today: Option<()>,
+    data_today: data::DataDocument,
     interface: Option<String>,
     mtu: Option<u16>,
     listen_port: u16,
@@ -475,7 +478,7 @@ fn document(status: &Status, now_ms: u64) -> impl Serialize {
             ends_at: status.lease_s.map(|s| units::rfc3339(now_ms + s * 1_000)),
             remaining_s: status.lease_s,
         },
-        data_today: None,
+        data_today: data::document(&status.data),
         interface: status.interface.clone(),
         mtu: status.mtu,
         listen_port: status.port,

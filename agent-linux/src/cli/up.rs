@@ -27,6 +27,9 @@ pub(super) struct Arguments {
     /// Name of the mesh interface [default: weft0]
     #[arg(long, value_name = "NAME")]
     pub(super) interface: Option<String>,
+    /// Bytes per day for all but payload, where they cost money, as 1MB
+    #[arg(long, value_name = "SIZE")]
+    pub(super) data_budget: Option<String>,
 }
 
 /// How long the interface may take before `weft up` goes on without it.

@@ -52,6 +52,8 @@ pub(crate) struct Flags {
     pub(crate) socket: Option<PathBuf>,
     pub(crate) config: Option<PathBuf>,
     pub(crate) interface: Option<String>,
+    /// Bytes per day, as in `weft.toml`.
+    pub(crate) data_budget: Option<String>,
     /// 1: debug lines, more: all.
     pub(crate) verbose: u8,
 }
@@ -83,6 +85,8 @@ pub(crate) struct Config {
     pub(crate) keep_warm: Vec<String>,
     /// Bytes of this uplink cost money: nothing is sent that only might help.
     pub(crate) metered: bool,
+    /// Bytes per day for everything but payload; binds where bytes cost money.
+    pub(crate) data_budget: Option<u64>,
     /// Whether the router may be asked to let packets in.
     pub(crate) port_mapping: bool,
     /// Seconds after which a session is renewed; for tests only.
@@ -131,6 +135,7 @@ impl Config {
         let mut known = ["WEFT_INTERFACE", "WEFT_LISTEN_PORT"].into_iter();
         config.is_overridden = wanted.is_some()
             || flags.interface.is_some()
+            || flags.data_budget.is_some()
             || flags.verbose > 0
             || known.any(|name| environment(name).is_some());
         config.verbose = flags.verbose;
@@ -150,6 +155,12 @@ impl Config {
                 vec![Failure::new(Code::ConfigValue, format!("interface {message}"))]
             })?;
             config.interface = name;
+        }
+        if let Some(text) = &flags.data_budget {
+            let bytes = reader::size(text).ok_or_else(|| {
+                vec![Failure::new(Code::ConfigSize, reader::not_a_size("data_budget", text))]
+            })?;
+            config.data_budget = Some(bytes);
         }
         if let Some(text) = environment("WEFT_LISTEN_PORT") {
             let port = text.parse().ok().filter(|&port| port > 0).ok_or_else(|| {
@@ -173,6 +184,7 @@ impl Config {
             endpoints: Vec::new(),
             keep_warm: Vec::new(),
             metered: false,
+            data_budget: None,
             port_mapping: true,
             rekey_after_s: None,
             socket_group: DEFAULT_GROUP.to_owned(),
@@ -249,6 +261,7 @@ impl Config {
         if let Some(metered) = section.boolean("metered") {
             self.metered = metered;
         }
+        self.data_budget = section.size("data_budget");
         if let Some(wanted) = section.boolean("port_mapping") {
             self.port_mapping = wanted;
         }

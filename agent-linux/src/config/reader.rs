@@ -303,6 +303,16 @@ impl Section<'_, '_> {
         }
     }
 
+    /// A number of bytes, `1MB`.
+    pub(crate) fn size(&mut self, key: &'static str) -> Option<u64> {
+        let (text, span) = self.text(key)?;
+        let bytes = size(&text);
+        if bytes.is_none() {
+            self.refuse(Code::ConfigSize, span, not_a_size(key, &text));
+        }
+        bytes
+    }
+
     /// Yes or no.
     pub(crate) fn boolean(&mut self, key: &'static str) -> Option<bool> {
         self.known.push(key);
@@ -337,6 +347,36 @@ impl Section<'_, '_> {
             self.failures.push(Failure::new(Code::ConfigUnknownKey, message).excerpt(drawn));
         }
     }
+}
+
+/// A whole number, or one with a point, and `B`, `kB`, `MB` or `GB`: powers of
+/// 1,000, as SIM plans count.
+pub(crate) fn size(text: &str) -> Option<u64> {
+    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (number, unit) = (text.get(..at)?.trim_end(), text.get(at..)?);
+    let digits = match unit {
+        "B" => 0,
+        "kB" => 3,
+        "MB" => 6,
+        "GB" => 9,
+        _ => return None,
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let fits = part.len() <= digits && number.ends_with(|c: char| c.is_ascii_digit());
+    if whole.is_empty() || !is_number(whole) || !is_number(part) || !fits {
+        return None;
+    }
+    let whole = whole.parse::<u64>().ok()?.checked_mul(10u64.pow(digits as u32))?;
+    let part = format!("{part:0<digits$}");
+    let part = if part.is_empty() { 0 } else { part.parse::<u64>().ok()? };
+    whole.checked_add(part)
+}
+
+/// What is said of a text that is none.
+pub(crate) fn not_a_size(key: &str, text: &str) -> String {
+    let text = crate::failure::printable(text);
+    format!("{key} \"{text}\": write a number and B, kB, MB or GB, for example \"1MB\"")
 }
 
 /// The known name that takes the fewest changes, if it is near at all.

@@ -21,7 +21,7 @@ fn error(text: &str) -> String {
 fn every_key_is_read() {
     let config = parse(
         "[network]\ninterface = \"weft1\"\nlisten_port = 41_641\n\
-         metered = true\nport_mapping = false\nkeep_warm = [\"plc-9\"]\nendpoints = [\"203.0.113.22:41641\", \"[2001:db8::7]:41641\"]\n\
+         metered = true\ndata_budget = \"1.5 MB\"\nport_mapping = false\nkeep_warm = [\"plc-9\"]\nendpoints = [\"203.0.113.22:41641\", \"[2001:db8::7]:41641\"]\n\
          [tunnel]\nrekey_after_s = 10\n[state]\ndirectory = \"/tmp/w\"\n\
          [socket]\npath = \"/tmp/w.sock\"\ngroup = \"staff\"\n\
          [log]\nlevel = \"debug\"\nformat = \"json\"\naddresses = \"info\"\n",
@@ -32,6 +32,7 @@ fn every_key_is_read() {
     assert_eq!((port.port, port.source.as_str()), (41_641, "weft.toml:3"));
     assert_eq!(config.endpoints.len(), 2);
     assert!(config.metered && !config.port_mapping);
+    assert_eq!(config.data_budget, Some(1_500_000));
     assert_eq!(config.keep_warm, ["plc-9"]);
     assert_eq!(config.rekey_after_s, Some(10));
     assert_eq!(config.state, Path::new("/tmp/w"));
@@ -64,6 +65,42 @@ fn yes_and_no_stand_without_quotes() {
         "error[config.type]: metered is true or false, found the string \"true\"; write it \
          without quotes\n"
     ));
+}
+
+#[test]
+fn sizes_are_numbers_with_a_unit() {
+    for (text, bytes) in [
+        ("0B", 0),
+        ("750 B", 750),
+        ("93kB", 93_000),
+        ("1MB", 1_000_000),
+        ("0.25GB", 250_000_000),
+        ("1.000001MB", 1_000_001),
+    ] {
+        assert_eq!(reader::size(text), Some(bytes), "{text}");
+    }
+    for text in [
+        "",
+        "1",
+        "MB",
+        "1 meg",
+        "1mb",
+        "1KB",
+        "-1MB",
+        "1,5MB",
+        ".5MB",
+        "1.MB",
+        "1.0000001MB",
+        "1.5B",
+    ] {
+        assert_eq!(reader::size(text), None, "{text}");
+    }
+    assert_eq!(reader::size("99999999999GB"), None, "more than there is");
+    assert!(error("[network]\ndata_budget = \"1 meg\"\n").starts_with(
+        "error[config.size]: data_budget \"1 meg\": write a number and B, kB, MB or GB, for \
+         example \"1MB\"\n  --> /etc/weft/weft.toml:2:15\n"
+    ));
+    assert!(error("[network]\ndata_budget = 7\n").starts_with("error[config.type]"));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use weft_wire::topic::{Topic, TopicText};
 use crate::control::failure::{Attempt, LineFailure, Reason};
 use crate::control::order::Order;
 use crate::control::reach::{self, Reach, TlsSource};
+use crate::control::traffic::Traffic;
 use crate::control::wait::{FirstBytes, Waiting};
 use crate::control::way::Way;
 use crate::os::clock;
@@ -159,6 +160,9 @@ pub(crate) struct Line {
     /// What the owner knows of it.
     told: Vec<(u64, String)>,
     tls: Rc<TlsSource>,
+    traffic: Rc<Traffic>,
+    /// Of it, what the owner knows.
+    counted: u64,
     /// For tries beside a line that stands.
     login: Option<Login>,
     /// The way that stands.
@@ -185,6 +189,8 @@ impl Line {
             order: Order::new(ways),
             told: Vec::new(),
             tls: Rc::new(TlsSource::new(pin)),
+            traffic: Rc::default(),
+            counted: 0,
             login: None,
             standing: None,
             trying: Vec::new(),
@@ -283,6 +289,12 @@ impl Line {
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.standing.as_ref().is_none_or(|run| run.shared.outbound.borrow().is_empty())
+    }
+
+    /// Bytes of IP packets that the line has been since this was last asked.
+    pub(crate) fn take_traffic(&mut self) -> u64 {
+        let now = self.traffic.bytes();
+        now - core::mem::replace(&mut self.counted, now).min(now)
     }
 
     /// Whether the line wants a record, of whatever content, to hear what the
@@ -403,6 +415,7 @@ impl Line {
                 shared: Rc::clone(&shared),
                 way: self.order.way(index).clone(),
                 tls: Rc::clone(&self.tls),
+                traffic: Rc::clone(&self.traffic),
             };
             let session = Box::pin(reach::run(reach, login));
             self.trying.push(Run { way: index, shared, session });

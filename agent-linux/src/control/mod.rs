@@ -14,6 +14,7 @@ mod tests;
 #[cfg(test)]
 mod tests_carriers;
 pub(crate) mod tls;
+mod traffic;
 mod wait;
 pub(crate) mod way;
 pub(crate) mod websocket;

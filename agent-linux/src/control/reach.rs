@@ -18,6 +18,7 @@ use crate::control::mqtt;
 use crate::control::post;
 use crate::control::stream::Stream;
 use crate::control::tls::Tls;
+use crate::control::traffic::Traffic;
 use crate::control::wait::Waiting;
 use crate::control::way::Way;
 use crate::net::resolver::{self, Resolved};
@@ -55,6 +56,7 @@ pub(super) struct Reach {
     pub(super) shared: Rc<Shared>,
     pub(super) way: Way,
     pub(super) tls: Rc<TlsSource>,
+    pub(super) traffic: Rc<Traffic>,
 }
 
 /// Runs until the line is closed (`Ok`), lost, or the way leads nowhere.
@@ -97,7 +99,8 @@ impl Reach {
         // A connection whose own end is not known is only lost later.
         self.shared.local.set(tcp.local_addr().ok());
         let waiting = Rc::clone(self.shared.waiting(lane));
-        let mut stream = Stream::new(tcp, waiting, Rc::clone(&self.shared.first));
+        let traffic = Rc::clone(&self.traffic);
+        let mut stream = Stream::new(tcp, waiting, traffic, Rc::clone(&self.shared.first));
         if self.way.is_tls() {
             let wrapped = with_timeout(WRAP_TIMEOUT, self.wrap(&mut stream)).await;
             let slow = || Reason::Lost("the TLS handshake took longer than 10 s".to_owned());

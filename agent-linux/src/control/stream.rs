@@ -14,6 +14,7 @@ use rustls::client::ClientConnection;
 use crate::control::failure::{self, Reason};
 use crate::control::http;
 use crate::control::tls::TlsFailure;
+use crate::control::traffic::Traffic;
 use crate::control::wait::{FirstBytes, Waiting};
 use crate::control::websocket::{self, Frames, Next};
 use crate::net::tcp;
@@ -26,6 +27,7 @@ use crate::os::would_block;
 pub(super) struct Stream {
     tcp: Rc<TcpStream>,
     waiting: Rc<RefCell<Waiting>>,
+    traffic: Rc<Traffic>,
     /// The first bytes that came of what is spoken inside; before the TLS
     /// handshake is over, of what came instead of it.
     first: Rc<Cell<FirstBytes>>,
@@ -80,10 +82,13 @@ impl Stream {
     pub(super) fn new(
         tcp: TcpStream,
         waiting: Rc<RefCell<Waiting>>,
+        traffic: Rc<Traffic>,
         first: Rc<Cell<FirstBytes>>,
     ) -> Self {
         first.set(FirstBytes::default());
-        Self { tcp: Rc::new(tcp), waiting, first, tls: None, frames: None }
+        let tcp = Rc::new(tcp);
+        traffic.begin(&tcp);
+        Self { tcp, waiting, traffic, first, tls: None, frames: None }
     }
 
     /// Wraps everything from here on in TLS. The caller bounds the time.
@@ -294,6 +299,12 @@ impl Stream {
                 }
             }
         }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.traffic.end(&self.tcp);
     }
 }
 

@@ -58,6 +58,9 @@ pub(super) fn restart(
     let mut command = Command::new("/proc/self/exe");
     command.arg0("weft").args(["up", "--foreground", "--state"]).arg(&config.state);
     command.arg("--socket").arg(&config.socket).arg("--interface").arg(&config.interface);
+    if let Some(bytes) = config.data_budget {
+        command.arg("--data-budget").arg(format!("{bytes}B"));
+    }
     command.args((0..config.verbose).map(|_| "-v"));
     if let Some(file) = &config.file {
         command.arg("--config").arg(file);

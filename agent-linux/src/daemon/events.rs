@@ -2,6 +2,7 @@
 
 use weft_agent_core::agent::{AgentEvent, Enrolled, Persist};
 use weft_agent_core::control::{LineRequest, MapDropped};
+use weft_agent_core::meter::overhead;
 use weft_agent_core::peers::{PeerChange, PeerState};
 use weft_noise::mac;
 use weft_wire::item::{Duplicate, Refused, Standing, State};
@@ -52,6 +53,7 @@ impl Daemon {
                 self.key_changed_at = Some(now());
                 self.log.write(Event::KeyRotated, &[]);
             }
+            AgentEvent::Budget(is_used_up) => self.handle_budget(is_used_up),
             AgentEvent::Netcheck => self.begin_look(),
             AgentEvent::Restart => {
                 self.log.write(Event::RestartAsked, &[]);
@@ -280,6 +282,16 @@ impl Daemon {
         self.log.write(event, &fields);
     }
 
+    fn handle_budget(&mut self, is_used_up: bool) {
+        let usage = self.agent.usage(now());
+        let fields = [
+            ("bytes", overhead(&usage.bytes).into()),
+            ("budget", usage.budget.unwrap_or_default().into()),
+        ];
+        let event = if is_used_up { Event::BudgetUsedUp } else { Event::BudgetRenewed };
+        self.log.write(event, &fields);
+    }
+
     fn handle_left(&mut self) {
         self.log.write(Event::Left, &[]);
         if let Some((_, client)) = self.leaving.take() {
@@ -413,6 +425,10 @@ impl Daemon {
                 LineEvent::Failed(failure) => self.handle_line_failed(&failure),
             }
             self.drain();
+        }
+        let bytes = self.line.take_traffic();
+        if bytes > 0 {
+            self.agent.handle_line_traffic(bytes, now());
         }
     }
 

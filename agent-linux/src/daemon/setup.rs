@@ -9,6 +9,7 @@ use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::config::implementation::MTU_MAX;
 use weft_agent_core::control::Identity;
 use weft_agent_core::event::Sockets;
+use weft_agent_core::meter::Budget;
 use weft_agent_core::time::Duration;
 use weft_noise::key::StaticSecret;
 use weft_noise::mac;
@@ -296,9 +297,14 @@ fn agent(
         tunnel,
         stamp_floor: stamp.floor,
     };
+    let budget = Budget { is_metered: config.metered, bytes: config.data_budget };
     on_a_large_stack(move || {
         let agent = GatewayAgent::new(agent_config, identity, Kernel, now());
-        agent.map(Box::new).map_err(|_| {
+        let agent = agent.map(|mut agent| {
+            agent.set_budget(budget, now());
+            Box::new(agent)
+        });
+        agent.map_err(|_| {
             let message = "the coordinator's key in the identity is a weak key";
             Failure::new(Code::UpStateRead, message)
         })

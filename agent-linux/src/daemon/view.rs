@@ -15,7 +15,7 @@ use weft_wire::relay::RelayGrant;
 use crate::daemon::{Daemon, now};
 use crate::failure::{Code, Failure};
 use crate::ipc::protocol::{
-    Coordinator, Device, Key, KeyState, OtherMachine, Path, Peer, Relay, Status,
+    Coordinator, Data, Device, Key, KeyState, OtherMachine, Path, Peer, Relay, Status,
 };
 use crate::netcheck::Known;
 use crate::os::clock;
@@ -264,6 +264,23 @@ impl Daemon {
             overlap: overlap.map(|o| (o.interface.clone(), o.network.to_string())),
             key: self.key_view(),
             relays: self.relay_views(),
+            data: self.data_view(),
+        }
+    }
+
+    fn data_view(&self) -> Data {
+        let usage = self.agent.usage(now());
+        let [control, keepalive, probe, relay_overhead, payload] = usage.bytes;
+        Data {
+            day: usage.day,
+            control,
+            keepalive,
+            probe,
+            relay_overhead,
+            payload,
+            budget: usage.budget,
+            metered: usage.is_metered,
+            used_up: usage.is_used_up,
         }
     }
 }

@@ -296,6 +296,26 @@ pub(crate) struct Status {
     pub(crate) overlap: Option<(String, String)>,
     pub(crate) key: Key,
     pub(crate) relays: Vec<Relay>,
+    #[serde(default)]
+    pub(crate) data: Data,
+}
+
+/// What the day's bytes were for, as `weft_agent_core::meter` counts them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Data {
+    /// Days since 1970-01-01; `None`: the time is not known, and this is since the
+    /// start.
+    pub(crate) day: Option<u32>,
+    pub(crate) control: u64,
+    pub(crate) keepalive: u64,
+    pub(crate) probe: u64,
+    pub(crate) relay_overhead: u64,
+    pub(crate) payload: u64,
+    pub(crate) budget: Option<u64>,
+    /// The budget binds.
+    pub(crate) metered: bool,
+    /// Nothing is sent any more that only might help.
+    pub(crate) used_up: bool,
 }
 
 /// What enrolment said.

@@ -147,6 +147,63 @@ pub(crate) fn get_option(
     check(result).map(|_| value)
 }
 
+/// What the kernel has counted of a TCP connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TcpInfo {
+    /// Bytes sent, those that were sent again too; before Linux 4.19 those that
+    /// were acknowledged.
+    pub(crate) bytes_sent: u64,
+    /// Bytes received, each once.
+    pub(crate) bytes_received: u64,
+    /// Segments, those without data too.
+    pub(crate) segments_out: u32,
+    pub(crate) segments_in: u32,
+}
+
+/// Reads `TCP_INFO` (`struct tcp_info` of `linux/tcp.h`, which grows at its end).
+///
+/// # Errors
+///
+/// What `getsockopt(2)` reports, `Unsupported` before Linux 4.2.
+pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+    const ACKNOWLEDGED: usize = 120;
+    const RECEIVED: usize = 128;
+    const OUT: usize = 136;
+    const IN: usize = 140;
+    const SENT: usize = 200;
+    let mut info = [0u8; 256];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes no more than the length says.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    check(result)?;
+    let info = info.get(..len as usize).unwrap_or(&info);
+    let long = |at: usize| {
+        let bytes = info.get(at..).and_then(<[u8]>::first_chunk);
+        bytes.map(|bytes| u64::from_ne_bytes(*bytes))
+    };
+    let short = |at: usize| {
+        let bytes = info.get(at..).and_then(<[u8]>::first_chunk);
+        bytes.map(|bytes| u32::from_ne_bytes(*bytes))
+    };
+    let read = || {
+        Some(TcpInfo {
+            bytes_sent: long(SENT).or_else(|| long(ACKNOWLEDGED))?,
+            bytes_received: long(RECEIVED)?,
+            segments_out: short(OUT)?,
+            segments_in: short(IN)?,
+        })
+    };
+    read().ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
 /// Reads and clears the pending error of a socket.
 ///
 /// # Errors

@@ -117,6 +117,22 @@ pub(crate) fn is_local(address: SocketAddr) -> bool {
     !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
+/// Bytes of IP packets that a connection has been so far, both directions: what
+/// was sent (again too) and received, and a header for each segment, pure
+/// acknowledgements and the handshake among them. Nothing is known of Ethernet.
+pub(crate) fn traffic(stream: &TcpStream) -> u64 {
+    let Ok(info) = socket::tcp_info(stream.as_fd()) else {
+        return 0;
+    };
+    // RFC 7323: all segments but the first carry timestamps, on every Linux.
+    let v6 = stream.peer_addr().is_ok_and(
+        |peer| matches!(peer, SocketAddr::V6(peer) if peer.ip().to_ipv4_mapped().is_none()),
+    );
+    let header: u64 = if v6 { 40 + 32 } else { 20 + 32 };
+    let segments = u64::from(info.segments_out) + u64::from(info.segments_in);
+    info.bytes_sent + info.bytes_received + segments * header
+}
+
 /// Whether the connection has another end.
 fn is_connected(fd: BorrowedFd<'_>) -> bool {
     fd.try_clone_to_owned().map(TcpStream::from).is_ok_and(|stream| stream.peer_addr().is_ok())
@@ -188,6 +204,27 @@ mod unit {
         };
         let (level, name) = (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
         assert_eq!(socket::get_option(stream.as_fd(), level, name).unwrap(), UNACKNOWLEDGED_MS);
+    }
+
+    #[test]
+    fn every_segment_of_a_connection_is_counted() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let Standing::Won(_, stream) = run(vec![listener.local_addr().unwrap()]) else {
+            panic!("the listening address did not win");
+        };
+        let (mut other, _) = listener.accept().unwrap();
+        let before = traffic(&stream);
+        // SYN, SYN and ACK, ACK.
+        assert!((52 * 2..=52 * 4).contains(&before), "{before}");
+        other.write_all(&[7; 1_000]).unwrap();
+        let mut bytes = [0; 1_000];
+        stream.set_nonblocking(false).unwrap();
+        (&stream).read_exact(&mut bytes).unwrap();
+        (&stream).write_all(&bytes[..500]).unwrap();
+        other.read_exact(&mut bytes[..500]).unwrap();
+        let passed = traffic(&stream) - before;
+        // Two segments of data, and up to two acknowledgements.
+        assert!((1_500 + 2 * 52..=1_500 + 4 * 52).contains(&passed), "{passed}");
     }
 
     #[test]

@@ -67,6 +67,35 @@ pub(crate) fn traffic(bytes: u64) -> String {
     }
 }
 
+/// Bytes in the unit that [`traffic`] gives another number, without it: `9.1`.
+pub(crate) fn traffic_as(bytes: u64, other: u64) -> String {
+    let (mut value, mut left) = (bytes as f64, other as f64);
+    let mut whole = true;
+    while left >= 1_000.0 {
+        (value, left, whole) = (value / 1_000.0, left / 1_000.0, false);
+    }
+    if whole || value >= 100.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+/// Bytes as somebody may have written them: `1 MB`, `1.5 MB`, `1,234 B`.
+pub(crate) fn size(bytes: u64) -> String {
+    let units = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    let fits = |(unit, _): &&(u64, &str)| bytes >= *unit && bytes.is_multiple_of(unit / 10);
+    match units.iter().find(fits) {
+        Some((unit, name)) if bytes.is_multiple_of(*unit) => {
+            format!("{} {name}", thousands(bytes / unit))
+        }
+        Some((unit, name)) => format!("{}.{} {name}", bytes / unit, bytes % unit / (unit / 10)),
+        None => format!("{} B", thousands(bytes)),
+    }
+}
+
+/// A day, by its number since 1970-01-01: `2026-11-27`.
+pub(crate) fn date(day: u32) -> String {
+    let moment = rfc3339(u64::from(day) * 86_400_000);
+    moment.split('T').next().unwrap_or_default().to_owned()
+}
+
 /// `1,234,567`.
 pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
@@ -166,6 +195,19 @@ mod tests {
         ] {
             assert_eq!(age_ms(ms), text);
         }
+    }
+
+    #[test]
+    fn sizes_are_told_as_somebody_wrote_them() {
+        let all = [1_000_000, 1_500_000, 93_000, 93_100, 750, 1_234_567, 0, 2_000_000_000];
+        let told = ["1 MB", "1.5 MB", "93 kB", "93.1 kB", "750 B", "1,234,567 B", "0 B", "2 GB"];
+        assert_eq!(all.map(size), told);
+        assert_eq!(
+            [(9_120, 18_211), (812, 999), (999_400, 1_000_000)]
+                .map(|(part, sum)| { traffic_as(part, sum) }),
+            ["9.1", "812", "1.0"]
+        );
+        assert_eq!(date(20_784), "2026-11-27");
     }
 
     #[test]

@@ -37,7 +37,7 @@ const IDS: &str = "weft_wire::id";
 /// `peers`, `tunnel`, `datapath`, `path` and `control` never import one another.
 pub(crate) const AGENT_CORE: Crate = Crate {
     folder: "agent-core/src",
-    foundation: &["time", "entropy", "buffer", "event", "config", "timer", "index", "ip"],
+    foundation: &["time", "entropy", "buffer", "event", "config", "timer", "index", "ip", "meter"],
     modules: &[
         module("time", &[], &[IDS]),
         module("entropy", &[], &["weft_noise::entropy"]),
@@ -47,6 +47,7 @@ pub(crate) const AGENT_CORE: Crate = Crate {
         module("timer", &[], &[IDS]),
         module("index", &[], &[IDS]),
         module("ip", &[], &[IDS]),
+        module("meter", &[], &[IDS]),
         module("filter", &[], &["weft_wire::map"]),
         module("tunnel", &[], &["weft_noise::wg", "weft_noise::key", "weft_noise::probe", IDS]),
         module("datapath", &["filter"], &["weft_noise::wg", "weft_wire::map", IDS]),

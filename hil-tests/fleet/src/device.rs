@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Duration, Instant};
 use weft_agent_core::control::{
     CacheHead, Control, ControlConfig, ControlEvent, Credentials, Identity, LineRequest,
-    Membership, Report,
+    Membership, Report, Reports,
 };
 use weft_noise::key::StaticSecret;
 use weft_wire::frame::{self, FrameKind, MAX_FRAME_CHIP};
@@ -281,7 +281,8 @@ impl<const FRAME: usize> Device<FRAME> {
         let mut out = [0; MAX_FRAME_CHIP];
         loop {
             let now = clock::core_now();
-            let Some(transmit) = self.control.poll_transmit(&mut out, None, &mut Kernel, now)
+            let Some(transmit) =
+                self.control.poll_transmit(&mut out, &mut Reports::default(), &mut Kernel, now)
             else {
                 return Ok(());
             };

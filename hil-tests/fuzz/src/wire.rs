@@ -23,7 +23,7 @@ use weft_wire::relay_link::{
 };
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::stun::{BINDING_SUCCESS, Message, MessageWriter};
-use weft_wire::telemetry::Heartbeat;
+use weft_wire::telemetry::{DataUsage, Heartbeat};
 use weft_wire::topic::Topic;
 use weft_wire::{base32, base64, join, login};
 
@@ -144,6 +144,7 @@ pub(crate) fn signal(data: &[u8]) {
             Go::TAG => stable::<Go>(body),
             CallFailed::TAG => stable::<CallFailed>(body),
             Heartbeat::TAG => stable::<Heartbeat>(body),
+            DataUsage::TAG => stable::<DataUsage>(body),
             PathReport::TAG => stable::<PathReport>(body),
             _ => {}
         }

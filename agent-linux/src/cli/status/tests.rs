@@ -1,5 +1,5 @@
 use super::*;
-use crate::ipc::protocol::Key;
+use crate::ipc::protocol::{Data, Key};
 
 const SYMBOLS: Symbols = Symbols { ok: "✓", warn: "!", fail: "✗", skip: "·", none: "–" };
 
@@ -64,6 +64,17 @@ pub(in crate::cli) fn sample() -> Status {
         overlap: None,
         key: Key { state: KeyState::Settled, changed_ms: None },
         relays: Vec::new(),
+        data: Data {
+            day: Some(20_780),
+            control: 9_120,
+            keepalive: 4_032,
+            probe: 5_059,
+            relay_overhead: 0,
+            payload: 12_045_992,
+            budget: Some(1_000_000),
+            metered: true,
+            used_up: false,
+        },
     }
 }
 
@@ -80,6 +91,7 @@ fn status_fits_eighty_columns() {
         "gw-a.home   100.93.0.2   fd5c:7e0a:91b3::2        up 3 d 4 h, weft 0.1.0\n\
          coordinator ✓ mesh.example.net, heard 12 s ago, map 42\n\
          lease       ✓ works 6 d 23 h without the coordinator\n\
+         data today  18.2 kB of 1 MB (control 9.1, keepalive 4.0, probes 5.1)\n\
          \n\
          PEER   ADDRESS     PATH                       RTT      LAST DATA  RX      TX\n\
          gw-b   100.93.0.3  direct 203.0.113.22:51871  20.4 ms  now        1.2 MB  310 kB\n\
@@ -188,6 +200,27 @@ fn why_there_are_no_peers_is_said_in_one_sentence() {
 }
 
 #[test]
+fn a_budget_that_is_used_up_says_so() {
+    let mut status = sample();
+    let line = |status: &Status| {
+        let text = text(status, None);
+        text.lines().find(|line| line.starts_with("data today")).unwrap().to_owned()
+    };
+    status.data =
+        Data { relay_overhead: 981_800, used_up: true, budget: Some(1_000_000), ..status.data };
+    assert_eq!(
+        line(&status),
+        "data today  ! 1.0 MB of 1 MB (control 0.0, keepalive 0.0, probes 0.0, relay 1.0); used \
+         up: better ways are looked for from 00:00 UTC on"
+    );
+    status.data = Data { day: None, control: 812, ..Data::default() };
+    assert_eq!(
+        line(&status),
+        "data today  812 B (control 812, keepalive 0, probes 0); since the start"
+    );
+}
+
+#[test]
 fn many_peers_are_counted() {
     let mut status = sample();
     for number in 0..40 {
@@ -222,7 +255,7 @@ fn relayed_peers_and_old_round_trips_are_told_as_such() {
 fn the_document_begins_with_its_schema_and_keeps_its_names() {
     let now = 1_795_446_257_123;
     let text = serde_json::to_string(&document(&sample(), now)).unwrap();
-    let start = r#"{"schema":"weft.status/1","device":{"id":"dev_2j7m5ctnuzov","name":"gw-a","network":"home","addresses":["100.93.0.2","fd5c:7e0a:91b3::2"],"standing":"active","version":"0.1.0","standing_since":null,"standing_reason":null,"other_machine":null,"fingerprint":"XMUG-3JSC-LGSF-7XZL"},"up_s":273840,"clock":"coordinator","coordinator":{"host":"mesh.example.net","fingerprint":"BKDL-AME4-GXHL-EGZ3","state":"connected","carrier":"mqtt","last_heard":"2026-11-23T15:04:05.123Z","epoch":"5f1c09aa","revision":42,"verdict":null},"internet":null,"lease":{"ends_at":"2026-11-30T15:04:05.123Z","remaining_s":604788},"data_today":null,"interface":"weft0","mtu":1280,"listen_port":51871,"peers":[{"id":"dev_uvcdtue5nvx5","name":"gw-b","#;
+    let start = r#"{"schema":"weft.status/1","device":{"id":"dev_2j7m5ctnuzov","name":"gw-a","network":"home","addresses":["100.93.0.2","fd5c:7e0a:91b3::2"],"standing":"active","version":"0.1.0","standing_since":null,"standing_reason":null,"other_machine":null,"fingerprint":"XMUG-3JSC-LGSF-7XZL"},"up_s":273840,"clock":"coordinator","coordinator":{"host":"mesh.example.net","fingerprint":"BKDL-AME4-GXHL-EGZ3","state":"connected","carrier":"mqtt","last_heard":"2026-11-23T15:04:05.123Z","epoch":"5f1c09aa","revision":42,"verdict":null},"internet":null,"lease":{"ends_at":"2026-11-30T15:04:05.123Z","remaining_s":604788},"data_today":{"day":"2026-11-23","budget_bytes":1000000,"metered":true,"used_up":false,"bytes":18211,"by_cause":{"control":9120,"keepalive":4032,"probe":5059,"relay_overhead":0},"payload_bytes":12045992},"interface":"weft0","mtu":1280,"listen_port":51871,"peers":[{"id":"dev_uvcdtue5nvx5","name":"gw-b","#;
     assert!(text.starts_with(start), "{text}");
     assert!(text.contains(r#""path":{"kind":"direct","remote":"203.0.113.22:51871","relay":null,"rung":null,"since":"2026-11-23T15:04:17.123Z"},"rtt_us":20400,"rtt_at":"2026-11-23T15:04:14.123Z","loss_ppm":null,"rx_bytes":1204551,"tx_bytes":310224,"last_data":"2026-11-23T15:04:17.123Z""#), "{text}");
     assert!(text.ends_with(r#""relays":[],"drops":{"denied":3},"notes":[]}"#), "{text}");

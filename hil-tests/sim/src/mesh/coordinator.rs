@@ -4,7 +4,7 @@
 
 mod maps;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use weft_noise::entropy::Entropy as _;
@@ -25,7 +25,7 @@ use weft_wire::network::{NetcheckDone, NetworkReport};
 use weft_wire::path::PathReport;
 use weft_wire::relay::*;
 use weft_wire::signal::{Call, CallAck, CallFailed};
-use weft_wire::telemetry::Heartbeat;
+use weft_wire::telemetry::{DataUsage, Heartbeat};
 use weft_wire::verdict::{CallFailure, Refusal};
 
 use crate::rng::Rng;
@@ -161,6 +161,14 @@ pub struct Coordinator {
     pub unsupported: Vec<u32>,
     /// Heartbeats received.
     pub heartbeats: Vec<Heartbeat>,
+    /// Pairs that keep the way between them open, the lower id first.
+    pub warm: BTreeSet<(DeviceId, DeviceId)>,
+    /// Bytes a day of devices that have a budget.
+    pub budgets: BTreeMap<DeviceId, u64>,
+    /// Calls that devices sent, repeated ones too.
+    pub calls: u32,
+    /// What devices said of their bytes.
+    pub usages: Vec<(PublicKey, DataUsage)>,
     /// Commands answered.
     pub done: Vec<(CommandId, Outcome)>,
     /// What devices found out about their networks.
@@ -220,6 +228,10 @@ impl Coordinator {
             unknown: Vec::new(),
             unsupported: Vec::new(),
             heartbeats: Vec::new(),
+            warm: BTreeSet::new(),
+            budgets: BTreeMap::new(),
+            calls: 0,
+            usages: Vec::new(),
             done: Vec::new(),
             looked: vec![],
             rng,
@@ -337,6 +349,26 @@ impl Coordinator {
         self.restore_backup();
     }
 
+    /// Two devices keep the way between them open, or need not.
+    pub fn keep_warm(&mut self, a: DeviceId, b: DeviceId, is_wanted: bool) -> Frames {
+        let pair = (a.min(b), a.max(b));
+        if is_wanted {
+            self.warm.insert(pair);
+        } else {
+            self.warm.remove(&pair);
+        }
+        [self.changed(a, Some(b)), self.changed(b, Some(a))].concat()
+    }
+
+    /// A device may spend so many bytes a day.
+    pub fn set_budget(&mut self, id: DeviceId, bytes: Option<u64>) -> Frames {
+        match bytes {
+            Some(bytes) => self.budgets.insert(id, bytes),
+            None => self.budgets.remove(&id),
+        };
+        self.changed(id, None)
+    }
+
     /// Everybody's map names these relays from now on.
     pub fn set_relays(&mut self, relays: &[Relay]) -> Frames {
         self.relays = relays.to_vec();
@@ -370,6 +402,7 @@ impl Coordinator {
     }
 
     fn handle_call(&mut self, session: u32, identity: PublicKey, call: Call) -> Frames {
+        self.calls += 1;
         let from = self.device(&identity).expect("a message of our own making").id;
         let (to, id) = (call.peer, call.call);
         let down = Call { peer: from, ..call };
@@ -713,6 +746,11 @@ impl Coordinator {
             Heartbeat::TAG => {
                 let heartbeat = raw.decode().expect("a message of our own making");
                 one(self.handle_heartbeat(session, identity, heartbeat))
+            }
+            DataUsage::TAG => {
+                let usage = raw.decode().expect("a message of our own making");
+                self.usages.push((identity, usage));
+                vec![]
             }
             KeyReport::TAG => {
                 let report = raw.decode().expect("a message of our own making");

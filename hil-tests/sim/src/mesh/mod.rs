@@ -95,6 +95,8 @@ pub struct Node<T = Recording, const PEERS: usize = 32, const ROUTES: usize = 64
     pub came_from: Option<SocketAddr>,
     /// Datagrams sent, by first byte.
     pub sent: BTreeMap<u8, u32>,
+    /// Bytes of IPv4 packets that went and came, those of the line not among them.
+    pub carried: u64,
     host: HostId,
     name: &'static str,
     on_demand: bool,
@@ -340,6 +342,7 @@ where
             extra: std::collections::BTreeSet::new(),
             came_from: None,
             sent: BTreeMap::new(),
+            carried: 0,
             host: self.network.add_host([address.ip()], None, self.link),
             name,
             on_demand,
@@ -581,6 +584,8 @@ where
             Thing::Down { inbox, frame } => {
                 if let Some(node) = self.nodes.iter().position(|node| node.inbox == Some(inbox)) {
                     self.tapped.push((node, frame.clone()));
+                    let bytes = line_bytes(frame.len());
+                    self.input(node, |agent, now| agent.handle_line_traffic(bytes, now));
                     self.inject(node, &frame);
                 }
             }
@@ -599,6 +604,7 @@ where
         let Some(socket) = socket(&self.nodes[node]) else { return };
         let source = Source { socket, address: datagram.source };
         let (mut bytes, now) = (datagram.bytes, self.now);
+        self.nodes[node].carried += bytes.len() as u64 + 28;
         let packet = match self.agent_mut(node).handle_datagram(source, &mut bytes, now) {
             Ok(Input::Packet(packet)) => Some(packet.to_vec()),
             Ok(Input::Nothing) => None,
@@ -625,6 +631,7 @@ where
         let head = &head[..transmit.channel.map_or(0, |head| head.len())];
         let bytes = [head, &bytes[..transmit.len]].concat();
         *self.nodes[node].sent.entry(bytes[0]).or_default() += 1;
+        self.nodes[node].carried += bytes.len() as u64 + 28;
         if self.logs_datagrams {
             let (now, len, head) = (self.now, bytes.len(), &bytes[..bytes.len().min(8)]);
             self.log.push(format!("{now:?} {node} to {destination}: {len} bytes {head:02x?}"));
@@ -635,6 +642,7 @@ where
     /// What a shell does after each input.
     fn drain(&mut self, node: usize) {
         let mut out = vec![0; capacity_for(1_420)];
+        let now = self.now;
         loop {
             let agent = self.agent_mut(node);
             if let Some(event) = agent.poll_event() {
@@ -661,6 +669,7 @@ where
                     panic!("a device publishes to {:?}", transmit.topic)
                 };
                 assert_eq!(Some(inbox), self.nodes[node].inbox);
+                self.agent_mut(node).handle_line_traffic(line_bytes(transmit.len), now);
                 let frame = out[..transmit.len].to_vec();
                 self.carry(|| Thing::Up { inbox, frame: frame.clone() });
             } else if let Some(transmit) = agent.poll_transmit(&mut out) {
@@ -740,6 +749,12 @@ where
         let agent = self.agent(node);
         agent.peers().count() == peers && agent.settings().settings().is_some()
     }
+}
+
+/// What a frame is on the line: with MQTT, TCP and IPv4 around it, and the
+/// acknowledgement.
+pub const fn line_bytes(frame: usize) -> u64 {
+    frame as u64 + 40 + 52 + 52
 }
 
 /// What a gateway of a mesh says of itself.

@@ -29,6 +29,7 @@ use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::{Held, Identity};
 use weft_agent_core::entropy::Entropy;
 use weft_agent_core::event::{DropReason, PeerSlot, SocketId, Sockets, Source, StreamId};
+use weft_agent_core::meter::Budget;
 use weft_agent_core::stun::is_stun;
 use weft_agent_core::time::{Duration, Instant};
 use weft_wire::id::Name;
@@ -260,6 +261,10 @@ impl<
             Entry::Leave => self.agent.leave(now),
             Entry::NetworkReport(some) => {
                 self.agent.handle_network_report(some.then(<_>::default), now);
+            }
+            Entry::LineTraffic(bytes) => self.agent.handle_line_traffic(*bytes, now),
+            Entry::Budget(is_metered, bytes) => {
+                self.agent.set_budget(Budget { is_metered: *is_metered, bytes: *bytes }, now);
             }
             Entry::Timeout => self.agent.handle_timeout(now),
             Entry::Polled(output) => self.poll(*output)?,

@@ -106,6 +106,7 @@ impl Coordinator {
             ops.push(item(&Relays { relays: self.relays.iter().copied().collect() }));
             ops.push(self.newer_ops.clone());
             ops.push(item(&Lease { lease_s: self.lease_s }));
+            ops.push(item(&DataBudget { bytes: self.budgets.get(&device.id).copied() }));
             ops.push(item(&Servers { stun: self.stun.iter().copied().collect() }));
             ops.push(item(&OwnKeys {
                 active: device.wg_key,
@@ -170,7 +171,11 @@ impl Coordinator {
             }),
             host,
             mtu: 1280,
-            flags: 0,
+            flags: if self.warm.contains(&(device.id.min(id), device.id.max(id))) {
+                peer_flags::KEEP_WARM
+            } else {
+                0
+            },
             rules_in: 1,
             rules_out: 1,
             routes: heapless::Vec::new(),
