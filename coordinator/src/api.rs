@@ -178,6 +178,93 @@ pub struct Device {
     /// Another machine that uses its identity; `null` = there is none.
     #[serde(default)]
     pub copy: Option<DeviceCopy>,
+    /// Bytes a day that it may spend on all but payload where they cost money, as
+    /// an operator set it here; its own setting may be tighter.
+    #[serde(default)]
+    pub data_budget_bytes: Option<u64>,
+    /// What its bytes are for today, in UTC; `null` = it has not said.
+    #[serde(default)]
+    pub data_today: Option<DataDay>,
+}
+
+/// A device's bytes of one day: IP packets of both directions.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct DataDay {
+    /// `2026-11-27`, in UTC.
+    pub day: String,
+    /// When the device said so last.
+    pub reported_at: String,
+    /// Its budget of the day for all but payload.
+    pub budget_bytes: Option<u64>,
+    /// Bytes cost money where it is, so that the budget binds.
+    pub metered: bool,
+    /// The budget was used up.
+    pub used_up: bool,
+    /// All but payload.
+    pub bytes: u64,
+    /// The same by cause.
+    pub by_cause: DataCauses,
+    /// Tunnels.
+    pub payload_bytes: u64,
+}
+
+/// Bytes by cause.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct DataCauses {
+    /// The line to the coordinator.
+    pub control: u64,
+    /// Ways that are kept open while nobody talks.
+    pub keepalive: u64,
+    /// Looking for ways, asking whether they stand.
+    pub probe: u64,
+    /// What relays are asked, and put around packets.
+    pub relay_overhead: u64,
+}
+
+/// Asks for another budget.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataBudget {
+    /// Bytes a day for all but payload; `null` = none.
+    pub bytes: Option<u64>,
+}
+
+/// Two devices that keep the way to each other open while nobody talks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WarmPair {
+    /// One of them.
+    pub a: Named,
+    /// The other one.
+    pub b: Named,
+    /// Since when.
+    pub since: String,
+}
+
+/// All such pairs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WarmPairs {
+    /// By id.
+    pub items: Vec<WarmPair>,
+}
+
+/// What became of a wish for such a pair.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Warmed {
+    /// One of them.
+    pub a: Named,
+    /// The other one.
+    pub b: Named,
+    /// Whether it is kept open.
+    pub warm: bool,
+    /// It was not so before.
+    pub changed: bool,
+}
+
+/// A device's days.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct DataDays {
+    /// Newest first; 35 are kept.
+    pub items: Vec<DataDay>,
 }
 
 /// A machine that uses a device's identity beside it.

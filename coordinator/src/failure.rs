@@ -208,6 +208,7 @@ codes! {
     SocketDenied "socket.denied" Denied,
     SocketUnreachable "socket.unreachable" Unreachable,
     StoreUnavailable "store.unavailable" Unavailable,
+    WarmPair "warm.pair" Wrong,
     WhyLanguage "why.language" Wrong,
     WhySame "why.same" Wrong,
     WhyTraffic "why.traffic" Wrong,

@@ -25,7 +25,7 @@ use weft_wire::map::{
 };
 use weft_wire::network::{Netcheck, NetcheckDone, NetworkReport};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go, NatReport};
-use weft_wire::telemetry::Heartbeat;
+use weft_wire::telemetry::{DataUsage, Heartbeat};
 use weft_wire::verdict::{CallFailure, Refusal};
 use world::{Device, EPOCH, Held, World, find, held};
 
@@ -515,6 +515,41 @@ async fn heartbeats_are_kept_and_answered_with_what_was_missed() {
     assert_eq!((report.tx_bytes, report.rx_bytes), (1, 2));
     assert_eq!((report.tx_packets, report.rx_packets), (3, 4));
     assert_eq!((report.handshakes, report.handshake_failures), (5, 6));
+}
+
+#[tokio::test]
+async fn a_days_bytes_are_kept_and_older_ones_are_not_believed() {
+    let world = World::new().await;
+    let key = world.key(|_| {}).await;
+    let mut a = world.member(&key, "a").await;
+    let today = UnixMs(NOW_MS).day();
+    let usage = |day, control| DataUsage {
+        day,
+        control,
+        keepalive: 2,
+        probe: 3,
+        relay_overhead: 4,
+        payload: 5,
+        budget: Some(1_000_000),
+        metered: true,
+        used_up: false,
+    };
+    for (day, control) in [(today, 90), (today, 93), (today - 2, 1), (today + 2, 1)] {
+        a.send(|writer| writer.put(&usage(day, control)).unwrap()).await;
+    }
+    a.send(|writer| writer.put(&Ping { request: 1 }).unwrap()).await;
+    assert_eq!(a.wait_for::<Ping>().await.request, 1);
+    let kept = world.store.usage_of(a.id()).await.unwrap();
+    let [one] = &kept[..] else { panic!("{kept:?}") };
+    assert_eq!((one.day, one.control, one.budget, one.metered), (today, 93, Some(1_000_000), true));
+    // Whoever reports without end is not heeded.
+    let drops = world.channel.stats().dropped(FrameDrop::TooMany);
+    for control in 100..120 {
+        a.send(|writer| writer.put(&usage(today, control)).unwrap()).await;
+    }
+    a.send(|writer| writer.put(&Ping { request: 2 }).unwrap()).await;
+    assert_eq!(a.wait_for::<Ping>().await.request, 2);
+    assert!(drops.get() >= 12, "{}", drops.get());
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ use weft_wire::join::{JoinString, Joins};
 use weft_wire::network::{NatMapping, NetworkReport, RelayReached, RelayRung};
 
 mod common;
+mod http_data;
 
 use common::TempDir;
 use common::fleet::{NOW, by, enrolment, first_network, new_key};

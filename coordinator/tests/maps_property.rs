@@ -365,7 +365,11 @@ impl Told {
                 }
                 MapOp::Settings(_) => told.settings = true,
                 MapOp::Rules(_) => told.rules = true,
-                MapOp::Lease(_) | MapOp::Servers(_) | MapOp::Relays(_) | MapOp::OwnKeys(_) => {}
+                MapOp::Lease(_)
+                | MapOp::Servers(_)
+                | MapOp::Relays(_)
+                | MapOp::OwnKeys(_)
+                | MapOp::DataBudget(_) => {}
             }
         }
         told

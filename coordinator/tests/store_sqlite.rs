@@ -115,12 +115,18 @@ conformance!(maps:
     servers_are_told_to_all
     relays_are_told_to_all_and_keep_their_numbers
     relays_that_joined_are_told_while_they_are_listed
+    a_warm_pair_is_told_to_both
+    a_budget_is_told_to_its_device
 );
 conformance!(paths:
     words_are_kept
     words_on_a_peer_are_bounded
     peers_of_a_device_are_bounded
     words_go_with_their_devices
+);
+conformance!(usage:
+    days_are_kept
+    days_are_bounded
 );
 conformance!(audit: every_action_leaves_a_row);
 

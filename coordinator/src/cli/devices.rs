@@ -1,5 +1,7 @@
 //! `device …`.
 
+mod data;
+
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
@@ -45,6 +47,8 @@ pub(crate) enum Command {
         /// The new name
         name: String,
     },
+    /// Set what an operator may set of one
+    Set(Set),
     /// Shut a device out until it is unblocked
     Block(Reasoned),
     /// Let a blocked device in again
@@ -86,6 +90,16 @@ pub(crate) enum DeviceCommand {
 pub(crate) struct Name {
     /// Name, address or id
     device: String,
+}
+
+/// A device, and how it is to be.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Set {
+    /// Name, address or id
+    device: String,
+    /// Bytes a day for all but payload, where they cost money, as 1MB; `none` ends it
+    #[arg(long, value_name = "SIZE", required = true, value_parser = data::budget)]
+    data_budget: data::Budget,
 }
 
 /// A device and a sentence.
@@ -173,6 +187,7 @@ pub(super) async fn run(context: &Context<'_>, command: &Command) -> Result<u8, 
         Command::Forget { device } => tombstones::forget(context, device).await,
         Command::Block(reasoned) => block(context, reasoned).await,
         Command::Rename { device, name } => rename(context, device, name).await,
+        Command::Set(set) => data::set(context, &set.device, set.data_budget).await,
         Command::Delete(confirmed) => delete(context, confirmed).await,
         Command::RotateKey(rotate) => rotate_key(context, rotate).await,
         Command::Tell { device, command } => self::command(context, device, *command).await,
@@ -272,8 +287,11 @@ async fn show(context: &Context<'_>, device: &str) -> Result<u8, Failure> {
         ui::json("weft.device/1", &One { device: &device });
         return Ok(0);
     }
+    let days: api::DataDays = context.client.get(&format!("{}/data", path_of(&device.id))).await?;
     ui::out(head(&device, context.now));
-    for (label, value) in facts(&device, context.now) {
+    let mut facts = facts(&device, context.now);
+    facts.extend(data::facts(&device, &days.items));
+    for (label, value) in facts {
         ui::out(format!("{label:13} {value}"));
     }
     Ok(0)

@@ -69,6 +69,34 @@ pub(crate) fn count(count: usize, one: &str) -> String {
     }
 }
 
+/// A whole number, or one with a point, and `B`, `kB`, `MB` or `GB`.
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
+    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (number, unit) = (text.get(..at)?.trim_end(), text.get(at..)?);
+    let digits = match unit {
+        "B" => 0,
+        "kB" => 3,
+        "MB" => 6,
+        "GB" => 9,
+        _ => return None,
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let ends = number.ends_with(|c: char| c.is_ascii_digit());
+    if whole.is_empty() || !is_number(whole) || !is_number(part) || !ends || part.len() > digits {
+        return None;
+    }
+    let scale =
+        |power: usize| u32::try_from(power).ok().and_then(|power| 10_u64.checked_pow(power));
+    let whole = whole.parse::<u64>().ok()?.checked_mul(scale(digits)?)?;
+    let part = if part.is_empty() {
+        0
+    } else {
+        part.parse::<u64>().ok()?.checked_mul(scale(digits - part.len())?)?
+    };
+    whole.checked_add(part)
+}
+
 /// Bytes in powers of 1000, as plans for SIM cards count: `512 B`, `310 kB`,
 /// `1.2 MB`.
 pub(crate) fn traffic(bytes: u64) -> String {
@@ -200,6 +228,18 @@ mod tests {
             (52_000_000_000, "52 GB"),
         ] {
             assert_eq!(traffic(bytes), text);
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_with_a_unit() {
+        let sizes = ["0B", "750 B", "93kB", "1.5MB", "0.25GB"];
+        let bytes = [0, 750, 93_000, 1_500_000, 250_000_000];
+        assert_eq!(sizes.map(parse_size), bytes.map(Some));
+        for wrong in
+            ["", "1", "MB", "1 meg", "-1MB", "1,5MB", ".5MB", "1.MB", "1.5B", "99999999999GB"]
+        {
+            assert_eq!(parse_size(wrong), None, "{wrong}");
         }
     }
 

@@ -1,4 +1,6 @@
-//! `policy set`, `policy show`.
+//! `policy set`, `policy show`, `policy warm`, `policy unwarm`.
+
+mod warm;
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,20 @@ use super::ui;
 pub(crate) enum Command {
     /// Put a policy in force
     Set(Set),
+    /// Keep the way between two devices open while nobody talks; without names, list
+    /// such pairs
+    Warm {
+        /// Name, address or id of both
+        #[arg(num_args = 0..=2, value_name = "DEVICE")]
+        pair: Vec<String>,
+    },
+    /// Let the way between two devices close again
+    Unwarm {
+        /// Name, address or id of one
+        a: String,
+        /// And of the other
+        b: String,
+    },
     /// Show the policy in force, as a file
     Show {
         /// Which network
@@ -48,6 +64,12 @@ pub(super) async fn run(context: &Context<'_>, command: &Command) -> Result<u8, 
             let policy = policy_file::parse(&read(&set.file).map_err(|failure| vec![failure])?)?;
             self::set(context, set, &policy).await
         }
+        Command::Warm { pair } => match &pair[..] {
+            [] => warm::list(context).await,
+            [a, b] => warm::set(context, a, b, true).await,
+            _ => Err(Failure::new(Code::WarmPair, "a way has two ends: name both devices")),
+        },
+        Command::Unwarm { a, b } => warm::set(context, a, b, false).await,
         Command::Show { network } => show(context, network.as_deref()).await,
     }
     .map_err(|failure| vec![failure])

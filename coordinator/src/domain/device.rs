@@ -87,6 +87,9 @@ pub struct Agent {
     pub duplicates: u32,
     /// Whether copies of it are quarantined.
     pub has_copies: bool,
+    /// Bytes a day that it may spend on all but payload where they cost money;
+    /// `None` = as it likes.
+    pub data_budget: Option<u64>,
 }
 
 /// A device.
@@ -164,6 +167,11 @@ pub enum Decision {
         /// A lower-case RFC 1123 label.
         name: String,
     },
+    /// Another budget of bytes a day; its own may be tighter.
+    Budget {
+        /// For all but payload, where bytes cost money; `None` = none.
+        bytes: Option<u64>,
+    },
     /// Out for good; a tombstone stays.
     Delete,
     /// The device itself leaves; no tombstone, it may enrol again. Only a member
@@ -181,6 +189,7 @@ impl Decision {
             Self::Unblock => "unblock",
             Self::Release { .. } => "release",
             Self::Rename { .. } => "rename",
+            Self::Budget { .. } => "budget",
             Self::Delete => "delete",
             Self::Leave => "leave",
         }
@@ -199,7 +208,10 @@ impl Decision {
             (Self::Block { .. }, Active) => Ok(Some(Blocked)),
             // Who is out stays on record: leaving would end the block.
             (Self::Leave, Active | Pending)
-            | (Self::Rename { .. } | Self::Delete | Self::Release { .. }, _) => Ok(None),
+            | (
+                Self::Rename { .. } | Self::Budget { .. } | Self::Delete | Self::Release { .. },
+                _,
+            ) => Ok(None),
             (_, standing) => Err(standing),
         }
     }

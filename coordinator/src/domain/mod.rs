@@ -23,4 +23,6 @@ pub mod relay_health;
 pub mod rotation;
 pub mod tags;
 pub mod time;
+pub mod usage;
+pub mod warm;
 pub mod why;

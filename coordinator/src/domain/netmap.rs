@@ -41,6 +41,8 @@ pub struct PeerEntry {
     pub wireguard_only: bool,
     /// What may pass.
     pub masks: Masks,
+    /// Whether the way to it is to be kept open while nobody talks.
+    pub keep_warm: bool,
     /// Where a WireGuard-only peer listens, if it has a fixed place.
     pub endpoint: Option<SocketAddr>,
 }
@@ -80,6 +82,8 @@ pub enum MapOp {
     Settings(MapSettings),
     /// The device's own keys.
     OwnKeys(OwnKeys),
+    /// Bytes a day that the device may spend on all but payload.
+    DataBudget(Option<u64>),
     /// Seconds that the map holds without word from here.
     Lease(u32),
     /// STUN servers, best first.

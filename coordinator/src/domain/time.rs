@@ -7,7 +7,16 @@ use core::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMs(pub u64);
 
+/// Milliseconds of a day.
+pub const DAY_MS: u64 = 86_400_000;
+
 impl UnixMs {
+    /// Days since 1970-01-01, in UTC.
+    pub const fn day(self) -> u32 {
+        let days = self.0 / DAY_MS;
+        if days > u32::MAX as u64 { u32::MAX } else { days as u32 }
+    }
+
     /// The moment `span` later; stays at the end of time.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {

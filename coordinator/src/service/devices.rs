@@ -18,6 +18,7 @@ use crate::domain::query::Query;
 use crate::domain::reach::{Reach, reach};
 use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
+use crate::domain::usage::DayUsage;
 use crate::failure::{Code, Failure, nearest};
 use crate::store::{Decided, StoreError};
 
@@ -45,6 +46,8 @@ pub struct Seen {
     pub reach: Reach,
     /// Its newest copy that is quarantined.
     pub copy: Option<Quarantine>,
+    /// What it has said of today's bytes.
+    pub usage: Option<DayUsage>,
 }
 
 impl Seen {
@@ -227,6 +230,7 @@ impl Operator {
             counts.insert(network, self.count(network, &devices).await?);
         }
         let mut copies = self.copies(&devices).await?;
+        let mut usages = self.usages_of_today(&devices).await?;
         let lost = || Failure::new(Code::InternalFault, "a device's network was lost");
         devices
             .into_iter()
@@ -236,7 +240,8 @@ impl Operator {
                 let reach = reach.copied().filter(|_| device.is_active()).unwrap_or_default();
                 let presence = self.presence.presence(device.id);
                 let copy = copies.remove(&device.id);
-                Ok(Seen { network, presence, reach, copy, device })
+                let usage = usages.remove(&device.id);
+                Ok(Seen { network, presence, reach, copy, usage, device })
             })
             .collect()
     }
@@ -253,6 +258,29 @@ impl Operator {
         known.sort_by_key(|one| one.since);
         // Of two of a device the later stays.
         Ok(known.into_iter().map(|one| (one.device, one)).collect())
+    }
+
+    async fn usages_of_today(
+        &self,
+        devices: &[Device],
+    ) -> Result<HashMap<DeviceId, DayUsage>, Failure> {
+        let today = self.now().day();
+        let usages = match devices {
+            [device] => self.store.usage_of(device.id).await,
+            _ => self.store.usage_on(today).await,
+        };
+        let usages = usages.map_err(fault)?.into_iter().filter(|usage| usage.day == today);
+        Ok(usages.map(|usage| (usage.device, usage)).collect())
+    }
+
+    /// What a device's bytes were for, day by day, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Operator::find_device`].
+    pub async fn usage(&self, wanted: &str) -> Result<Vec<DayUsage>, Failure> {
+        let device = self.find_device(wanted).await?;
+        self.store.usage_of(device.id).await.map_err(fault)
     }
 
     /// Peers of a member, by its tags.
@@ -382,6 +410,7 @@ fn check(decision: &Decision) -> Result<(), Failure> {
         Decision::Rename { name } => check_name(name),
         Decision::Approve
         | Decision::Unblock
+        | Decision::Budget { .. }
         | Decision::Release { .. }
         | Decision::Delete
         | Decision::Leave => Ok(()),

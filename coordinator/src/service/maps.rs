@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weft_wire::id::{DeviceId, Epoch, NetworkId, Revision, Secret};
 use weft_wire::item::{ItemError, ItemWriter};
 use weft_wire::map::{
-    self as wire, Lease, MapApplied, MapNext, MapReady, OwnSecond, Page, PeerRemove, PeerUpsert,
-    Rule, Rules, SecondKey, Servers, Settings, peer_flags,
+    self as wire, DataBudget, Lease, MapApplied, MapNext, MapReady, OwnSecond, Page, PeerRemove,
+    PeerUpsert, Rule, Rules, SecondKey, Servers, Settings, peer_flags,
 };
 use weft_wire::relay::{RELAYS, Relay, Relays};
 
@@ -436,6 +436,7 @@ fn put_op(
         MapOp::PeerRemove(device) => writer.put(&PeerRemove { device: *device }),
         MapOp::Settings(settings) => writer.put(&wire_settings(settings)),
         MapOp::OwnKeys(keys) => writer.put(&wire_own_keys(keys)),
+        MapOp::DataBudget(bytes) => writer.put(&DataBudget { bytes: *bytes }),
         MapOp::Lease(lease_s) => writer.put(&Lease { lease_s: *lease_s }),
         MapOp::Servers(servers) => writer.put(&wire_servers(servers)),
         MapOp::Relays(relays) => writer.put(&wire_relays(relays)),
@@ -500,6 +501,9 @@ pub(super) fn wire_peer(
     }
     if entry.wireguard_only {
         flags |= peer_flags::WIREGUARD_ONLY;
+    }
+    if entry.keep_warm {
+        flags |= peer_flags::KEEP_WARM;
     }
     PeerUpsert {
         device: entry.device,

@@ -28,5 +28,7 @@ pub mod seams;
 pub mod secrets;
 pub mod signal;
 pub mod tombstones;
+mod usage;
+pub mod warm;
 pub mod why_not;
 pub mod wireguard;

@@ -33,6 +33,8 @@ use crate::domain::relay::{Joining, NewRegistration, NewRelay, Relay};
 use crate::domain::rotation::Step;
 use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
+use crate::domain::usage::DayUsage;
+use crate::domain::warm::WarmPair;
 
 pub mod keyfile;
 pub mod sqlite;
@@ -445,6 +447,25 @@ pub trait Paths: Send + Sync {
     fn newest_words(&self, device: Option<DeviceId>, limit: u32) -> Answer<'_, Vec<Connection>>;
 }
 
+/// Ways that are kept open.
+pub trait Warmth: Send + Sync {
+    /// Two devices of one network, both with an agent, keep the way to each other
+    /// open, or need not. Whether that is otherwise than before.
+    fn keep_warm(&self, a: DeviceId, b: DeviceId, is_wanted: bool, by: By) -> Answer<'_, bool>;
+    /// All such pairs.
+    fn warm_pairs(&self) -> Answer<'_, Vec<WarmPair>>;
+}
+
+/// What devices' bytes were for, as they report it.
+pub trait Usages: Send + Sync {
+    /// Keeps a device's day, and [`crate::domain::usage::KEPT_DAYS`] of them.
+    fn report_usage(&self, usage: DayUsage) -> Answer<'_, ()>;
+    /// The days of one device that are kept, newest first.
+    fn usage_of(&self, device: DeviceId) -> Answer<'_, Vec<DayUsage>>;
+    /// One day of all devices.
+    fn usage_on(&self, day: u32) -> Answer<'_, Vec<DayUsage>>;
+}
+
 /// The audit chain.
 pub trait Audits: Send + Sync {
     /// Rows after `seq`, in rising order, at most `limit`.
@@ -479,6 +500,8 @@ pub trait Store:
     + Policies
     + Maps
     + Paths
+    + Usages
+    + Warmth
     + Audits
     + Changes
 {
@@ -495,6 +518,8 @@ impl<T> Store for T where
         + Policies
         + Maps
         + Paths
+        + Usages
+        + Warmth
         + Audits
         + Changes
 {

@@ -25,6 +25,7 @@ pub(crate) struct Held {
     pub(crate) rules: Vec<WireRule>,
     pub(crate) settings: Option<MapSettings>,
     pub(crate) own_keys: Option<OwnKeys>,
+    pub(crate) budget: Option<Option<u64>>,
     pub(crate) lease: Option<u32>,
     pub(crate) servers: Vec<core::net::SocketAddr>,
     pub(crate) relays: Vec<weft_wire::relay::Relay>,
@@ -46,6 +47,7 @@ impl Held {
                 MapOp::Rules(rules) => self.rules = rules,
                 MapOp::Settings(settings) => self.settings = Some(settings),
                 MapOp::OwnKeys(keys) => self.own_keys = Some(keys),
+                MapOp::DataBudget(bytes) => self.budget = Some(bytes),
                 MapOp::Lease(lease_s) => self.lease = Some(lease_s),
                 MapOp::Servers(stun) => self.servers = stun,
                 MapOp::Relays(relays) => self.relays = relays,
@@ -144,7 +146,7 @@ pub(crate) async fn a_change_reaches_its_edges_only(store: &dyn Store) {
     let ops = async |id| store.map_since(id, at).await.unwrap().unwrap().ops;
     assert!(matches!(&ops(h.id).await[..], [MapOp::PeerUpsert(entry)] if entry.name == "first"));
     assert!(
-        matches!(&ops(s.id).await[..], [MapOp::Settings(own), MapOp::OwnKeys(_)] if own.name == "first")
+        matches!(&ops(s.id).await[..], [MapOp::Settings(own), MapOp::OwnKeys(_), MapOp::DataBudget(None)] if own.name == "first")
     );
     assert_eq!(ops(t.id).await, []);
     // The same policy again is no change.
@@ -198,7 +200,7 @@ pub(crate) async fn who_comes_back_gets_a_snapshot(store: &dyn Store) {
     store.decide(a.id, Decision::Unblock, None, by(NOW)).await.unwrap();
     let delta = store.map_since(a.id, at).await.unwrap().unwrap();
     assert_eq!(delta.from, Revision(0));
-    assert_eq!(delta.ops.len(), 7);
+    assert_eq!(delta.ops.len(), 8);
 }
 
 pub(crate) async fn a_revision_of_another_life_gets_a_snapshot(store: &dyn Store) {
@@ -334,4 +336,65 @@ pub(crate) async fn relays_that_joined_are_told_while_they_are_listed(store: &dy
     );
     store.remove_relay(2, by(NOW)).await.unwrap();
     assert_eq!(store.relays().await.unwrap().len(), 2);
+}
+
+/// Two that keep the way between them open are told so, and nobody else is told of
+/// anything.
+pub(crate) async fn a_warm_pair_is_told_to_both(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let a = enrol(store, key.id, "gw-a").await.id;
+    let b = enrol(store, key.id, "gw-b").await.id;
+    let c = enrol(store, key.id, "gw-c").await.id;
+    let mut held = [snapshot(store, a).await, snapshot(store, b).await, snapshot(store, c).await];
+    let mut changes = store.changes();
+    for wanted in [true, false] {
+        assert!(store.keep_warm(b, a, wanted, by(NOW)).await.unwrap());
+        assert!(!store.keep_warm(a, b, wanted, by(NOW)).await.unwrap(), "as before");
+        let pairs = store.warm_pairs().await.unwrap();
+        assert_eq!(pairs.iter().any(|pair| (pair.a, pair.b) == (a, b)), wanted);
+        let change = changes.recv().await.unwrap();
+        assert_eq!(change.maps[0].devices, [a, b]);
+        for (device, held) in [a, b, c].into_iter().zip(&mut held) {
+            held.pull(store, device).await;
+            assert_eq!(*held, snapshot(store, device).await);
+            let warm: Vec<_> = held.peers.values().filter(|peer| peer.keep_warm).collect();
+            let warm: Vec<_> = warm.iter().map(|peer| peer.device).collect();
+            let other = if device == a { b } else { a };
+            assert_eq!(warm, if wanted && device != c { vec![other] } else { vec![] });
+        }
+        let told = store.peer_entry(a, b).await.unwrap().unwrap();
+        assert_eq!(told.keep_warm, wanted);
+    }
+    let phone = store.add_wireguard(wireguard("phone"), by(NOW)).await.unwrap().id;
+    let refused = Err(StoreError::NotFound(What::Device));
+    assert_eq!(store.keep_warm(a, phone, true, by(NOW)).await, refused);
+    assert_eq!(store.keep_warm(a, a, true, by(NOW)).await, refused);
+    // It goes with either of them.
+    assert!(store.keep_warm(a, b, true, by(NOW)).await.unwrap());
+    store.decide(b, Decision::Delete, None, by(NOW)).await.unwrap();
+    assert!(store.warm_pairs().await.unwrap().is_empty());
+}
+
+/// A budget is its device's alone.
+pub(crate) async fn a_budget_is_told_to_its_device(store: &dyn Store) {
+    let key = key(store, new_key()).await;
+    let a = enrol(store, key.id, "gw-a").await.id;
+    let b = enrol(store, key.id, "gw-b").await.id;
+    let mut held = snapshot(store, a).await;
+    assert_eq!(held.budget, Some(None));
+    let mut changes = store.changes();
+    for bytes in [Some(1_000_000), None] {
+        let budget = Decision::Budget { bytes };
+        let decided = store.decide(a, budget.clone(), None, by(NOW)).await.unwrap();
+        let after = decided.after.unwrap();
+        assert_eq!(after.agent().unwrap().data_budget, bytes);
+        assert!(decided.affected.is_empty());
+        assert_eq!(changes.recv().await.unwrap().maps[0].devices, [a]);
+        held.pull(store, a).await;
+        assert_eq!(held.budget, Some(bytes));
+        assert_eq!(held, snapshot(store, a).await);
+        let stale = store.decide(a, budget, Some(after.version - 1), by(NOW)).await;
+        assert_eq!(stale.err(), Some(StoreError::Changed(after.version)));
+    }
+    assert_eq!(snapshot(store, b).await.budget, Some(None));
 }

@@ -8,3 +8,4 @@ pub(crate) mod devices;
 pub(crate) mod enrol;
 pub(crate) mod maps;
 pub(crate) mod paths;
+pub(crate) mod usage;

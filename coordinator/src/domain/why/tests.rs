@@ -45,6 +45,7 @@ fn device(id: u32, name: &str, tags: &str) -> Device {
         instance: None,
         duplicates: 0,
         has_copies: false,
+        data_budget: None,
     };
     Device {
         id: DeviceId(id),

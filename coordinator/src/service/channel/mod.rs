@@ -60,6 +60,8 @@ const RESETS: Rate = Rate { interval: Duration::from_secs(10), burst: 2 };
 /// Reports on paths of one device: as many peers as a gateway has at once, and
 /// then one in the time that it lets pass between two.
 const REPORTS: Rate = Rate { interval: Duration::from_secs(5), burst: 64 };
+/// Reports on a device's bytes: one an hour, and a few around midnight.
+const USAGES: Rate = Rate { interval: Duration::from_secs(600), burst: 8 };
 /// Cells of the limiters: 16 bytes each.
 const CELLS: usize = 16_384;
 /// How long a RETRY's token is good: this bucket of time and the next.
@@ -207,6 +209,7 @@ pub struct Channel {
     hellos_of_site: Limiter,
     resets: Limiter,
     reports: Limiter,
+    usages: Limiter,
     retry_secret: Secret,
     started: Instant,
     enrol: Enrol,
@@ -251,6 +254,7 @@ impl Channel {
             hellos_of_site: Limiter::new(HELLOS_OF_SITE, CELLS),
             resets: Limiter::new(RESETS, CELLS),
             reports: Limiter::new(REPORTS, CELLS),
+            usages: Limiter::new(USAGES, CELLS),
             retry_secret: Secret(random.bytes()),
             started: now,
             enrol: Enrol::new(

@@ -9,7 +9,7 @@ use weft_wire::item::{
     Done, Duplicate, Item as _, ItemError, Leave, NewInbox, Ping, RawItem, Stamps, Standing, State,
 };
 use weft_wire::relay::RelayAsk;
-use weft_wire::telemetry::Heartbeat;
+use weft_wire::telemetry::{DataUsage, Heartbeat};
 
 use super::record::{Context, sentence};
 use super::table::{Entry, Who};
@@ -189,6 +189,8 @@ impl Channel {
                 let heartbeat: Heartbeat = item.decode()?;
                 context.answer(&Done { request: heartbeat.request });
             }
+            // Whose bytes these are nobody knows.
+            DataUsage::TAG => {}
             RelayAsk::TAG => {
                 let ask: RelayAsk = item.decode()?;
                 context.answer(&relays::none(ask.request, 0));

@@ -16,7 +16,7 @@ use weft_wire::network::NetcheckDone;
 use weft_wire::path::PathReport;
 use weft_wire::relay::RelayAsk;
 use weft_wire::signal::{Call, CallAck, Go};
-use weft_wire::telemetry::Heartbeat;
+use weft_wire::telemetry::{DataUsage, Heartbeat};
 use weft_wire::verdict::Refusal;
 use zeroize::Zeroizing;
 
@@ -32,6 +32,7 @@ use crate::service::bus::{Answer, Uplink};
 use crate::service::paths::reported;
 use crate::service::relays;
 use crate::service::signal::Message;
+use crate::service::usage;
 use crate::store::{By, Holder, StoreError};
 
 /// An operator's sentence, cut to what an item holds.
@@ -356,6 +357,7 @@ impl Channel {
             KeyReport::TAG => self.report_key(device, &item.decode()?, context).await,
             RelayAsk::TAG => self.grant_relays(device, &item.decode()?, context).await,
             PathReport::TAG => self.report_paths(device, &item.decode()?, context).await,
+            DataUsage::TAG => self.report_usage(device, &item.decode()?).await,
             CommandDone::TAG => {
                 let done: CommandDone = item.decode()?;
                 self.commands.done(device, &done);
@@ -436,6 +438,19 @@ impl Channel {
                 self.quiet.store_failed("paths", &error);
                 context.answer(&unavailable(report.request));
             }
+        }
+    }
+
+    /// It has no answer: the next one takes its place.
+    async fn report_usage(&self, device: DeviceId, told: &DataUsage) {
+        let now = tokio::time::Instant::now().into_std();
+        let Some(usage) = usage::reported(device, told, self.now()) else { return };
+        if !self.usages.try_take(&device, now) {
+            self.stats.dropped(FrameDrop::TooMany).add();
+            return;
+        }
+        if let Err(error) = self.store.report_usage(usage).await {
+            self.quiet.store_failed("usage", &error);
         }
     }
 

@@ -156,6 +156,7 @@ pub(super) fn decide(
     }
     match &decision {
         Decision::Rename { name } => rename(unit.conn, &before, name)?,
+        Decision::Budget { bytes } => set_budget(unit.conn, &before, *bytes)?,
         Decision::Delete | Decision::Leave => {
             remove(unit, &before, &network, decision == Decision::Delete, by)?;
         }
@@ -163,14 +164,15 @@ pub(super) fn decide(
         _ => {}
     }
     let after = find(unit.conn, id)?;
-    let touch = Touch::Device {
-        network: network.id,
-        device: id,
-        before: members_tags(&before),
-        after: after.as_ref().and_then(members_tags),
+    let (tags, tags_after) = (members_tags(&before), after.as_ref().and_then(members_tags));
+    let is_told = tags.is_some() || tags_after.is_some();
+    let touch = match decision {
+        // Nobody else is told of it.
+        Decision::Budget { .. } => Touch::Own { network: network.id, device: id },
+        _ => Touch::Device { network: network.id, device: id, before: tags, after: tags_after },
     };
     let mut reached = Vec::new();
-    if let Touch::Device { before: Some(_), .. } | Touch::Device { after: Some(_), .. } = &touch {
+    if is_told {
         maps::log_device(unit, network.id, id, members_tags(&before).as_ref())?;
         let policy = unit.policy(network.id)?;
         let touches = core::slice::from_ref(&touch);
@@ -232,6 +234,16 @@ fn rename(conn: &Connection, device: &Device, name: &str) -> Result<(), StoreErr
     Ok(())
 }
 
+fn set_budget(conn: &Connection, device: &Device, bytes: Option<u64>) -> Result<(), StoreError> {
+    if device.agent().is_none() {
+        return Err(StoreError::NotFound(What::Device));
+    }
+    let sql = "UPDATE agent SET data_budget = ?2 WHERE device = ?1";
+    run(conn, sql, params![device.id.0, bytes.map(signed)])?;
+    run(conn, "UPDATE device SET version = version + 1 WHERE id = ?1", [device.id.0])?;
+    Ok(())
+}
+
 /// Takes a device out; its address rests, and with `tombstone` its keys never
 /// come back.
 fn remove(
@@ -272,6 +284,13 @@ fn audit_decision(
     let mut detail = vec![("name", before.name.clone())];
     match (decision, after) {
         (Decision::Rename { name }, _) => detail.push(("after", name.clone())),
+        (Decision::Budget { bytes }, _) => {
+            let told =
+                |bytes: Option<u64>| bytes.map_or_else(|| "none".to_owned(), |one| one.to_string());
+            let own = before.agent().and_then(|agent| agent.data_budget);
+            detail.push(("before", told(own)));
+            detail.push(("after", told(*bytes)));
+        }
         (_, Some(after)) => {
             detail.push(("before", standing_word(before.standing).to_owned()));
             detail.push(("after", standing_word(after.standing).to_owned()));
@@ -288,6 +307,7 @@ fn audit_decision(
         Decision::Unblock => "device.unblock",
         Decision::Release { .. } => "device.release",
         Decision::Rename { .. } => "device.rename",
+        Decision::Budget { .. } => "device.budget",
         Decision::Delete => "device.delete",
         Decision::Leave => "device.leave",
     };

@@ -200,6 +200,7 @@ impl Ground<'_> {
         let mut ops = vec![
             settings,
             own_keys(device),
+            budget(device),
             MapOp::Lease(network.lease_s),
             MapOp::Servers(networks::servers(conn)?),
             relays(conn, device)?,
@@ -264,6 +265,7 @@ impl Ground<'_> {
             }
             if own_touched {
                 ops.push(own_keys(device));
+                ops.push(budget(device));
             }
             if other_network {
                 ops.push(MapOp::Lease(network.lease_s));
@@ -328,6 +330,10 @@ fn own_keys(device: &Device) -> MapOp {
     })
 }
 
+fn budget(device: &Device) -> MapOp {
+    MapOp::DataBudget(device.agent().and_then(|agent| agent.data_budget))
+}
+
 fn epoch(conn: &Connection) -> Result<Epoch, StoreError> {
     one(conn, "SELECT epoch FROM installation", [], |row| number(row, "epoch").map(Epoch))?
         .ok_or_else(|| damaged("installation", "no row"))
@@ -363,19 +369,22 @@ fn entry(
             on_demand: backend == Some(Backend::Chip),
             wireguard_only: backend.is_none(),
             masks,
+            keep_warm: get(row, "keep_warm")?,
             endpoint,
         })
     };
     one(
         conn,
         "SELECT d.name, d.wg_key, d.second_key, d.second_kind, d.second_since, d.second_until,
-            address.host, a.mtu, a.backend, w.endpoint, w.psk
+            address.host, a.mtu, a.backend, w.endpoint, w.psk,
+            EXISTS (SELECT 1 FROM warm_pair p
+                WHERE p.low = min(?1, ?2) AND p.high = max(?1, ?2)) AS keep_warm
          FROM device d
          JOIN address ON address.device = d.id
          LEFT JOIN agent a ON a.device = d.id
          LEFT JOIN wireguard w ON w.device = d.id
          WHERE d.id = ?1",
-        [device.0],
+        [device.0, viewer.id.0],
         read,
     )?
     .ok_or_else(|| damaged("address", format_args!("nothing for the member {device}")))

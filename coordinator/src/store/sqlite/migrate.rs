@@ -58,6 +58,16 @@ const MIGRATIONS: &[Migration] = &[
         name: "0008_registered_relays",
         sql: include_str!("../../../migrations/sqlite/0008_registered_relays.sql"),
     },
+    Migration {
+        number: 9,
+        name: "0009_data_usage",
+        sql: include_str!("../../../migrations/sqlite/0009_data_usage.sql"),
+    },
+    Migration {
+        number: 10,
+        name: "0010_warm",
+        sql: include_str!("../../../migrations/sqlite/0010_warm.sql"),
+    },
 ];
 
 /// The newest schema that this program knows.

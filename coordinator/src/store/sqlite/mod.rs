@@ -41,6 +41,8 @@ mod reader;
 mod relays;
 mod rotation;
 mod row;
+mod usage;
+mod warm;
 mod writer;
 
 use census::Censuses;

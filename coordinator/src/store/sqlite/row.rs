@@ -130,6 +130,7 @@ pub(super) const DEVICE: &str = "
         a.identity, a.fingerprint, a.inbox, a.families, a.carriers, a.mtu, a.backend,
         a.peer_slots, a.peer_routes, a.rules, a.agent, a.platform, a.endpoints, a.key, a.key_name,
         a.master, a.enrolled_from, a.applied, a.instance, a.duplicates,
+        a.data_budget,
         EXISTS (SELECT 1 FROM quarantine q WHERE q.device = d.id) AS has_copies,
         w.endpoint, w.psk
     FROM device d
@@ -188,6 +189,7 @@ fn agent(row: &Row<'_>) -> Result<Agent, StoreError> {
         instance: instance.map(|_| bytes(row, "instance").map(Instance)).transpose()?,
         duplicates: number(row, "duplicates")?,
         has_copies: get(row, "has_copies")?,
+        data_budget: number_or_none(row, "data_budget")?,
     })
 }
 

@@ -21,6 +21,8 @@ use crate::service::devices::{Outcomes, Seen};
 use crate::service::rotation::Rotated;
 use crate::service::seams::{RelayLive, Report};
 
+use super::usage;
+
 pub(super) fn key(key: &EnrolmentKey, now: UnixMs) -> api::EnrolmentKey {
     let state = match key.state(now) {
         KeyState::Active => "active",
@@ -157,6 +159,8 @@ pub(super) fn device(seen: &Seen) -> api::Device {
         enrolled_from: agent.and_then(|agent| agent.enrolled_from.clone()),
         created_at: device.created.to_string(),
         copy: seen.copy.as_ref().map(copy),
+        data_budget_bytes: agent.and_then(|agent| agent.data_budget),
+        data_today: seen.usage.as_ref().map(usage::day),
     }
 }
 

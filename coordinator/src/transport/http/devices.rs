@@ -35,6 +35,7 @@ pub(super) fn declare(routes: Routes<Shared>) -> Routes<Shared> {
         .get("/api/v1/devices/{device}", Permission::DeviceRead, one)
         .patch("/api/v1/devices/{device}", Permission::DeviceManage, rename)
         .delete("/api/v1/devices/{device}", Permission::DeviceManage, delete)
+        .put("/api/v1/devices/{device}/data-budget", Permission::DeviceManage, budget)
         .post("/api/v1/devices/{device}/approve", Permission::DeviceManage, approve)
         .post("/api/v1/devices/{device}/reject", Permission::DeviceManage, reject)
         .post("/api/v1/devices/{device}/block", Permission::DeviceBlock, block)
@@ -185,6 +186,27 @@ async fn rename(
     let decision = Decision::Rename { name: patch.name };
     let done = decide(&operator, &wanted, decision, Some(version), 0, actor).await;
     done.map_err(|failure| Rejected::at(failure, origin))
+}
+
+async fn budget(
+    State(operator): State<Shared>,
+    Caller(actor): Caller,
+    Path(wanted): Path<String>,
+    origin: Origin,
+    headers: HeaderMap,
+    Body(wished): Body<api::DataBudget>,
+) -> Result<Json<api::Action>, Rejected> {
+    let version = if_match(&headers, &origin)?;
+    let done = async {
+        let device = operator.find_device(&wanted).await?;
+        if device.agent().is_none() {
+            let message = format!("{} runs no agent: nobody there counts bytes", device.name);
+            return Err(Failure::new(Code::DeviceNoAgent, message));
+        }
+        let decision = Decision::Budget { bytes: wished.bytes };
+        decide(&operator, &wanted, decision, Some(version), 0, actor).await
+    };
+    done.await.map_err(|failure| Rejected::at(failure, origin))
 }
 
 #[derive(Deserialize)]

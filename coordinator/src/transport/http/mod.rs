@@ -27,6 +27,8 @@ mod relays;
 pub mod routes;
 mod tombstones;
 pub mod unix;
+mod usage;
+mod warm;
 
 pub use auth::{Permission, SocketPeer};
 pub use routes::{Declared, Routes};
@@ -45,6 +47,8 @@ pub fn operator_routes() -> Routes<Shared> {
     let routes = devices::declare(routes);
     let routes = connections::declare(routes);
     let routes = tombstones::declare(routes);
+    let routes = usage::declare(routes);
+    let routes = warm::declare(routes);
     let routes = policies::declare(routes);
     let routes = relays::declare(routes);
     audit::declare(routes)
