@@ -382,7 +382,9 @@ impl PeerPath {
         if self.blind_at.is_some_and(|at| at <= now) {
             self.blind_at = None;
             self.ready = true;
-            self.renews |= self.in_doubt;
+            if self.in_doubt {
+                self.doubt_session(now);
+            }
         }
         let Some(calling) = &mut self.calling else {
             return;

@@ -161,6 +161,18 @@ impl PeerPath {
         self.listening.at = now + ASK_AFTER;
     }
 
+    /// A round has had time to be answered, and nobody has told of anything authentic
+    /// since. Of the way in use nobody does: through another relay it is the same one,
+    /// and the data path knows what has come.
+    pub(super) fn doubt_session(&mut self, now: Instant) {
+        if self.selected.is_some_and(|selected| self.checks.answers(selected.route, now)) {
+            self.doubt_moved(now);
+            self.listening.at = now;
+        } else {
+            self.renews = true;
+        }
+    }
+
     /// Pings go to every address that is known.
     pub(super) fn retry(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         self.checks.retry(transaction(entropy), now);
