@@ -316,7 +316,11 @@ impl PeerPath {
     ) -> Result<(), DropReason> {
         let Some(delay_ms) = delay_ms else {
             let relayed = self.is_relayed(route);
-            return self.checks.handle_ping(route, relayed, head, now);
+            self.checks.handle_ping(route, relayed, head, now)?;
+            if self.selected.is_some_and(|selected| selected.route == route) {
+                self.warm.handle_ping(self.leads, now);
+            }
+            return Ok(());
         };
         let pong = self.checks.handle_pong(route, head, delay_ms, now);
         let first = pong.ok_or(DropReason::Unsolicited)?;

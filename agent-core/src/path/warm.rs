@@ -5,6 +5,10 @@
 //! How long they do is learned on the way itself: the pauses between pings grow
 //! for as long as each is answered, and a pause after which nothing came back is
 //! not made again in this network.
+//!
+//! A ping and its answer remind the routers of both sides. Where both keep the way
+//! open the device with the lower id pings; the other one waits a little longer,
+//! counts what it hears as if it had asked, and asks only when it hears nothing.
 
 use super::peer::PeerPath;
 use super::silence::ANSWER_WITHIN;
@@ -22,6 +26,9 @@ const PAUSES: [Duration; 4] = [
 ];
 /// How long a pause that was too long is not tried.
 const LIMITED_FOR: Duration = Duration::from_secs(86_400);
+/// How much longer whoever does not lead waits for the other's ping. Routers that
+/// remember for 30 s remember the shortest pause and this.
+const FOLLOWS_AFTER: Duration = Duration::from_secs(2);
 /// A peer without a way is called again after this long.
 const CALL_EVERY: Duration = Duration::from_secs(60);
 
@@ -39,6 +46,8 @@ pub(super) struct Warm {
     is_asked: bool,
     /// A budget is used up.
     is_held: bool,
+    /// When the pause began.
+    since: Instant,
     at: Instant,
 }
 
@@ -53,6 +62,7 @@ impl Warm {
             has_paused: false,
             is_asked: false,
             is_held: false,
+            since: Instant::ZERO,
             at: Instant::FAR_FUTURE,
         }
     }
@@ -74,11 +84,31 @@ impl Warm {
     }
 
     /// Data or a handshake went this way: a pause begins.
-    pub(super) fn handle_way(&mut self, now: Instant) {
+    pub(super) fn handle_way(&mut self, leads: bool, now: Instant) {
         if self.is_kept() {
             (self.is_asked, self.has_paused) = (false, true);
-            self.at = now + self.pause();
+            self.begin_pause(leads, now);
         }
+    }
+
+    /// The peer has asked this way, and is answered: all routers on it know it as
+    /// well as if we had.
+    pub(super) fn handle_ping(&mut self, leads: bool, now: Instant) {
+        // Our own question stands until it is answered.
+        if !self.is_kept() || self.is_asked {
+            return;
+        }
+        // Of several pings after a pause the first one counts.
+        if now + FOLLOWS_AFTER - self.since >= self.pause() {
+            self.lengthen(now);
+        }
+        self.begin_pause(leads, now);
+    }
+
+    fn begin_pause(&mut self, leads: bool, now: Instant) {
+        let longer = if leads { Duration::ZERO } else { FOLLOWS_AFTER };
+        self.since = now;
+        self.at = now + self.pause() + longer;
     }
 
     /// A pause was too long, as far as anybody can tell: the peer may have been
@@ -174,6 +204,6 @@ impl PeerPath {
             self.warm.shorten(now);
             self.doubt(entropy, now);
         }
-        self.warm.at = now + self.warm.pause();
+        self.warm.begin_pause(self.leads, now);
     }
 }
