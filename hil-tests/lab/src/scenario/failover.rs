@@ -1,6 +1,7 @@
 //! The direct path of two gateways is cut under load, again and again: how long
 //! nothing comes through, and when packets go the direct way again after it heals.
-//! Then the relay dies that carries them while the direct path is cut.
+//! Then the relay dies that carries them while the direct path is cut: its program
+//! is killed, and its host refuses what comes; or the host is gone with it.
 //!
 //! A cut is silent: frames between the two sites vanish on the wire, and everybody
 //! else is reached as before.
@@ -45,6 +46,33 @@ const UNDER_WAY: Duration = Duration::from_millis(500);
 const SESSION: Duration = Duration::from_secs(100);
 const SITES: [(&str, u8); 2] = [("gw-a", 30), ("gw-b", 60)];
 const RELAYS: [(&str, u8); 2] = [("relay-1", 11), ("relay-2", 12)];
+
+/// How a relay dies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Death {
+    /// Its program: the host says that nobody listens there.
+    Killed,
+    /// With its host: nobody says anything.
+    Gone,
+}
+
+impl Death {
+    const ALL: [Self; 2] = [Self::Killed, Self::Gone];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Killed => "relay_killed",
+            Self::Gone => "relay_gone",
+        }
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Killed => "the relay is killed",
+            Self::Gone => "the relay's host is gone",
+        }
+    }
+}
 
 /// What one fault gave.
 struct Fault {
@@ -119,7 +147,7 @@ fn tell(
         echoes: Echoes::start(a.namespace(), b.namespace(), b.addresses.ipv4, PACE)?,
         load: Load::start(a.namespace(), b.namespace(), b.addresses.ipv4)?,
     };
-    let (cuts, kills) = if stage.options.short { (2, 0) } else { (20, 5) };
+    let (cuts, deaths) = if stage.options.short { (2, 1) } else { (20, 5) };
     let (mut faults, mut again) = (Vec::new(), Vec::new());
     for cut in 1..=cuts {
         lab.settle()?;
@@ -132,54 +160,62 @@ fn tell(
         faults.push(fault);
         again.push(back);
     }
-    let mut killed = Vec::new();
-    for kill in 1..=kills {
-        lab.settle()?;
-        lab.fault("the direct path is cut", || lab.cut(true))?;
-        let carrier = lab.relayed()?;
-        let relay = relays
-            .iter_mut()
-            .find(|relay| relay.address == carrier)
-            .ok_or_else(|| Failure::new("lab.internal", format!("no relay at {carrier}")))?;
-        let fault = lab.fault("the relay is killed", || relay.process.kill())?;
-        let words = format!("a gap of {}", ui::span(fault.gap));
-        stage.story.done(&format!("relay {kill} of {kills}"), &words, None);
-        relay.restart()?;
-        killed.push(fault);
-        again.push(lab.heal()?);
+    let mut dead = Vec::new();
+    for death in Death::ALL {
+        let mut faults = Vec::new();
+        for number in 1..=deaths {
+            let (fault, back) = lab.lose_relay(death, relays)?;
+            let (gap, back_after) = (ui::span(fault.gap), ui::span(back));
+            let words =
+                format!("{}: a gap of {gap}, direct again after {back_after}", death.words());
+            stage.story.done(&format!("relay {number} of {deaths}"), &words, None);
+            faults.push(fault);
+            again.push(back);
+        }
+        dead.push((death, faults));
     }
     let survived = lab.end()?;
-    judge(&faults, &killed, &again, survived)
+    judge(&faults, &dead, &again, survived)
 }
 
-fn judge(faults: &[Fault], killed: &[Fault], again: &[Duration], survived: bool) -> Result<Value> {
-    let gaps = |faults: &[Fault]| faults.iter().map(|fault| fault.gap).collect::<Vec<_>>();
-    let millis = |time: &Duration| time.as_millis() as u64;
-    let all = |times: &[Duration]| times.iter().map(millis).collect::<Vec<_>>();
-    let (cut, dead) = (p95(&gaps(faults)), p95(&gaps(killed)));
-    let rekeyed = |faults: &[Fault]| faults.iter().any(|fault| fault.rekeyed);
-    let document = json!({
-        "gap_p95_ms": millis(&cut),
-        "rekeyed": rekeyed(faults),
-        "tcp_survived": survived,
-        "direct_again_ms": again.iter().max().map(millis),
-        "gaps_ms": all(&gaps(faults)),
-        "direct_again_all_ms": all(again),
-        "relay_killed": {
-            "gap_p95_ms": millis(&dead),
-            "rekeyed": rekeyed(killed),
-            "gaps_ms": all(&gaps(killed)),
-        },
-    });
+/// The figures of one kind of fault.
+fn figures(faults: &[Fault]) -> Value {
+    let gaps: Vec<Duration> = faults.iter().map(|fault| fault.gap).collect();
+    json!({
+        "gap_p95_ms": millis(&p95(&gaps)),
+        "rekeyed": faults.iter().any(|fault| fault.rekeyed),
+        "gaps_ms": gaps.iter().map(millis).collect::<Vec<_>>(),
+    })
+}
+
+const fn millis(time: &Duration) -> u64 {
+    time.as_millis() as u64
+}
+
+fn judge(
+    cuts: &[Fault],
+    dead: &[(Death, Vec<Fault>)],
+    again: &[Duration],
+    survived: bool,
+) -> Result<Value> {
+    let mut document = figures(cuts);
+    document["tcp_survived"] = survived.into();
+    document["direct_again_ms"] = json!(again.iter().max().map(millis));
+    document["direct_again_all_ms"] = again.iter().map(millis).collect::<Vec<_>>().into();
+    for (death, faults) in dead {
+        document[death.name()] = figures(faults);
+    }
     let mut missed = Vec::new();
-    for (what, gap) in [("the direct path was cut", cut), ("the relay was killed", dead)] {
+    let dead = dead.iter().map(|(death, faults)| (death.words(), faults.as_slice()));
+    for (what, faults) in core::iter::once(("the direct path is cut", cuts)).chain(dead) {
+        let gap = p95(&faults.iter().map(|fault| fault.gap).collect::<Vec<_>>());
         if gap > GOAL {
             let (gap, goal) = (ui::span(gap), ui::span(GOAL));
             missed.push(format!("{what}: a gap of {gap}, the goal is {goal}"));
         }
-    }
-    if rekeyed(faults) {
-        missed.push("a cut caused a rekey".to_owned());
+        if faults.iter().any(|fault| fault.rekeyed) {
+            missed.push(format!("{what}: that caused a rekey"));
+        }
     }
     if !survived {
         missed.push("the TCP stream did not survive".to_owned());
@@ -258,6 +294,38 @@ impl Lab<'_> {
         let gap = self.echoes.longest_gap(began, clock::now());
         let rekeyed = self.age()? + Duration::from_secs(1) < age + asked.elapsed();
         Ok(Fault { gap, rekeyed })
+    }
+
+    /// The direct path is cut, and then the relay dies that carries the packets. It
+    /// is there again before the path is.
+    fn lose_relay(&self, death: Death, relays: &mut [Relay]) -> Result<(Fault, Duration)> {
+        self.both_relays()?;
+        self.settle()?;
+        self.fault("the direct path is cut", || self.cut(true))?;
+        let carrier = self.relayed()?;
+        let found = relays.iter_mut().zip(RELAYS).find(|(relay, _)| relay.address == carrier);
+        let (relay, (name, _)) =
+            found.ok_or_else(|| Failure::new("lab.internal", format!("no relay at {carrier}")))?;
+        let fault = self.fault(death.words(), || match death {
+            Death::Killed => relay.process.kill(),
+            Death::Gone => self.internet.set_cut(name, true),
+        })?;
+        match death {
+            Death::Killed => relay.restart()?,
+            Death::Gone => self.internet.set_cut(name, false)?,
+        }
+        Ok((fault, self.heal()?))
+    }
+
+    /// Both gateways are told of both relays: the one that died is there again.
+    fn both_relays(&self) -> Result<()> {
+        let knows = |gateway: &Gateway| {
+            let status = gateway.status()?;
+            Ok(status["relays"].as_array().is_some_and(|all| all.len() == RELAYS.len()))
+        };
+        let [a, b] = self.gateways;
+        wait_until(PATIENCE, "both gateways know both relays", || Ok(knows(a)? && knows(b)?))
+            .map(drop)
     }
 
     /// Which relay carries everything now.
