@@ -114,7 +114,7 @@ impl<
                     self.tunnel.set_time(unix_ms, now);
                     self.meter.set_clock(unix_ms, now);
                 }
-                self.paths.set_rtt(self.control.rtt_ms());
+                self.paths.handle_online(self.control.rtt_ms(), now);
                 self.recorder.put(now, &Entry::Online(true));
                 self.outbox.online = Some(true);
             }
@@ -274,6 +274,7 @@ impl<
             }
             PathEvent::Greet { slot } => self.set_keepalive(slot, true),
             PathEvent::Relay => self.apply_relayed(),
+            PathEvent::Elsewhere => self.control.handle_moved(self.now),
             PathEvent::RelaySuspected(RelaySuspicion::Silent(None)) => self.relay.abandon(self.now),
             PathEvent::RelaySuspected(RelaySuspicion::Silent(Some(relay))) => {
                 self.relay.shun(relay, self.now);

@@ -70,6 +70,21 @@ impl LocalCandidates {
         self.reflexive != before
     }
 
+    /// Where servers see us.
+    pub(super) fn reflexive(&self) -> &[SocketAddr] {
+        &self.reflexive
+    }
+
+    /// Whether servers saw us at one of these addresses, and see us at another one of
+    /// its family now. A port alone is another one for many reasons.
+    pub(super) fn has_left(&self, before: &[SocketAddr]) -> bool {
+        let left = |before: &SocketAddr| {
+            let alike = |now: &&SocketAddr| now.is_ipv4() == before.is_ipv4();
+            self.reflexive.iter().find(alike).is_some_and(|now| now.ip() != before.ip())
+        };
+        before.iter().any(left)
+    }
+
     pub(super) fn set_relayed(&mut self, relayed: impl Iterator<Item = SocketAddr>) {
         self.relayed = relayed.filter(is_usable).take(2).collect();
     }

@@ -143,6 +143,9 @@ pub enum PathEvent {
     /// What [`Paths::wants_relay`] and [`Paths::through_relay`] say may be
     /// otherwise than before.
     Relay,
+    /// Servers see this device at another address than before, though it has not
+    /// moved: what its router remembered is lost.
+    Elsewhere,
     /// Nothing comes back from a peer, and a relay may be why.
     RelaySuspected(RelaySuspicion),
     /// Was the peer heard? Answered by [`Paths::handle_heard`] at once.
@@ -198,6 +201,8 @@ pub struct Paths<const PEERS: usize> {
     relays: Vec<IpAddr, { 2 * RELAYS }>,
     /// [`PathEvent::Relay`] is due.
     relay_changed: bool,
+    /// [`PathEvent::Elsewhere`] is due.
+    is_elsewhere: bool,
     /// Round trip to the coordinator.
     rtt_ms: u16,
     endpoints_changed: bool,
@@ -225,6 +230,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             extra: ladder::Sockets::new(),
             relays: Vec::new(),
             relay_changed: false,
+            is_elsewhere: false,
             rtt_ms: 0,
             endpoints_changed: false,
             cache_at: Instant::ZERO,
@@ -245,11 +251,6 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// The overlay, whose addresses are never candidates.
     pub const fn set_overlay(&mut self, overlay: Overlay) {
         self.local.overlay = Some(overlay);
-    }
-
-    /// Round trip to the coordinator, in milliseconds.
-    pub const fn set_rtt(&mut self, rtt_ms: u16) {
-        self.rtt_ms = rtt_ms;
     }
 
     /// The socket of each address family; a family without one is not used.
@@ -292,6 +293,14 @@ impl<const PEERS: usize> Paths<PEERS> {
         }
     }
 
+    /// A session with the coordinator begins, which is so many milliseconds away and
+    /// back: calls that were made in the one before may be lost with it.
+    pub fn handle_online(&mut self, rtt_ms: u16, now: Instant) {
+        self.rtt_ms = rtt_ms;
+        self.peers.iter_mut().flatten().for_each(|peer| peer.repeat_call(now));
+        self.stir();
+    }
+
     /// A server said where we are seen from: the addresses, of each family the
     /// newest. What waited for that goes. Who was told of us before that, and is not
     /// reached yet, is told again.
@@ -301,7 +310,9 @@ impl<const PEERS: usize> Paths<PEERS> {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) {
+        let before: Vec<SocketAddr, 2> = self.local.reflexive().iter().copied().collect();
         let is_news = self.local.set_reflexive(seen);
+        self.is_elsewhere |= self.local.has_left(&before);
         // Where ports are counted only the last one is of use.
         if !self.gathering.is_hard() {
             self.gathering.end(now);
@@ -651,6 +662,9 @@ impl<const PEERS: usize> Paths<PEERS> {
         }
         if core::mem::take(&mut self.relay_changed) {
             return Some(PathEvent::Relay);
+        }
+        if core::mem::take(&mut self.is_elsewhere) {
+            return Some(PathEvent::Elsewhere);
         }
         self.changed = false;
         None

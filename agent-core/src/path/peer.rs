@@ -520,6 +520,14 @@ impl PeerPath {
         }
     }
 
+    /// The call under way is made once more, if it was made.
+    pub(super) fn repeat_call(&mut self, now: Instant) {
+        let made = |calling: &&mut Calling| calling.sent > 0 && !calling.is_spent();
+        if let Some(calling) = self.calling.as_mut().filter(made) {
+            calling.due_at = now;
+        }
+    }
+
     /// The peer is told anew what it was told in the call that is under way, or
     /// was the last.
     pub(super) fn call_again(&mut self, entropy: &mut dyn Entropy, now: Instant) {

@@ -205,6 +205,41 @@ fn an_address_that_has_just_changed_is_asked_for_again() {
     }
 }
 
+/// A router starts anew with another address, and the line to the coordinator is lost
+/// with it, which shows when something is said on it. That was the call: it is made
+/// again on the next line, for which nobody waits, since the fleet has not moved.
+#[test]
+fn a_call_that_was_lost_with_its_line_is_made_again_on_the_next() {
+    for seed in 0..6 {
+        let (mut mesh, gates) = members(seed, [Rules::HOME; 2], 1);
+        mesh.coordinator.reconnect_s = (5, 10);
+        mesh.cut_lines();
+        mesh.run_for(12_000);
+        talk(&mut mesh, &[0, 1], 40);
+        let moved = (seed % 2) as usize;
+        mesh.network.move_gateway(gates[moved], [[198, 51, 100, 9].into()]);
+        let start = mesh.now;
+        mesh.coordinator_down = true;
+        for round in 0.. {
+            if round == 110 {
+                mesh.coordinator_down = false;
+                mesh.nodes[moved].inbox = None;
+                mesh.input(moved, weft_agent_core::agent::Agent::handle_disconnected);
+            }
+            let before = mesh.nodes[1 - moved].received.len();
+            send(&mut mesh, moved);
+            mesh.run_for(20);
+            if mesh.nodes[1 - moved].received.len() > before {
+                break;
+            }
+            assert!(round < 1_000, "nothing arrives for 20 s");
+        }
+        let took = mesh.now - start;
+        println!("seed {seed}: {took:?}");
+        assert!(took <= Duration::from_millis(2_600), "seed {seed}: {took:?}");
+    }
+}
+
 /// 3 % of everything is lost for ten minutes: data stays on the way it has.
 #[test]
 fn loss_alone_moves_no_data() {
