@@ -54,6 +54,8 @@ pub(super) struct Calling {
     /// Due, and waiting for a session with the coordinator.
     due: bool,
     give_up_at: Instant,
+    /// A way over a relay is no answer to it: there was, or may be, a better one.
+    insists: bool,
     /// What is said if nobody comes.
     why: NoPath,
 }
@@ -224,13 +226,14 @@ impl PeerPath {
         if self.strays(route, now) {
             return false;
         }
-        self.calling = None;
+        let relayed = self.is_relayed(route);
+        self.calling = self.calling.filter(|calling| relayed && calling.insists);
         self.blind_at = None;
         self.initiates = false;
         self.in_doubt = false;
         self.history.set_reached(true);
         self.obliges = false;
-        if !self.is_relayed(route) {
+        if !relayed {
             self.end_found(now);
             self.checks.end();
             self.prediction = None;
@@ -503,16 +506,25 @@ impl PeerPath {
                     due_at: least,
                     due: false,
                     give_up_at: now + GIVE_UP_AFTER,
+                    insists: false,
                     why: NoPath::NoAnswer,
                 });
             }
         }
     }
 
+    /// The same, whatever is found over a relay meanwhile.
+    pub(super) fn call_insisting(&mut self, at: Instant, entropy: &mut dyn Entropy, now: Instant) {
+        self.call_at(at, entropy, now);
+        if let Some(calling) = &mut self.calling {
+            calling.insists = true;
+        }
+    }
+
     /// The same at once. A call so soon after another one is that one again: who
     /// forwards it counts calls and not how often each is repeated.
     pub(super) fn call_now(&mut self, entropy: &mut dyn Entropy, now: Instant) {
-        self.call_at(now, entropy, now);
+        self.call_insisting(now, entropy, now);
         let last = self.called.filter(|(_, called)| now - *called < CALL_INTERVAL);
         if let (Some(calling), Some((id, _))) = (&mut self.calling, last) {
             calling.id = id;

@@ -203,7 +203,7 @@ impl PeerPath {
             } else if self.selected.is_some_and(|selected| selected.relayed) {
                 self.choice.upgrades = self.choice.upgrades.saturating_add(1);
                 self.wait_for_upgrade(now);
-                self.call_at(now, entropy, now);
+                self.call_insisting(now, entropy, now);
             }
         }
     }
@@ -216,7 +216,7 @@ impl PeerPath {
         if self.selected.is_some_and(|selected| selected.relayed) && self.leads {
             self.wait_for_upgrade(now);
         }
-        self.call_at(now, entropy, now);
+        self.call_insisting(now, entropy, now);
         self.retry(entropy, now);
     }
 

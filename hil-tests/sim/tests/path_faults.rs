@@ -240,6 +240,33 @@ fn a_call_that_was_lost_with_its_line_is_made_again_on_the_next() {
     }
 }
 
+/// A router that starts anew with the address that it had: what a relay keeps for the
+/// other device from before carries the data until the call is made again, and is no
+/// reason not to make it.
+#[test]
+fn a_way_over_a_relay_does_not_end_the_search_for_a_direct_one() {
+    for seed in 0..4 {
+        let rules = Rules { ports: Ports::Random, ..Rules::HOME };
+        let (mut mesh, gates) = members(seed, [rules; 2], 1);
+        talk(&mut mesh, &[0, 1], 40);
+        cut(&mut mesh);
+        talk(&mut mesh, &[0, 1], 5);
+        mesh.network.allow_all();
+        while is_relayed(&mesh, 0) || is_relayed(&mesh, 1) {
+            talk(&mut mesh, &[0, 1], 1);
+        }
+        let guest = usize::from(mesh.agent(1).rung().is_none());
+        mesh.network.reboot(gates[guest]);
+        mesh.coordinator_down = true;
+        talk(&mut mesh, &[0, 1], 4);
+        assert!(is_relayed(&mesh, 0) && is_relayed(&mesh, 1), "seed {seed}");
+        mesh.coordinator_down = false;
+        mesh.cut_lines();
+        talk(&mut mesh, &[0, 1], 3);
+        assert!(!is_relayed(&mesh, 0) && !is_relayed(&mesh, 1), "seed {seed}");
+    }
+}
+
 /// 3 % of everything is lost for ten minutes: data stays on the way it has.
 #[test]
 fn loss_alone_moves_no_data() {
