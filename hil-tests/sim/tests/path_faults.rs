@@ -267,6 +267,22 @@ fn a_way_over_a_relay_does_not_end_the_search_for_a_direct_one() {
     }
 }
 
+/// A way that breaks and is mended with the same address at the other end: what was
+/// allocated meanwhile is given back.
+#[test]
+fn an_allocation_is_given_back_when_the_way_before_works_again() {
+    for moved in [0, 1] {
+        let (mut mesh, gates) = members(8, [Rules::HOME; 2], 1);
+        talk(&mut mesh, &[0, 1], 40);
+        assert_eq!(mesh.relays[0].turn.allocations(), 0);
+        mesh.network.move_gateway(gates[moved], [[198, 51, 100, 9].into()]);
+        talk(&mut mesh, &[0, 1], 20);
+        assert!(!is_relayed(&mesh, 0) && !is_relayed(&mesh, 1));
+        talk(&mut mesh, &[0, 1], 10);
+        assert_eq!(mesh.relays[0].turn.allocations(), 0, "{moved} moved");
+    }
+}
+
 /// 3 % of everything is lost for ten minutes: data stays on the way it has.
 #[test]
 fn loss_alone_moves_no_data() {
