@@ -3,8 +3,9 @@
 //! behind a NAT that forgets after two minutes.
 //!
 //! A day is too long to wait for. What happens in one is a handful of events; each is
-//! taken from real packets and counted as often as it occurs. In the short form signs
-//! of life and pings come sooner, at the coordinator's word; their size is the same.
+//! taken from real packets and counted as often as it occurs. Signs of life and pings
+//! come sooner, at the coordinator's word, four times as often and in the short form
+//! much more; their size is the same.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,9 +41,9 @@ const HEARTBEAT_SHARE: f64 = 0.965;
 const PING_S: u64 = 300;
 /// How long before the end of that the agent's MQTT client asks.
 const PING_LEAD_S: u64 = 5;
-/// The same in the short form.
-const SHORT_HEARTBEAT_S: u64 = 20;
-const SHORT_PING_S: u64 = 10;
+/// The same as they are here, and in the short form.
+const SOONER_S: (u64, u64) = (HEARTBEAT_S / 4, PING_S / 4);
+const SHORT_S: (u64, u64) = (20, 10);
 /// A box forgets a flow after this; four fifths of it is how often it is reminded.
 const BINDING: Duration = Duration::from_secs(120);
 const REMINDED_S: u64 = 96;
@@ -181,13 +182,10 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     let broker = std::net::SocketAddr::new(host.ipv4(), PORT);
     let mut variables: Variables =
         vec![("WEFT_COORDINATOR_ADDRESSES", format!("mqtts://{broker}").into())];
-    if stage.options.short {
-        let sooner = [
-            ("WEFT_COORDINATOR_HEARTBEAT_S", SHORT_HEARTBEAT_S),
-            ("WEFT_COORDINATOR_PING_S", SHORT_PING_S),
-        ];
-        variables.extend(sooner.map(|(name, value)| (name, value.to_string().into())));
-    }
+    let (heartbeat_s, ping_s) = pace(stage);
+    let sooner =
+        [("WEFT_COORDINATOR_HEARTBEAT_S", heartbeat_s), ("WEFT_COORDINATOR_PING_S", ping_s)];
+    variables.extend(sooner.map(|(name, value)| (name, value.to_string().into())));
     let at = internet.host(RELAY.0)?;
     let relay = Relay::start(stage.run, at, &[at.ipv4()])?;
     let mut coordinator =
@@ -197,11 +195,16 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     let join = |stage: &mut Stage<'_>, name: &str| {
         Gateway::join(stage.run, internet.site(name)?.host(), &key, &settings)
     };
-    let (mut a, b) = (join(stage, "gw-a")?, join(stage, "gw-b")?);
+    let (mut a, mut b) = (join(stage, "gw-a")?, join(stage, "gw-b")?);
     let known = Known { coordinator: vec![broker], relays: vec![at.ipv4()] };
-    let told = tell(stage, &mut coordinator, &mut a, &b, known);
+    let told = tell(stage, &mut coordinator, [&mut a, &mut b], known);
     stage.processes.extend([relay.process, coordinator.process, a.process, b.process]);
     told
+}
+
+/// Seconds between two signs of life, and of silence until a device asks.
+const fn pace(stage: &Stage<'_>) -> (u64, u64) {
+    if stage.options.short { SHORT_S } else { SOONER_S }
 }
 
 fn settings() -> String {
@@ -211,15 +214,14 @@ fn settings() -> String {
 fn tell(
     stage: &mut Stage<'_>,
     coordinator: &mut Coordinator,
-    a: &mut Gateway,
-    b: &Gateway,
+    [a, b]: [&mut Gateway; 2],
     known: Known,
 ) -> Result<Value> {
     let journal = Journal::start(a, known)?;
     let mut items = doorbell(stage, &journal)?;
     items.extend(reconnect(stage, coordinator, a, &journal)?);
     let doorbell = items.len();
-    items.extend(warm(stage, &journal, a, b)?);
+    items.extend(warm(stage, &journal, [a, b])?);
     for item in &items {
         stage.story.line(&format!("  {}", item.words()));
     }
@@ -263,7 +265,7 @@ fn tell(
 
 /// Nobody talks: signs of life, pings, and whatever else there is.
 fn doorbell(stage: &mut Stage<'_>, journal: &Journal) -> Result<Vec<Item>> {
-    let heartbeat_s = if stage.options.short { SHORT_HEARTBEAT_S } else { HEARTBEAT_S };
+    let (heartbeat_s, _) = pace(stage);
     // What the first words of the tunnel are followed by is over.
     let began = clock::now();
     wait_until(FORGOTTEN * 6, "the tunnel is quiet", || {
@@ -368,18 +370,17 @@ fn handshake(seen: &[Sight], stood: Instant) -> Result<f64> {
     Err(Failure::expectation("nothing answered on the line that was opened again"))
 }
 
-/// A way that is kept open by pings, which come less often for as long as the routers
-/// remember it.
-fn warm(
-    stage: &mut Stage<'_>,
-    journal: &Journal,
-    a: &mut Gateway,
-    b: &Gateway,
-) -> Result<Vec<Item>> {
-    a.say("down")?;
-    let warm = format!("[network]\nkeep_warm = [\"{}\"]\n", b.name());
-    a.set(&format!("{}{warm}", settings()))?;
-    a.up()?;
+/// A way that both keep open by pings, which come less often for as long as the
+/// routers remember it.
+fn warm(stage: &mut Stage<'_>, journal: &Journal, [a, b]: [&mut Gateway; 2]) -> Result<Vec<Item>> {
+    let keep = |gateway: &mut Gateway, other: &str| {
+        gateway.say("down")?;
+        let warm = format!("[network]\nkeep_warm = [\"{other}\"]\n");
+        gateway.set(&format!("{}{warm}", settings()))?;
+        gateway.up()
+    };
+    keep(b, a.name())?;
+    keep(a, b.name())?;
     wait_until(BACK, "the peer is called", || {
         Ok(a.status().is_ok()
             && a.peer(b.name()).is_ok_and(|peer| peer["path"]["kind"] == "direct"))
