@@ -102,6 +102,9 @@ pub struct Usage {
     pub bytes: Bytes,
     /// The tighter one of the shell's budget and the coordinator's.
     pub budget: Option<u64>,
+    /// What counts against it: before the time is known, what an earlier run of what
+    /// may be the same day has used is in it too.
+    pub used: u64,
     /// Whether the budget binds.
     pub is_metered: bool,
     /// Nothing is sent any more that only might help.
@@ -235,10 +238,13 @@ impl Meter {
         let Some(budget) = self.budget().filter(|_| self.budget.is_metered) else {
             return Allowance::UNLIMITED;
         };
+        Allowance { left: budget.saturating_sub(self.used()), until: self.ends_at }
+    }
+
+    fn used(&self) -> u64 {
         // A restart is no new day, as far as anybody knows.
         let earlier = self.earlier.map_or(0, |(_, bytes)| overhead(&bytes));
-        let used = overhead(&self.today).saturating_add(earlier);
-        Allowance { left: budget.saturating_sub(used), until: self.ends_at }
+        overhead(&self.today).saturating_add(earlier)
     }
 
     /// Whether the budget is used up, if that is otherwise than when last asked.
@@ -266,6 +272,7 @@ impl Meter {
             day: meter.day,
             bytes: meter.today,
             budget: meter.budget(),
+            used: meter.used(),
             is_metered: meter.budget.is_metered,
             is_used_up,
         }
@@ -376,6 +383,7 @@ mod tests {
         meter.restore(1, [0, 30_000, 0, 0, 9]);
         assert_eq!(meter.allowance(at(1)).left, 9_500);
         assert!(!meter.allowance(at(1)).allows_round());
+        assert_eq!(meter.usage(at(1)).used, 30_500);
         meter.set_told_budget(None);
         assert_eq!(meter.usage(at(1)).budget, Some(40_000));
     }

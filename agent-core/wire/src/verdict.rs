@@ -8,6 +8,10 @@ pub mod catalogue;
 pub mod nat;
 pub mod value;
 
+/// About what a way that is kept open costs each side, in kB a day: a ping and its
+/// answer, 184 bytes with what is around them, every 96 s.
+pub const WARM_KB: u64 = 170;
+
 pub use catalogue::{Advice, Language, Verdict};
 pub use value::{Value, fill};
 

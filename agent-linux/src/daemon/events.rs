@@ -2,7 +2,6 @@
 
 use weft_agent_core::agent::{AgentEvent, Enrolled, Persist};
 use weft_agent_core::control::{LineRequest, MapDropped};
-use weft_agent_core::meter::overhead;
 use weft_agent_core::peers::{PeerChange, PeerState};
 use weft_noise::mac;
 use weft_wire::item::{Duplicate, Refused, Standing, State};
@@ -284,10 +283,8 @@ impl Daemon {
 
     fn handle_budget(&mut self, is_used_up: bool) {
         let usage = self.agent.usage(now());
-        let fields = [
-            ("bytes", overhead(&usage.bytes).into()),
-            ("budget", usage.budget.unwrap_or_default().into()),
-        ];
+        let fields =
+            [("bytes", usage.used.into()), ("budget", usage.budget.unwrap_or_default().into())];
         let event = if is_used_up { Event::BudgetUsedUp } else { Event::BudgetRenewed };
         self.log.write(event, &fields);
     }

@@ -44,6 +44,8 @@ pub struct End {
     pub newest: Option<u64>,
     /// Its words on the other, newest first.
     pub words: Vec<Connection>,
+    /// Bytes cost money where it is, and those of today are used up.
+    pub used_up: bool,
 }
 
 /// Everything that is known of a pair, and what follows.
@@ -117,7 +119,10 @@ impl Operator {
         let newest = holder.and_then(|holder| holder.newest).map(|newest| newest.own.0);
         let heard = self.presence.presence(device.id);
         let heard = heard.map(|presence| (presence.online, presence.last_seen));
-        Ok(End { device, network, heard, nat, newest, words })
+        let usage = self.store.usage_of(device.id).await.map_err(fault)?;
+        let today = self.now().day();
+        let used_up = usage.iter().any(|usage| usage.day == today && usage.used_up);
+        Ok(End { device, network, heard, nat, newest, words, used_up })
     }
 }
 
@@ -129,6 +134,7 @@ impl End {
             heard: self.heard,
             nat: self.nat.as_ref(),
             words: &self.words,
+            used_up: self.used_up,
         }
     }
 

@@ -115,10 +115,13 @@ verdicts! {
     RelayWaiting 212 "relay.waiting" [Wait]
         "Relayed: {n} tries without success, the last {ago}; next {at} or when a network changes."
         "经中继:已尝试 {n} 次未成功,最近一次{ago},下次 {at} 或网络变化时重试。",
+    RelayBudget 215 "relay.budget" [RaiseBudget]
+        "Relayed: the data budget of {x} is used up, probes are off until {at}."
+        "经中继:{x} 的流量预算已用完,{at} 前暂停探测。",
     RelayPeerSilent 216 "relay.peer-silent" [Wait]
         "Relayed: {x} has not reported its network yet."
         "经中继:{x} 尚未上报其网络状况。",
-    IdleDoorbell 301 "idle.doorbell" []
+    IdleDoorbell 301 "idle.doorbell" [KeepWarm]
         "Idle: no tunnel now; the first packet rings {b} and takes about {ms} longer."
         "空闲:当前无隧道,首个数据包会唤起 {b},约多用 {ms}。",
     IdleNever 302 "idle.never" [Ping]
@@ -268,6 +271,12 @@ advice! {
     MoveRange "move-range" ""
         "move the network to a free range"
         "更换地址段",
+    RaiseBudget "raise-budget" ""
+        "raise the data budget of {x}"
+        "提高 {x} 的流量预算",
+    KeepWarm "keep-warm" "weft-coordinator policy warm {a} {b}"
+        "keep this pair warm (about {n} kB a day)"
+        "保持该连接常热(每天约 {n} kB)",
     Power "power" ""
         "look at power and cable of {b}"
         "检查 {b} 的电源与线缆",

@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Map, Value as Json, json};
 use weft_wire::signal::Mapping;
 use weft_wire::verdict::nat::{self, Nats};
-use weft_wire::verdict::{Advice, AttemptEnd, Language, Value, Verdict, fill};
+use weft_wire::verdict::{Advice, AttemptEnd, Language, Value, Verdict, WARM_KB, fill};
+
+use crate::cli::status::data::MIDNIGHT;
 
 use super::{Evidence, Path, Peer, Status, own_name};
 
@@ -177,7 +179,7 @@ impl Case<'_> {
                     |one: &&super::Tried| AttemptEnd::from_code(one.end) == Some(AttemptEnd::Found);
                 let took = self.evidence.attempts.iter().find(found);
                 let ms = took.map_or(Param::Unknown, |one| Param::Span(one.took_ms.into()));
-                Judged::new(Verdict::IdleDoorbell, [("ms", ms)])
+                Judged::new(Verdict::IdleDoorbell, [("ms", ms), ("n", Param::Count(WARM_KB))])
             }
         }
     }
@@ -224,6 +226,10 @@ impl Case<'_> {
         {
             let rung = Param::Text(rung.to_uppercase());
             return Judged::new(Verdict::RelayUdpBlocked, [("rung", rung), ("x", own)]);
+        }
+        if self.status.data.used_up {
+            let params = [("x", own), ("at", Param::Text(MIDNIGHT.to_owned()))];
+            return Judged::new(Verdict::RelayBudget, params);
         }
         let Some(attempt) = evidence.attempts.first() else {
             let ms = evidence.trying_ms.or(self.peer.since_ms);

@@ -89,6 +89,15 @@ fn relayed_peers_have_their_reason() {
         &lost,
         "Relayed since 2 h ago: the direct path stopped answering; next try in 15 s.  [relay.lost-direct]",
     );
+    let (mut status, peer) = reached(udp());
+    status.data.used_up = true;
+    let judged = judge(&status, &peer, &vain(Random, Random));
+    assert_eq!(
+        judged.sentence(Language::En),
+        "Relayed: the data budget of gw-a is used up, probes are off until 00:00 UTC."
+    );
+    let advice: Vec<_> = judged.advice(Language::En).into_iter().map(|(_, text, _)| text).collect();
+    assert_eq!(advice, ["raise the data budget of gw-a"]);
     let mut began = evidence(EASY, EASY, &[]);
     began.trying_ms = Some(400);
     says(

@@ -1,5 +1,7 @@
 //! Ways that are kept open.
 
+use weft_wire::verdict::WARM_KB;
+
 use crate::api;
 use crate::failure::Failure;
 
@@ -16,7 +18,7 @@ pub(super) async fn list(context: &Context<'_>) -> Result<u8, Failure> {
         ui::json("weft.warm/1", &pairs);
         return Ok(0);
     }
-    let columns = ["DEVICE", "DEVICE", "WARM SINCE"].map(|head| Column { head, rank: 0 });
+    let columns = ["DEVICE", "AND", "WARM SINCE"].map(|head| Column { head, rank: 0 });
     let row =
         |one: &api::WarmPair| vec![one.a.name.clone(), one.b.name.clone(), moment(&one.since)];
     let rows: Vec<_> = pairs.items.iter().map(row).collect();
@@ -52,8 +54,8 @@ fn sentence(done: &api::Warmed) -> String {
     let (a, b) = (&done.a.name, &done.b.name);
     match (done.warm, done.changed) {
         (true, true) => format!(
-            "{a} and {b} keep the way between them open, about 80 kB a day each; not where a \
-             data budget is used up"
+            "{a} and {b} keep the way between them open, about {WARM_KB} kB a day each; not \
+             where a data budget is used up"
         ),
         (true, false) => format!("{a} and {b} keep the way between them open already"),
         (false, true) => format!("{a} and {b} let the way between them close when nobody talks"),

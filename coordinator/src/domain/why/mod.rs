@@ -169,6 +169,8 @@ pub struct Side<'a> {
     pub nat: Option<&'a NatState>,
     /// Its words on the other, newest first.
     pub words: &'a [Connection],
+    /// Bytes cost money where it is, and those of today are used up.
+    pub used_up: bool,
 }
 
 impl<'a> Side<'a> {

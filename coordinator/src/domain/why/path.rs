@@ -5,6 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 use weft_wire::WIREGUARD_PORT;
 use weft_wire::path::Way;
 use weft_wire::signal::Mapping;
+use weft_wire::verdict::WARM_KB;
 use weft_wire::verdict::nat::{self, Nats};
 use weft_wire::verdict::{Advice, AttemptEnd, Verdict};
 
@@ -120,7 +121,7 @@ impl Evidence<'_> {
             Way::Idle => {
                 let took = self.attempt().filter(|one| one.end == Some(AttemptEnd::Found));
                 let ms = took.map_or(Param::Unknown, |attempt| Param::Span(attempt.took));
-                Judged::new(Verdict::IdleDoorbell, [("ms", ms)])
+                Judged::new(Verdict::IdleDoorbell, [("ms", ms), ("n", warm())])
             }
         };
         let lacks = self.without_v6().unwrap_or(Param::Unknown);
@@ -132,7 +133,9 @@ impl Evidence<'_> {
         let talked = [&self.a, &self.b].into_iter().any(|side| !side.words.is_empty());
         let silent = |side: &Side<'_>| side.is_agent() && side.nat.is_none();
         match (silent(&self.a), silent(&self.b)) {
-            _ if talked => Judged::new(Verdict::IdleDoorbell, [("ms", Param::Unknown)]),
+            _ if talked => {
+                Judged::new(Verdict::IdleDoorbell, [("ms", Param::Unknown), ("n", warm())])
+            }
             (true, true) => Judged::new(Verdict::UnknownNoEvidence, []),
             (false, true) => Judged::new(Verdict::UnknownOneSide, []),
             (true, false) => {
@@ -182,7 +185,7 @@ impl Evidence<'_> {
 
     fn relayed(&self, word: &Connection) -> Judged {
         let attempt = self.attempt();
-        if let Some(judged) = self.blocked() {
+        if let Some(judged) = self.blocked().or_else(|| self.used_up()) {
             return judged;
         }
         if attempt.is_some_and(|one| one.end == Some(AttemptEnd::Lost)) {
@@ -207,6 +210,13 @@ impl Evidence<'_> {
             let rung = Param::text(rung.as_str().to_uppercase());
             Some(Judged::new(Verdict::RelayUdpBlocked, [("rung", rung), ("x", side.name())]))
         })
+    }
+
+    /// One has used up its bytes of today, and looks for no better way.
+    fn used_up(&self) -> Option<Judged> {
+        let side = [&self.a, &self.b].into_iter().find(|side| side.used_up)?;
+        let params = [("x", side.name()), ("at", Param::text("00:00 UTC"))];
+        Some(Judged::new(Verdict::RelayBudget, params))
     }
 
     /// One has IPv4 alone, the other IPv6 alone.
@@ -287,4 +297,9 @@ fn restricted(hard: &Side<'_>, easy: &Side<'_>, ports: u32) -> Judged {
     Judged::new(Verdict::RelayRandomRestricted, [("x", hard.name()), ("n", n)])
         .hint(Advice::OpenUdp, "x", easy.name())
         .hint(Advice::OpenUdp, "port", port)
+}
+
+/// What it takes to keep a way open, in kB a day.
+fn warm() -> Param {
+    Param::Count(WARM_KB)
 }

@@ -111,6 +111,7 @@ struct End {
     heard: Option<(bool, UnixMs)>,
     nat: Option<NatState>,
     words: Vec<Connection>,
+    used_up: bool,
 }
 
 impl End {
@@ -131,6 +132,7 @@ impl End {
             heard: Some((true, before(1))),
             nat: Some(nat),
             words: Vec::new(),
+            used_up: false,
         }
     }
 
@@ -161,6 +163,7 @@ impl End {
             heard: self.heard,
             nat: self.nat.as_ref(),
             words: &self.words,
+            used_up: self.used_up,
         }
     }
 }
@@ -217,6 +220,19 @@ fn says(a: &End, b: &End, line: &str) {
 fn vain(a: Mapping, b: Mapping) -> [End; 2] {
     [(1, a), (2, b)]
         .map(|(id, mapping)| End::with(id, mapping).says(RELAYED, attempt(AttemptEnd::NoAnswer)))
+}
+
+#[test]
+fn who_has_used_up_its_bytes_looks_for_nothing() {
+    let [a, mut b] = vain(Mapping::EndpointIndependent, Mapping::Random);
+    b.used_up = true;
+    says(
+        &a,
+        &b,
+        "Relayed: the data budget of gw-b is used up, probes are off until 00:00 UTC.  [relay.budget]",
+    );
+    let advice: Vec<_> = judge(&a, &b).advice(Language::En).into_iter().map(|one| one.1).collect();
+    assert_eq!(advice, ["raise the data budget of gw-b"]);
 }
 
 #[test]
