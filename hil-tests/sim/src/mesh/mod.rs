@@ -21,6 +21,7 @@ use weft_agent_core::event::{SocketId, Sockets, Source, Via};
 use weft_agent_core::path::SocketCommand;
 use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::{Duration, Instant};
+use weft_agent_core::timer::Reason;
 use weft_wire::frame::MAX_FRAME;
 use weft_wire::id::{DeviceId, Inbox, Name};
 use weft_wire::item::{Abilities, Backend};
@@ -97,6 +98,8 @@ pub struct Node<T = Recording, const PEERS: usize = 32, const ROUTES: usize = 64
     pub sent: BTreeMap<u8, u32>,
     /// Bytes of IPv4 packets that went and came, those of the line not among them.
     pub carried: u64,
+    /// What its agent waits for; `None` if that was not asked since its last input.
+    due: Option<Option<(Instant, Reason)>>,
     host: HostId,
     name: &'static str,
     on_demand: bool,
@@ -106,13 +109,19 @@ pub struct Node<T = Recording, const PEERS: usize = 32, const ROUTES: usize = 64
 /// The port of the first socket beside the usual one.
 const EXTRA_PORTS: u16 = 20_000;
 
-impl<T, const PEERS: usize, const ROUTES: usize> Node<T, PEERS, ROUTES> {
+impl<T: Trace, const PEERS: usize, const ROUTES: usize> Node<T, PEERS, ROUTES> {
     fn address_of(&self, socket: SocketId) -> SocketAddr {
         if socket == SocketId(0) {
             return self.address;
         }
         assert!(self.extra.contains(&socket), "{socket:?} is open");
         SocketAddr::new(self.address.ip(), EXTRA_PORTS + u16::from(socket.0))
+    }
+
+    /// What its agent waits for.
+    fn due(&mut self) -> Option<(Instant, Reason)> {
+        let agent = self.agent.as_ref();
+        *self.due.get_or_insert_with(|| agent.and_then(|agent| agent.poll_timeout()))
     }
 
     fn socket_of(&self, address: SocketAddr) -> Option<SocketId> {
@@ -175,6 +184,7 @@ pub struct Mesh<T = Recording, const PEERS: usize = 32, const ROUTES: usize = 64
     queue: BTreeMap<(Instant, u64), Thing>,
     sequence: u64,
     spins: (Instant, u32),
+    buffer: Vec<u8>,
     rng: Rng,
 }
 
@@ -227,6 +237,7 @@ where
             queue: BTreeMap::new(),
             sequence: 0,
             spins: (Instant::ZERO, 0),
+            buffer: vec![],
             rng,
         }
     }
@@ -343,6 +354,7 @@ where
             came_from: None,
             sent: BTreeMap::new(),
             carried: 0,
+            due: None,
             host: self.network.add_host([address.ip()], None, self.link),
             name,
             on_demand,
@@ -382,6 +394,7 @@ where
     pub fn stop(&mut self, node: usize) -> T {
         self.nodes[node].inbox = None;
         self.nodes[node].extra.clear();
+        self.nodes[node].due = None;
         let agent = self.nodes[node].agent.take().expect("it is on");
         agent.trace().clone()
     }
@@ -400,6 +413,7 @@ where
     }
 
     fn agent_mut(&mut self, node: usize) -> &mut MeshAgent<Rng, T, PEERS, ROUTES> {
+        self.nodes[node].due = None;
         self.nodes[node].agent.as_mut().expect("it is on")
     }
 
@@ -461,7 +475,7 @@ where
     /// A packet from one node's programs.
     pub fn packet(&mut self, node: usize, packet: &[u8]) {
         let now = self.now;
-        let mut bytes = vec![0; capacity_for(1_420)];
+        let mut bytes = self.take_buffer();
         let mut buffer = PacketBuf::copy_from(&mut bytes, packet).expect("it fits");
         let result = self.agent_mut(node).handle_packet(&mut buffer, now);
         match result {
@@ -469,6 +483,7 @@ where
             Ok(Output::Staged) => {}
             Err(error) => self.log.push(format!("{now:?} {node} packet {error:?}")),
         }
+        self.buffer = bytes;
         self.drain(node);
     }
 
@@ -488,12 +503,9 @@ where
         self.now = self.now.max(until);
     }
 
-    fn next_due(&self) -> Option<Instant> {
+    fn next_due(&mut self) -> Option<Instant> {
         let line = self.queue.first_key_value().map(|((at, _), _)| *at);
-        let timers = self.nodes.iter().filter_map(|node| {
-            let (at, _) = node.agent.as_ref()?.poll_timeout()?;
-            Some(at)
-        });
+        let timers = self.nodes.iter_mut().filter_map(|node| Some(node.due()?.0));
         let relays = self.relays.iter().filter_map(Server::poll_timeout);
         timers.chain(relays).chain(line).chain(self.network.poll_timeout()).min()
     }
@@ -505,9 +517,7 @@ where
             }
         }
         for node in 0..self.nodes.len() {
-            let agent = self.nodes[node].agent.as_ref();
-            let due = agent.and_then(|agent| agent.poll_timeout());
-            if let Some((at, reason)) = due.filter(|&(at, _)| at <= self.now) {
+            if let Some((at, reason)) = self.nodes[node].due().filter(|&(at, _)| at <= self.now) {
                 // A timer that is due again and again without time passing
                 // never ends.
                 let same = self.spins.0 == self.now;
@@ -639,9 +649,16 @@ where
         self.network.send(host, Datagram { source, destination, bytes }, self.now);
     }
 
+    /// Room for a datagram, which is to be given back.
+    fn take_buffer(&mut self) -> Vec<u8> {
+        let mut buffer = core::mem::take(&mut self.buffer);
+        buffer.resize(capacity_for(1_420), 0);
+        buffer
+    }
+
     /// What a shell does after each input.
     fn drain(&mut self, node: usize) {
-        let mut out = vec![0; capacity_for(1_420)];
+        let mut out = self.take_buffer();
         let now = self.now;
         loop {
             let agent = self.agent_mut(node);
@@ -675,6 +692,7 @@ where
             } else if let Some(transmit) = agent.poll_transmit(&mut out) {
                 self.datagram(node, transmit, &out);
             } else {
+                self.buffer = out;
                 return;
             }
         }
