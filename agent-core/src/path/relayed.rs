@@ -246,12 +246,38 @@ impl PeerPath {
         self.selected.is_some_and(|selected| selected.route.is_ours())
     }
 
+    /// What a round tries is let in by its address alone: a channel binds a port of the
+    /// peer's NAT for ten minutes, and each round may find another port.
     fn through_relay(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         let selected = self.selected.map(|selected| selected.route);
         let selected = selected.filter(Route::is_ours).map(|route| route.address());
         // What a round has tried needs nothing more once data has a way.
-        let tried = self.checks.through_ours();
+        let tried = self.checks.through_ours().map(|address| SocketAddr::new(address.ip(), 0));
         let is_over = self.uses_ours() && self.checks.is_spent();
         selected.into_iter().chain(tried.filter(move |_| !is_over))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_wire::id::DeviceId;
+
+    use super::*;
+    use crate::path::{PeerKind, Why};
+
+    #[test]
+    fn a_round_binds_no_channel_and_data_does() {
+        let now = Instant::from_secs(100);
+        let kind = PeerKind { device: DeviceId(9), wireguard_only: false, endpoint: None };
+        let mut peer = PeerPath::new(kind);
+        let at = |port| SocketAddr::from(([198, 51, 100, 9], port));
+        let route = |port| Route::Relay { address: at(port) };
+        peer.checks.begin([(route(1), true), (route(2), true)].into_iter(), 1);
+        peer.checks.start(now);
+        assert!(peer.through_relay().all(|wanted| wanted == at(0)));
+        assert_eq!(peer.through_relay().count(), 2);
+        peer.select(route(2), Why::Authenticated, now);
+        assert!(peer.through_relay().any(|wanted| wanted == at(2)));
+        assert!(!peer.through_relay().any(|wanted| wanted == at(1)));
     }
 }
