@@ -193,8 +193,10 @@ impl PeerPath {
             self.select(route, Why::Authenticated, now);
         }
         if self.choice.lean_until <= now {
-            self.choice.lean_until = Instant::FAR_FUTURE;
-            self.leans = self.uses_ours();
+            // While a way is looked for the allocation may be the one.
+            let is_sought = self.in_doubt || self.is_calling() || !self.checks.is_spent();
+            self.choice.lean_until = if is_sought { now + LINGERS } else { Instant::FAR_FUTURE };
+            self.leans &= is_sought || self.uses_ours();
         }
         if self.choice.upgrade_at <= now {
             self.choice.upgrade_at = Instant::FAR_FUTURE;
@@ -223,5 +225,47 @@ impl PeerPath {
     /// Nobody talks: nothing more is looked for.
     pub(super) const fn rest(&mut self) {
         self.choice = Choice::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::SocketAddr;
+
+    use weft_wire::id::DeviceId;
+
+    use super::*;
+    use crate::event::SocketId;
+    use crate::path::PeerKind;
+
+    struct Fixed;
+
+    impl Entropy for Fixed {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            bytes.fill(7);
+        }
+    }
+
+    #[test]
+    fn an_allocation_is_kept_while_a_way_is_looked_for() {
+        let kind = PeerKind { device: DeviceId(9), wireguard_only: false, endpoint: None };
+        let mut peer = PeerPath::new(kind);
+        let start = Instant::from_secs(100);
+        let address = SocketAddr::from(([198, 51, 100, 9], 51_820));
+        peer.leans = true;
+        peer.select(Route::Direct { socket: SocketId(0), address }, Why::Authenticated, start);
+        // It breaks just before the allocation would be given back.
+        peer.in_doubt = true;
+        let leans_at = |peer: &mut PeerPath, seconds| {
+            peer.handle_choice_timeout(
+                Allowance::UNLIMITED,
+                &mut Fixed,
+                start + Duration::from_secs(seconds),
+            );
+            peer.leans
+        };
+        assert!(leans_at(&mut peer, 10));
+        peer.in_doubt = false;
+        assert!(leans_at(&mut peer, 19) && !leans_at(&mut peer, 20));
     }
 }
