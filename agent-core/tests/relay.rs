@@ -603,6 +603,13 @@ fn a_relay_that_gives_and_forgets_is_not_asked_in_a_circle() {
     let (mut desk, bind) = Desk::allocated();
     desk.refuse(&bind, 437);
     assert!(is_lost(&desk.events(), Why::Forgotten));
+    // It may have started anew just then.
+    let again = desk.one();
+    desk.give(&again);
+    assert!(matches!(desk.events()[..], [RelayEvent::Allocated { .. }]));
+    let bind = desk.one();
+    desk.refuse(&bind, 437);
+    assert!(is_lost(&desk.events(), Why::Forgotten));
     assert!(desk.sent().is_empty(), "it rests");
 }
 

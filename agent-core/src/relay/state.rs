@@ -77,6 +77,8 @@ pub(super) struct Core<const PEERS: usize> {
     pub(super) current: Option<Relay>,
     pub(super) tries: [Try; WAYS],
     pub(super) live: Option<Live>,
+    /// The last allocation was forgotten as soon as it was given.
+    pub(super) is_fleeting: bool,
     /// Those that were tried in this round, by their place.
     pub(super) tried: u8,
     /// Rounds without success.
@@ -110,6 +112,7 @@ impl<const PEERS: usize> Core<PEERS> {
             current: None,
             tries: [Try::OFF; WAYS],
             live: None,
+            is_fleeting: false,
             tried: 0,
             rounds: 0,
             rest_until: Instant::ZERO,
@@ -305,9 +308,12 @@ impl<const PEERS: usize> Core<PEERS> {
         let (Some(live), Some(relay)) = (self.live.take(), self.current) else { return };
         self.tell_lost(relay.number, why);
         self.close_lines();
-        // One that gives and takes at once is not asked again at once.
+        // A relay that starts anew forgets what it has just given. One that gives and
+        // takes at once is not asked again at once.
         let is_young = now - live.since < ASK_AGAIN_AFTER;
-        if is_young || matches!(why, Why::Denied | Why::Credentials) {
+        let was_fleeting = core::mem::replace(&mut self.is_fleeting, is_young);
+        let is_known = is_young && (was_fleeting || why != Why::Forgotten);
+        if is_known || matches!(why, Why::Denied | Why::Credentials) {
             self.tried = 0;
             self.fail_relay(why, now);
         } else {

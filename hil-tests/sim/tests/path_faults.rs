@@ -4,10 +4,14 @@
 
 use std::net::IpAddr;
 
+use weft_agent_core::agent::trace::NoTrace;
 use weft_agent_core::time::Duration;
-use weft_sim::mesh::{Coordinator, Mesh, echo};
+use weft_sim::mesh::{Coordinator, Mesh as AnyMesh, echo};
 use weft_sim::nat::{Mapping, Nat, Ports, Rules};
 use weft_sim::net::GatewayId;
+
+/// Agents with as few places as there may be: their tables are full soon.
+type Mesh = AnyMesh<NoTrace, 2, 8>;
 
 /// Every destination sees another port.
 const HARD: Rules =
@@ -16,7 +20,7 @@ const OUTER: [[u8; 4]; 2] = [[198, 51, 100, 1], [198, 51, 100, 2]];
 
 /// Two members behind such boxes, two STUN servers and some relays.
 fn members(seed: u64, rules: [Rules; 2], relays: u8) -> (Mesh, [GatewayId; 2]) {
-    let mut mesh = Mesh::new(seed);
+    let mut mesh = Mesh::of(seed);
     for last in [10, 11] {
         mesh.add_stun(([203, 0, 113, last], 3_478).into());
     }
@@ -53,6 +57,11 @@ fn until_arrival(mesh: &mut Mesh, from: usize) -> Duration {
         talk(mesh, &[from], 1);
     }
     mesh.now - start
+}
+
+/// The relay at which the two have met, or are about to.
+fn relay_in_use(mesh: &Mesh) -> Option<usize> {
+    mesh.relays.iter().position(|relay| relay.turn.allocations() > 0)
 }
 
 fn is_relayed(mesh: &Mesh, node: usize) -> bool {
@@ -159,10 +168,23 @@ fn a_relay_that_passes_nothing_on_is_left() {
         let sender = (seed % 2) as usize;
         talk(&mut mesh, &[sender], 20);
         assert!(is_relayed(&mesh, 0) && is_relayed(&mesh, 1));
-        let used = mesh.relays.iter().position(|relay| relay.turn.allocations() > 0);
-        mesh.relays[used.expect("one is used")].is_deaf = true;
+        let used = relay_in_use(&mesh).expect("one is used");
+        mesh.relays[used].is_deaf = true;
         let took = until_arrival(&mut mesh, sender);
         assert!(took <= Duration::from_secs(10), "seed {seed}: {took:?}");
+    }
+}
+
+/// A relay that starts anew forgets what it gave a moment ago, and gives it again.
+#[test]
+fn a_relay_that_starts_anew_is_asked_at_once() {
+    for seed in 0..4 {
+        let (mut mesh, _) = members(seed, [HARD, HARD], 1);
+        talk(&mut mesh, &[0, 1], 1);
+        assert!(is_relayed(&mesh, 0));
+        mesh.relays[0].restart(9);
+        let took = until_arrival(&mut mesh, 0);
+        assert!(took <= Duration::from_secs(4), "seed {seed}: {took:?}");
     }
 }
 
