@@ -237,6 +237,11 @@ impl<
             }
             Event::EndpointConfirmed { slot, source } => {
                 self.paths.handle_authenticated(slot, source, now);
+                // A session that was given up with its way opens, and seals nothing: what
+                // waits needs another one, and nobody is called for it any more.
+                if self.peers.state(slot) == Some(PeerState::Calling) {
+                    self.handle_path(PathEvent::Ready { slot, renew: false });
+                }
             }
             Event::Keepalive { slot } => self.set_keepalive(slot, true),
             Event::Failed { slot } => {

@@ -69,6 +69,13 @@ fn is_relayed(mesh: &Mesh, node: usize) -> bool {
     peer.selected.expect("a path").relayed
 }
 
+/// A device's line loses everything for a while.
+fn lose_all_for(mesh: &mut Mesh, node: usize, millis: u64) {
+    let before = core::mem::replace(&mut mesh.link_mut(node).loss_ppm, 1_000_000);
+    mesh.run_for(millis);
+    mesh.link_mut(node).loss_ppm = before;
+}
+
 fn cut(mesh: &mut Mesh) {
     let [one, other] = OUTER.map(IpAddr::from);
     mesh.network.forbid(one, other);
@@ -128,6 +135,28 @@ fn a_session_without_a_way_looks_for_one() {
     assert_eq!(way, None, "it was given up");
     let took = until_arrival(&mut mesh, 0);
     assert!(took <= Duration::from_secs(2), "{took:?}");
+}
+
+/// The other one, who keeps the way for a little longer, sends at the same time: the
+/// first packet is not forgotten over that.
+#[test]
+fn a_peer_that_is_heard_while_it_is_called_is_sent_to() {
+    for seed in 0..8 {
+        let (mut mesh, _) = members(seed, [HARD, HARD], 1);
+        talk(&mut mesh, &[0], 20);
+        send(&mut mesh, 1);
+        mesh.run_for(9_900);
+        // Nothing answers that, and the handshake that makes up for it is the last word.
+        lose_all_for(&mut mesh, 0, 400);
+        mesh.run_for(116_000);
+        let has_way =
+            |node: usize| mesh.agent(node).peers().next().expect("a peer").selected.is_some();
+        let idle = usize::from(has_way(0));
+        assert_eq!([idle, 1 - idle].map(has_way), [false, true], "seed {seed}");
+        talk(&mut mesh, &[idle, 1 - idle], 1);
+        let took = until_arrival(&mut mesh, idle);
+        assert!(took <= Duration::from_secs(2), "seed {seed}: {took:?}");
+    }
 }
 
 /// A way dies in the moment in which data is moved to it: whoever moved it goes on
