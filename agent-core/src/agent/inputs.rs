@@ -21,7 +21,11 @@ use crate::event::{DropReason, PeerSlot, SocketId, Sockets, Source};
 use crate::meter::{self, Cause};
 use crate::path::Wish;
 use crate::stun;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
+
+/// A new session that a peer does not use is confirmed to it again, no more often
+/// than this.
+const CONFIRM_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl<
     E: Entropy,
@@ -226,7 +230,9 @@ impl<
     /// Data of a session that nobody here knows any more: soon after a start, a
     /// peer that goes on where we were before. It would notice after 15 s
     /// without an answer; a handshake of ours is sooner. Once per peer and only
-    /// to where the cache has it, so that who forges sources gains nothing.
+    /// to where the cache has it, so that who forges sources gains nothing. If the
+    /// peer goes on all the same, what confirms the new session to it was lost, and is
+    /// said again: whoever only receives would say nothing else.
     fn greet(&mut self, source: Source) {
         if self.now - self.started_at >= REJECT_AFTER_TIME {
             return;
@@ -239,6 +245,11 @@ impl<
         if !greeted && !self.datapath.has_session(slot, self.now) && self.peers.handle_wanted(slot)
         {
             self.paths.handle_wanted(slot, &mut self.recorder, self.now);
+        }
+        let activity = self.datapath.activity(slot);
+        let is_silent = activity.sent_at.is_none_or(|at| self.now - at >= CONFIRM_AGAIN_AFTER);
+        if activity.heard_from.is_none() && is_silent {
+            self.set_keepalive(slot, true);
         }
     }
 

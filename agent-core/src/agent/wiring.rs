@@ -434,7 +434,7 @@ impl<
         }
     }
 
-    fn set_keepalive(&mut self, slot: PeerSlot, wanted: bool) {
+    pub(super) fn set_keepalive(&mut self, slot: PeerSlot, wanted: bool) {
         if let Some(place) = self.keepalives.get_mut(slot.index()) {
             *place = wanted;
         }

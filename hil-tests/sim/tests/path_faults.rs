@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use weft_agent_core::agent::trace::NoTrace;
+use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::Duration;
 use weft_sim::mesh::{Coordinator, Mesh as AnyMesh, echo};
 use weft_sim::nat::{Mapping, Nat, Ports, Rules};
@@ -214,6 +215,24 @@ fn a_relay_that_starts_anew_is_asked_at_once() {
         mesh.relays[0].restart(9);
         let took = until_arrival(&mut mesh, 0);
         assert!(took <= Duration::from_secs(4), "seed {seed}: {took:?}");
+    }
+}
+
+/// The confirmation of a new session is lost, and whoever should repeat it only
+/// receives: data of the session before is a reason to.
+#[test]
+fn a_lost_confirmation_is_repeated() {
+    for seed in 0..4 {
+        let (mut mesh, _) = members(seed, [Rules::HOME; 2], 1);
+        talk(&mut mesh, &[1], 5);
+        let _: NoTrace = mesh.stop(0);
+        mesh.boot(0);
+        send(&mut mesh, 1);
+        let is_up = |mesh: &Mesh| mesh.agent(0).peers().any(|peer| peer.state == PeerState::Active);
+        mesh.run_to(1_000, is_up);
+        mesh.network.clear();
+        let took = until_arrival(&mut mesh, 1);
+        assert!(took <= Duration::from_secs(3), "seed {seed}: {took:?}");
     }
 }
 
