@@ -614,6 +614,20 @@ fn a_relay_that_gives_and_forgets_is_not_asked_in_a_circle() {
 }
 
 #[test]
+fn a_relay_that_passes_something_on_is_not_given_up_for_one_peer() {
+    let mut desk = Desk::ready();
+    desk.now = START + Duration::from_secs(100);
+    let from = Source { socket: V4, address: address("203.0.113.1:3478") };
+    assert!(matches!(desk.hand_in(from, &indication(PEER, b"x")), Ok(Received::Data { .. })));
+    desk.now = START + Duration::from_secs(101);
+    desk.client.abandon(desk.now);
+    assert_eq!(desk.events(), []);
+    desk.now = START + Duration::from_secs(105);
+    desk.client.abandon(desk.now);
+    assert!(is_lost(&desk.events(), Why::NoAnswer));
+}
+
+#[test]
 fn what_a_process_before_us_left_is_ended_first() {
     let mut desk = Desk::new(&[relay(1)]);
     desk.client.acquire(desk.now);

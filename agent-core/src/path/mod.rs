@@ -644,6 +644,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         if !self.changed {
             return None;
         }
+        self.suspect_relay(now);
         for (position, peer) in self.peers.iter_mut().enumerate() {
             let slot = PeerSlot(u16::try_from(position).ok()?);
             if let Some(event) = peer.as_mut().and_then(|peer| peer.poll_event(slot, now)) {
@@ -655,7 +656,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         let hears =
             |peer: &&PeerPath| peer.has_signal(now) && (peer.is_calling() || !peer.declines);
         let told = || self.peers.iter().flatten().filter(hears);
-        let doubted = told().any(PeerPath::doubts_reflexive);
+        let doubted = told().any(|peer| peer.doubts_reflexive(now));
         if self.gathering.is_stale(doubted, now) && told().next().is_some() {
             self.gathering.begin(now);
             return Some(PathEvent::Gather);

@@ -38,6 +38,8 @@ const SECOND_DOUBT_AFTER: Duration = Duration::from_secs(5);
 /// go to every address, for a peer whose probes fail and whose tunnel does not
 /// (its key has just changed and ours has not heard).
 const BLIND_AFTER: Duration = Duration::from_millis(400);
+/// A round of probes, and what comes of them.
+const ROUND: Duration = Duration::from_secs(2);
 /// A peer that named no address of its own comes to ours within this time.
 const COMES_WITHIN: Duration = Duration::from_secs(5);
 /// A peer that cannot be called (no coordinator) is given up after this long,
@@ -137,8 +139,12 @@ pub(super) struct PeerPath {
     /// Our relay may be what is silent, or our allocation is gone.
     pub(super) suspects: Option<RelaySuspicion>,
     calling: Option<Calling>,
+    /// A packet waits for a session.
+    is_wanted: bool,
     /// The peer called, and nobody here wants it.
     obliges: bool,
+    /// When the last round began, if nothing authentic has come since.
+    tried_at: Option<Instant>,
     /// The last call that was sent, and when.
     called: Option<(u32, Instant)>,
     /// The peer's call that is to be answered.
@@ -186,7 +192,9 @@ impl PeerPath {
             declines: false,
             suspects: None,
             calling: None,
+            is_wanted: false,
             obliges: false,
+            tried_at: None,
             called: None,
             ack_due: None,
             round_trips: Duration::ZERO,
@@ -202,6 +210,7 @@ impl PeerPath {
     }
 
     pub(super) fn handle_wanted(&mut self, entropy: &mut dyn Entropy, now: Instant) {
+        self.is_wanted = true;
         self.obliges = false;
         self.ready |= self.selected.is_some() || self.checks.is_open();
         let trusted = self.confirmed_at.is_some_and(|at| now - at < TRUSTED_FOR);
@@ -232,7 +241,9 @@ impl PeerPath {
         self.initiates = false;
         self.in_doubt = false;
         self.history.set_reached(true);
+        self.is_wanted = false;
         self.obliges = false;
+        self.tried_at = None;
         if !relayed {
             self.end_found(now);
             self.checks.end();
@@ -259,6 +270,8 @@ impl PeerPath {
         self.blind_at = None;
         self.initiates = false;
         self.in_doubt = false;
+        self.is_wanted = false;
+        self.tried_at = None;
         self.leans = false;
     }
 
@@ -268,7 +281,7 @@ impl PeerPath {
             return;
         }
         let crossed = self.calling.take().is_some();
-        self.obliges |= !crossed && self.confirmed_at.is_none();
+        self.obliges |= !crossed && !self.is_wanted && self.confirmed_at.is_none();
         self.initiates |= crossed && self.leads;
         self.begin(call, named);
         self.round_trips = round_trips;
@@ -303,6 +316,7 @@ impl PeerPath {
         self.checks.start(at);
         self.history.handle_round(at);
         self.starts_at = Some(at);
+        self.tried_at = Some(at);
         if let Some(prediction) = &mut self.prediction {
             prediction.start(at);
         }
@@ -434,10 +448,22 @@ impl PeerPath {
         self.calling.is_some() && self.checks.is_open()
     }
 
+    /// Whether what both have named was tried for as long as a round takes, and led
+    /// nowhere.
+    pub(super) fn has_tried(&self, now: Instant) -> bool {
+        self.tried_at.is_some_and(|at| now - at >= ROUND)
+    }
+
+    /// The same, and one of us has wanted the other ever since.
+    pub(super) fn is_missed(&self, now: Instant) -> bool {
+        (self.is_wanted || self.obliges) && self.has_tried(now)
+    }
+
     /// Whether what servers said a moment ago may be wrong: the way to the peer has
     /// broken, as either of us knows, or what was named last did not lead to it.
-    pub(super) fn doubts_reflexive(&self) -> bool {
-        self.in_doubt || self.calls_again() || (self.ack_due.is_some() && self.selected.is_some())
+    pub(super) fn doubts_reflexive(&self, now: Instant) -> bool {
+        let failed = self.selected.is_some() || self.has_tried(now);
+        self.in_doubt || self.calls_again() || (self.ack_due.is_some() && failed)
     }
 
     /// The id of the call that is to be sent now.
@@ -482,6 +508,8 @@ impl PeerPath {
             return Some(PathEvent::Ready { slot, renew: take(&mut self.renews) });
         }
         let why = self.failed.take()?;
+        // What waited is thrown away.
+        self.is_wanted = false;
         Some(PathEvent::Failed { slot, why })
     }
 
@@ -550,5 +578,69 @@ impl PeerPath {
             }
             None => self.call_now(entropy, now),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_wire::id::DeviceId;
+
+    use super::*;
+    use crate::event::SocketId;
+
+    struct Fixed;
+
+    impl Entropy for Fixed {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            bytes.fill(7);
+        }
+    }
+
+    const NOW: Instant = Instant::from_secs(100);
+
+    fn peer() -> PeerPath {
+        PeerPath::new(PeerKind { device: DeviceId(9), wireguard_only: false, endpoint: None })
+    }
+
+    fn named() -> Named {
+        let address = SocketAddr::from(([198, 51, 100, 9], 51_820));
+        let route = Route::Direct { socket: SocketId(0), address };
+        let routes = core::iter::once((route, false)).collect();
+        Named { routes, handle: 1, transaction: 1, mapping: Mapping::Unknown, seen: None }
+    }
+
+    fn after(millis: u64) -> Instant {
+        NOW + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn whoever_wants_a_peer_goes_on_calling_though_it_is_called() {
+        for is_wanted in [true, false] {
+            let mut peer = peer();
+            if is_wanted {
+                peer.handle_wanted(&mut Fixed, NOW);
+                let call = peer.take_call(NOW).expect("it is called");
+                peer.handle_call_ack(call, named(), after(50));
+            }
+            // It has something to add, or wants us itself.
+            peer.handle_call(5, named(), Duration::ZERO);
+            assert_eq!(peer.take_ack(after(60)), Some(5));
+            peer.handle_initiation(&mut Fixed, after(500));
+            assert_eq!(peer.is_calling(), is_wanted);
+        }
+    }
+
+    #[test]
+    fn a_peer_is_missed_when_a_round_was_in_vain() {
+        let mut peer = peer();
+        peer.handle_wanted(&mut Fixed, NOW);
+        let call = peer.take_call(NOW).expect("it is called");
+        peer.handle_call_ack(call, named(), after(50));
+        assert!(!peer.is_missed(after(2_049)) && peer.is_missed(after(2_050)));
+        peer.handle_call(5, named(), Duration::ZERO);
+        assert!(peer.doubts_reflexive(after(2_050)), "it calls, for it has not come here");
+        let route = named().routes.first().expect("one is named").0;
+        peer.handle_authenticated(route, after(2_100));
+        assert!(!peer.is_missed(after(9_000)));
     }
 }

@@ -150,6 +150,18 @@ impl<const PEERS: usize> Paths<PEERS> {
         asks
     }
 
+    /// A peer is about to be told again, though all that both have named was tried: a
+    /// relay that was named may answer us and pass nothing on.
+    pub(super) fn suspect_relay(&mut self, now: Instant) {
+        let told = self.peers.iter_mut().flatten().filter(|peer| peer.leans && peer.told_relay);
+        for peer in told.filter(|peer| peer.has_signal(now) && peer.is_missed(now)) {
+            peer.told_relay = false;
+            peer.suspects = Some(RelaySuspicion::Silent(None));
+            // The signal may name another one.
+            self.gathering.begin_relay(now);
+        }
+    }
+
     /// What a peer named. `calls`: it called us, and we decide whether its relay
     /// will do.
     pub(super) fn named(

@@ -21,7 +21,10 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const TRUSTED_FOR: Duration = Duration::from_secs(4);
 /// The same where bytes cost money and the day's are used up.
 const TRUSTED_FOR_LONGER: Duration = Duration::from_secs(30);
-/// Without an answer everything is done again after this long.
+/// Without an answer everything is done again after this long for the first time: a
+/// call, its answer and a round are over by then …
+const FIRST_AGAIN_AFTER: Duration = Duration::from_millis(2_500);
+/// … and then after this long each time.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// With whom nothing was exchanged for this long is not listened for. The data path
 /// says when data goes again: the tunnel has looked at it twice by then, 10 s apart.
@@ -98,8 +101,9 @@ impl PeerPath {
                 if way.is_some_and(|way| self.checks.answers(way, now)) {
                     asked_at + trusted_for
                 } else {
+                    let wait = if self.in_doubt { AGAIN_AFTER } else { FIRST_AGAIN_AFTER };
                     self.doubt(entropy, now);
-                    now + AGAIN_AFTER
+                    now + wait
                 }
             }
         };

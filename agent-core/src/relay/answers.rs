@@ -74,7 +74,7 @@ impl<const PEERS: usize> Core<PEERS> {
                 // Another port of an address that is wanted: as without a channel.
                 let peer = bound.filter(|peer| is_live && self.admits(peer.ip()));
                 let peer = peer.ok_or(DropReason::Unsolicited)?.address();
-                return Ok(self.data(peer, bytes, frame.data));
+                return Ok(self.data(peer, bytes, frame.data, now));
             }
         };
         match message.class() {
@@ -85,7 +85,7 @@ impl<const PEERS: usize> Core<PEERS> {
                 if !self.admits(peer.ip()) {
                     return Err(DropReason::Unsolicited);
                 }
-                Ok(self.data(peer, bytes, data))
+                Ok(self.data(peer, bytes, data, now))
             }
             Class::Indication | Class::Request => Err(DropReason::Unsolicited),
             Class::Success | Class::Error => self.handle_answer(way, &message, now),
@@ -93,9 +93,10 @@ impl<const PEERS: usize> Core<PEERS> {
     }
 
     /// A peer's packet, and with it a sign of the relay's life.
-    fn data(&mut self, peer: SocketAddr, bytes: &[u8], data: &[u8]) -> Received {
+    fn data(&mut self, peer: SocketAddr, bytes: &[u8], data: &[u8], now: Instant) -> Received {
         if let Some(live) = &mut self.live {
             live.is_heard();
+            live.passed_at = Some(now);
         }
         let start = data.as_ptr() as usize - bytes.as_ptr() as usize;
         Received::Data { peer, at: start..start + data.len() }

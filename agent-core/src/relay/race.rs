@@ -257,6 +257,7 @@ impl<const PEERS: usize> Core<PEERS> {
             silent: 0,
             doubted_at: None,
             since: now,
+            passed_at: None,
             expires: now + Duration::from_secs(given.lifetime_s.into()),
             v4: given.relayed.into_iter().flatten().find(SocketAddr::is_ipv4),
             v6: given.relayed.into_iter().flatten().find(SocketAddr::is_ipv6),

@@ -22,6 +22,11 @@ const ASK_FOR_GRANT_AFTER: Duration = Duration::from_secs(60);
 const ANSWERS_WITHIN: Duration = Duration::from_millis(900);
 /// A relay over which a peer was silent is asked last for this long.
 const SHUNNED_FOR: Duration = Duration::from_secs(60);
+/// An allocation over which nothing came is given up when it was there for this long:
+/// a round with every peer is over by then.
+const TRIED_AFTER: Duration = Duration::from_millis(2_500);
+/// A relay that has passed something on is not given up for a peer that says nothing.
+const PASSES_FOR: Duration = Duration::from_secs(2);
 /// Unanswered refreshes after which an allocation counts as gone: half a minute.
 const SILENT_REFRESHES: u8 = 3;
 
@@ -35,6 +40,8 @@ pub(super) struct Live {
     /// Since when the relay is asked whether it is there, and says nothing.
     pub(super) doubted_at: Option<Instant>,
     pub(super) since: Instant,
+    /// When a peer's packet last came through.
+    pub(super) passed_at: Option<Instant>,
     pub(super) expires: Instant,
     pub(super) v4: Option<SocketAddr>,
     pub(super) v6: Option<SocketAddr>,
@@ -347,8 +354,13 @@ impl<const PEERS: usize> Core<PEERS> {
     }
 
     pub(super) fn abandon(&mut self, now: Instant) {
-        // What is that young was not tried enough.
-        if self.live.is_some_and(|live| now - live.since >= ASK_AGAIN_AFTER) {
+        // What is that young was not tried enough, and what passes something on for
+        // others is not at fault.
+        let is_at_fault = |live: Live| {
+            let passes = live.passed_at.is_some_and(|at| now - at < PASSES_FOR);
+            now - live.since >= TRIED_AFTER && !passes
+        };
+        if self.live.is_some_and(is_at_fault) {
             self.give_up(now);
         }
     }
