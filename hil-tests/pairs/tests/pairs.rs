@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use weft_sim::pairs;
 
-/// Of a thousand pairs so many are without a way for a second or two longer than they
-/// should be: in most of them two things break within seconds. 9 of 10,000 were seen.
-const LATE: usize = 2;
+/// Ten thousand have this long, by the processor's own count.
+const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_thousand_pairs_have_a_way_whenever_there_is_one() {
     let summary = pairs::many(0..1_000);
     println!("{summary}");
-    summary.check(LATE);
+    summary.check();
 }
 
 #[test]
@@ -22,9 +21,17 @@ fn a_thousand_pairs_have_a_way_whenever_there_is_one() {
 fn ten_thousand_pairs_have_a_way_whenever_there_is_one() {
     let summary = pairs::many(0..10_000);
     println!("{summary}");
-    summary.check(10 * LATE);
-    // A minute on a machine of its own.
-    assert!(summary.cpu <= Duration::from_secs(100), "{:?}", summary.cpu);
+    summary.check();
+    assert!(summary.cpu <= MINUTE, "{:?}", summary.cpu);
+}
+
+/// Others than those that the agents were mended with.
+#[test]
+#[ignore = "10,000 pairs, a minute"]
+fn ten_thousand_others_have_a_way_whenever_there_is_one() {
+    let summary = pairs::many(10_000..20_000);
+    println!("{summary}");
+    summary.check();
 }
 
 /// The story of the pair that WEFT_PAIR names, or of the first.

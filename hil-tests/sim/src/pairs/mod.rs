@@ -3,8 +3,8 @@
 //!
 //! A seed draws the places, links, relays, the traffic and a script of events
 //! ([`run`]). Two things are promised of each pair: it is not without a way for
-//! longer than [`WITHOUT_WAY`] while there is one (or [`WITHOUT_WAY_NOR_WORD`]), and not on a relay for longer
-//! than [`ON_RELAY`] while it would go directly. Whether there is one is decided
+//! longer than [`WITHOUT_WAY`] while there is one, and not on a relay for longer than
+//! [`ON_RELAY`] while it would go directly. Whether there is one is decided
 //! here, outside of the agents, from what stands between the two and what is cut;
 //! whether it works, by numbered packets through the overlay.
 //!
@@ -12,9 +12,9 @@
 //! - while a device is off or its line loses a fifth of everything or more;
 //! - while there is neither a relay that passes things on nor a direct way that
 //!   needs no luck;
-//! - while the coordinator is away, once anything has happened since, or a pause
-//!   has let NATs forget: nobody could tell the peer. It has to be found again
-//!   within [`BACK_WITHIN`] when it returns.
+//! - while the coordinator is away, unless everything that was sent arrived when it
+//!   went, and nothing has happened since: nobody could tell the peer. It has to be
+//!   found again within [`BACK_WITHIN`] when it returns.
 
 mod many;
 mod script;
@@ -36,7 +36,7 @@ pub use many::{Summary, many};
 use script::{Event, Script};
 use site::{Addresses, Builder, Site};
 use watch::Watch;
-pub use watch::{Broken, ON_RELAY, WITHOUT_WAY, WITHOUT_WAY_NOR_WORD};
+pub use watch::{Broken, ON_RELAY, WITHOUT_WAY};
 
 /// How soon both devices are at the coordinator again.
 pub const BACK_WITHIN: Duration = Duration::from_secs(60);
@@ -286,7 +286,7 @@ impl Pair {
             }
             self.sequence = self.sequence.wrapping_add(1);
             let sequence = self.sequence;
-            self.say(|_| format!("  {node} sends {sequence}, way {way:?} direct {direct}"));
+            self.say(|_| format!("  {node} sends {sequence}, way {way} direct {direct}"));
             if let Some(broken) = self.watches[node].sent(way, direct, now) {
                 self.say(|_| format!("{broken:?} from {node}"));
                 return Err(broken);
@@ -323,14 +323,12 @@ impl Pair {
         self.can_find() && self.is_bearable() && !self.is_cut && one.reaches(other)
     }
 
-    /// How soon a way has to be found, if there is one.
-    fn has_way(&self) -> Option<Duration> {
-        let is_deaf = self.mesh.relays.iter().any(|relay| relay.is_deaf);
+    /// Whether there is a way, and the two can find it.
+    fn has_way(&self) -> bool {
         let relay = self.mesh.relays.iter().any(|relay| !relay.is_dead && !relay.is_deaf);
         let relay = relay && !self.sites.iter().any(Site::is_blocked);
         let directly = !self.is_cut && self.sites[0].reaches(&self.sites[1]);
-        let exists = self.can_find() && self.is_bearable() && (relay || directly);
-        exists.then_some(if is_deaf { WITHOUT_WAY_NOR_WORD } else { WITHOUT_WAY })
+        self.can_find() && self.is_bearable() && (relay || directly)
     }
 
     fn happen(&mut self, event: Event) {
@@ -367,8 +365,9 @@ impl Pair {
             }
             Event::RelayWakes(relay) => self.mesh.relays[relay].is_deaf = false,
             Event::CoordinatorGone => {
-                let flows = self.watches.iter().all(Watch::flows);
-                self.holds_on = if self.mesh.coordinator_down { held_on } else { flows };
+                let sends = |(watch, at): (&Watch, &Option<Instant>)| at.is_none() || watch.flows();
+                let flow = self.watches.iter().zip(&self.next_at).all(sends) && self.is_online();
+                self.holds_on = if self.mesh.coordinator_down { held_on } else { flow };
                 self.mesh.coordinator_down = true;
                 self.mesh.cut_lines();
             }
@@ -387,6 +386,7 @@ impl Pair {
             }
         }
         self.apply_cut();
+        self.watches.iter_mut().for_each(Watch::happens);
     }
 
     fn stop(&mut self, node: usize) {
