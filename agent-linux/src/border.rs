@@ -4,6 +4,8 @@
 //! What decodes comes back as this program would write it, so that a caller can
 //! check that writing and reading agree.
 
+pub mod portmap;
+
 use core::future::Future;
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};

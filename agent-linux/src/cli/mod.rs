@@ -149,6 +149,7 @@ pub(crate) fn run() -> u8 {
         config: cli.global.config,
         interface: command.interface(),
         data_budget: command.data_budget(),
+        metered: command.is_metered(),
         verbose: cli.global.verbose,
     };
     let loaded = config::load(&flags, |failure| ui.failure_line(failure));
@@ -182,6 +183,15 @@ impl Command {
             Self::Ping(arguments) => arguments.json,
             Self::Why(arguments) => arguments.json,
             Self::Netcheck(arguments) => arguments.json,
+            _ => false,
+        }
+    }
+
+    const fn is_metered(&self) -> bool {
+        match self {
+            Self::Join(arguments) => arguments.metered,
+            Self::Up(arguments) => arguments.metered,
+            Self::Netcheck(arguments) => arguments.metered,
             _ => false,
         }
     }

@@ -42,7 +42,7 @@ pub(super) struct Arguments {
     lifetime: Vec<u16>,
     /// Bytes cost money here: ask only whether and how UDP works
     #[arg(long)]
-    metered: bool,
+    pub(super) metered: bool,
     /// One JSON document
     #[arg(long)]
     pub(super) json: bool,
@@ -54,7 +54,7 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
         Failure::new(Code::CliUsage, format!("--lifetime={}; {possible}", given.join(",")))
     })?;
     let known = known(context, arguments)?;
-    let metered = arguments.metered || context.config.metered;
+    let metered = context.config.metered;
     let plan = Plan { known, lives_s: arguments.lifetime.clone(), metered };
     if let Some(longest) = plan.lives_s.last() {
         let words = format!("measuring for {longest} s … Ctrl-C stops it");

@@ -112,6 +112,9 @@ fn background(context: &Context) -> Result<()> {
         arguments.push("--data-budget".into());
         arguments.push(format!("{bytes}B").into());
     }
+    if config.metered {
+        arguments.push("--metered".into());
+    }
     arguments.extend((0..config.verbose).map(|_| "-v".into()));
     if let Some(file) = &config.file {
         arguments.push("--config".into());

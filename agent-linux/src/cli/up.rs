@@ -30,6 +30,9 @@ pub(super) struct Arguments {
     /// Bytes per day for all but payload, where they cost money, as 1MB
     #[arg(long, value_name = "SIZE")]
     pub(super) data_budget: Option<String>,
+    /// Bytes of this uplink cost money: send nothing that only might help
+    #[arg(long)]
+    pub(super) metered: bool,
 }
 
 /// How long the interface may take before `weft up` goes on without it.

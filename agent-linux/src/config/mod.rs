@@ -54,6 +54,8 @@ pub(crate) struct Flags {
     pub(crate) interface: Option<String>,
     /// Bytes per day, as in `weft.toml`.
     pub(crate) data_budget: Option<String>,
+    /// Bytes of this uplink cost money.
+    pub(crate) metered: bool,
     /// 1: debug lines, more: all.
     pub(crate) verbose: u8,
 }
@@ -136,9 +138,11 @@ impl Config {
         config.is_overridden = wanted.is_some()
             || flags.interface.is_some()
             || flags.data_budget.is_some()
+            || flags.metered
             || flags.verbose > 0
             || known.any(|name| environment(name).is_some());
         config.verbose = flags.verbose;
+        config.metered |= flags.metered;
         config.log_level = config.log_level.max(match flags.verbose {
             0 => LogLevel::Error,
             1 => LogLevel::Debug,

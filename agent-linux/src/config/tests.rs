@@ -197,7 +197,10 @@ fn flags_beat_environment_and_environment_beats_the_file() {
     assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
     flags.state = Some("/flag".into());
     flags.interface = Some("flag0".to_owned());
+    assert!(!config.metered);
+    flags.metered = true;
     let config = Config::load_from(&flags, environment).unwrap();
+    assert!(config.metered && config.is_overridden);
     assert_eq!(config.state, Path::new("/flag"));
     assert_eq!(config.interface, "flag0");
     std::fs::remove_file(&path).unwrap();

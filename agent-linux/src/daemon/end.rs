@@ -61,6 +61,7 @@ pub(super) fn restart(
     if let Some(bytes) = config.data_budget {
         command.arg("--data-budget").arg(format!("{bytes}B"));
     }
+    command.args(config.metered.then_some("--metered"));
     command.args((0..config.verbose).map(|_| "-v"));
     if let Some(file) = &config.file {
         command.arg("--config").arg(file);

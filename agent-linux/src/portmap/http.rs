@@ -1,18 +1,18 @@
 //! One HTTP answer (RFC 9112), whole: what a router's UPnP speaks.
 
 /// The longest answer that is read, in bytes: descriptions of routers are long.
-pub(super) const LONGEST: usize = 64 * 1_024;
+pub(crate) const LONGEST: usize = 64 * 1_024;
 
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Response {
-    pub(super) status: u16,
-    pub(super) body: String,
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 /// How far an answer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(crate) enum Progress {
     /// More has to come.
     Partial,
     Whole(Response),
@@ -21,7 +21,7 @@ pub(super) enum Progress {
 }
 
 /// Reads what has come so far; `ended`: nothing more will.
-pub(super) fn read(bytes: &[u8], ended: bool) -> Progress {
+pub(crate) fn read(bytes: &[u8], ended: bool) -> Progress {
     let more = if ended || bytes.len() >= LONGEST { Progress::Wrong } else { Progress::Partial };
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return more;

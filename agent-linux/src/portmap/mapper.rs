@@ -293,7 +293,7 @@ impl Mapper {
     }
 
     /// The answer to the last request, or that there was none.
-    pub(super) fn handle_response(&mut self, response: Option<&Response>, now_us: u64) {
+    pub(crate) fn handle_response(&mut self, response: Option<&Response>, now_us: u64) {
         let Some(response) = response else { return self.fail(now_us) };
         match core::mem::replace(&mut self.step, Step::Idle) {
             Step::Describe(url) => {

@@ -1,7 +1,7 @@
 //! A way in through the router in front of this machine: a mapping that the router
 //! keeps for the tunnel's port. [`mapper`] decides, this is its sockets.
 
-mod http;
+pub(crate) mod http;
 pub(crate) mod mapper;
 mod pcp;
 mod upnp;

@@ -127,6 +127,7 @@ fn wire(corpora: &mut Corpora) {
     relay(corpora);
     turn_client(corpora);
     discovery(corpora);
+    port_mapping(corpora);
     let frames = [b"\x03\x00abc".as_slice(), b"\x01\x00d"].concat();
     corpora.put("wire-http", frames);
 }
@@ -215,6 +216,37 @@ fn discovery(corpora: &mut Corpora) {
     corpora.put("discovery", wait(refused, 60_000).byte(1).byte(0).byte(0).bytes(&[1; 9]).finish());
     let hairpinned = (0..9).fold(answer(begin(1), 0, 0), |seed, place| answer(seed, place, 32));
     corpora.put("discovery", wait(hairpinned, 2_000).finish());
+}
+
+/// A router that speaks each of the three protocols, and lets a lease run out.
+fn port_mapping(corpora: &mut Corpora) {
+    use weft_agent_linux::border::portmap::{NONCE, PORT};
+    let [high, low] = PORT.to_be_bytes();
+    let mut mapped = vec![2, 0x81, 0, 0, 0, 0, 0, 60];
+    mapped.extend([0; 16]);
+    mapped.extend(NONCE);
+    mapped.extend([17, 0, 0, 0, high, low, 0x12, 0x34]);
+    mapped.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 203, 0, 113, 50]);
+    let seed = Seed::new().byte(1).bytes(&mapped).byte(0).short(301).byte(1).bytes(&mapped);
+    corpora.put("linux-portmap", seed.byte(0).short(900).byte(0).short(900).finish());
+    let old = Seed::new().byte(1).bytes(&[0, 0x81, 0, 1, 0, 0, 0, 9]);
+    let old = old.byte(1).bytes(&[0, 0x80, 0, 0, 0, 0, 0, 9, 203, 0, 113, 50]);
+    let port = [0, 0x81, 0, 0, 0, 0, 0, 9, high, low, 0x12, 0x34, 0, 0, 0, 60];
+    corpora.put("linux-portmap", old.byte(1).bytes(&port).byte(0).short(301).finish());
+    let searched = (0..9).fold(Seed::new(), |seed, _| seed.byte(0).short(7));
+    let found = b"HTTP/1.1 200 OK\r\nLOCATION: http://192.168.1.1:5000/d\r\n\r\n";
+    let whole = |body: &str| format!("HTTP/1.1 200 OK\r\n\r\n{body}");
+    let described = whole(
+        "<service><serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType>\
+         <controlURL>/c</controlURL></service>",
+    );
+    let address = whole("<NewExternalIPAddress>203.0.113.50</NewExternalIPAddress>");
+    let taken = "HTTP/1.1 500 No\r\n\r\n<errorCode>718</errorCode>";
+    let seed = searched.byte(2).short(1_900).bytes(found);
+    let seed = [described.as_str(), taken, &whole(""), &address]
+        .into_iter()
+        .fold(seed, |seed, answer| seed.byte(3).bytes(answer.as_bytes()));
+    corpora.put("linux-portmap", seed.byte(0).short(36_001).finish());
 }
 
 /// An echo request from 100.93.0.2 to 100.93.0.3.

@@ -108,6 +108,33 @@ pub(crate) fn websocket(data: &[u8]) {
     }
 }
 
+/// Whatever a router says, it alone is asked, not often, and there is always a
+/// moment at which something is due.
+pub(crate) fn port_mapping(data: &[u8]) {
+    const SECOND: u64 = 1_000_000;
+    let mut script = Script::new(data);
+    let mut now = SECOND;
+    let mut client = border::portmap::Client::new(now);
+    assert_eq!(client.drain(), 1);
+    while let Some(op) = script.op() {
+        match op % 4 {
+            0 => {
+                now += u64::from(script.short()) * 100_000;
+                client.pass(now);
+            }
+            1 => client.datagram(5_351, script.bytes(64), now),
+            2 => client.datagram(script.short(), script.bytes(512), now),
+            _ => client.answer(script.bytes(1_024), now),
+        }
+        assert!(client.drain() <= 1, "one thing at a time");
+        assert!(client.due_us().is_some());
+        let external = client.external();
+        assert!(external.is_none_or(|at| at.port() != 0 && !at.ip().is_unspecified()));
+    }
+    assert!(client.release() <= 1);
+    assert_eq!((client.due_us(), client.external()), (None, None));
+}
+
 /// Of the device that reads what a broker says.
 pub const INBOX: Inbox = Inbox([7; 16]);
 /// The longest packet that a device takes.

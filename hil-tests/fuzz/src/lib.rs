@@ -79,6 +79,7 @@ pub const ALL: &[Target] = &[
     target("linux-config", "weft.toml", gateway::configuration),
     target("linux-http", "an HTTP answer, as posts read it", gateway::http),
     target("linux-websocket", "frames of a WebSocket server", gateway::websocket),
+    target("linux-portmap", "a router's words on PCP, NAT-PMP and UPnP", gateway::port_mapping),
     target("linux-broker", "a broker's packets, as a device reads them", gateway::broker),
     target("coordinator-mqtt", "MQTT packets of clients", coordinator::mqtt),
     target("coordinator-post", "HTTP posts of devices", coordinator::post),
