@@ -43,14 +43,13 @@ impl<
     /// The way of a peer's data, and since when, as far as that is known.
     pub fn way(&self, slot: PeerSlot) -> (Way, Option<Instant>) {
         let selected = self.paths.selected(slot);
+        let unreached = self.paths.attempts(slot).is_some_and(|all| all.is_unreached());
         match (self.peers.state(slot), selected) {
+            _ if unreached => (Way::Nowhere, None),
             (Some(PeerState::Active), Some(selected)) => {
                 (self.way_of(selected), Some(selected.since))
             }
             (Some(PeerState::Calling), _) => (Way::Nowhere, None),
-            _ if self.paths.attempts(slot).is_some_and(|all| all.is_unreached()) => {
-                (Way::Nowhere, None)
-            }
             _ => (Way::Idle, None),
         }
     }

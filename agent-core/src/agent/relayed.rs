@@ -12,7 +12,7 @@ use crate::entropy::Entropy;
 use crate::event::{DropReason, RELAY, Source, StreamId, Via};
 use crate::meter::{self, Cause};
 use crate::path::SocketCommand;
-use crate::relay::{Framed, Received, RelayEvent, RelayTransmit, Rung, StreamCommand};
+use crate::relay::{Framed, Received, RelayEvent, RelayTransmit, Rung, StreamCommand, Why};
 use crate::time::{Duration, Instant};
 
 /// What a relay puts before a packet in a connection, for the most part.
@@ -112,6 +112,12 @@ impl<
         })
     }
 
+    /// The relay that gave nothing when one was last asked, and why; `None` = one
+    /// gave something, or none was asked.
+    pub fn relay_failure(&self) -> Option<(u16, Why)> {
+        self.relay.failure()
+    }
+
     /// The relay and the way to it that are in use.
     pub fn rung(&self) -> Option<Rung> {
         self.relay.rung()
@@ -195,7 +201,9 @@ impl<
                 self.paths.handle_allocated(addresses, &mut self.recorder, now);
             }
             RelayEvent::Lost { .. } => self.paths.handle_allocation_lost(),
-            RelayEvent::Failed { .. } => self.paths.handle_allocation_failed(),
+            RelayEvent::Failed { why } => {
+                self.paths.handle_allocation_failed(why.is_refusal());
+            }
             RelayEvent::GrantWanted => self.control.want_relay_logins(now),
             // Whoever is sent to answers, or does not.
             RelayEvent::Ready { .. } | RelayEvent::Refused { .. } => {}

@@ -4,7 +4,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use weft_wire::id::{DeviceId, Name, PublicKey};
 use weft_wire::item::Standing;
-use weft_wire::map::Prefix;
+use weft_wire::map::{Prefix, Rule};
 use weft_wire::relay::RelayGrant;
 
 use super::Agent;
@@ -137,6 +137,16 @@ impl<
             received_at: self.datapath.activity(slot).received_at,
             counters: self.datapath.counters(slot),
         })
+    }
+
+    /// What rules let the peer send to us, and us to the peer.
+    pub fn allowed(&self, slot: PeerSlot) -> Option<[impl Iterator<Item = Rule> + '_; 2]> {
+        let entry = self.peers.entry(slot)?;
+        let rules = self.control.settings().rules();
+        let of = |mask: u64| {
+            rules.iter().copied().filter(move |rule| mask >> rule.number.min(63) & 1 != 0)
+        };
+        Some([of(entry.rules_in), of(entry.rules_out)])
     }
 
     /// What tells the PSK in use with a peer from others: the same on both sides,

@@ -8,7 +8,9 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use weft_wire::id::{Epoch, Revision};
 use weft_wire::item::{Item, ItemError, ItemWriter};
-use weft_wire::map::{DataBudget, Lease as LeaseOp, Overlay, OwnKeys, Rules, Servers, Settings};
+use weft_wire::map::{
+    DataBudget, Lease as LeaseOp, Overlay, OwnKeys, Rule, Rules, Servers, Settings,
+};
 use weft_wire::relay::{Relay, Relays};
 
 use super::command::DoneCommands;
@@ -82,6 +84,11 @@ impl MapSettings {
     /// Relays, those to be tried first come first.
     pub fn relays(&self) -> &[Relay] {
         self.relays.as_ref().map_or(&[], |relays| &relays.relays)
+    }
+
+    /// What may pass, by the numbers of which peers have masks.
+    pub fn rules(&self) -> &[Rule] {
+        self.rules.as_ref().map_or(&[], |rules| &rules.rules)
     }
 
     /// STUN servers, best first.

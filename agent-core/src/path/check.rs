@@ -238,6 +238,11 @@ impl Checks {
         Some((best.route(), best.relayed))
     }
 
+    /// Whether the peer named this address.
+    pub(super) fn names(&self, address: SocketAddr) -> bool {
+        self.list.iter().any(|check| check.named && check.route().address() == address)
+    }
+
     /// Whether this way answered a moment ago.
     pub(super) fn answers(&self, route: Route, now: Instant) -> bool {
         self.list.iter().any(|check| check.leads(route) && check.is_good(now))
@@ -266,7 +271,7 @@ impl Checks {
         direct.fold(Tried::default(), |all, check| Tried {
             addresses: all.addresses + 1,
             answered: all.answered + u8::from(check.answered_at != Instant::ZERO),
-            pings: all.pings.saturating_add(check.sends),
+            pings: all.pings.saturating_add(check.sends.into()),
         })
     }
 

@@ -4,14 +4,17 @@
 //!
 //! An attempt begins when one of the two calls, and ends with the way, with the
 //! round of pings that nothing answered, or with what the coordinator said. A
-//! direct way that is lost is an end too.
+//! direct way that is lost is an end too. A search among many ports goes on after
+//! its round: what it finds is an attempt of its own.
+
+use core::net::SocketAddr;
 
 use weft_wire::path;
 use weft_wire::signal::Mapping;
 use weft_wire::verdict::{AttemptEnd, CallFailure};
 
 use super::peer::PeerPath;
-use super::{NoPath, Paths};
+use super::{NoPath, Paths, Route, ladder};
 use crate::event::PeerSlot;
 use crate::time::{Duration, Instant};
 
@@ -28,7 +31,7 @@ pub struct Attempt {
     at_s: u32,
     took_ms: u16,
     /// Pings sent to addresses, or initiations.
-    sent: u8,
+    sent: u16,
     /// Of [`AttemptEnd`]; 0 = no attempt.
     end: u8,
     tried: u8,
@@ -46,7 +49,7 @@ impl Attempt {
         now - Instant::from_secs(self.at_s.into())
     }
 
-    /// How long it took, in milliseconds.
+    /// How long it took, in milliseconds; 0 = not known.
     pub const fn took_ms(&self) -> u16 {
         self.took_ms
     }
@@ -57,8 +60,8 @@ impl Attempt {
     }
 
     /// Pings sent to them; of an attempt that ended with the handshake,
-    /// initiations.
-    pub const fn sent(&self) -> u8 {
+    /// initiations; see [`AttemptEnd::Predicted`] and [`AttemptEnd::Searched`] too.
+    pub const fn sent(&self) -> u16 {
         self.sent
     }
 }
@@ -68,7 +71,7 @@ impl Attempt {
 pub(super) struct Tried {
     pub(super) addresses: u8,
     pub(super) answered: u8,
-    pub(super) pings: u8,
+    pub(super) pings: u16,
 }
 
 /// What of a peer the coordinator has yet to hear.
@@ -101,6 +104,10 @@ pub(super) struct History {
     initiations: u8,
     /// The peer was wanted last, and not reached.
     unreached: bool,
+    /// Ports could be searched, and are not.
+    pub(super) unsearched: bool,
+    /// Relays refuse us.
+    pub(super) refused: bool,
     told: Told,
 }
 
@@ -116,6 +123,8 @@ impl History {
             judge_ms: 0,
             initiations: 0,
             unreached: false,
+            unsearched: false,
+            refused: false,
             told: Told::All,
         }
     }
@@ -166,8 +175,20 @@ impl History {
         self.judge_ms = 0;
     }
 
+    /// All that is known was tried, and nothing comes back. Sessions and timers may
+    /// live on for a while.
+    pub(super) const fn set_lost(&mut self) {
+        if !self.unreached {
+            self.unreached = true;
+            self.note();
+        }
+    }
+
     /// Authentic data came from the peer, or its handshake was given up.
     pub(super) const fn set_reached(&mut self, reached: bool) {
+        if self.unreached && reached {
+            self.note();
+        }
         self.unreached = !reached;
         self.initiations = 0;
     }
@@ -177,7 +198,7 @@ impl History {
         let Some(began) = self.began() else { return };
         self.abandon();
         let took_ms = u16::try_from((now - began).as_millis()).unwrap_or(u16::MAX);
-        self.failed = if end == AttemptEnd::Found { 0 } else { self.failed.saturating_add(1) };
+        self.failed = if end.is_found() { 0 } else { self.failed.saturating_add(1) };
         self.push(end, tried, took_ms, now);
     }
 
@@ -247,16 +268,45 @@ impl History {
             peer: self.peer,
             tried: last.tried,
             answered: last.answered,
-            sent: last.sent.into(),
+            sent: last.sent,
             took_ms: last.took_ms,
         })
     }
 }
 
 impl PeerPath {
-    /// The attempt under way found a way: data came straight from the peer.
-    pub(super) fn end_found(&mut self, now: Instant) {
-        self.history.end(AttemptEnd::Found, self.checks.tried(), now);
+    /// The attempt under way found this way: data came straight from the peer.
+    pub(super) fn end_found(&mut self, route: Route, now: Instant) {
+        let (end, pings) = self.found_by(route);
+        let tried = Tried { pings, ..self.checks.tried() };
+        let last = self.history.attempts().next().and_then(Attempt::end);
+        if self.history.began().is_none() && last.is_some_and(|end| !end.is_found()) {
+            // A search went on after the round, or the peer's found us: nobody
+            // knows for how long.
+            self.history.failed = 0;
+            self.history.push(end, tried, 0, now);
+        }
+        self.history.end(end, tried, now);
+    }
+
+    /// How a way was found, as far as this side knows, and after how many probes.
+    fn found_by(&self, route: Route) -> (AttemptEnd, u16) {
+        let address = route.address();
+        if ladder::is_extra(route) {
+            return (AttemptEnd::Searched, self.searched);
+        }
+        let is_of = |seen: SocketAddr| seen.ip() == address.ip();
+        if let Some(seen) = self.seen.filter(|seen| is_of(*seen))
+            && !self.checks.names(address)
+        {
+            if self.searched > 0 {
+                return (AttemptEnd::Searched, self.searched);
+            }
+            if let Some(place) = self.prediction.and_then(|one| one.place(seen, address)) {
+                return (AttemptEnd::Predicted, place.into());
+            }
+        }
+        (AttemptEnd::Found, self.checks.tried().pings)
     }
 
     /// The round is over.
@@ -268,8 +318,15 @@ impl PeerPath {
         let tried = self.checks.tried();
         // Where something answered, the handshake decides.
         if tried.answered == 0 {
-            let end =
-                if tried.addresses == 0 { AttemptEnd::NoCandidate } else { AttemptEnd::NoAnswer };
+            let end = if self.history.refused && (self.selected.is_none() || self.in_doubt) {
+                AttemptEnd::Refused
+            } else if tried.addresses == 0 {
+                AttemptEnd::NoCandidate
+            } else if self.history.unsearched {
+                AttemptEnd::NotSearched
+            } else {
+                AttemptEnd::NoAnswer
+            };
             self.history.end(end, tried, now);
         }
     }
@@ -288,7 +345,7 @@ impl PeerPath {
 
     /// The tunnel has given its handshake up.
     pub(super) fn end_handshake(&mut self, now: Instant) {
-        let tried = Tried { pings: self.history.initiations, ..self.checks.tried() };
+        let tried = Tried { pings: self.history.initiations.into(), ..self.checks.tried() };
         // Where nothing answered that is known already, and says more.
         if tried.answered > 0 || self.kind.wireguard_only {
             self.history.begin(self.history.own, now);
@@ -406,7 +463,7 @@ mod tests {
     const NOW: Instant = Instant::from_secs(100);
 
     fn tried(addresses: u8) -> Tried {
-        Tried { addresses, answered: 0, pings: 7 * addresses }
+        Tried { addresses, answered: 0, pings: 7 * u16::from(addresses) }
     }
 
     #[test]

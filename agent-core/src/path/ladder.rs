@@ -107,6 +107,13 @@ impl Prediction {
         Some(Self { step, began, wave: 0, next: 0 })
     }
 
+    /// Which after the last known one this port is, if it has been pinged.
+    pub(super) fn place(&self, last: SocketAddr, address: SocketAddr) -> Option<u8> {
+        let pinged = if self.wave > 0 { PREDICTED } else { self.next };
+        let mut places = 1..=pinged;
+        places.find(|place| stepped(last.port(), self.step, u16::from(*place)) == address.port())
+    }
+
     /// The round begins then.
     pub(super) const fn start(&mut self, at: Instant) {
         self.began = at;
@@ -365,7 +372,7 @@ impl Sockets {
     /// Whether a way led through a socket that is not open any more.
     pub(super) const fn is_closed(&self, route: Route) -> bool {
         match route {
-            Route::Direct { socket, .. } => socket.0 >= FIRST_SOCKET && !self.contains(socket),
+            Route::Direct { socket, .. } => is_extra(route) && !self.contains(socket),
             Route::Relay { .. } => false,
         }
     }
@@ -390,6 +397,11 @@ impl Sockets {
 /// A run with any port may be made again then.
 pub(super) fn next_long_run(now: Instant) -> Instant {
     now + LONG_RUN_EVERY
+}
+
+/// Whether a way leads through a socket that was opened to search.
+pub(super) const fn is_extra(route: Route) -> bool {
+    matches!(route, Route::Direct { socket, .. } if socket.0 >= FIRST_SOCKET)
 }
 
 /// The route of a ping from one of these sockets.

@@ -122,6 +122,8 @@ pub(super) struct PeerPath {
     /// Where servers see the peer.
     pub(super) seen: Option<SocketAddr>,
     pub(super) prediction: Option<Prediction>,
+    /// Pings of searches since the last round began.
+    pub(super) searched: u16,
     /// A round begins, and has not been looked at by the ladder.
     pub(super) starts_at: Option<Instant>,
     /// No run with any port before this.
@@ -183,6 +185,7 @@ impl PeerPath {
             history: History::new(),
             seen: None,
             prediction: None,
+            searched: 0,
             starts_at: None,
             long_run_at: Instant::ZERO,
             in_doubt: false,
@@ -245,7 +248,7 @@ impl PeerPath {
         self.obliges = false;
         self.tried_at = None;
         if !relayed {
-            self.end_found(now);
+            self.end_found(route, now);
             self.checks.end();
             self.prediction = None;
         }
@@ -294,6 +297,7 @@ impl PeerPath {
     fn begin(&mut self, call: u32, named: Named) {
         let Named { routes, handle, transaction, mapping, seen } = named;
         self.seen = seen;
+        self.searched = 0;
         self.prediction = Prediction::new(mapping).filter(|_| seen.is_some());
         self.checks.set_call(call, handle);
         self.checks.begin(routes.into_iter(), transaction);

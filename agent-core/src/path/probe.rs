@@ -128,6 +128,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             let transaction = peer.checks.ladder();
             let run = Run::new(slot, own, peer.history.peer_mapping(), peer.seen, transaction, at);
             let left = self.allowance.left;
+            peer.history.unsearched = run.is_some() && !self.extra.is_allowed();
             let may = is_free && self.extra.is_allowed() && !peer.is_direct();
             let Some(run) = run.filter(|run| may && run.cost() <= left) else { continue };
             if run.is_long() && peer.long_run_at > now {
@@ -175,7 +176,8 @@ impl<const PEERS: usize> Paths<PEERS> {
             Some(place) => ladder::route(self.extra.at(place)?, address),
             None => self.local.route(address)?,
         };
-        let peer = self.peers.get(slot.index()).and_then(Option::as_ref)?;
+        let peer = self.peers.get_mut(slot.index()).and_then(Option::as_mut)?;
+        peer.searched = peer.searched.saturating_add(1);
         Some((slot, peer.checks.outgoing(route, transaction, now)))
     }
 

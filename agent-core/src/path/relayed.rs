@@ -69,6 +69,7 @@ impl<const PEERS: usize> Paths<PEERS> {
     ) {
         self.local.set_relayed(addresses);
         self.allocation = Allocation::Up;
+        self.set_refused(false);
         self.learns_way = false;
         self.gathering.end_relay();
         for peer in self.peers.iter_mut().flatten().filter(|peer| peer.leans) {
@@ -90,15 +91,22 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.stir();
     }
 
-    /// No relay gives one now.
-    pub fn handle_allocation_failed(&mut self) {
+    /// No relay gives one now; the last one `refused` us.
+    pub fn handle_allocation_failed(&mut self, refused: bool) {
         self.local.set_relayed(core::iter::empty());
+        self.set_refused(refused);
         self.learns_way = false;
         if self.allocation != Allocation::Absent {
             self.allocation = Allocation::Failed;
         }
         self.gathering.end_relay();
         self.stir();
+    }
+
+    fn set_refused(&mut self, refused: bool) {
+        for peer in self.peers.iter_mut().flatten() {
+            peer.history.refused = refused && peer.leans;
+        }
     }
 
     /// It was given back, as [`Paths::wants_relay`] said.

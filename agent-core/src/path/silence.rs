@@ -144,6 +144,9 @@ impl PeerPath {
     /// asked for more.
     pub(super) fn doubt(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         let again = core::mem::replace(&mut self.in_doubt, true);
+        if again {
+            self.history.set_lost();
+        }
         self.suspects = match self.selected {
             Some(Selected { relayed: true, route, .. }) if !route.is_ours() => {
                 Some(RelaySuspicion::Silent(Some(route.address().ip())))

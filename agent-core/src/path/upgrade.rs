@@ -89,7 +89,7 @@ impl PeerPath {
             self.end_direct(now);
         }
         if !relayed {
-            self.end_found(now);
+            self.end_found(route, now);
         }
         self.history.note();
         self.selected = Some(Selected { route, why, since: now, relayed });

@@ -91,6 +91,11 @@ pub enum Why {
 }
 
 impl Why {
+    /// Whether the relay was there and said no to this device.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::Credentials | Self::Denied | Self::OtherUser | Self::Quota)
+    }
+
     /// The name in metrics and in `--json`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -341,6 +346,11 @@ impl<const PEERS: usize, const FRAME: usize> RelayClient<PEERS, FRAME> {
     /// Whether there is an allocation, or one is being asked for.
     pub const fn is_acquired(&self) -> bool {
         self.core.is_wanted
+    }
+
+    /// The relay that was asked last and gave nothing, and why.
+    pub fn failure(&self) -> Option<(u16, Why)> {
+        self.core.failure
     }
 
     /// The relay and the way of the allocation, if there is one.

@@ -212,6 +212,7 @@ impl<const PEERS: usize> Core<PEERS> {
     pub(super) fn fail_relay(&mut self, why: Why, now: Instant) {
         let place = self.relays.iter().position(|relay| Some(*relay) == self.current);
         self.tried |= place.map_or(0, |place| 1 << place);
+        self.failure = self.current.map(|relay| (relay.number, why));
         self.stop_tries(now);
         if why == Why::Credentials {
             self.ask_at = self.ask_at.min(now);
@@ -264,7 +265,7 @@ impl<const PEERS: usize> Core<PEERS> {
             mapped: given.mapped,
         });
         self.news.is_allocated = true;
-        self.news.failed = None;
+        (self.news.failed, self.failure) = (None, None);
         self.peers.retain(Wanted::is_wanted);
         for peer in &mut self.peers {
             peer.start_over(now);

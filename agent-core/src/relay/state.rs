@@ -100,6 +100,8 @@ pub(super) struct Core<const PEERS: usize> {
     pub(super) lines: [Line; 2],
     pub(super) last_stream: u16,
     pub(super) news: News,
+    /// The relay that was asked last and gave nothing, and why.
+    pub(super) failure: Option<(u16, Why)>,
 }
 
 impl<const PEERS: usize> Core<PEERS> {
@@ -130,11 +132,13 @@ impl<const PEERS: usize> Core<PEERS> {
             lines: [Line::CLOSED; 2],
             last_stream: 0,
             news: News { lost: None, failed: None, is_allocated: false, wants_grant: false },
+            failure: None,
         }
     }
 
     pub(super) fn set_relays(&mut self, relays: &[Relay], now: Instant) {
         self.relays = relays.iter().copied().take(RELAYS).collect();
+        self.failure = None;
         let is_listed = self.current.is_none_or(|current| self.relays.contains(&current));
         if !is_listed {
             self.forget(Why::Removed);

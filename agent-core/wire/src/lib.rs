@@ -45,6 +45,7 @@ pub mod signal;
 pub mod stun;
 pub mod telemetry;
 pub mod topic;
+pub mod traffic;
 pub mod verdict;
 
 /// The version of the control protocol that this crate writes.

@@ -110,6 +110,17 @@ pub enum AttemptEnd {
     NoHandshake = 7,
     /// A direct way was there and stopped answering.
     Lost = 8,
+    /// As [`AttemptEnd::Found`], at a port that was reckoned; the number of probes
+    /// says which after the last known one it was.
+    Predicted = 9,
+    /// As [`AttemptEnd::Found`], by a search among many ports; the number of probes
+    /// is that of the search.
+    Searched = 10,
+    /// As [`AttemptEnd::NoAnswer`], and ports that could be searched are not: the
+    /// reporter's network is paid by the byte.
+    NotSearched = 11,
+    /// As [`AttemptEnd::NoAnswer`], and relays refuse the reporter.
+    Refused = 12,
 }
 
 impl AttemptEnd {
@@ -124,6 +135,10 @@ impl AttemptEnd {
             6 => Self::NoCandidate,
             7 => Self::NoHandshake,
             8 => Self::Lost,
+            9 => Self::Predicted,
+            10 => Self::Searched,
+            11 => Self::NotSearched,
+            12 => Self::Refused,
             _ => return None,
         })
     }
@@ -139,6 +154,20 @@ impl AttemptEnd {
             Self::NoCandidate => "no_candidate",
             Self::NoHandshake => "no_handshake",
             Self::Lost => "lost",
+            Self::Predicted => "predicted",
+            Self::Searched => "searched",
+            Self::NotSearched => "not_searched",
+            Self::Refused => "refused",
         }
+    }
+
+    /// Whether there was a way then.
+    pub const fn is_found(self) -> bool {
+        matches!(self, Self::Found | Self::Predicted | Self::Searched)
+    }
+
+    /// Whether pings went to what the peer named, and nothing answered.
+    pub const fn is_unanswered(self) -> bool {
+        matches!(self, Self::NoAnswer | Self::NotSearched | Self::Refused)
     }
 }

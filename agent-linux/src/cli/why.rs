@@ -6,11 +6,12 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use weft_wire::signal::Mapping;
+use weft_wire::traffic::{self, Traffic};
 use weft_wire::verdict::{AttemptEnd, Language};
 
 use crate::cli::{Context, peer};
 use crate::failure::{Code, Failure, Result};
-use crate::ipc::protocol::{Answer, Device, Evidence, Path, Peer, Request, Status, Tried};
+use crate::ipc::protocol::{Answer, Device, Evidence, Path, Peer, Relay, Request, Status, Tried};
 use crate::os::clock;
 use crate::output::{Symbols, paint, style, units};
 
@@ -27,12 +28,29 @@ enum Lang {
 pub(super) struct Arguments {
     /// The peer's name, address or id
     peer: String,
+    /// What is to pass: any, icmp, tcp, tcp/22, udp/5000-5010 or ip/47
+    #[arg(value_parser = parse_traffic)]
+    traffic: Option<Wanted>,
     /// One JSON document
     #[arg(long)]
     pub(super) json: bool,
     /// Language of the sentences
     #[arg(long, value_enum, default_value = "en")]
     lang: Lang,
+}
+
+/// What is to pass, and as it was written.
+#[derive(Clone)]
+struct Wanted {
+    traffic: Traffic,
+    text: String,
+}
+
+fn parse_traffic(text: &str) -> core::result::Result<Wanted, String> {
+    let wrong = |_| format!("it names no traffic; write {}", traffic::EXAMPLES);
+    // Both families of ICMP are allowed together: the first stands for both.
+    let (traffic, _) = traffic::parse(text).map_err(wrong)?;
+    Ok(Wanted { traffic, text: text.to_owned() })
 }
 
 pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
@@ -48,9 +66,14 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
         Lang::Zh => Language::Zh,
     };
     let now_ms = clock::unix_millis();
-    let judged = judge(&status, found, &evidence);
+    let wanted = arguments.traffic.as_ref();
+    let judged = judge(&status, found, &evidence, wanted.map(|wanted| wanted.traffic));
     if arguments.json {
-        let document = document(&status, found, &evidence, (&judged, language), now_ms);
+        let traffic = wanted.map(|wanted| wanted.text.clone());
+        let document = Document {
+            traffic,
+            ..document(&status, found, &evidence, (&judged, language), now_ms)
+        };
         context.ui.document(&document);
     } else {
         let symbols = context.ui.symbols;
@@ -126,6 +149,10 @@ fn facts(status: &Status, peer: &Peer, evidence: &Evidence, symbols: Symbols) ->
         format!("{}{age}", units::span_us(us))
     });
     lines.push(line("  round trip", &rtt));
+    let list = |texts: &[String]| if texts.is_empty() { none() } else { texts.join(" ") };
+    let [receives, sends] = &evidence.allowed;
+    let rules = format!("sends {}, receives {}", list(sends), list(receives));
+    lines.push(line("  own rules", &rules));
     let map = status.coordinator.map.as_ref();
     lines.push(line("  map version", &map.map_or_else(none, |(_, revision)| revision.to_string())));
     let command = format!("weft-coordinator why {own} {}", peer.name);
@@ -174,10 +201,16 @@ fn tries(evidence: &Evidence) -> Vec<String> {
 fn outcome(one: &Tried) -> String {
     let Tried { took_ms, tried, answered, sent, .. } = one;
     match AttemptEnd::from_code(one.end) {
+        Some(AttemptEnd::Found) if *took_ms == 0 => "found".to_owned(),
+        Some(AttemptEnd::Predicted) => format!("found at the predicted port, guess {sent}"),
+        Some(AttemptEnd::Searched) => {
+            format!("found by a search of {}", units::count((*sent).into(), "probe"))
+        }
+        Some(AttemptEnd::Refused) => "nothing answered, and relays refuse this machine".to_owned(),
         Some(AttemptEnd::Found) => {
             format!("found in {}", units::span_us(u64::from(*took_ms) * 1_000))
         }
-        Some(AttemptEnd::NoAnswer) => {
+        Some(AttemptEnd::NoAnswer | AttemptEnd::NotSearched) => {
             let addresses = if *tried == 1 { "address" } else { "addresses" };
             format!("{answered} of {tried} {addresses} answered ({sent} sent)")
         }
@@ -207,7 +240,7 @@ struct Document {
     schema: &'static str,
     from: Option<Named>,
     to: Named,
-    traffic: Option<()>,
+    traffic: Option<String>,
     verdict: VerdictDocument,
     evidence: Ends,
     attempts: Vec<AttemptDocument>,
@@ -236,7 +269,14 @@ struct AdviceDocument {
 struct Ends {
     a: End,
     b: End,
-    policy: Option<()>,
+    policy: Policy,
+}
+
+/// What this machine's own rules let pass. They have no names here.
+#[derive(Serialize)]
+struct Policy {
+    sends: Vec<String>,
+    receives: Vec<String>,
 }
 
 #[derive(Serialize, Default)]
@@ -256,7 +296,7 @@ struct AttemptDocument {
     method: &'static str,
     tried: u8,
     answered: u8,
-    sent: u8,
+    sent: u16,
     outcome: Option<&'static str>,
     took_ms: u16,
 }
@@ -279,7 +319,7 @@ fn document(
     evidence: &Evidence,
     (judged, language): (&Judged, Language),
     now_ms: u64,
-) -> impl Serialize {
+) -> Document {
     let ago = |ms: u64| units::rfc3339(now_ms.saturating_sub(ms));
     let named = |device: &Device| Named { id: device.id.clone(), name: device.name.clone() };
     let attempt = |one: &Tried| AttemptDocument {
@@ -320,7 +360,10 @@ fn document(
                 ..end(evidence.mapping)
             },
             b: end(evidence.peer_mapping),
-            policy: None,
+            policy: Policy {
+                sends: evidence.allowed[1].clone(),
+                receives: evidence.allowed[0].clone(),
+            },
         },
         attempts: evidence.attempts.iter().map(attempt).collect(),
         next_try_at: evidence.next_ms.map(|ms| units::rfc3339(now_ms.saturating_add(ms))),

@@ -15,7 +15,7 @@ use crate::daemon::end::End;
 use crate::daemon::overlay::{Applied, network, ranges};
 use crate::daemon::{Daemon, RETRY_US, now, standing, texts, view};
 use crate::failure::Failure;
-use crate::ipc::protocol::Enrolled as EnrolledView;
+use crate::ipc::protocol::{Enrolled as EnrolledView, Relay};
 use crate::log::{Event, Value};
 use crate::net::tcp;
 use crate::os::clock;
@@ -159,6 +159,10 @@ impl Daemon {
         self.lease_ended = false;
         if core::mem::replace(&mut self.committed, revision) == revision {
             return;
+        }
+        let relays = self.relay_views();
+        if !relays.is_empty() {
+            self.relays_before = relays.iter().map(Relay::title).collect();
         }
         let peers = self.agent.peers().count() as u64;
         let fields = [("revision", revision.into()), ("peers", peers.into())];

@@ -142,6 +142,8 @@ struct Daemon {
     pinned: PublicKey,
     /// When peers began to use another key of this device.
     key_changed_at: Option<Instant>,
+    /// The relays that a map named last, as people call them.
+    relays_before: Vec<String>,
     /// Addresses that an operator announces.
     configured: Vec<SocketAddr>,
     /// Peers to which a way is kept open.

@@ -136,6 +136,7 @@ pub(super) fn open(
         pinned,
         key_changed_at: None,
         told: None,
+        relays_before: Vec::new(),
         configured: config.endpoints.clone(),
         keep_warm: config.keep_warm.clone(),
         rtts: std::collections::BTreeMap::new(),
@@ -145,8 +146,7 @@ pub(super) fn open(
     daemon.restore();
     daemon.restore_ways();
     daemon.handle_network_change();
-    let port = u64::from(daemon.udp.port);
-    let version = env!("CARGO_PKG_VERSION");
+    let (version, port) = (env!("CARGO_PKG_VERSION"), u64::from(daemon.udp.port));
     let fields =
         [("version", version.into()), ("port", port.into()), ("start", u64::from(starts).into())];
     daemon.log.write(Event::AgentStarted, &fields);

@@ -75,6 +75,7 @@ pub(crate) fn relay(relay: &weft_wire::relay::Relay, until_s: Option<u64>) -> Re
     let port = |port: u16| (port != 0).then_some(port);
     Relay {
         number: relay.number,
+        name: String::new(),
         addresses: (relay.v4, relay.v6),
         udp: relay.udp.into_iter().filter_map(port).collect(),
         tcp: port(relay.tcp),
@@ -221,7 +222,7 @@ impl Daemon {
         }
     }
 
-    fn relay_views(&self) -> Vec<Relay> {
+    pub(super) fn relay_views(&self) -> Vec<Relay> {
         let grant = self.agent.relay_grant();
         let until_s = |relay: &weft_wire::relay::Relay| {
             grant

@@ -3,10 +3,12 @@
 use weft_agent_core::path::Attempt;
 use weft_agent_core::time::Instant;
 use weft_wire::signal::Mapping;
+use weft_wire::traffic::Traffic;
 
 use crate::daemon::Daemon;
 use crate::daemon::now;
-use crate::ipc::protocol::{Evidence, Tried};
+use crate::ipc::protocol::{Evidence, RelayFailure, Tried};
+use crate::netcheck::PortMapping as Told;
 
 impl Daemon {
     /// The evidence on the peer with this id; `None` = there is none.
@@ -40,6 +42,23 @@ impl Daemon {
             failed: attempts.failed(),
             trying_ms: attempts.began().map(millis),
             next_ms: attempts.next().map(|at| (at - now).as_millis() as u64),
+            mapped: match self.way_in.told() {
+                Told::Mapped { name, external, public: true, .. } => Some((name, external.port())),
+                _ => None,
+            },
+            relay_failure: self.agent.relay_failure().map(|(relay, why)| RelayFailure {
+                relay,
+                why: why.as_str().to_owned(),
+                refused: why.is_refusal(),
+            }),
+            withdrawn: match self.agent.settings().relays() {
+                [] => self.relays_before.clone(),
+                _ => Vec::new(),
+            },
+            allowed: self
+                .agent
+                .allowed(peer.slot)?
+                .map(|rules| rules.map(|rule| Traffic::from(rule).to_string()).collect()),
         })
     }
 }

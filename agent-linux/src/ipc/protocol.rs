@@ -214,7 +214,18 @@ pub(crate) struct Tried {
     pub(crate) tried: u8,
     pub(crate) answered: u8,
     /// Probes sent to them, or initiations.
-    pub(crate) sent: u8,
+    pub(crate) sent: u16,
+}
+
+/// A relay that gave nothing when one was last asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RelayFailure {
+    /// Its number in the map.
+    pub(crate) relay: u16,
+    /// Of [`weft_agent_core::relay::Why`].
+    pub(crate) why: String,
+    /// It was there and said no.
+    pub(crate) refused: bool,
 }
 
 /// What this machine knows of how a peer is reached.
@@ -237,6 +248,18 @@ pub(crate) struct Evidence {
     pub(crate) trying_ms: Option<u64>,
     /// Milliseconds until the next one; `None` = with a packet.
     pub(crate) next_ms: Option<u64>,
+    /// What the router opened: the protocol's name and the outer port.
+    #[serde(default)]
+    pub(crate) mapped: Option<(String, u16)>,
+    #[serde(default)]
+    pub(crate) relay_failure: Option<RelayFailure>,
+    /// Relays that the map named last, if it names none any more.
+    #[serde(default)]
+    pub(crate) withdrawn: Vec<String>,
+    /// What the rules let the peer send to this machine, and this one to the peer:
+    /// `tcp/22`.
+    #[serde(default)]
+    pub(crate) allowed: [Vec<String>; 2],
 }
 
 /// How far a change of this device's WireGuard key is.
@@ -264,12 +287,26 @@ pub(crate) struct Key {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Relay {
     pub(crate) number: u16,
+    /// Empty: the coordinator has not told it.
+    #[serde(default)]
+    pub(crate) name: String,
     pub(crate) addresses: (Option<Ipv4Addr>, Option<Ipv6Addr>),
     pub(crate) udp: Vec<u16>,
     pub(crate) tcp: Option<u16>,
     pub(crate) tls: Option<u16>,
     /// When this device's credentials there end, Unix time in seconds.
     pub(crate) until_s: Option<u64>,
+}
+
+impl Relay {
+    /// What people call it: its name, or where it is as long as that is not known.
+    pub(crate) fn title(&self) -> String {
+        match (&*self.name, self.addresses) {
+            ("", (Some(v4), _)) => v4.to_string(),
+            ("", (None, v6)) => v6.map_or_else(String::new, |v6| v6.to_string()),
+            (name, _) => name.to_owned(),
+        }
+    }
 }
 
 /// Everything `weft status` shows.

@@ -276,6 +276,7 @@ mod tests {
 
     fn relay() -> Relay {
         Relay {
+            name: String::new(),
             number: 7,
             addresses: (Some([203, 0, 113, 11].into()), Some("2001:db8::11".parse().unwrap())),
             udp: vec![3_478, 443],

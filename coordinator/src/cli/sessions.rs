@@ -76,11 +76,15 @@ fn tried(attempt: &Attempt, now: u64) -> String {
 /// What came of an attempt.
 pub(super) fn outcome(attempt: &Attempt) -> String {
     match attempt.outcome.as_deref() {
+        Some("found") if attempt.took_ms == 0 => "found".to_owned(),
         Some("found") => {
             let took = span(core::time::Duration::from_millis(attempt.took_ms));
             format!("found in {took}")
         }
-        Some("no_answer") => {
+        Some("predicted") => format!("found at the predicted port, guess {}", attempt.sent),
+        Some("searched") => format!("found by a search of {}", count(attempt.sent.into(), "probe")),
+        Some("refused") => "nothing answered, and relays refuse this device".to_owned(),
+        Some("no_answer" | "not_searched") => {
             let addresses = if attempt.tried == 1 { "address" } else { "addresses" };
             let (answered, tried, sent) = (attempt.answered, attempt.tried, attempt.sent);
             format!("{answered} of {tried} {addresses} answered ({sent} sent)")

@@ -10,58 +10,13 @@ use std::collections::BTreeSet;
 
 pub use weft_wire::map::RULES as TRAFFIC_KINDS;
 use weft_wire::map::Rule as WireRule;
+use weft_wire::traffic;
+pub use weft_wire::traffic::Traffic;
 
 use super::tags::{Selector, SelectorIndex, TagSet};
 
 /// The most rules in one network's policy.
 pub const POLICY_RULES: usize = 256;
-
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
-
-/// Packets of one protocol to a range of ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Traffic {
-    /// IANA's number; 0 = any.
-    pub protocol: u8,
-    /// First destination port.
-    pub first_port: u16,
-    /// Last destination port.
-    pub last_port: u16,
-}
-
-impl Traffic {
-    /// Everything.
-    pub const ANY: Self = Self { protocol: 0, first_port: 0, last_port: u16::MAX };
-
-    const fn whole(protocol: u8) -> Self {
-        Self { protocol, ..Self::ANY }
-    }
-
-    const fn has_ports(self) -> bool {
-        !(self.first_port == 0 && self.last_port == u16::MAX)
-    }
-}
-
-impl fmt::Display for Traffic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.protocol {
-            0 => f.write_str("any")?,
-            ICMP => f.write_str("icmp4")?,
-            ICMPV6 => f.write_str("icmp6")?,
-            TCP => f.write_str("tcp")?,
-            UDP => f.write_str("udp")?,
-            other => write!(f, "ip/{other}")?,
-        }
-        match (self.has_ports(), self.first_port == self.last_port) {
-            (false, _) => Ok(()),
-            (true, true) => write!(f, "/{}", self.first_port),
-            (true, false) => write!(f, "/{}-{}", self.first_port, self.last_port),
-        }
-    }
-}
 
 /// A text that names no traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,11 +24,7 @@ pub struct TrafficError(pub String);
 
 impl fmt::Display for TrafficError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "'{}' names no traffic; write any, icmp, tcp, tcp/22, udp/5000-5010 or ip/47",
-            self.0
-        )
+        write!(f, "'{}' names no traffic; write {}", self.0, traffic::EXAMPLES)
     }
 }
 
@@ -85,34 +36,8 @@ impl core::error::Error for TrafficError {}
 ///
 /// [`TrafficError`] holds the text.
 pub fn parse_traffic(text: &str) -> Result<Vec<Traffic>, TrafficError> {
-    let wrong = || TrafficError(text.to_owned());
-    let (name, ports) = match text.split_once('/') {
-        None => (text, None),
-        Some((name, ports)) => (name, Some(ports)),
-    };
-    match (name, ports) {
-        ("any", None) => Ok(vec![Traffic::ANY]),
-        ("icmp", None) => Ok(vec![Traffic::whole(ICMP), Traffic::whole(ICMPV6)]),
-        ("icmp4", None) => Ok(vec![Traffic::whole(ICMP)]),
-        ("icmp6", None) => Ok(vec![Traffic::whole(ICMPV6)]),
-        ("tcp", None) => Ok(vec![Traffic::whole(TCP)]),
-        ("udp", None) => Ok(vec![Traffic::whole(UDP)]),
-        ("tcp" | "udp", Some(ports)) => {
-            let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-            let first_port = first.parse().map_err(|_| wrong())?;
-            let last_port = last.parse().map_err(|_| wrong())?;
-            if first_port == 0 || last_port < first_port {
-                return Err(wrong());
-            }
-            let protocol = if name == "tcp" { TCP } else { UDP };
-            Ok(vec![Traffic { protocol, first_port, last_port }])
-        }
-        ("ip", Some(number)) => match number.parse() {
-            Ok(protocol @ 1..) => Ok(vec![Traffic::whole(protocol)]),
-            _ => Err(wrong()),
-        },
-        _ => Err(wrong()),
-    }
+    let (one, two) = traffic::parse(text).map_err(|_| TrafficError(text.to_owned()))?;
+    Ok(core::iter::once(one).chain(two).collect())
 }
 
 /// One rule: packets of these kinds may go from devices that any `from` means
@@ -132,7 +57,7 @@ pub struct Rule {
 impl Rule {
     /// What passes, as people write it: `icmp` for both families.
     pub fn allow_texts(&self) -> Vec<String> {
-        let both = [ICMP, ICMPV6].map(Traffic::whole);
+        let both = Traffic::ICMP;
         let icmp = both.iter().all(|kind| self.allow.contains(kind));
         let mut texts: Vec<_> = self
             .allow

@@ -104,9 +104,7 @@ impl Operator {
         let ends = [self.end(a, of_a).await?, self.end(b, of_b).await?];
         let [a, b] = ends.each_ref().map(End::side);
         let now = self.now();
-        // One that devices are not told of helps nobody.
-        let told: Vec<_> = relays.iter().filter(|relay| relay.told).cloned().collect();
-        let evidence = Evidence { a, b, policy: &policy, traffic: asked, relays: &told, now };
+        let evidence = Evidence { a, b, policy: &policy, traffic: asked, relays: &relays, now };
         let (judged, allowed) = (evidence.judge(), evidence.allowed());
         Ok(Explained { ends, traffic: traffic.map(str::to_owned), allowed, judged, relays })
     }

@@ -92,6 +92,7 @@ pub(crate) const COORDINATOR: Crate = Crate {
                 "weft_wire::path::Rung",
                 "weft_wire::path::Way",
                 "weft_wire::signal::Mapping",
+                "weft_wire::traffic",
                 "weft_wire::verdict",
                 "weft_wire::WIREGUARD_PORT",
                 "weft_noise::mac",

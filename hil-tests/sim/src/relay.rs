@@ -58,6 +58,12 @@ impl Server {
         self.out.clear();
     }
 
+    /// The same, with another secret: nobody's password holds any more.
+    pub fn restart_with(&mut self, secret: &[u8], seed: u8) {
+        self.secret = secret.to_vec();
+        self.restart(seed);
+    }
+
     fn unix(&self, now: Instant) -> Now {
         Now { ms: now.as_millis(), unix_s: self.unix_s + now.as_millis() / 1_000 }
     }

@@ -175,3 +175,76 @@ fn many_peers_are_told_in_several_reports() {
     assert_eq!(told.len(), 20, "{} reports", all.len());
     assert!(all.len() <= 8, "{} reports", all.len());
 }
+
+#[test]
+fn a_port_that_was_reckoned_is_told_by_who_reckoned_it() {
+    let (mut mesh, a, b) = pair(11, Kind::Prc, Kind::SymSeq, true);
+    talk(&mut mesh, a, b, 10);
+    let [easy, counting] = words(&mesh, a, b);
+    assert!(matches!((easy.way, counting.way), (Way::Direct(_), Way::Direct(_))), "{easy:?}");
+    assert_eq!(end(&easy), Some(AttemptEnd::Predicted), "{easy:?}");
+    let attempt = easy.attempt.unwrap();
+    assert!((1..=16).contains(&attempt.sent), "which guess it was: {attempt:?}");
+    assert_eq!(end(&counting), Some(AttemptEnd::Found));
+}
+
+#[test]
+fn a_way_that_a_search_finds_after_the_round_ends_the_row_of_failures() {
+    let (mut mesh, a, b) = pair(12, Kind::Prc, Kind::SymRand, true);
+    talk(&mut mesh, a, b, 5);
+    let failed = |word: &PeerReport| word.attempt.map(|one| one.failed);
+    let before = words(&mesh, a, b);
+    assert_eq!(before.map(|word| end(&word)), [Some(AttemptEnd::NoAnswer); 2]);
+    assert_eq!(before.map(|word| failed(&word)), [Some(1); 2]);
+    talk(&mut mesh, a, b, 50);
+    for (word, most) in words(&mesh, a, b).iter().zip([1_024, 750]) {
+        assert!(matches!(word.way, Way::Direct(_)), "{word:?}");
+        assert_eq!((end(word), failed(word)), (Some(AttemptEnd::Searched), Some(0)));
+        let sent = word.attempt.unwrap().sent;
+        assert!((1..=most).contains(&sent), "{word:?}");
+    }
+}
+
+#[test]
+fn who_may_not_search_says_so() {
+    let mut mesh = Mesh::new(13);
+    for server in SERVERS {
+        mesh.add_stun(server.into());
+    }
+    mesh.add_relay(RELAY.into());
+    let a = mesh.add("gw-a");
+    mesh.extra_sockets = 0;
+    let b = mesh.add("gw-b");
+    mesh.site(a, Kind::Prc);
+    mesh.site(b, Kind::SymWin);
+    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    mesh.run_for(3_600_000);
+    talk(&mut mesh, a, b, 30);
+    let ends = words(&mesh, a, b).map(|word| end(&word));
+    assert_eq!(ends, [Some(AttemptEnd::NoAnswer), Some(AttemptEnd::NotSearched)]);
+}
+
+#[test]
+fn who_is_refused_by_the_only_relay_says_so() {
+    let (mut mesh, a, b) = pair(14, Kind::SymRand, Kind::SymRand, true);
+    mesh.relays[0].restart_with(b"of another network", 9);
+    talk(&mut mesh, a, b, 60);
+    let [caller, _] = words(&mesh, a, b);
+    assert_eq!((caller.way, end(&caller)), (Way::Nowhere, Some(AttemptEnd::Refused)));
+    let refused = mesh.agent(a).relay_failure().unwrap();
+    assert!(refused.1.is_refusal(), "{refused:?}");
+}
+
+#[test]
+fn a_relay_that_dies_leaves_no_way_until_it_is_back() {
+    let (mut mesh, a, b) = pair(15, Kind::SymRand, Kind::SymRand, true);
+    talk(&mut mesh, a, b, 60);
+    let ways = |mesh: &Mesh| words(mesh, a, b).map(|word| word.way);
+    assert!(ways(&mesh).iter().all(|way| matches!(way, Way::Relay { .. })));
+    mesh.relays[0].is_dead = true;
+    talk(&mut mesh, a, b, 40);
+    assert_eq!(ways(&mesh)[0], Way::Nowhere, "sessions and timers live on");
+    mesh.relays[0].is_dead = false;
+    talk(&mut mesh, a, b, 90);
+    assert!(matches!(ways(&mesh)[0], Way::Relay { .. }), "{:?}", ways(&mesh));
+}

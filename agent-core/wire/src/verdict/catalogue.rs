@@ -79,12 +79,21 @@ verdicts! {
     DirectOpen 103 "direct.open" []
         "Direct: {x} can be reached from outside at {endpoint}."
         "直连:{x} 可从外部通过 {endpoint} 访问。",
+    DirectMapped 104 "direct.mapped" []
+        "Direct: the router of {x} opened UDP {port} by {protocol}."
+        "直连:{x} 的路由器通过 {protocol} 开放了 UDP {port}。",
     DirectPunched 105 "direct.punched" []
         "Direct: {a} and {b} are behind NATs that keep one port; punched in {ms}, {ago}."
         "直连:{a} 与 {b} 所在 NAT 对所有目的地址使用同一端口,{ago}打洞成功,用时 {ms}。",
     DirectOneHard 106 "direct.one-hard" []
         "Direct: {x} changes its port per destination, but the other side accepts answers from any port."
         "直连:{x} 会按目的地址更换端口,但对端接受来自任意端口的应答。",
+    DirectPredicted 107 "direct.predicted" []
+        "Direct: the NAT of {x} counts its ports up by {step}; guessed on try {n}."
+        "直连:{x} 的 NAT 端口按 {step} 递增,第 {n} 次预测成功。",
+    DirectSearched 108 "direct.searched" []
+        "Direct: the port of {x} was found after {n} probes."
+        "直连:经过 {n} 次探测找到了 {x} 的端口。",
     DirectHairpin 109 "direct.hairpin" []
         "Direct: both are behind the same NAT, which turns their packets around."
         "直连:双方在同一 NAT 之后,由该 NAT 回环转发。",
@@ -97,6 +106,12 @@ verdicts! {
     RelayRandomRestricted 203 "relay.random-restricted" [OpenUdp, Ipv6]
         "Relayed: {x} gets a random port per destination and the NAT of the other side only lets exact answers in; about {n} probes would be needed."
         "经中继:{x} 对每个目的地址使用随机端口,而对端 NAT 只放行精确匹配的应答,大约需要 {n} 次探测。",
+    RelaySearchOff 204 "relay.search-off" [AllowSearch, OpenUdp]
+        "Relayed: a port search could find the way, but it is off for {x} ({why})."
+        "经中继:端口搜索可能找到直连路径,但 {x} 已关闭该功能({why})。",
+    RelayPredictionMissed 205 "relay.prediction-missed" [Wait, OpenUdp]
+        "Relayed: the ports of {x} were predicted {n} times without a hit; other traffic moves its NAT's counter."
+        "经中继:对 {x} 的端口预测 {n} 次均未命中,其 NAT 上的其他流量使端口变化。",
     RelayUdpBlocked 206 "relay.udp-blocked" [AllowUdp]
         "Relayed over {rung}: the network of {x} blocks UDP."
         "经中继({rung}):{x} 所在网络阻断了 UDP。",
@@ -154,6 +169,12 @@ verdicts! {
     PathRelayDown 432 "path.relay-down" [CheckRelay]
         "No direct path, and relay {relay} does not answer since {ago}."
         "无法直连,且中继 {relay} 自{ago}起无应答。",
+    PathRelayRefused 433 "path.relay-refused" [CheckRelay]
+        "Relay {relay} refuses {x}: {cause}."
+        "中继 {relay} 拒绝了 {x}:{cause}。",
+    PathAllBlocked 434 "path.all-blocked" [AllowUdp]
+        "The network of {x} blocks UDP and TCP 443 to every relay."
+        "{x} 所在网络阻断了到所有中继的 UDP 与 TCP 443。",
     TunnelNoAnswer 441 "tunnel.no-answer" [Wait]
         "{b} is online, but does not answer the handshake ({n} in {s} s); its agent received {m}."
         "{b} 在线但未应答握手({s} 秒内 {n} 次),其代理收到 {m} 次。",
@@ -238,6 +259,9 @@ advice! {
     Ipv6 "ipv6" ""
         "IPv6 on both sides ({x} has none)"
         "双方启用 IPv6({x} 尚无)",
+    AllowSearch "allow-search" ""
+        "allow the port search for {x} (about {n} small packets)"
+        "允许对 {x} 进行端口搜索(约 {n} 个小包)",
     AllowUdp "allow-udp" ""
         "allow outgoing UDP 3478 or 443 for {x}"
         "允许 {x} 出站 UDP 3478 或 443",

@@ -20,6 +20,12 @@ pub enum Nats {
         /// Ports that it may be, at least.
         ports: u32,
     },
+    /// This side's ports follow one another, and were reckoned in vain; the other's
+    /// NAT lets exact answers in only.
+    Counting {
+        /// Whether that is the first of the two, or both are.
+        first: bool,
+    },
     /// Both use one port for every destination: something else drops pings.
     BothEasy,
     /// Not known well enough.
@@ -42,13 +48,24 @@ pub const fn is_hard(mapping: Mapping) -> bool {
 
 /// What the NATs of two sides explain.
 pub const fn explain(first: Mapping, second: Mapping) -> Nats {
+    use Mapping::{EndpointIndependent as Easy, Sequential};
     match (ports(first), ports(second), first, second) {
         (Some(_), Some(_), ..) => Nats::BothHard,
-        (Some(ports), None, _, Mapping::EndpointIndependent) => Nats::Hard { first: true, ports },
-        (None, Some(ports), Mapping::EndpointIndependent, _) => Nats::Hard { first: false, ports },
-        (None, None, Mapping::EndpointIndependent, Mapping::EndpointIndependent) => Nats::BothEasy,
+        (Some(ports), None, _, Easy | Sequential(_)) => Nats::Hard { first: true, ports },
+        (None, Some(ports), Easy | Sequential(_), _) => Nats::Hard { first: false, ports },
+        (None, None, Sequential(_), Easy | Sequential(_)) => Nats::Counting { first: true },
+        (None, None, Easy, Sequential(_)) => Nats::Counting { first: false },
+        (None, None, Easy, Easy) => Nats::BothEasy,
         _ => Nats::Unclear,
     }
+}
+
+/// Pings of a search for a port that follows others.
+pub const COUNTED: u32 = 128;
+
+/// Pings of a search among so many ports.
+pub const fn searches(ports: u32) -> u32 {
+    if ports < 1_024 { ports } else { 1_024 }
 }
 
 /// How many pings it takes on average to guess one of so many ports.
@@ -69,8 +86,11 @@ mod tests {
             (Random, Easy, Nats::Hard { first: true, ports: 64_512 }),
             (Easy, Window(512), Nats::Hard { first: false, ports: 512 }),
             (Easy, Easy, Nats::BothEasy),
-            (Sequential(1), Easy, Nats::Unclear),
-            (Sequential(1), Random, Nats::Unclear),
+            (Sequential(1), Easy, Nats::Counting { first: true }),
+            (Easy, Sequential(-2), Nats::Counting { first: false }),
+            (Sequential(1), Sequential(1), Nats::Counting { first: true }),
+            (Sequential(1), Random, Nats::Hard { first: false, ports: 64_512 }),
+            (Sequential(1), Unknown, Nats::Unclear),
             (Unknown, Random, Nats::Unclear),
             (Easy, Unknown, Nats::Unclear),
             (Blocked, Easy, Nats::Unclear),

@@ -264,6 +264,7 @@ fn the_document_begins_with_its_schema_and_keeps_its_names() {
 #[test]
 fn relays_are_listed_with_the_end_of_credentials_and_nothing_else_of_them() {
     let relay = |number, until_s| Relay {
+        name: String::new(),
         number,
         addresses: (Some([203, 0, 113, 10].into()), None),
         udp: vec![3_478, 443],

@@ -1,11 +1,13 @@
 //! From this machine's evidence to a verdict of the catalogue: its own side is
-//! whole first, then how packets go. What the coordinator alone knows is left to it.
+//! whole first, then who may talk, then how packets go. What the coordinator alone
+//! knows is left to it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Map, Value as Json, json};
 use weft_wire::signal::Mapping;
+use weft_wire::traffic::{self, Traffic};
 use weft_wire::verdict::nat::{self, Nats};
 use weft_wire::verdict::{Advice, AttemptEnd, Language, Value, Verdict, WARM_KB, fill};
 
@@ -119,21 +121,36 @@ impl Judged {
     }
 }
 
-pub(super) fn judge(status: &Status, peer: &Peer, evidence: &Evidence) -> Judged {
-    let case = Case { status, peer, evidence };
+/// `wanted`: what is to pass, if not just anything.
+pub(super) fn judge(
+    status: &Status,
+    peer: &Peer,
+    evidence: &Evidence,
+    wanted: Option<Traffic>,
+) -> Judged {
+    let case = Case { status, peer, evidence, wanted };
     let next = evidence.next_ms.map_or_else(
         || Param::words("with the next packet", "下一个数据包"),
         |ms| Param::Words(format!("in {} s", ms / 1_000), format!("{} 秒后", ms / 1_000)),
     );
     let [a, b] = case.names();
-    let judged = case.own().unwrap_or_else(|| case.path());
-    judged.with("a", a).with("b", b).with("at", next)
+    let judged = case.own().or_else(|| case.denied()).unwrap_or_else(|| case.path());
+    let proto = wanted
+        .map_or_else(|| Param::words("what it needs", "所需协议"), |one| Param::Text(words(one)));
+    judged.with("a", a).with("b", b).with("at", next).with("proto", proto)
+}
+
+/// Both families of ICMP are one to people.
+fn words(traffic: Traffic) -> String {
+    let icmp = Traffic::ICMP.contains(&traffic);
+    if icmp { "icmp".to_owned() } else { traffic.to_string() }
 }
 
 struct Case<'a> {
     status: &'a Status,
     peer: &'a Peer,
     evidence: &'a Evidence,
+    wanted: Option<Traffic>,
 }
 
 impl Case<'_> {
@@ -161,6 +178,32 @@ impl Case<'_> {
         Some(Judged::new(Verdict::SelfRangeOverlap, params))
     }
 
+    /// 2: who may talk, by this machine's own rules. They have no names here.
+    fn denied(&self) -> Option<Judged> {
+        let [receives, sends] = &self.evidence.allowed;
+        if sends.is_empty() {
+            let verdict =
+                if receives.is_empty() { Verdict::DeniedNoRule } else { Verdict::DeniedDirection };
+            return Some(Judged::new(verdict, []));
+        }
+        let wanted = self.wanted?;
+        let kinds: Vec<Traffic> =
+            sends.iter().filter_map(|text| Some(traffic::parse(text).ok()?.0)).collect();
+        if kinds.iter().any(|kind| kind.holds(wanted)) {
+            return None;
+        }
+        let mut texts: Vec<String> = kinds.into_iter().map(words).collect();
+        texts.dedup();
+        let list = |and: &str| match &texts[..] {
+            [] => String::new(),
+            [one] => one.clone(),
+            [first @ .., last] => format!("{}{and}{last}", first.join(", ")),
+        };
+        let allowed = Param::Words(list(" and "), list(" 和 "));
+        let rule = Param::words("in its map", "(网络视图)");
+        Some(Judged::new(Verdict::DeniedPort, [("rule", rule), ("allowed", allowed)]))
+    }
+
     fn last(&self) -> Option<AttemptEnd> {
         AttemptEnd::from_code(self.evidence.attempts.first()?.end)
     }
@@ -175,9 +218,10 @@ impl Case<'_> {
                 Judged::new(Verdict::IdleNever, [])
             }
             Path::Idle => {
-                let found =
-                    |one: &&super::Tried| AttemptEnd::from_code(one.end) == Some(AttemptEnd::Found);
-                let took = self.evidence.attempts.iter().find(found);
+                let found = |one: &&super::Tried| {
+                    AttemptEnd::from_code(one.end).is_some_and(AttemptEnd::is_found)
+                };
+                let took = self.evidence.attempts.iter().find(found).filter(|one| one.took_ms > 0);
                 let ms = took.map_or(Param::Unknown, |one| Param::Span(one.took_ms.into()));
                 Judged::new(Verdict::IdleDoorbell, [("ms", ms), ("n", Param::Count(WARM_KB))])
             }
@@ -200,6 +244,14 @@ impl Case<'_> {
             let endpoint = Param::Text(open.clone());
             return Judged::new(Verdict::DirectOpen, [("x", own), ("endpoint", endpoint)]);
         }
+        if let Some((protocol, port)) = &self.evidence.mapped {
+            let (port, protocol) = (Param::Text(port.to_string()), Param::Text(protocol.clone()));
+            let params = [("x", own), ("port", port), ("protocol", protocol)];
+            return Judged::new(Verdict::DirectMapped, params);
+        }
+        if let Some(judged) = self.guessed() {
+            return judged;
+        }
         let (mapping, theirs) = (self.evidence.mapping, self.evidence.peer_mapping);
         for (side, mapping) in [(own, mapping), (peer.clone(), theirs)] {
             if nat::is_hard(mapping) {
@@ -211,11 +263,32 @@ impl Case<'_> {
             let endpoint = Param::Text(remote.to_owned());
             return Judged::new(Verdict::DirectOpen, [("x", peer), ("endpoint", endpoint)]);
         }
-        let found =
-            self.evidence.attempts.first().filter(|_| self.last() == Some(AttemptEnd::Found));
+        let found = self
+            .evidence
+            .attempts
+            .first()
+            .filter(|_| self.last().is_some_and(AttemptEnd::is_found));
+        let found = found.filter(|one| one.took_ms > 0);
         let ms = found.map_or(Param::Unknown, |one| Param::Span(one.took_ms.into()));
         let ago = self.peer.since_ms.map_or(Param::Unknown, Param::Ago);
         Judged::new(Verdict::DirectPunched, [("ms", ms), ("ago", ago)])
+    }
+
+    /// This side guessed a port of the peer's, or the peer one of this side's.
+    fn guessed(&self) -> Option<Judged> {
+        let [own, peer] = self.names();
+        let n = Param::Count(self.evidence.attempts.first()?.sent.into());
+        match (self.last()?, self.evidence.peer_mapping) {
+            (AttemptEnd::Predicted, Mapping::Sequential(step)) => {
+                let params = [("x", peer), ("step", Param::Text(step.to_string())), ("n", n)];
+                Some(Judged::new(Verdict::DirectPredicted, params))
+            }
+            (AttemptEnd::Searched, mapping) => {
+                let x = if nat::is_hard(mapping) { peer } else { own };
+                Some(Judged::new(Verdict::DirectSearched, [("x", x), ("n", n)]))
+            }
+            _ => None,
+        }
     }
 
     fn relayed(&self, rung: Option<&str>) -> Judged {
@@ -243,9 +316,19 @@ impl Case<'_> {
         if evidence.peer_mapping == Mapping::Unknown {
             return Judged::new(Verdict::RelayPeerSilent, [("x", peer)]);
         }
-        if self.last() == Some(AttemptEnd::NoAnswer) {
+        if self.last().is_some_and(AttemptEnd::is_unanswered) {
+            let unsearched = self.last() == Some(AttemptEnd::NotSearched);
             match nat::explain(evidence.mapping, evidence.peer_mapping) {
                 Nats::BothHard => return Judged::new(Verdict::RelayBothRandom, []),
+                Nats::Hard { ports, .. } if unsearched => {
+                    return search_off(own, nat::searches(ports));
+                }
+                Nats::Counting { .. } if unsearched => return search_off(own, nat::COUNTED),
+                Nats::Counting { first } => {
+                    let x = if first { own } else { peer };
+                    let n = Param::Count(evidence.failed.into());
+                    return Judged::new(Verdict::RelayPredictionMissed, [("x", x), ("n", n)]);
+                }
                 Nats::Hard { first, ports } => {
                     let n = Param::Count(nat::guesses(ports).into());
                     let x = if first { own } else { peer };
@@ -281,20 +364,39 @@ impl Case<'_> {
             }
             _ => {}
         }
-        if self.status.relays.is_empty() {
+        let refusal = self.evidence.relay_failure.as_ref().filter(|failure| failure.refused);
+        if let Some(failure) = refusal {
+            let [own, _] = self.names();
+            let relay = self.status.relays.iter().find(|relay| relay.number == failure.relay);
+            let relay = relay.map_or(Param::Unknown, |relay| Param::Text(relay.title()));
+            let cause = match failure.why.as_str() {
+                "denied" => Param::words("it denies this device", "它拒绝本设备"),
+                "quota" => Param::words("too many allocations", "分配数量已达上限"),
+                _ => Param::words("its credentials do not hold there", "其凭据在该处无效"),
+            };
+            let params = [("relay", relay), ("x", own), ("cause", cause)];
+            return Judged::new(Verdict::PathRelayRefused, params);
+        }
+        if self.status.relays.is_empty() && self.evidence.withdrawn.is_empty() {
             let [a, b] = self.names();
             let next = Param::words("with the next packet", "下一个数据包");
             let reason = self.relayed(None).with("a", a).with("b", b).with("at", next).reason();
             return Judged::new(Verdict::PathNoRelay, [("reason", reason)]);
         }
-        let relays = self.status.relays.iter().map(|relay| match relay.addresses {
-            (Some(v4), _) => v4.to_string(),
-            (None, v6) => v6.map_or_else(String::new, |v6| v6.to_string()),
-        });
-        let relay = Param::Text(relays.collect::<Vec<_>>().join(", "));
+        // The coordinator takes a relay that is silent out of the map.
+        let named = self.status.relays.iter().map(super::Relay::title);
+        let relays: Vec<_> = named.chain(self.evidence.withdrawn.iter().cloned()).collect();
+        let relay = Param::Text(relays.join(", "));
         let ago = attempt.map_or(Param::Unknown, |one| Param::Ago(one.ago_ms));
         Judged::new(Verdict::PathRelayDown, [("relay", relay), ("ago", ago)])
     }
+}
+
+/// This machine's network is metered, and so the search of so many packets is not made.
+fn search_off(own: Param, packets: u32) -> Judged {
+    let why = Param::words("its network is metered", "按流量计费");
+    let params = [("x", own), ("why", why), ("n", Param::Count(packets.into()))];
+    Judged::new(Verdict::RelaySearchOff, params)
 }
 
 /// Addresses of no public network (RFC 1918, RFC 4193).

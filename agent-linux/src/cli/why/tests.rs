@@ -1,6 +1,6 @@
 use super::*;
 use crate::cli::status::tests::sample;
-use crate::ipc::protocol::Relay;
+use crate::ipc::protocol::RelayFailure;
 
 const SYMBOLS: Symbols = Symbols { ok: "✓", warn: "!", fail: "✗", skip: "·", none: "–" };
 
@@ -21,6 +21,10 @@ fn evidence(own: Mapping, peer: Mapping, ends: &[AttemptEnd]) -> Evidence {
         failed: failed as u16,
         trying_ms: None,
         next_ms: None,
+        mapped: None,
+        relay_failure: None,
+        withdrawn: Vec::new(),
+        allowed: [vec!["any".to_owned()], vec!["any".to_owned()]],
     }
 }
 
@@ -40,7 +44,7 @@ fn relay(rung: Option<&str>) -> Path {
 #[track_caller]
 fn says(path: Path, evidence: &Evidence, line: &str) {
     let (status, peer) = reached(path);
-    let judged = judge(&status, &peer, evidence);
+    let judged = judge(&status, &peer, evidence, None);
     assert_eq!(format!("{}  [{}]", judged.sentence(Language::En), judged.verdict.code()), line);
 }
 
@@ -70,7 +74,22 @@ fn relayed_peers_have_their_reason() {
     says(
         udp(),
         &vain(EASY, Sequential(1)),
+        "Relayed: the ports of gw-b were predicted 2 times without a hit; other traffic moves its NAT's counter.  [relay.prediction-missed]",
+    );
+    says(
+        udp(),
+        &vain(Sequential(1), Random),
+        "Relayed: gw-b gets a random port per destination and the NAT of the other side only lets exact answers in; about 32,256 probes would be needed.  [relay.random-restricted]",
+    );
+    says(
+        udp(),
+        &vain(EASY, Mapping::Blocked),
         "Relayed: 2 tries without success, the last 4 min ago; next with the next packet or when a network changes.  [relay.waiting]",
+    );
+    says(
+        udp(),
+        &evidence(EASY, Random, &[AttemptEnd::NotSearched]),
+        "Relayed: a port search could find the way, but it is off for gw-a (its network is metered).  [relay.search-off]",
     );
     says(
         udp(),
@@ -136,6 +155,23 @@ fn direct_and_idle_peers_say_how() {
         &found(EASY, Mapping::Random),
         "Direct: gw-b changes its port per destination, but the other side accepts answers from any port.  [direct.one-hard]",
     );
+    says(
+        to("203.0.113.22:4003"),
+        &evidence(EASY, Mapping::Sequential(1), &[AttemptEnd::Predicted]),
+        "Direct: the NAT of gw-b counts its ports up by 1; guessed on try 28.  [direct.predicted]",
+    );
+    says(
+        to("203.0.113.22:4003"),
+        &evidence(Mapping::Random, EASY, &[AttemptEnd::Searched]),
+        "Direct: the port of gw-a was found after 28 probes.  [direct.searched]",
+    );
+    let mut mapped = found(EASY, EASY);
+    mapped.mapped = Some(("NAT-PMP".to_owned(), 51_871));
+    says(
+        to("203.0.113.22:51871"),
+        &mapped,
+        "Direct: the router of gw-a opened UDP 51871 by NAT-PMP.  [direct.mapped]",
+    );
     let mut open = found(EASY, EASY);
     open.open = Some("198.51.100.7:51871".to_owned());
     says(
@@ -155,7 +191,7 @@ fn direct_and_idle_peers_say_how() {
     );
     let (status, mut peer) = reached(Path::Idle);
     peer.data_ms = None;
-    let never = judge(&status, &peer, &evidence(EASY, EASY, &[]));
+    let never = judge(&status, &peer, &evidence(EASY, EASY, &[]), None);
     assert_eq!(never.sentence(Language::En), "Idle: gw-a and gw-b have never talked.");
     assert_eq!(never.advice(Language::En)[0].2.as_deref(), Some("weft ping gw-b"));
 }
@@ -184,13 +220,29 @@ fn no_way_and_an_own_side_in_trouble() {
         &ended(AttemptEnd::NoHandshake),
         "gw-b is online, but does not answer the handshake (28 in 0 s); its agent received –.  [tunnel.no-answer]",
     );
+    let mut withdrawn = hard.clone();
+    withdrawn.withdrawn = vec!["sgp1".to_owned()];
+    says(
+        Path::Nowhere,
+        &withdrawn,
+        "No direct path, and relay sgp1 does not answer since 4 min ago.  [path.relay-down]",
+    );
     let (mut status, peer) = reached(Path::Nowhere);
     let (addresses, udp) = ((Some([203, 0, 113, 10].into()), None), vec![3_478]);
-    status.relays = vec![Relay { number: 1, addresses, udp, tcp: None, tls: None, until_s: None }];
-    let sentence = |status: &Status| judge(status, &peer, &hard).sentence(Language::En);
+    let name = "fra1".to_owned();
+    let relay = Relay { number: 1, name, addresses, udp, tcp: None, tls: None, until_s: None };
+    status.relays = vec![relay];
+    let mut refused = hard.clone();
+    let why = "credentials".to_owned();
+    refused.relay_failure = Some(RelayFailure { relay: 1, why, refused: true });
+    assert_eq!(
+        judge(&status, &peer, &refused, None).sentence(Language::En),
+        "Relay fra1 refuses gw-a: its credentials do not hold there."
+    );
+    let sentence = |status: &Status| judge(status, &peer, &hard, None).sentence(Language::En);
     assert_eq!(
         sentence(&status),
-        "No direct path, and relay 203.0.113.10 does not answer since 4 min ago."
+        "No direct path, and relay fra1 does not answer since 4 min ago."
     );
     status.overlap = Some(("wwan0".to_owned(), "100.93.12.0/24".to_owned()));
     assert_eq!(
@@ -211,7 +263,7 @@ fn an_answer_reads_from_the_sentence_to_the_tries() {
     let (status, peer) = reached(relay(Some("udp")));
     let mut evidence = evidence(Mapping::Random, Mapping::Random, &[AttemptEnd::NoAnswer]);
     evidence.next_ms = Some(660_000);
-    let judged = judge(&status, &peer, &evidence);
+    let judged = judge(&status, &peer, &evidence, None);
     let lines = describe(&status, &peer, &evidence, (&judged, Language::Zh), SYMBOLS);
     let text = anstream::adapter::strip_str(&lines.join("\n")).to_string();
     assert_eq!(
@@ -224,6 +276,7 @@ fn an_answer_reads_from_the_sentence_to_the_tries() {
          \x20 path                  relay 203.0.113.10 udp\n\
          \x20 since                 2 h ago\n\
          \x20 round trip            20.4 ms, 3 s ago\n\
+         \x20 own rules             sends any, receives any\n\
          \x20 map version           42\n\
          \x20 the other side        not known here (ask the coordinator: weft-coordinator why gw-a gw-b)\n\
          tries                   1 without success, last 4 min ago\n\
@@ -236,7 +289,7 @@ fn an_answer_reads_from_the_sentence_to_the_tries() {
 fn the_document_has_the_fields_of_the_coordinators() {
     let (status, peer) = reached(relay(Some("udp")));
     let evidence = evidence(Mapping::Window(512), Mapping::Random, &[AttemptEnd::NoAnswer]);
-    let judged = judge(&status, &peer, &evidence);
+    let judged = judge(&status, &peer, &evidence, None);
     let document = document(&status, &peer, &evidence, (&judged, Language::En), 1_795_446_245_000);
     let json = serde_json::to_value(&document).unwrap();
     assert_eq!(json["schema"], "weft.why/1");
@@ -259,4 +312,31 @@ fn the_document_has_the_fields_of_the_coordinators() {
         (&json["attempts"][0]["outcome"], &json["attempts"][0]["at"]),
         (&"no_answer".into(), &"2026-11-23T15:00:05.000Z".into())
     );
+}
+
+#[test]
+fn own_rules_are_asked_for_what_is_to_pass() {
+    let (status, peer) = reached(Path::Direct { remote: "203.0.113.22:51871".to_owned() });
+    let mut some = evidence(EASY, EASY, &[AttemptEnd::Found]);
+    some.allowed[1] = ["icmp4", "icmp6", "tcp/22"].map(str::to_owned).to_vec();
+    let line = |evidence: &Evidence, wanted: &str| {
+        let wanted = parse_traffic(wanted).unwrap().traffic;
+        let judged = judge(&status, &peer, evidence, Some(wanted));
+        format!("{}  [{}]", judged.sentence(Language::En), judged.verdict.code())
+    };
+    let punched = "Direct: gw-a and gw-b are behind NATs that keep one port; punched in 233 ms, 2 h ago.  [direct.punched]";
+    assert_eq!(line(&some, "tcp/22"), punched);
+    assert_eq!(line(&some, "icmp"), punched);
+    assert_eq!(
+        line(&some, "tcp/80"),
+        "No rule lets gw-a reach gw-b on tcp/80; rule in its map allows icmp and tcp/22.  [denied.port]"
+    );
+    some.allowed[1].clear();
+    assert_eq!(
+        line(&some, "tcp/22"),
+        "The rule goes the other way: gw-b may reach gw-a, not the reverse.  [denied.direction]"
+    );
+    some.allowed[0].clear();
+    assert_eq!(line(&some, "tcp/22"), "No rule lets gw-a reach gw-b.  [denied.no-rule]");
+    assert!(parse_traffic("ssh").is_err());
 }

@@ -200,7 +200,7 @@ pub struct Evidence<'a> {
     pub policy: &'a Compiled,
     /// What is asked for; `None` = anything.
     pub traffic: Option<Traffic>,
-    /// Relays that devices may use.
+    /// Relays; devices may use those that they are told of.
     pub relays: &'a [Relay],
     /// Now.
     pub now: UnixMs,
@@ -228,12 +228,6 @@ impl Allowed {
     }
 }
 
-/// Whether one kind of traffic holds all of another.
-const fn holds(outer: Traffic, inner: Traffic) -> bool {
-    let protocol = outer.protocol == 0 || outer.protocol == inner.protocol;
-    protocol && outer.first_port <= inner.first_port && inner.last_port <= outer.last_port
-}
-
 /// How people write it: both families of ICMP are one to them.
 fn text(traffic: Traffic) -> String {
     match traffic.to_string() {
@@ -256,7 +250,7 @@ impl Evidence<'_> {
         let rules = self.rules(&self.a, &self.b);
         let all = &self.policy.policy().rules;
         let fits = |at: &usize| {
-            self.traffic.is_none_or(|wanted| all[*at].allow.iter().any(|one| holds(*one, wanted)))
+            self.traffic.is_none_or(|wanted| all[*at].allow.iter().any(|one| one.holds(wanted)))
         };
         rules.iter().copied().find(fits).map(|at| Allowed {
             place: at + 1,

@@ -119,7 +119,7 @@ impl Evidence<'_> {
             Way::Relay { .. } => self.relayed(word),
             Way::Nowhere => self.nowhere(word),
             Way::Idle => {
-                let took = self.attempt().filter(|one| one.end == Some(AttemptEnd::Found));
+                let took = self.attempt().filter(|one| has_found(one));
                 let ms = took.map_or(Param::Unknown, |attempt| Param::Span(attempt.took));
                 Judged::new(Verdict::IdleDoorbell, [("ms", ms), ("n", warm())])
             }
@@ -171,16 +171,39 @@ impl Evidence<'_> {
         if let Some(judged) = open(other).or_else(|| open(own)) {
             return judged;
         }
+        if let Some(judged) = self.guessed() {
+            return judged;
+        }
         let hard = [(own, other), (other, own)]
             .into_iter()
             .find(|(side, peer)| nat::is_hard(side.mapping(peer)));
         if let Some((side, _)) = hard {
             return Judged::new(Verdict::DirectOneHard, [("x", side.name())]);
         }
-        let found = self.attempt().filter(|one| one.end == Some(AttemptEnd::Found));
+        let found = self.attempt().filter(|one| has_found(one) && !one.took.is_zero());
         let ms = found.map_or(Param::Unknown, |attempt| Param::Span(attempt.took));
         let ago = Param::Ago(self.now.since(word.since));
         Judged::new(Verdict::DirectPunched, [("ms", ms), ("ago", ago)])
+    }
+
+    /// Whose port was guessed, as the side says that guessed it.
+    fn guessed(&self) -> Option<Judged> {
+        [(&self.a, &self.b), (&self.b, &self.a)].into_iter().find_map(|(side, other)| {
+            let attempt = side.newest()?.attempt.as_ref()?;
+            let n = Param::Count(attempt.sent.into());
+            match (attempt.end?, other.mapping(side)) {
+                (AttemptEnd::Predicted, Mapping::Sequential(step)) => {
+                    let step = Param::Text(step.to_string());
+                    let params = [("x", other.name()), ("step", step), ("n", n)];
+                    Some(Judged::new(Verdict::DirectPredicted, params))
+                }
+                (AttemptEnd::Searched, mapping) => {
+                    let x = if nat::is_hard(mapping) { other } else { side };
+                    Some(Judged::new(Verdict::DirectSearched, [("x", x.name()), ("n", n)]))
+                }
+                _ => None,
+            }
+        })
     }
 
     fn relayed(&self, word: &Connection) -> Judged {
@@ -242,14 +265,27 @@ impl Evidence<'_> {
     /// Both tried, and nothing arrived: what their NATs have to do with it.
     fn nats(&self, attempt: &Attempt) -> Judged {
         let (a, b) = (&self.a, &self.b);
-        if attempt.end == Some(AttemptEnd::NoAnswer) {
+        if attempt.end.is_some_and(AttemptEnd::is_unanswered) {
             if a.seen_v4().is_some() && a.seen_v4() == b.seen_v4() {
                 return Judged::new(Verdict::RelaySameCarrier, []);
             }
             match nat::explain(a.mapping(b), b.mapping(a)) {
                 Nats::BothHard => return Judged::new(Verdict::RelayBothRandom, []),
+                Nats::Hard { ports, .. } if self.unsearched().is_some() => {
+                    return self.search_off(nat::searches(ports));
+                }
+                Nats::Counting { .. } if self.unsearched().is_some() => {
+                    return self.search_off(nat::COUNTED);
+                }
                 Nats::Hard { first: true, ports } => return restricted(a, b, ports),
                 Nats::Hard { first: false, ports } => return restricted(b, a, ports),
+                Nats::Counting { first } => {
+                    let (x, easy) = if first { (a, b) } else { (b, a) };
+                    let params = [("x", x.name()), ("n", self.failed())];
+                    return Judged::new(Verdict::RelayPredictionMissed, params)
+                        .hint(Advice::OpenUdp, "x", easy.name())
+                        .hint(Advice::OpenUdp, "port", Param::Text(easy.port().to_string()));
+                }
                 Nats::BothEasy if attempt.answered == 0 => {
                     let sent = Param::Count(attempt.sent.into());
                     let port = Param::Text(b.port().to_string());
@@ -260,12 +296,37 @@ impl Evidence<'_> {
                 Nats::BothEasy | Nats::Unclear => {}
             }
         }
-        let failed = [a, b].map(|side| {
+        let ago = Param::Ago(self.now.since(attempt.at));
+        Judged::new(Verdict::RelayWaiting, [("n", self.failed()), ("ago", ago)])
+    }
+
+    /// Attempts in a row that found nothing.
+    fn failed(&self) -> Param {
+        let failed = [&self.a, &self.b].map(|side| {
             side.newest().and_then(|word| word.attempt.as_ref()).map_or(0, |one| one.failed)
         });
-        let n = Param::Count(failed.into_iter().max().unwrap_or(0).into());
-        let ago = Param::Ago(self.now.since(attempt.at));
-        Judged::new(Verdict::RelayWaiting, [("n", n), ("ago", ago)])
+        Param::Count(failed.into_iter().max().unwrap_or(0).into())
+    }
+
+    /// Whose last attempt ended so.
+    fn whose(&self, end: AttemptEnd) -> Option<&Side<'_>> {
+        let ended = |side: &&Side<'_>| {
+            let attempt = side.newest().and_then(|word| word.attempt.as_ref());
+            attempt.is_some_and(|one| one.end == Some(end))
+        };
+        [&self.a, &self.b].into_iter().find(ended)
+    }
+
+    fn unsearched(&self) -> Option<&Side<'_>> {
+        self.whose(AttemptEnd::NotSearched)
+    }
+
+    /// The search of so many packets is not made.
+    fn search_off(&self, packets: u32) -> Judged {
+        let x = self.unsearched().map_or(Param::Unknown, Side::name);
+        let why = Param::words("its network is metered", "按流量计费");
+        let params = [("x", x), ("why", why), ("n", Param::Count(packets.into()))];
+        Judged::new(Verdict::RelaySearchOff, params)
     }
 
     fn nowhere(&self, word: &Connection) -> Judged {
@@ -278,15 +339,44 @@ impl Evidence<'_> {
             ];
             return Judged::new(Verdict::TunnelNoAnswer, params);
         }
-        if !self.relays.is_empty() {
-            let names: Vec<&str> = self.relays.iter().map(|relay| &*relay.is.name).collect();
-            let since = Param::Ago(self.now.since(word.since));
-            let params = [("relay", Param::text(names.join(", "))), ("ago", since)];
-            return Judged::new(Verdict::PathRelayDown, params);
+        if let Some(judged) = self.no_relay_helps(word) {
+            return judged;
         }
         let reason = self.relayed(word).with(self.common()).with(self.next()).reason();
         Judged::new(Verdict::PathNoRelay, [("reason", reason)])
     }
+}
+
+impl Evidence<'_> {
+    /// There are relays, and none of them carries the pair.
+    fn no_relay_helps(&self, word: &Connection) -> Option<Judged> {
+        let names = |told: bool| {
+            let those = self.relays.iter().filter(|relay| relay.told == told);
+            those.map(|relay| &*relay.is.name).collect::<Vec<_>>().join(", ")
+        };
+        let silent = self.relays.iter().all(|relay| !relay.told);
+        let relay = Some(names(!silent)).filter(|names| !names.is_empty())?;
+        let relay = Param::Text(relay);
+        if let Some(side) = self.whose(AttemptEnd::Refused).filter(|_| !silent) {
+            let cause = Param::words("its credentials do not hold there", "其凭据在该处无效");
+            let params = [("relay", relay), ("x", side.name()), ("cause", cause)];
+            return Some(Judged::new(Verdict::PathRelayRefused, params));
+        }
+        // A relay that takes connections was asked that way too.
+        let streams = self.relays.iter().any(|one| one.told && (one.is.tcp > 0 || one.is.tls > 0));
+        let blocked = [(&self.a, &self.b), (&self.b, &self.a)]
+            .into_iter()
+            .find(|(side, other)| side.mapping(other) == Mapping::Blocked);
+        if let Some((side, _)) = blocked.filter(|_| streams) {
+            return Some(Judged::new(Verdict::PathAllBlocked, [("x", side.name())]));
+        }
+        let since = Param::Ago(self.now.since(word.since));
+        Some(Judged::new(Verdict::PathRelayDown, [("relay", relay), ("ago", since)]))
+    }
+}
+
+fn has_found(attempt: &Attempt) -> bool {
+    attempt.end.is_some_and(AttemptEnd::is_found)
 }
 
 /// `hard` has another port for each destination, `easy` lets in only what it has

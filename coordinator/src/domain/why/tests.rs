@@ -267,11 +267,21 @@ fn relayed_pairs_have_their_reason() {
         (
             Sequential(1),
             Easy,
-            "Relayed: 12 tries without success, the last 4 min ago; next with the next packet or when a network changes.  [relay.waiting]",
+            "Relayed: the ports of gw-a were predicted 12 times without a hit; other traffic moves its NAT's counter.  [relay.prediction-missed]",
+        ),
+        (
+            Easy,
+            Sequential(1),
+            "Relayed: the ports of gw-b were predicted 12 times without a hit; other traffic moves its NAT's counter.  [relay.prediction-missed]",
         ),
         (
             Sequential(1),
             Random,
+            "Relayed: gw-b gets a random port per destination and the NAT of the other side only lets exact answers in; about 32,256 probes would be needed.  [relay.random-restricted]",
+        ),
+        (
+            Sequential(1),
+            Mapping::Unknown,
             "Relayed: 12 tries without success, the last 4 min ago; next with the next packet or when a network changes.  [relay.waiting]",
         ),
     ] {
@@ -365,6 +375,79 @@ fn direct_pairs_say_how() {
         &to("198.51.100.2:51871"),
         &open,
         "Direct: gw-b can be reached from outside at 198.51.100.2:51871.  [direct.open]",
+    );
+}
+
+#[test]
+fn a_port_that_was_guessed_is_told_by_who_guessed_it() {
+    let to = || direct("198.51.100.2:4003");
+    let guessed = |end, sent| {
+        let attempt = attempt(end).map(|one| Attempt { sent, ..one });
+        End::new(1).says(to(), attempt)
+    };
+    let back = || direct("198.51.100.1:51871");
+    let counts = || End::with(2, Mapping::Sequential(2)).says(back(), attempt(AttemptEnd::Found));
+    says(
+        &guessed(AttemptEnd::Predicted, 3),
+        &counts(),
+        "Direct: the NAT of gw-b counts its ports up by 2; guessed on try 3.  [direct.predicted]",
+    );
+    let random = || End::with(2, Mapping::Random).says(back(), attempt(AttemptEnd::Found));
+    says(
+        &guessed(AttemptEnd::Searched, 412),
+        &random(),
+        "Direct: the port of gw-b was found after 412 probes.  [direct.searched]",
+    );
+    // Told by the side whose port it is.
+    let knocked = End::with(2, Mapping::Random)
+        .says(back(), attempt(AttemptEnd::Searched).map(|one| Attempt { sent: 250, ..one }));
+    says(
+        &End::new(1).says(to(), attempt(AttemptEnd::Found)),
+        &knocked,
+        "Direct: the port of gw-b was found after 250 probes.  [direct.searched]",
+    );
+}
+
+#[test]
+fn a_search_that_is_not_made_says_whose_it_is() {
+    let [_, hard] = vain(Mapping::EndpointIndependent, Mapping::Random);
+    let metered = End::new(1).says(RELAYED, attempt(AttemptEnd::NotSearched));
+    says(
+        &metered,
+        &hard,
+        "Relayed: a port search could find the way, but it is off for gw-a (its network is metered).  [relay.search-off]",
+    );
+    assert_eq!(
+        judge(&metered, &hard).advice(Language::En)[0].1,
+        "allow the port search for gw-a (about 1,024 small packets)"
+    );
+}
+
+#[test]
+fn a_relay_that_does_not_help_says_how() {
+    let all = policy(&[("all", "any", "any", "any")]);
+    let line = |a: &End, b: &End, relays: &[Relay]| {
+        judge_by(a, b, &all, None, relays).headline(Language::En)
+    };
+    let nowhere = |mapping, end| End::with(1, mapping).says(Way::Nowhere, attempt(end));
+    let random = End::with(2, Mapping::Random);
+    let refused = nowhere(Mapping::Random, AttemptEnd::Refused);
+    assert_eq!(
+        line(&refused, &random, &[fra1()]),
+        "Relay fra1 refuses gw-a: its credentials do not hold there.  [path.relay-refused]"
+    );
+    // One that devices are not told of any more was there all the same.
+    let silent = Relay { told: false, ..fra1() };
+    let tried = nowhere(Mapping::Random, AttemptEnd::NoAnswer);
+    let down = "No direct path, and relay fra1 does not answer since 2 h ago.  [path.relay-down]";
+    assert_eq!(line(&tried, &random, &[silent]), down);
+    let blocked = nowhere(Mapping::Blocked, AttemptEnd::NoCandidate);
+    assert_eq!(line(&blocked, &random, &[fra1()]), down, "it takes no connections");
+    let mut tls = fra1();
+    tls.is.tls = 443;
+    assert_eq!(
+        line(&blocked, &random, &[tls]),
+        "The network of gw-a blocks UDP and TCP 443 to every relay.  [path.all-blocked]"
     );
 }
 
