@@ -53,6 +53,11 @@ fn parse(what: &str, finished: &Finished) -> Result<Value> {
             finished.stderr.trim()
         )));
     }
+    parse_any(what, finished)
+}
+
+/// The document of a program that ends with 1 where the answer is bad.
+fn parse_any(what: &str, finished: &Finished) -> Result<Value> {
     serde_json::from_str(&finished.stdout).map_err(|error| {
         Failure::expectation(format!("{what} printed no document: {error}: {}", finished.stdout))
     })
@@ -207,6 +212,12 @@ impl Coordinator {
         )))
     }
 
+    /// `weft-coordinator why A B [tcp/22] --json`, whatever the verdict.
+    pub(crate) fn why(&self, asked: &[&str]) -> Result<Value> {
+        let finished = self.attempt("why", &[&["why"], asked, &["--json"]].concat())?;
+        parse_any("weft-coordinator why", &finished)
+    }
+
     /// What it has counted, `weft-coordinator metrics --json`.
     pub(crate) fn metrics(&self) -> Result<Value> {
         let finished = self.command("metrics", &["metrics", "--json"])?;
@@ -234,8 +245,21 @@ impl Coordinator {
     /// One that lives for a time of the command line's form, `1h`.
     pub(crate) fn join_string_for(&self, name: &str, uses: u32, expires: &str) -> Result<String> {
         let uses = uses.to_string();
-        let arguments =
-            ["key", "create", "--name", name, "--uses", &uses, "--expires", expires, "-q"];
+        self.join_string_with(name, &["--uses", &uses, "--expires", expires])
+    }
+
+    /// One for a device with a tag, `role=a`.
+    pub(crate) fn tagged_join_string(&self, name: &str, tag: &str) -> Result<String> {
+        self.join_string_with(name, &["--tag", tag])
+    }
+
+    /// The same, and an operator has to let it in.
+    pub(crate) fn approving_join_string(&self, name: &str, tag: &str) -> Result<String> {
+        self.join_string_with(name, &["--needs-approval", "--tag", tag])
+    }
+
+    fn join_string_with(&self, name: &str, flags: &[&str]) -> Result<String> {
+        let arguments = [&["key", "create", "--name", name, "-q"], flags].concat();
         let finished = self.command("key", &arguments)?;
         // A secret has no place among the logs.
         fs::remove_file(self.logs.join("coordinator-key.out")).during("remove a key")?;
@@ -363,6 +387,11 @@ impl Starting {
         Ok(began.elapsed())
     }
 
+    /// Its process, which may never be done.
+    pub(crate) fn process(self) -> Process {
+        self.gateway.process
+    }
+
     /// It cannot join: waits until it has said this text and ended.
     pub(crate) fn fails(mut self, text: &str) -> Result<()> {
         let status = self.gateway.process.wait_for_end(LIMIT)?;
@@ -427,6 +456,12 @@ impl Gateway {
     /// `weft status --json`.
     pub(crate) fn status(&self) -> Result<Value> {
         self.document("status")
+    }
+
+    /// `weft why NAME [tcp/22] --json`, whatever the verdict.
+    pub(crate) fn why(&self, asked: &[&str]) -> Result<Value> {
+        let finished = self.run(&[&["why"], asked, &["--json"]].concat())?;
+        parse_any(&format!("weft why {}", asked.join(" ")), &finished)
     }
 
     /// `weft netcheck --json`, which asks whom its map names.

@@ -25,6 +25,7 @@ pub(crate) struct Relay {
     name: String,
     /// The first of its addresses.
     pub(crate) address: IpAddr,
+    secret: PathBuf,
     command: Command,
     namespace: Namespace,
     logs: PathBuf,
@@ -56,7 +57,7 @@ impl Relay {
             listed.join(", "),
             secret.display()
         );
-        Self::of(run, host, command, "turn", section)
+        Self::of(run, host, (command, secret), "turn", section)
     }
 
     /// Debian's coturn on a host, by UDP and TCP; `ways` is what devices are told.
@@ -82,13 +83,13 @@ impl Relay {
             host.name,
             secret.display()
         );
-        Self::of(run, host, command, "Total General servers", section)
+        Self::of(run, host, (command, secret), "Total General servers", section)
     }
 
     fn of(
         run: &Run,
         host: &Host,
-        mut command: Command,
+        (mut command, secret): (Command, PathBuf),
         ready: &'static str,
         section: String,
     ) -> Result<Self> {
@@ -98,7 +99,13 @@ impl Relay {
         let logs = run.logs().to_path_buf();
         let process = begin(&name, &namespace, &logs, &mut command, ready)?;
         let address = host.ipv4();
-        Ok(Self { name, address, command, namespace, logs, ready, process, section })
+        Ok(Self { name, address, secret, command, namespace, logs, ready, process, section })
+    }
+
+    /// From its next start on it has another secret than the coordinator, which has
+    /// read it.
+    pub(crate) fn change_secret(&self) -> Result<()> {
+        fs::write(&self.secret, "nobody knows this one\n").during("write a secret")
     }
 
     /// Starts it again after its end; nothing of before is known to it.

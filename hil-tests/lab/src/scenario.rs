@@ -29,6 +29,7 @@ mod revoke;
 mod roam;
 mod rotate;
 mod turn;
+mod why;
 mod wire;
 
 use clap::Args;
@@ -225,6 +226,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "turn",
         about: "our relay and coturn's clients: nothing lost, NAT discovery",
         play: turn::play,
+    },
+    Scenario {
+        name: "why",
+        about: "pairs of NAT boxes: why each is reached as it is, word for word",
+        play: why::play,
     },
     Scenario {
         name: "wire",

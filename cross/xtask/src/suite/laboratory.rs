@@ -42,6 +42,7 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     outcome.merge(scenario(root, &["relays"]));
     outcome.merge(scenario(root, &["netcheck"]));
     outcome.merge(scenario(root, &["portmap"]));
+    outcome.merge(scenario(root, &["why"]));
     for name in SHORTENED {
         let arguments: &[&str] = if full { &[name] } else { &[name, "--short"] };
         outcome.merge(scenario(root, arguments));

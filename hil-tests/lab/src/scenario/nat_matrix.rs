@@ -11,7 +11,7 @@
 //! The way is what the wire shows, and what the gateway says of it must be that.
 
 mod cell;
-mod gateways;
+pub(super) mod gateways;
 mod goal;
 
 use std::thread;
@@ -27,7 +27,7 @@ use crate::net::signal;
 use crate::process::find_program;
 use crate::ui;
 use cell::{Outcome, Way};
-use gateways::Gateways;
+use gateways::{Gateways, JOINED};
 use goal::Goal;
 
 /// The coordinator forwards one call of a pair in 5 s; a run that begins earlier
@@ -61,7 +61,7 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     }
     let rounds = rounds(pairs);
     let all: Vec<[Kind; 2]> = rounds.iter().flatten().copied().collect();
-    let (gateways, processes) = Gateways::start(stage, &all)?;
+    let (gateways, processes) = Gateways::start(stage, &all, JOINED)?;
     let measured = measure(stage, &gateways, &rounds);
     stage.processes.extend(processes);
     stage.processes.extend(gateways.end());
@@ -93,6 +93,12 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
 
 fn runs(stage: &Stage<'_>) -> u32 {
     stage.options.runs.unwrap_or(1).max(1)
+}
+
+/// Whether a pair may have no direct way.
+#[cfg(test)]
+pub(super) fn is_relayed(kinds: [Kind; 2]) -> bool {
+    Goal::of(kinds) == Goal::Relay
 }
 
 /// Cells that share no site, together; a cell is turned around where that helps.

@@ -4,6 +4,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::Stage;
 use crate::clock;
 use crate::failure::{During, Failure, Result};
@@ -24,7 +26,7 @@ const RELAY: (&str, u8) = ("relay", 11);
 /// Sites of the first and of the second gateway have numbers from here on.
 const FIRST: [u8; 2] = [30, 60];
 /// Every gateway is a member for so long before the first run.
-const JOINED: Duration = Duration::from_secs(30);
+pub(super) const JOINED: Duration = Duration::from_secs(30);
 /// For a new policy to be everywhere.
 const TOLD: Duration = Duration::from_secs(30);
 
@@ -32,7 +34,7 @@ const TOLD: Duration = Duration::from_secs(30);
 const NOTHING: &str = "";
 const EVERYTHING: &str = "[[rule]]\nfrom = \"any\"\nto = \"any\"\nallow = \"any\"\n";
 
-pub(super) struct Gateways {
+pub(in crate::scenario) struct Gateways {
     internet: Internet,
     coordinator: Coordinator,
     /// Each with its uplink.
@@ -40,8 +42,8 @@ pub(super) struct Gateways {
 }
 
 /// One side of a cell.
-pub(super) struct Side<'a> {
-    pub(super) gateway: &'a Gateway,
+pub(in crate::scenario) struct Side<'a> {
+    pub(in crate::scenario) gateway: &'a Gateway,
     /// What passes its uplink.
     watch: &'a Watch,
     /// Where its packets come from, if nobody carries them.
@@ -77,10 +79,12 @@ fn name(kind: Kind, side: usize) -> String {
 }
 
 impl Gateways {
-    /// Starts everything that the pairs need. The relay's process is apart.
-    pub(super) fn start(
+    /// Starts everything that the pairs need, and lets the members `rest`. The
+    /// relay's process is apart.
+    pub(in crate::scenario) fn start(
         stage: &mut Stage<'_>,
         pairs: &[[Kind; 2]],
+        rest: Duration,
     ) -> Result<(Self, Vec<Process>)> {
         let mut plans = Vec::new();
         for side in 0..2 {
@@ -123,8 +127,8 @@ impl Gateways {
             return Err(failure);
         }
         let joined = clock::now();
-        while joined.elapsed() < JOINED && !signal::asked_to_stop() {
-            signal::rest(JOINED.saturating_sub(joined.elapsed()));
+        while joined.elapsed() < rest && !signal::asked_to_stop() {
+            signal::rest(rest.saturating_sub(joined.elapsed()));
         }
         Ok((gateways, vec![relay]))
     }
@@ -134,7 +138,7 @@ impl Gateways {
     }
 
     /// The two sides of a cell.
-    pub(super) fn of(&self, kinds: [Kind; 2]) -> Result<[Side<'_>; 2]> {
+    pub(in crate::scenario) fn of(&self, kinds: [Kind; 2]) -> Result<[Side<'_>; 2]> {
         let find = |side: usize| {
             let name = name(kinds[side], side);
             let found = self.all.iter().find(|(gateway, _)| gateway.name() == name);
@@ -183,6 +187,16 @@ impl Gateways {
         Ok(())
     }
 
+    /// Brings all peers to everybody.
+    pub(in crate::scenario) fn allow(&self, run: &Run) -> Result<()> {
+        self.policy(run, EVERYTHING, |peers| peers + 1 == self.all.len())
+    }
+
+    /// `weft-coordinator why A B --json`, whatever the verdict.
+    pub(in crate::scenario) fn why(&self, a: &str, b: &str) -> Result<Value> {
+        self.coordinator.why(&[a, b])
+    }
+
     /// Sets a policy and waits until every gateway has as many peers as it gives.
     fn policy(&self, run: &Run, text: &str, holds: impl Fn(usize) -> bool) -> Result<()> {
         let file = run.folder().join("policy.toml");
@@ -199,7 +213,7 @@ impl Gateways {
     }
 
     /// What runs until the laboratory ends it.
-    pub(super) fn end(self) -> Vec<Process> {
+    pub(in crate::scenario) fn end(self) -> Vec<Process> {
         let gateways = self.all.into_iter().map(|(gateway, _)| gateway.process);
         gateways.chain([self.coordinator.process]).collect()
     }
