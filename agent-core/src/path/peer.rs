@@ -252,12 +252,18 @@ impl PeerPath {
             self.checks.end();
             self.prediction = None;
         }
+        // What has answered until now could not be chosen when it did.
+        let is_first = self.selected.is_none() || self.confirmed_at.is_none();
         self.confirmed_at = Some(now);
         let before = self.selected.map(|selected| (selected.route, selected.why));
         if before == Some((route, Why::Authenticated)) {
             self.let_go(now);
         } else {
             self.select(route, Why::Authenticated, now);
+            let is_met = self.checks.best(now).is_some_and(|(_, relayed)| !relayed);
+            if is_met && relayed && is_first {
+                self.choose(now);
+            }
         }
         before.is_none_or(|(before, _)| before != route)
     }

@@ -332,6 +332,41 @@ fn direct_after(mesh: &mut Mesh, a: usize, b: usize, limit_ms: u64) -> Option<Du
     None
 }
 
+/// The same boxes with a relay at hand, which carries the first packets: none of
+/// what goes there spoils a mapping, and data is direct soon afterwards.
+#[test]
+fn nats_that_map_alike_are_crossed_beside_a_relay() {
+    use Kind::{AdCone, Cgnat, FullCone, NoFw, Open, Prc};
+    let kinds = [Open, FullCone, AdCone, Prc, NoFw, Cgnat];
+    for (one, number) in kinds.into_iter().zip(0..) {
+        for other in kinds {
+            let (mut mesh, a, b) = idle_with_relay(number, one, other);
+            let took = direct_after(&mut mesh, a, b, 3_000);
+            let soon = took.is_some_and(|took| took <= Duration::from_millis(300));
+            assert!(soon, "{} to {}: {took:?}", one.name(), other.name());
+        }
+    }
+}
+
+/// The first pings to each other are lost, and the direct way answers at any moment of
+/// the handshake over the relay: data leaves the relay all the same.
+#[test]
+fn a_way_that_answers_during_the_handshake_is_taken() {
+    for late in (0..400).step_by(5) {
+        for calls_leader in [false, true] {
+            let (mut mesh, a, b) = idle_with_relay(late, Kind::Prc, Kind::Prc);
+            let (from, to) = if calls_leader { (b, a) } else { (a, b) };
+            mesh.network.forbid([198, 51, 100, 1].into(), [198, 51, 100, 2].into());
+            let host = mesh.host(to);
+            mesh.ping(from, host, 1);
+            mesh.run_for(late);
+            mesh.network.allow_all();
+            let took = direct_after(&mut mesh, from, to, 1_500);
+            assert!(took.is_some(), "the first {late} ms are lost, {from} calls");
+        }
+    }
+}
+
 /// Boxes that give every destination another port, towards one that does not: a
 /// counted port is predicted, one of a block is met, and any port in most cases.
 #[test]
