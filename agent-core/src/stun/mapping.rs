@@ -48,21 +48,30 @@ pub(super) fn classify(seen: &[(SocketAddr, SocketAddr)]) -> Mapping {
         .unwrap_or(Mapping::Random)
 }
 
-/// A small distance from each to the next in one direction: the smallest counts, as
-/// other flows may have begun in between.
+/// Ports that lie close together one behind the other. The smallest distance counts, as
+/// other flows may have begun in between; and not in which order servers were asked: what
+/// is sent at once may pass a box in another. Two ports go up, as hardly a box counts down.
 fn step(seen: &[(SocketAddr, SocketAddr)]) -> Option<i16> {
-    let ports = || seen.iter().map(|(_, address)| address.port());
-    let distances =
-        ports().zip(ports().skip(1)).map(|(one, next)| next.wrapping_sub(one).cast_signed());
-    let mut distances = distances.peekable();
-    let first = *distances.peek()?;
-    let is_step = |distance: i16| {
-        distance != 0 && distance.abs() <= STEP && distance.signum() == first.signum()
+    let (_, first) = seen.first()?;
+    let from_first = |port: u16| port.wrapping_sub(first.port()).cast_signed();
+    let asked = || seen.iter().map(|(_, address)| from_first(address.port()));
+    let mut sorted: Vec<i16, SERVERS> = asked().collect();
+    sorted.sort_unstable();
+    let distances = || sorted.iter().zip(sorted.iter().skip(1)).map(|(one, next)| next - one);
+    let is_step = distances().all(|distance| (1..=STEP).contains(&distance));
+    let goes_up = seen.len() < 3 || asked().zip(asked().skip(1)).any(|(one, next)| next > one);
+    let least = distances().min().filter(|_| is_step)?;
+    Some(if goes_up { least } else { -least })
+}
+
+/// Where the ports have got to, if they are counted.
+pub(super) fn furthest(seen: &[(SocketAddr, SocketAddr)], step: i16) -> Option<SocketAddr> {
+    let (_, first) = seen.first()?;
+    let ahead = |address: &SocketAddr| {
+        let distance = address.port().wrapping_sub(first.port()).cast_signed();
+        i32::from(distance) * i32::from(step.signum())
     };
-    distances.try_fold(first, |least, distance| {
-        let nearer = if distance.abs() < least.abs() { distance } else { least };
-        is_step(distance).then_some(nearer)
-    })
+    seen.iter().map(|(_, address)| *address).max_by_key(ahead)
 }
 
 fn block(seen: &[(SocketAddr, SocketAddr)]) -> Option<u16> {
@@ -100,6 +109,9 @@ mod tests {
             (&[4_000, 4_001, 4_003, 4_004], Mapping::Sequential(1)),
             (&[0, 65_535, 65_534], Mapping::Sequential(-1)),
             (&[65_535, 0, 1], Mapping::Sequential(1)),
+            (&[4_001, 4_000], Mapping::Sequential(1)),
+            (&[4_000, 4_002, 4_001, 4_004], Mapping::Sequential(1)),
+            (&[0, 1, 65_535], Mapping::Sequential(1)),
             (&[4_100, 4_101, 4_101], Mapping::Window(512)),
             (&[4_100, 4_400, 4_200, 4_350], Mapping::Window(512)),
             (&[4_100, 4_700, 5_900], Mapping::Window(2_048)),
@@ -111,6 +123,19 @@ mod tests {
             (&[511, 2_559, 600], Mapping::Random),
         ] {
             assert_eq!(classify(&seen(ports)), mapping, "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn the_port_that_was_given_last_is_told() {
+        for (ports, step, last) in [
+            (&[4_001, 4_000][..], 1, 4_001),
+            (&[4_000, 4_002, 4_001], 1, 4_002),
+            (&[4_006, 4_003, 4_000], -3, 4_000),
+            (&[65_535, 1, 0], 1, 1),
+        ] {
+            let furthest = furthest(&seen(ports), step).map(|address| address.port());
+            assert_eq!(furthest, Some(last), "{ports:?}");
         }
     }
 

@@ -353,10 +353,11 @@ impl StunClient {
             (true, true) => Mapping::Unknown,
         };
         // Where ports are counted, the last one says which come next.
-        if let (Mapping::Sequential(_), Some((_, last))) = (self.mapping, v4.last())
+        if let Mapping::Sequential(step) = self.mapping
+            && let Some(last) = mapping::furthest(v4, step)
             && let [reflexive, _] = &mut self.reflexive
         {
-            *reflexive = Some(*last);
+            *reflexive = Some(last);
         }
         self.rounds = [None, None];
         self.running = false;
