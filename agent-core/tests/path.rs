@@ -126,7 +126,7 @@ impl Side {
 
     fn hear(&mut self, from: &str, probe: &[u8], now: Instant) -> Result<(), DropReason> {
         let source = Source { socket: SOCKET, address: address(from) };
-        let heard = self.paths.handle_probe(source, probe, &mut Key, now);
+        let heard = self.paths.handle_probe(source, probe, &mut Key, &mut self.entropy, now);
         heard.map(|slot| assert_eq!(slot, SLOT)).map_err(|(_, reason)| reason)
     }
 

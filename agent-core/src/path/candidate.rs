@@ -8,6 +8,11 @@ use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
 
 use super::Route;
 use crate::event::Sockets;
+use crate::time::{Duration, Instant};
+
+/// What a peer said of where it saw us is true for as long as Linux keeps a flow that
+/// goes on.
+const MOVED_FOR: Duration = Duration::from_secs(120);
 
 /// Whether an address can be a candidate at all: no port 0, and neither
 /// unspecified, loopback, multicast nor bound to one link.
@@ -38,6 +43,8 @@ pub struct LocalCandidates {
     reflexive: Vec<SocketAddr, 2>,
     /// What a relay keeps for us, one of each family.
     relayed: Vec<SocketAddr, 2>,
+    /// Where a peer saw us last, if servers see another port, and when it said so.
+    moved: Option<(SocketAddr, Instant)>,
     pub(super) sockets: Sockets,
     pub(super) overlay: Option<Overlay>,
 }
@@ -48,6 +55,7 @@ impl LocalCandidates {
             list: Vec::new(),
             reflexive: Vec::new(),
             relayed: Vec::new(),
+            moved: None,
             sockets,
             overlay: None,
         }
@@ -85,6 +93,27 @@ impl LocalCandidates {
         before.iter().any(left)
     }
 
+    /// A peer saw a packet of ours come from there. Returns whether that is news: servers
+    /// see another port. Another address is no NAT's of ours, whoever says so.
+    pub(super) fn note_seen(&mut self, seen: SocketAddr, now: Instant) -> bool {
+        let is_ours = self.reflexive.iter().any(|known| known.ip() == seen.ip());
+        if !is_usable(&seen) || !is_ours || self.reflexive.contains(&seen) {
+            return false;
+        }
+        let before = self.moved.replace((seen, now));
+        before.is_none_or(|(before, at)| before != seen || now - at >= MOVED_FOR)
+    }
+
+    /// Where servers see us from, and after that where new flows may come from.
+    fn seen(&self, now: Instant) -> impl Iterator<Item = SocketAddr> + '_ {
+        let moved = self.moved.filter(|(_, at)| now - *at < MOVED_FOR).map(|(moved, _)| moved);
+        let is_ours = |moved: &SocketAddr| {
+            self.reflexive.iter().any(|known| known.ip() == moved.ip())
+                && !self.reflexive.contains(moved)
+        };
+        self.reflexive.iter().copied().chain(moved.filter(is_ours))
+    }
+
     pub(super) fn set_relayed(&mut self, relayed: impl Iterator<Item = SocketAddr>) {
         self.relayed = relayed.filter(is_usable).take(2).collect();
     }
@@ -98,10 +127,10 @@ impl LocalCandidates {
     /// named it after the addresses were set. Where servers see us from, and what
     /// a relay keeps for us if the peer is to use that, come last and always have
     /// a place: they are what most peers need.
-    pub(super) fn list(&self, relayed: bool) -> Vec<Candidate, CANDIDATES> {
+    pub(super) fn list(&self, relayed: bool, now: Instant) -> Vec<Candidate, CANDIDATES> {
         let mut list = self.hosts();
-        let is_new = |seen: &&SocketAddr| list.iter().all(|host| host.address != **seen);
-        let seen: Vec<SocketAddr, 2> = self.reflexive.iter().filter(is_new).copied().collect();
+        let is_new = |seen: &SocketAddr| list.iter().all(|host| host.address != *seen);
+        let seen: Vec<SocketAddr, 3> = self.seen(now).filter(is_new).collect();
         let kept = self.relayed.iter().filter(|_| relayed);
         list.truncate(CANDIDATES - seen.len() - kept.clone().count());
         let of = |kind| move |address| Candidate { kind, address };

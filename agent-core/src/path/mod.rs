@@ -599,7 +599,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         for peer in self.peers.iter_mut().flatten() {
             let relayed = peer.leans && self.local.has_relayed();
             let candidates = |only_relayed: bool| {
-                let mut list = self.local.list(relayed);
+                let mut list = self.local.list(relayed, now);
                 list.retain(|one| !only_relayed || one.kind == CandidateKind::Relayed);
                 list
             };

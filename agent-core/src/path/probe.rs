@@ -1,12 +1,16 @@
 //! Probes in and out: whose they are, and their MACs.
 
+use core::net::SocketAddr;
+
 use weft_wire::probe::{self, PING_BODY, Probe, ProbeKind, pong_body};
+use weft_wire::signal::Mapping;
 
 use super::candidate::LocalCandidates;
 use super::check::Outgoing;
 use super::ladder::{self, Run, SocketCommand};
 use super::peer::PeerPath;
 use super::{Paths, ProbeMac, Route};
+use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, Source};
 use crate::time::Instant;
 
@@ -36,6 +40,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         source: Source,
         datagram: &[u8],
         mac: &mut dyn ProbeMac,
+        entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<PeerSlot, (Option<PeerSlot>, DropReason)> {
         let probe = Probe::parse(datagram).map_err(|_| (None, DropReason::Malformed))?;
@@ -45,9 +50,10 @@ impl<const PEERS: usize> Paths<PEERS> {
         if !mac.verify(slot, covered, tag) {
             return Err((None, DropReason::Unauthentic));
         }
+        let echo = probe.echo();
         let delay_ms = match probe.kind() {
             ProbeKind::Ping => None,
-            ProbeKind::Pong => probe.echo().map(|(_, delay_ms)| delay_ms),
+            ProbeKind::Pong => echo.map(|(_, delay_ms)| delay_ms),
             // It opens the sender's NAT, and has done so.
             ProbeKind::Open => return Ok(slot),
             // Signals travel over the coordinator; nothing needs a goodbye.
@@ -58,8 +64,35 @@ impl<const PEERS: usize> Paths<PEERS> {
             let peer = self.peer_mut(slot).ok_or(DropReason::UnknownPeer)?;
             peer.handle_probe(route, &head, delay_ms, now)
         });
+        if let (Ok(()), Some((seen, _))) = (result, echo) {
+            self.note_seen(slot, source, seen, entropy, now);
+        }
         self.stir();
         result.map(|()| slot).map_err(|reason| (Some(slot), reason))
+    }
+
+    /// A peer says where a ping of ours came from. A box without a firewall gives new
+    /// flows another port from the moment when somebody's packet came before ours, and
+    /// those to servers keep theirs: whoever looks for us now has to know both.
+    fn note_seen(
+        &mut self,
+        slot: PeerSlot,
+        source: Source,
+        seen: SocketAddr,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) {
+        let is_usual = self.local.route(source.address) == Some(source.into());
+        if !is_usual || self.gathering.is_hard() || !self.local.note_seen(seen, now) {
+            return;
+        }
+        let Some(peer) = self.peer_mut(slot) else { return };
+        let is_met = peer.checks.best(now).is_some_and(|(_, relayed)| !relayed);
+        let may_be_met = !is_met && peer.history.peer_mapping() != Mapping::Blocked;
+        if may_be_met && !peer.is_direct() && peer.is_told() {
+            peer.call_again(entropy, now);
+            peer.draw_handle(entropy);
+        }
     }
 
     /// Writes the next probe into `out` ([`probe::PING_LEN`] bytes).

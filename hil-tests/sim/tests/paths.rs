@@ -367,6 +367,61 @@ fn a_way_that_answers_during_the_handshake_is_taken() {
     }
 }
 
+/// Three members in a network with a relay, the first behind a box without a firewall
+/// that a packet of the second has reached before the first sends anything there.
+fn spoiled(seed: u64, third: Kind) -> (Mesh, [usize; 3]) {
+    let mut mesh = Mesh::new(seed);
+    for server in SERVERS {
+        mesh.add_stun(server.into());
+    }
+    mesh.add_relay(RELAY.into());
+    let nodes = ["gw-a", "gw-b", "gw-c"].map(|name| mesh.add(name));
+    for (node, kind) in nodes.into_iter().zip([Kind::NoFw, Kind::Prc, third]) {
+        mesh.site(node, kind);
+    }
+    mesh.run_to(5_000, |mesh| nodes.into_iter().all(|node| mesh.knows(node, 2)));
+    mesh.run_for(300_000);
+    let port = mesh.nodes[nodes[0]].address.port();
+    mesh.knock(nodes[1], ([198, 51, 100, 1], port).into());
+    mesh.run_for(50);
+    (mesh, nodes)
+}
+
+/// Pings for half a second: whether they go directly then.
+fn is_soon_direct(mesh: &mut Mesh, from: usize, to: usize) -> bool {
+    let (host, id) = (mesh.host(to), mesh.id(to));
+    for sequence in 0..25 {
+        mesh.ping(from, host, sequence);
+        mesh.run_for(20);
+    }
+    let peer = mesh.agent(from).peers().find(|peer| peer.device == id).expect("a peer");
+    !peer.selected.expect("a path").relayed
+}
+
+/// A box without a firewall gives a flow another port when a packet of it came in before
+/// the first went out. Whoever is reached over the caller's relay hears so from the
+/// caller, and the two meet at that port.
+#[test]
+fn a_spoiled_mapping_is_found_out_by_the_answer_over_the_relay() {
+    for seed in 0..5 {
+        let (mut mesh, [a, b, _]) = spoiled(seed, Kind::Open);
+        assert!(is_soon_direct(&mut mesh, b, a), "seed {seed}");
+    }
+}
+
+/// Such a box gives other new flows that port too, while those to servers keep theirs:
+/// who is called next is told of both.
+#[test]
+fn a_mapping_that_one_peer_has_spoiled_is_told_to_the_next() {
+    for (seed, third) in (0..).zip([Kind::Prc, Kind::Cgnat, Kind::NoFw]) {
+        let (mut mesh, [a, b, c]) = spoiled(seed, third);
+        mesh.network.forbid([198, 51, 100, 1].into(), [198, 51, 100, 2].into());
+        assert!(!is_soon_direct(&mut mesh, b, a));
+        mesh.run_for(1_000);
+        assert!(is_soon_direct(&mut mesh, a, c), "{}", third.name());
+    }
+}
+
 /// Boxes that give every destination another port, towards one that does not: a
 /// counted port is predicted, one of a block is met, and any port in most cases.
 #[test]

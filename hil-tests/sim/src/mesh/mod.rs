@@ -472,6 +472,12 @@ where
         self.packet(from, &packet);
     }
 
+    /// A datagram that says nothing, from a node's socket and not from its agent.
+    pub fn knock(&mut self, node: usize, destination: SocketAddr) {
+        let Node { address: source, host, .. } = self.nodes[node];
+        self.network.send(host, Datagram { source, destination, bytes: vec![0; 8] }, self.now);
+    }
+
     /// A packet from one node's programs.
     pub fn packet(&mut self, node: usize, packet: &[u8]) {
         let now = self.now;
