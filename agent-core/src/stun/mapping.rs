@@ -10,8 +10,11 @@ use weft_wire::signal::Mapping;
 /// Server and what it saw, in the order in which they were asked.
 pub(super) type Seen = Vec<(SocketAddr, SocketAddr), SERVERS>;
 
-/// A step beyond this is no step.
+/// A step beyond this is no step …
 const STEP: i16 = 16;
+/// … and of two ports beyond this: those of a block of 512 lie within the other one as
+/// often as once in sixteen times.
+const STEP_OF_TWO: i16 = 2;
 /// Carriers give blocks of 64 to 2,048 ports; a few samples of a block of 512
 /// often lie closer together.
 const BLOCKS: [u16; 2] = [512, 2_048];
@@ -57,8 +60,10 @@ fn step(seen: &[(SocketAddr, SocketAddr)]) -> Option<i16> {
     let asked = || seen.iter().map(|(_, address)| from_first(address.port()));
     let mut sorted: Vec<i16, SERVERS> = asked().collect();
     sorted.sort_unstable();
-    let distances = || sorted.iter().zip(sorted.iter().skip(1)).map(|(one, next)| next - one);
-    let is_step = distances().all(|distance| (1..=STEP).contains(&distance));
+    let distances =
+        || sorted.iter().zip(sorted.iter().skip(1)).map(|(one, next)| next.saturating_sub(*one));
+    let most = if seen.len() > 2 { STEP } else { STEP_OF_TWO };
+    let is_step = distances().all(|distance| (1..=most).contains(&distance));
     let goes_up = seen.len() < 3 || asked().zip(asked().skip(1)).any(|(one, next)| next > one);
     let least = distances().min().filter(|_| is_step)?;
     Some(if goes_up { least } else { -least })
@@ -117,10 +122,13 @@ mod tests {
             (&[4_100, 4_700, 5_900], Mapping::Window(2_048)),
             (&[4_100, 9_000, 40_000], Mapping::Random),
             (&[511, 512], Mapping::Sequential(1)),
+            (&[500, 502], Mapping::Sequential(2)),
+            (&[500, 503], Mapping::Window(512)),
             (&[500, 520], Mapping::Window(512)),
             (&[500, 1_500], Mapping::Random),
             (&[500, 1_500, 900], Mapping::Window(2_048)),
             (&[511, 2_559, 600], Mapping::Random),
+            (&[0, 32_767, 32_768], Mapping::Random),
         ] {
             assert_eq!(classify(&seen(ports)), mapping, "{ports:?}");
         }
