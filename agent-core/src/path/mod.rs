@@ -403,6 +403,8 @@ impl<const PEERS: usize> Paths<PEERS> {
     pub fn remove_peer(&mut self, slot: PeerSlot) {
         if let Some(place) = self.peers.get_mut(slot.index()) {
             *place = None;
+            // A relay may keep something for it alone.
+            self.stir();
         }
     }
 

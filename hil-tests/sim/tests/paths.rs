@@ -189,6 +189,21 @@ fn what_cannot_be_crossed_is_relayed_at_once() {
     }
 }
 
+/// A peer that the map names no more needs no allocation, and nobody waits until
+/// something else happens to give it back.
+#[test]
+fn a_relay_keeps_nothing_for_a_peer_that_is_gone() {
+    let (mut mesh, a, b) = idle_with_relay(1, Kind::SymRand, Kind::SymRand);
+    first_packet(&mut mesh, a, b);
+    mesh.run_for(100);
+    assert_eq!(mesh.relays[0].turn.allocations(), 1);
+    let id = mesh.id(b);
+    let frames = mesh.coordinator.remove(id);
+    mesh.send(frames);
+    mesh.run_for(500);
+    assert_eq!(mesh.relays[0].turn.allocations(), 0);
+}
+
 /// The direct way is cut under traffic: data goes on over the relay without a
 /// handshake, and comes back by itself when the cut heals.
 #[test]
