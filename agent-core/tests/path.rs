@@ -214,6 +214,24 @@ fn a_silent_server_holds_a_call_for_150_ms() {
     assert_eq!(a.call(at(170)).candidates.len(), 2);
 }
 
+/// An address that is new is no other one, and neither is a port; and where each look
+/// finds one of several, nobody is told each time.
+#[test]
+fn another_address_is_told_once_a_minute() {
+    let mut a = Side::new(1, 2, "10.0.0.1:1");
+    let mut told = |seen: &str, second: u64| {
+        let (seen, now) = ([address(seen)], at(1_000 * second));
+        a.paths.handle_reflexive(seen.into_iter(), &mut a.entropy, now);
+        let mut events = core::iter::from_fn(|| a.paths.poll_event(now));
+        events.any(|event| event == PathEvent::Elsewhere)
+    };
+    let (one, other) = ("198.51.100.1:4000", "198.51.100.2:4000");
+    assert!(!told(one, 0) && !told("198.51.100.1:4001", 1));
+    assert!(!told("[2001:db8::1]:4000", 2));
+    assert!(!told(one, 3) && told(other, 4));
+    assert!(!told(one, 5) && !told(other, 63) && told(one, 64));
+}
+
 #[test]
 fn where_servers_see_us_always_has_a_place() {
     let mut a = Side::new(1, 2, "10.0.0.1:1");

@@ -58,6 +58,9 @@ use relayed::Allocation;
 
 /// How often an endpoint that changed may cause the cache to be written.
 const CACHE_INTERVAL: Duration = Duration::from_secs(600);
+/// How often another address that servers see us at may be the reason for opening a
+/// line anew: some carriers give every flow one of several.
+const ELSEWHERE_INTERVAL: Duration = Duration::from_secs(60);
 /// A call by a device that the map does not name yet is kept this long.
 const EARLY_FOR: Duration = Duration::from_secs(10);
 /// Such calls kept.
@@ -201,8 +204,9 @@ pub struct Paths<const PEERS: usize> {
     relays: Vec<IpAddr, { 2 * RELAYS }>,
     /// [`PathEvent::Relay`] is due.
     relay_changed: bool,
-    /// [`PathEvent::Elsewhere`] is due.
+    /// [`PathEvent::Elsewhere`] is due, and not again before that.
     is_elsewhere: bool,
+    elsewhere_at: Instant,
     /// Round trip to the coordinator.
     rtt_ms: u16,
     endpoints_changed: bool,
@@ -231,6 +235,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             relays: Vec::new(),
             relay_changed: false,
             is_elsewhere: false,
+            elsewhere_at: Instant::ZERO,
             rtt_ms: 0,
             endpoints_changed: false,
             cache_at: Instant::ZERO,
@@ -312,7 +317,10 @@ impl<const PEERS: usize> Paths<PEERS> {
     ) {
         let before: Vec<SocketAddr, 2> = self.local.reflexive().iter().copied().collect();
         let is_news = self.local.set_reflexive(seen);
-        self.is_elsewhere |= self.local.has_left(&before);
+        if self.local.has_left(&before) && self.elsewhere_at <= now {
+            self.is_elsewhere = true;
+            self.elsewhere_at = now + ELSEWHERE_INTERVAL;
+        }
         // Where ports are counted only the last one is of use.
         if !self.gathering.is_hard() {
             self.gathering.end(now);
