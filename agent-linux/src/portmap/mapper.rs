@@ -24,10 +24,13 @@ const SENDS_US: [u64; 3] = [0, 250_000, 750_000];
 const GIVE_UP_US: u64 = 1_750_000;
 /// A connection to a router may take this long.
 const HTTP_US: u64 = 5_000_000;
-/// After a search that found nothing; doubles …
+/// After a search that found nothing; four times as long after each …
 const REST_US: u64 = 300_000_000;
-/// … up to this.
+/// … up to this where a router has mapped something, …
 const LONGEST_REST_US: u64 = 3_600_000_000;
+/// … and up to this where none ever did: a search in vain is 1.4 kB, and routers do
+/// not learn.
+const LONGEST_VAIN_US: u64 = 12 * 3_600_000_000;
 /// Renewals are no closer than this.
 const CLOSEST_US: u64 = 30_000_000;
 /// Outer ports that are asked for where one is taken.
@@ -147,6 +150,8 @@ pub(crate) struct Mapper {
     /// When an idle one goes on.
     due_us: Option<u64>,
     rest_us: u64,
+    /// This router has mapped something.
+    has_given: bool,
     kept: Option<Kept>,
     outputs: VecDeque<Output>,
     changed: bool,
@@ -165,6 +170,7 @@ impl Mapper {
             sends: 0,
             due_us: None,
             rest_us: REST_US,
+            has_given: false,
             kept: None,
             outputs: VecDeque::new(),
             changed: false,
@@ -191,6 +197,7 @@ impl Mapper {
         self.outputs.clear();
         self.drop_mapping();
         self.rest_us = REST_US;
+        self.has_given = false;
         self.due_us = None;
         self.step = Step::Idle;
         if self.gateway.is_some() {
@@ -432,7 +439,8 @@ impl Mapper {
             }
             Some(None) | None => now_us + self.rest_us,
         });
-        self.rest_us = (self.rest_us * 2).min(LONGEST_REST_US);
+        let longest = if self.has_given { LONGEST_REST_US } else { LONGEST_VAIN_US };
+        self.rest_us = (self.rest_us * 4).min(longest);
     }
 
     fn keep(
@@ -448,6 +456,7 @@ impl Mapper {
             return self.fail(now_us);
         }
         self.rest_us = REST_US;
+        self.has_given = true;
         let lease_s = lease_s.min(LONGEST_S);
         let mapping = Mapping { protocol, router: gateway.router, external, lease_s };
         let before = self.mapping().map(|mapping| mapping.external);

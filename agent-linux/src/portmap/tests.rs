@@ -210,6 +210,18 @@ fn a_router_that_is_gone_is_asked_closer_and_closer_and_then_given_up() {
 }
 
 #[test]
+fn a_router_that_maps_nothing_is_asked_twice_a_day() {
+    let mut desk = Desk::new();
+    desk.begin();
+    desk.pass(86_400);
+    let first = desk.asked().matches("search").count() / 3;
+    assert!(first <= 6, "{first} on the first day");
+    desk.pass(10 * 86_400);
+    let later = desk.asked().matches("search").count() / 3;
+    assert!((19..=20).contains(&later), "{later} in ten days");
+}
+
+#[test]
 fn another_router_is_asked_at_once_and_none_ends_it() {
     let mut desk = Desk { pcp: true, ..Desk::new() };
     desk.begin();
