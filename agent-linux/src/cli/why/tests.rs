@@ -110,7 +110,7 @@ fn relayed_peers_have_their_reason() {
     );
     let (mut status, peer) = reached(udp());
     status.data.used_up = true;
-    let judged = judge(&status, &peer, &vain(Random, Random));
+    let judged = judge(&status, &peer, &vain(Random, Random), None);
     assert_eq!(
         judged.sentence(Language::En),
         "Relayed: the data budget of gw-a is used up, probes are off until 00:00 UTC."
