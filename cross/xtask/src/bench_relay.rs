@@ -18,7 +18,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitCode, Stdio};
 
 use serde_json::json;
 
@@ -81,6 +81,8 @@ fn build(root: &Path) -> Result<(), String> {
 /// A server that ends with its owner.
 struct Server {
     child: Child,
+    /// What it says; a program whose listener is gone may end.
+    said: Option<BufReader<ChildStderr>>,
     address: String,
     folder: PathBuf,
 }
@@ -107,7 +109,7 @@ fn start(name: &str, folder: &Path, command: &mut Command, port: u16) -> Result<
         .spawn()
         .map_err(|error| format!("{name}: {error}"))?;
     let address = format!("127.0.0.1:{port}");
-    Ok(Server { child, address, folder: folder.to_owned() })
+    Ok(Server { child, said: None, address, folder: folder.to_owned() })
 }
 
 fn ours(root: &Path) -> Result<Server, String> {
@@ -123,9 +125,10 @@ fn ours(root: &Path) -> Result<Server, String> {
     fs::write(&secret, SECRET).map_err(|error| error.to_string())?;
     fs::write(&settings, text).map_err(|error| error.to_string())?;
     let mut command = Command::new(target(root).join("release/weft-relay"));
-    let mut server = start("weft-relay", &folder, command.arg("--config").arg(&settings), port)?;
-    let said = server.child.stderr.take().map(BufReader::new);
-    let ready = said.is_some_and(|said| {
+    command.arg("--config").arg(&settings).arg("--socket").arg(folder.join("socket"));
+    let mut server = start("weft-relay", &folder, &mut command, port)?;
+    server.said = server.child.stderr.take().map(BufReader::new);
+    let ready = server.said.as_mut().is_some_and(|said| {
         said.lines().map_while(Result::ok).any(|line| line.starts_with("turn "))
     });
     if ready { Ok(server) } else { Err("weft-relay did not start".to_owned()) }
