@@ -140,6 +140,22 @@ fn a_running_relay_is_asked_over_its_socket() {
 }
 
 #[test]
+fn a_relay_goes_on_when_nobody_reads_what_it_says() {
+    let place = Place::new("unheard");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut serve = place.command(&["--listen", "127.0.0.1:0"]);
+    let mut running = Running(serve.stderr(writer).spawn().unwrap());
+    let socket = place.0.join("socket");
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        let ended = running.0.try_wait().unwrap();
+        assert!(ended.is_none(), "it ended: {ended:?}");
+        std::thread::yield_now();
+    }
+    assert!(place.done(&["status"]).starts_with("relaying     takes new clients\n"));
+}
+
+#[test]
 fn settings_are_checked_and_completions_are_printed() {
     let place = Place::new("check");
     place.done(&["--check"]);

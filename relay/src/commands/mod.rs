@@ -5,9 +5,16 @@ pub(crate) mod completions;
 pub(crate) mod join;
 pub(crate) mod serve;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use weft_relay::config::ConfigError;
+
+/// A line for whoever reads: a terminal, the journal, a file. When nobody does any more
+/// there is nobody to tell, and the relay goes on, which `eprintln!` would end.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    drop(writeln!(std::io::stderr(), "{line}"));
+}
 
 /// An error that a person sees.
 pub(crate) struct Failure {
@@ -51,9 +58,9 @@ impl Failure {
 
     /// Says it; gives the exit status.
     pub(crate) fn show(&self) -> ExitCode {
-        eprintln!("error[relay.{}]: {}", self.code, self.message);
+        say(format_args!("error[relay.{}]: {}", self.code, self.message));
         for (label, text) in &self.lines {
-            eprintln!("  {label:7} {}", text.replace('\n', "\n          "));
+            say(format_args!("  {label:7} {}", text.replace('\n', "\n          ")));
         }
         ExitCode::from(self.exit)
     }

@@ -13,7 +13,7 @@ use weft_relay::io::session::{Keeper, Start, View};
 use weft_relay::{RelayAddress, Server, StartError};
 use weft_wire::relay_link::RelayPlace;
 
-use super::{Failure, exit, join};
+use super::{Failure, exit, join, say};
 
 pub(crate) fn run(flags: &Flags, only_check: bool) -> Result<ExitCode, Failure> {
     let loaded = config::load(flags)?;
@@ -26,7 +26,7 @@ pub(crate) fn run(flags: &Flags, only_check: bool) -> Result<ExitCode, Failure> 
     }
     let config = loaded.config(joined.as_ref())?;
     if only_check {
-        eprintln!("ok      the settings can be used");
+        say("ok      the settings can be used");
         return Ok(ExitCode::SUCCESS);
     }
     let relay = config.relay.clone();
@@ -38,7 +38,7 @@ pub(crate) fn run(flags: &Flags, only_check: bool) -> Result<ExitCode, Failure> 
         tcp: server.stream_addresses().get(..tcp).unwrap_or_default().to_vec(),
         tls: server.stream_addresses().get(tcp..).unwrap_or_default().to_vec(),
     };
-    say(&server, &doors, &relay);
+    say_where(&server, &doors, &relay);
     let keeper = match joined {
         None => None,
         Some(membership) => {
@@ -48,7 +48,7 @@ pub(crate) fn run(flags: &Flags, only_check: bool) -> Result<ExitCode, Failure> 
                 server: Arc::clone(&server),
                 place: doors.place(&relay),
                 max_allocations: most,
-                tell: |line| eprintln!("{line}"),
+                tell: |line| say(line),
             };
             Some(Arc::new(Keeper::start(start).map_err(|error| unusable(&folder, &error))?))
         }
@@ -94,17 +94,17 @@ impl Doors {
     }
 }
 
-fn say(server: &Server, doors: &Doors, relay: &[RelayAddress]) {
+fn say_where(server: &Server, doors: &Doors, relay: &[RelayAddress]) {
     for address in server.addresses() {
-        eprintln!("stun    {address}");
+        say(format_args!("stun    {address}"));
     }
-    doors.tcp.iter().for_each(|address| eprintln!("tcp     {address}"));
-    doors.tls.iter().for_each(|address| eprintln!("tls     {address}"));
+    doors.tcp.iter().for_each(|address| say(format_args!("tcp     {address}")));
+    doors.tls.iter().for_each(|address| say(format_args!("tls     {address}")));
     for address in relay {
-        eprintln!("turn    relays from {}", address.public);
+        say(format_args!("turn    relays from {}", address.public));
     }
     if let Some(address) = server.metrics() {
-        eprintln!("metrics http://{address}/metrics");
+        say(format_args!("metrics http://{address}/metrics"));
     }
 }
 
@@ -131,8 +131,8 @@ fn listen(
     match Control::start(path, answer) {
         Ok(control) => Ok(Some(control)),
         Err(error) if !is_wanted => {
-            eprintln!("warning[relay.socket]: {} cannot be made: {error}", path.display());
-            eprintln!("  try:    weft-relay --socket PATH; status and drain need it");
+            say(format_args!("warning[relay.socket]: {} cannot be made: {error}", path.display()));
+            say("  try:    weft-relay --socket PATH; status and drain need it");
             Ok(None)
         }
         Err(error) => {
@@ -200,10 +200,12 @@ fn raise_files(allocations: u64) {
     }
     limit.current = Some(wanted.min(most));
     if setrlimit(Resource::Nofile, limit).is_err() || most < allocations {
-        eprintln!(
+        say(format_args!(
             "warning[relay.files]: {most} files may be open, {wanted} are needed for all allocations"
-        );
-        eprintln!("  try:    LimitNOFILE={wanted} in the unit, or fewer [limits] allocations");
+        ));
+        say(format_args!(
+            "  try:    LimitNOFILE={wanted} in the unit, or fewer [limits] allocations"
+        ));
     }
 }
 
