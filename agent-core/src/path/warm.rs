@@ -16,18 +16,21 @@ use crate::entropy::Entropy;
 use crate::meter::Allowance;
 use crate::time::{Duration, Instant};
 
-/// Pauses that are tried: four fifths of what routers keep a flow for, 30 s, a
+/// Pauses that are tried: four fifths of what routers keep a flow for, 20 s, 30 s, a
 /// minute, 2 minutes and more (RFC 4787 section 4.3 asks for 2 minutes at least).
-const PAUSES: [Duration; 4] = [
+const PAUSES: [Duration; 5] = [
+    Duration::from_secs(15),
     Duration::from_secs(25),
     Duration::from_secs(50),
     Duration::from_secs(96),
     Duration::from_secs(170),
 ];
+/// Where the search begins: a router that forgets sooner is rare.
+const FIRST: u8 = 1;
 /// How long a pause that was too long is not tried.
 const LIMITED_FOR: Duration = Duration::from_secs(86_400);
 /// How much longer whoever does not lead waits for the other's ping. Routers that
-/// remember for 30 s remember the shortest pause and this.
+/// remember for 20 s, or for 30 s, remember the pause for them and this.
 const FOLLOWS_AFTER: Duration = Duration::from_secs(2);
 /// A peer without a way is called again after this long.
 const CALL_EVERY: Duration = Duration::from_secs(60);
@@ -56,7 +59,7 @@ impl Warm {
         let most = PAUSES.len() as u8 - 1;
         Self {
             is_wanted: false,
-            pause: 0,
+            pause: FIRST,
             most,
             limited_at: Instant::ZERO,
             has_paused: false,
@@ -115,9 +118,11 @@ impl Warm {
     /// away, so a longer one is tried again after a day.
     fn shorten(&mut self, now: Instant) {
         self.has_paused = false;
-        self.most = self.pause.saturating_sub(1);
+        // A peer that was away once is no reason to ping at the highest rate for a day.
+        let is_proven = self.pause != FIRST || self.most == FIRST;
+        self.most = if is_proven { self.pause.saturating_sub(1) } else { FIRST };
         // A flow that begins anew is forgotten sooner than one that goes on.
-        self.pause = 0;
+        self.pause = FIRST.min(self.most);
         self.limited_at = now;
     }
 
