@@ -554,16 +554,18 @@ mod tests {
     #[test]
     fn a_flood_of_pings_is_answered_at_a_rate() {
         let mut checks = Checks::new();
-        let mut answered = [0; 3];
+        let (mut answered, mut drawn) = ([0; 3], 0);
         for number in 0..3_000u64 {
             let now = at(number);
             let ping = ProbeHead { transaction: number, ..ProbeHead::default() };
             if checks.handle_ping(route((number % 251) as u8), false, &ping, now).is_ok() {
                 answered[(number / 1_000) as usize] += 1;
             }
-            sent(&mut checks, now);
+            drawn += sent(&mut checks, now).len();
         }
         assert!(answered.iter().all(|&count| count == PONG_RATE), "{answered:?}");
+        // With each answer one ping goes to whoever asked.
+        assert!(drawn <= 3 * 2 * usize::from(PONG_RATE), "{drawn} of 3,000");
         assert!(checks.list.len() <= CHECKS);
     }
 }

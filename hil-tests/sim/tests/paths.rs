@@ -189,6 +189,24 @@ fn what_cannot_be_crossed_is_relayed_at_once() {
     }
 }
 
+/// Whoever is reached directly needs the relay no more, though nobody says another
+/// word: what it kept for the first packets is given back soon.
+#[test]
+fn an_idle_direct_pair_holds_no_allocation() {
+    use Kind::{AdCone, Cgnat, FullCone, NoFw, Open, Prc};
+    let kinds = [Open, FullCone, AdCone, Prc, NoFw, Cgnat];
+    for (one, seed) in kinds.into_iter().zip(0..) {
+        for other in kinds {
+            let (mut mesh, a, b) = idle_with_relay(seed, one, other);
+            first_packet(&mut mesh, a, b);
+            mesh.run_for(20_000);
+            let names = (one.name(), other.name());
+            assert!(!is_relayed(&mesh, a) && !is_relayed(&mesh, b), "{names:?}");
+            assert_eq!(mesh.relays[0].turn.allocations(), 0, "{names:?}");
+        }
+    }
+}
+
 /// A peer that the map names no more needs no allocation, and nobody waits until
 /// something else happens to give it back.
 #[test]
