@@ -101,6 +101,10 @@ events! {
     PortMapped "path.mapped" Info,
     /// It does so no more.
     PortUnmapped "path.unmapped" Info,
+    /// The network has a translator to IPv4, which this host does not have itself.
+    TranslatorFound "path.translator" Info,
+    /// There is none any more, or none is needed.
+    TranslatorGone "path.no-translator" Info,
     /// The network was looked at for an operator.
     NetworkSeen "network.seen" Info,
     /// It could not be looked at.

@@ -11,6 +11,7 @@ use weft_agent_core::event::StreamId;
 use weft_agent_core::relay::StreamCommand;
 
 use crate::control::tls::Tls;
+use crate::net::nat64::Prefix;
 use crate::net::tcp::{Race, Standing};
 use crate::os::poll::{Interest, Place, PollSet};
 use crate::os::{clock, would_block};
@@ -69,8 +70,9 @@ impl Relays {
         Self { tls: None, open, failed, buffer: Box::new([0; READ]), dropped: 0 }
     }
 
-    /// Does what the agent wants.
-    pub(crate) fn handle(&mut self, command: StreamCommand) {
+    /// Does what the agent wants; IPv4 addresses lie behind a translator, if there is
+    /// one.
+    pub(crate) fn handle(&mut self, command: StreamCommand, translator: Option<Prefix>) {
         match command {
             StreamCommand::Close { stream } => self.open.retain(|one| one.id != stream),
             StreamCommand::Open { stream: id, tls, address, .. } => {
@@ -80,7 +82,8 @@ impl Relays {
                     // It cannot be spoken here: as if nobody answered.
                     return self.failed.push(id);
                 };
-                let socket = Socket::Connecting(Race::new(vec![address], clock::boot_micros()));
+                let at = translator.map_or(address, |prefix| prefix.outwards(address));
+                let socket = Socket::Connecting(Race::new(vec![at], clock::boot_micros()));
                 self.open.push(Connection {
                     id,
                     socket,

@@ -15,6 +15,7 @@ use weft_wire::WIREGUARD_PORT;
 
 use crate::config::reader::{Document, Section};
 use crate::failure::{Code, Failure, Result};
+use crate::net::nat64::Prefix;
 
 /// Where everything is when nobody says otherwise.
 pub(crate) const DEFAULT_STATE: &str = "/var/lib/weft";
@@ -35,6 +36,30 @@ pub(crate) enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+/// How a host that has IPv6 alone gets to IPv4 addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Translator {
+    /// The network's name server is asked (RFC 7050).
+    #[default]
+    Find,
+    /// Not at all.
+    Off,
+    /// They lie under this prefix.
+    Prefix(Prefix),
+}
+
+/// `auto`, `off`, `64:ff9b::/96`.
+fn parse_translator(text: &str) -> Option<Translator> {
+    match text {
+        "auto" => Some(Translator::Find),
+        "off" => Some(Translator::Off),
+        other => {
+            let (address, len) = other.split_once('/')?;
+            Prefix::new(address.parse().ok()?, len.parse().ok()?).map(Translator::Prefix)
+        }
+    }
 }
 
 /// The form of log lines.
@@ -91,6 +116,8 @@ pub(crate) struct Config {
     pub(crate) data_budget: Option<u64>,
     /// Whether the router may be asked to let packets in.
     pub(crate) port_mapping: bool,
+    /// The way to IPv4 addresses on a host that has none.
+    pub(crate) translator: Translator,
     /// Seconds after which a session is renewed; for tests only.
     pub(crate) rekey_after_s: Option<u16>,
     /// Group that may read the daemon's state.
@@ -190,6 +217,7 @@ impl Config {
             metered: false,
             data_budget: None,
             port_mapping: true,
+            translator: Translator::default(),
             rekey_after_s: None,
             socket_group: DEFAULT_GROUP.to_owned(),
             socket_group_wanted: false,
@@ -268,6 +296,18 @@ impl Config {
         self.data_budget = section.size("data_budget");
         if let Some(wanted) = section.boolean("port_mapping") {
             self.port_mapping = wanted;
+        }
+        if let Some((text, span)) = section.text("nat64") {
+            match parse_translator(&text) {
+                Some(wanted) => self.translator = wanted,
+                None => {
+                    let message = format!(
+                        "nat64 \"{text}\": auto, off, or a prefix of 32, 40, 48, 56, 64 or 96 \
+                         bits is needed, for example \"64:ff9b::/96\""
+                    );
+                    section.refuse(Code::ConfigValue, span, message);
+                }
+            }
         }
         self.keep_warm.extend(section.texts("keep_warm").into_iter().map(|(text, _)| text));
         for (text, span) in section.texts("endpoints") {

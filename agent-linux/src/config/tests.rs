@@ -104,6 +104,19 @@ fn sizes_are_numbers_with_a_unit() {
 }
 
 #[test]
+fn a_translator_is_found_named_or_left_alone() {
+    let network = |value: &str| format!("[network]\nnat64 = \"{value}\"\n");
+    assert_eq!(parse("").unwrap().translator, Translator::Find);
+    assert_eq!(parse(&network("off")).unwrap().translator, Translator::Off);
+    let prefix = Prefix::new("2001:db8:64::".parse().unwrap(), 96).unwrap();
+    let named = parse(&network("2001:db8:64::/96")).unwrap().translator;
+    assert_eq!(named, Translator::Prefix(prefix));
+    for wrong in ["on", "2001:db8:64::", "2001:db8:64::/95", "203.0.113.0/24"] {
+        assert!(error(&network(wrong)).contains("a prefix of 32, 40"), "{wrong}");
+    }
+}
+
+#[test]
 fn an_unknown_section_is_told_from_a_key() {
     assert_eq!(
         error("[netwrok]\ninterface = \"weft0\"\n"),

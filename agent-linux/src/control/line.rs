@@ -18,10 +18,11 @@ use weft_wire::topic::{Topic, TopicText};
 
 use crate::control::failure::{Attempt, LineFailure, Reason};
 use crate::control::order::Order;
-use crate::control::reach::{self, Reach, TlsSource};
+use crate::control::reach::{self, Reach, TlsSource, Translation};
 use crate::control::traffic::Traffic;
 use crate::control::wait::{FirstBytes, Waiting};
 use crate::control::way::Way;
+use crate::net::nat64::Prefix;
 use crate::os::clock;
 use crate::os::poll::{Interest, Place, PollSet};
 use crate::os::timer;
@@ -163,6 +164,7 @@ pub(crate) struct Line {
     traffic: Rc<Traffic>,
     /// Of it, what the owner knows.
     counted: u64,
+    translation: Rc<Translation>,
     /// For tries beside a line that stands.
     login: Option<Login>,
     /// The way that stands.
@@ -191,6 +193,7 @@ impl Line {
             tls: Rc::new(TlsSource::new(pin)),
             traffic: Rc::default(),
             counted: 0,
+            translation: Rc::default(),
             login: None,
             standing: None,
             trying: Vec::new(),
@@ -264,6 +267,14 @@ impl Line {
             self.left = self.order.all().into();
             self.next_try = Some(0);
         }
+        self.pressed = true;
+    }
+
+    /// Tries from now on reach IPv4 addresses there, on a host that has none itself;
+    /// while that `is_asked`, those to IPv4 addresses wait.
+    pub(crate) fn set_translator(&mut self, translator: Option<Prefix>, is_asked: bool) {
+        self.translation.prefix.set(translator);
+        self.translation.is_asked.set(is_asked);
         self.pressed = true;
     }
 
@@ -415,6 +426,7 @@ impl Line {
                 shared: Rc::clone(&shared),
                 way: self.order.way(index).clone(),
                 tls: Rc::clone(&self.tls),
+                translation: Rc::clone(&self.translation),
                 traffic: Rc::clone(&self.traffic),
             };
             let session = Box::pin(reach::run(reach, login));

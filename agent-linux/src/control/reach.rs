@@ -1,7 +1,7 @@
 //! One way to the coordinator, from its name to the end of its connection:
 //! resolve, connect, wrap, then what is spoken inside.
 
-use core::cell::OnceCell;
+use core::cell::{Cell, OnceCell};
 use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::Poll;
@@ -21,6 +21,7 @@ use crate::control::tls::Tls;
 use crate::control::traffic::Traffic;
 use crate::control::wait::Waiting;
 use crate::control::way::Way;
+use crate::net::nat64::Prefix;
 use crate::net::resolver::{self, Resolved};
 use crate::net::tcp::{Race, Standing};
 use crate::os::clock;
@@ -51,11 +52,20 @@ impl TlsSource {
     }
 }
 
+/// Where IPv4 addresses lie for a host that has none.
+#[derive(Default)]
+pub(super) struct Translation {
+    pub(super) prefix: Cell<Option<Prefix>>,
+    /// The network's name server has not answered yet.
+    pub(super) is_asked: Cell<bool>,
+}
+
 /// What every connection of a way needs.
 pub(super) struct Reach {
     pub(super) shared: Rc<Shared>,
     pub(super) way: Way,
     pub(super) tls: Rc<TlsSource>,
+    pub(super) translation: Rc<Translation>,
     pub(super) traffic: Rc<Traffic>,
 }
 
@@ -94,6 +104,7 @@ impl Reach {
     ) -> Result<Stream, Reason> {
         let addresses = self.resolve(lane).await?;
         *resolved = addresses.first().copied();
+        let addresses = self.translate(addresses).await;
         let (address, tcp) = self.connect(lane, addresses).await?;
         *resolved = Some(address);
         // A connection whose own end is not known is only lost later.
@@ -140,6 +151,18 @@ impl Reach {
         let answer = with_timeout(Duration::from_micros(resolver::TIMEOUT_US), answer).await;
         waiting.take();
         answer.unwrap_or(Err(Reason::Name(None)))
+    }
+
+    /// As this host reaches them.
+    async fn translate(&self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let Translation { prefix, is_asked } = &*self.translation;
+        if addresses.iter().all(SocketAddr::is_ipv4) {
+            let told = poll_fn(|_| if is_asked.get() { Poll::Pending } else { Poll::Ready(()) });
+            // Without an answer they are tried as they are.
+            let _late = with_timeout(Duration::from_micros(resolver::TIMEOUT_US), told).await;
+        }
+        let there = |address| prefix.get().map_or(address, |prefix| prefix.outwards(address));
+        addresses.into_iter().map(there).collect()
     }
 
     async fn connect(

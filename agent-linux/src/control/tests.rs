@@ -12,6 +12,7 @@ use weft_wire::topic::Topic;
 use super::failure::Reason;
 use super::line::{Line, LineEvent, Login, Password};
 use super::way::Way;
+use crate::net::nat64::Prefix;
 use crate::os::clock;
 use crate::os::poll::PollSet;
 
@@ -254,6 +255,31 @@ fn closing_an_unopened_line_is_told_too() {
         LineEvent::Failed(failure) => assert!(failure.attempts.is_empty()),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_try_to_ipv4_waits_until_the_translator_is_known() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    let mut line = Line::new(vec![mqtt(&authority)], None);
+    line.set_translator(None, true);
+    line.open(login());
+    line.poll();
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    // IPv4 in IPv6's clothes: a translator that every kernel has.
+    line.set_translator(Prefix::new("::ffff:0:0".parse().unwrap(), 96), false);
+    listener.set_nonblocking(false).unwrap();
+    let thread = std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let_in(&mut stream);
+        assert_eq!(packet(&mut stream).0, 0xE0);
+    });
+    assert!(matches!(first_event(&mut line), LineEvent::Connected(_)));
+    assert!(line.local_address().unwrap().is_ipv6());
+    line.close();
+    assert_eq!(first_event(&mut line), LineEvent::Closed);
+    thread.join().unwrap();
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::ipc::protocol::Answer;
 use crate::ipc::server::ClientId;
 use crate::log::Event;
 use crate::net::udp::{
-    BATCH, DATAGRAM_LEN, ReceiveBatch, SENT_LEN, SOCKET_V4, SOCKET_V6, SendBatch, UdpSocket,
+    BATCH, DATAGRAM_LEN, ReceiveBatch, SENT_LEN, SOCKET_V4, SOCKET_V6, SendBatch,
 };
 use crate::os::clock;
 use crate::os::poll::{Place, PollSet};
@@ -105,6 +105,7 @@ impl Daemon {
             let Some((address, datagram)) = self.buffers.received.get(at) else {
                 continue;
             };
+            let (socket, address) = self.udp.inwards(socket, address);
             let source = Source { socket, address };
             let received = self.agent.handle_datagram(source, datagram, now);
             let mut inside = Inside {
@@ -132,9 +133,7 @@ impl Daemon {
         match command {
             SocketCommand::Open(number) => {
                 // One that cannot be had is one chance less to meet a peer.
-                if let Ok(socket) = UdpSocket::bind_extra() {
-                    self.udp.extra.insert(number, socket);
-                }
+                drop(self.udp.open_extra(number));
             }
             SocketCommand::Close(number) => drop(self.udp.extra.remove(&number)),
         }
@@ -244,7 +243,8 @@ impl Daemon {
     fn dispatch(&mut self, transmit: Transmit) {
         match transmit.via {
             Via::Udp { socket, to } => {
-                self.buffers.sending.commit(transmit.channel, transmit.len, (socket, to));
+                let way = self.udp.outwards(socket, to);
+                self.buffers.sending.commit(transmit.channel, transmit.len, way);
             }
             Via::Stream(stream) => {
                 let buffer = self.buffers.sending.buffer();
@@ -293,7 +293,7 @@ impl Daemon {
                 continue;
             }
             if let Some(command) = self.agent.poll_stream() {
-                self.relays.handle(command);
+                self.relays.handle(command, self.udp.translator);
                 continue;
             }
             if let Some(request) = self.agent.poll_line() {

@@ -316,6 +316,7 @@ impl Daemon {
             self.line.give_up("the address it came from is gone");
         }
         self.line.handle_network(view.fingerprint(self.mesh.name()));
+        self.look_for_translator(&view);
         self.tell_addresses(&view);
         let applied = self.mesh.apply(&view);
         self.report_applied(applied);

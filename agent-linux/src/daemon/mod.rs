@@ -12,6 +12,7 @@ mod overlay;
 mod setup;
 mod standing;
 pub(crate) mod texts;
+mod translator;
 pub(crate) mod view;
 mod ways_in;
 mod why;
@@ -50,6 +51,7 @@ use echo::Echoes;
 use end::{End, Keeper};
 use looking::Looking;
 use overlay::Mesh;
+use translator::Translator;
 use ways_in::WayIn;
 
 /// The coordinator may take this long to let this device go, in microseconds.
@@ -102,6 +104,8 @@ struct Daemon {
     relays: Relays,
     monitor: Monitor,
     way_in: WayIn,
+    /// To IPv4, where this host has none.
+    translator: Translator,
     /// A look at the network that an operator asked for.
     looking: Option<Looking>,
     /// Bytes cost money here.
@@ -238,6 +242,7 @@ impl Daemon {
         self.relays.register(set);
         self.server.register(set);
         self.way_in.register(set);
+        self.translator.register(set);
         if let Some(looking) = &mut self.looking {
             looking.register(set);
         }
@@ -260,6 +265,7 @@ impl Daemon {
             self.line.deadline(),
             self.monitor.deadline(),
             self.way_in.deadline(),
+            self.translator.deadline(),
             self.echoes.deadline(),
             self.leaving.map(|(until, _)| until),
             self.retry_at,
@@ -304,6 +310,7 @@ impl Daemon {
             self.end = self.end.or(asked);
         }
         self.drive_way_in(set);
+        self.drive_translator(set, now_us);
         self.drive_look(set);
         self.handle_deadlines(now_us);
         self.drain();

@@ -22,6 +22,7 @@ use crate::control::line::Line;
 use crate::daemon::data::Buffers;
 use crate::daemon::echo::Echoes;
 use crate::daemon::overlay::Mesh;
+use crate::daemon::translator::Translator;
 use crate::daemon::ways_in::WayIn;
 use crate::daemon::{Daemon, now, texts};
 use crate::failure::{Code, Failure, Result};
@@ -110,6 +111,7 @@ pub(super) fn open(
         relays: Relays::new(),
         monitor,
         way_in,
+        translator: Translator::new(config.translator),
         looking: None,
         metered: config.metered,
         server,
@@ -146,10 +148,7 @@ pub(super) fn open(
     daemon.restore();
     daemon.restore_ways();
     daemon.handle_network_change();
-    let (version, port) = (env!("CARGO_PKG_VERSION"), u64::from(daemon.udp.port));
-    let fields =
-        [("version", version.into()), ("port", port.into()), ("start", u64::from(starts).into())];
-    daemon.log.write(Event::AgentStarted, &fields);
+    daemon.log_start();
     Ok(daemon)
 }
 
@@ -322,6 +321,15 @@ fn on_a_large_stack<T: Send + 'static>(
 }
 
 impl Daemon {
+    fn log_start(&mut self) {
+        let fields = [
+            ("version", env!("CARGO_PKG_VERSION").into()),
+            ("port", u64::from(self.udp.port).into()),
+            ("start", u64::from(self.starts).into()),
+        ];
+        self.log.write(Event::AgentStarted, &fields);
+    }
+
     /// Gives the agent the map of the last run.
     fn restore(&mut self) {
         let cached = match cache::read(&self.folder) {

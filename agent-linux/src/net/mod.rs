@@ -5,6 +5,7 @@ pub(crate) mod host;
 pub(crate) mod icmp;
 pub(crate) mod link;
 pub(crate) mod monitor;
+pub(crate) mod nat64;
 pub(crate) mod netlink;
 pub(crate) mod resolver;
 pub(crate) mod socket;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use weft_agent_core::event::SocketId;
 
+use crate::net::nat64::Prefix;
 use crate::net::socket::{self, RawAddress};
 use crate::os::poll::{Interest, Place, PollSet};
 use crate::os::{check, would_block};
@@ -123,16 +124,6 @@ impl UdpSocket {
         sent
     }
 
-    /// A socket at any IPv4 port.
-    ///
-    /// # Errors
-    ///
-    /// What `socket(2)` or `bind(2)` reports: the process may have no descriptor
-    /// left.
-    pub(crate) fn bind_extra() -> io::Result<Self> {
-        Self::bind((Ipv4Addr::UNSPECIFIED, 0).into())
-    }
-
     /// The port in use.
     ///
     /// # Errors
@@ -155,8 +146,11 @@ pub(crate) struct UdpPair {
     /// `None` on a host without IPv6.
     pub(crate) v6: Option<UdpSocket>,
     pub(crate) port: u16,
-    /// At other IPv4 ports, for a while.
+    /// At other ports, for a while: of IPv4, or of IPv6 where that is translated.
     pub(crate) extra: BTreeMap<SocketId, UdpSocket>,
+    /// Where IPv4 addresses lie, on a host that has IPv6 alone: what is sent from the
+    /// IPv4 socket goes there from the IPv6 socket.
+    pub(crate) translator: Option<Prefix>,
 }
 
 impl UdpPair {
@@ -175,7 +169,7 @@ impl UdpPair {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { v4, v6, port, extra: BTreeMap::new() })
+        Ok(Self { v4, v6, port, extra: BTreeMap::new(), translator: None })
     }
 
     /// Binds `port` and nothing else.
@@ -202,6 +196,37 @@ impl UdpPair {
             }
         }
         Self::bind_port(0)
+    }
+
+    /// Opens a socket at any port, for what is sent to IPv4 addresses.
+    ///
+    /// # Errors
+    ///
+    /// What `socket(2)` or `bind(2)` reports: the process may have no descriptor
+    /// left.
+    pub(crate) fn open_extra(&mut self, number: SocketId) -> io::Result<()> {
+        let any = match self.translator {
+            None => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            Some(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        self.extra.insert(number, UdpSocket::bind(any)?);
+        Ok(())
+    }
+
+    /// The socket, and the address, by which a datagram goes.
+    pub(crate) fn outwards(&self, from: SocketId, to: SocketAddr) -> (SocketId, SocketAddr) {
+        match self.translator.filter(|_| to.is_ipv4()) {
+            None => (from, to),
+            Some(prefix) if from == SOCKET_V4 => (SOCKET_V6, prefix.outwards(to)),
+            Some(prefix) => (from, prefix.outwards(to)),
+        }
+    }
+
+    /// Where a datagram came in, and from whom, as if nobody translated.
+    pub(crate) fn inwards(&self, at: SocketId, from: SocketAddr) -> (SocketId, SocketAddr) {
+        let Some(prefix) = self.translator else { return (at, from) };
+        let source = prefix.inwards(from);
+        if at == SOCKET_V6 && source.is_ipv4() { (SOCKET_V4, source) } else { (at, source) }
     }
 
     /// Adds the sockets at other ports to the next wait.
@@ -432,6 +457,24 @@ mod unit {
             }
         }
         assert_eq!(second.v4.receive(&mut received).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_is_for_ipv4_goes_by_the_translator() {
+        let mut pair = UdpPair::bind_port(0).unwrap();
+        let four: SocketAddr = "203.0.113.7:51871".parse().unwrap();
+        let there: SocketAddr = "[2001:db8:64::203.0.113.7]:51871".parse().unwrap();
+        let other: SocketAddr = "[2001:db8::7]:51871".parse().unwrap();
+        assert_eq!(pair.outwards(SOCKET_V4, four), (SOCKET_V4, four));
+        assert_eq!(pair.inwards(SOCKET_V6, there), (SOCKET_V6, there));
+        pair.translator = Prefix::new("2001:db8:64::".parse().unwrap(), 96);
+        let extra = SocketId(7);
+        for (from, sent) in [(SOCKET_V4, SOCKET_V6), (extra, extra)] {
+            assert_eq!(pair.outwards(from, four), (sent, there));
+            assert_eq!(pair.inwards(sent, there), (from, four));
+        }
+        assert_eq!(pair.outwards(SOCKET_V6, other), (SOCKET_V6, other));
+        assert_eq!(pair.inwards(SOCKET_V6, other), (SOCKET_V6, other));
     }
 
     #[test]
