@@ -3,6 +3,7 @@
 mod clock;
 mod dice;
 mod disk;
+mod dns64;
 mod echoes;
 mod failure;
 mod guest;

@@ -350,12 +350,27 @@ impl Starting {
         toml: &str,
         variables: Variables,
     ) -> Result<Self> {
+        Self::join_asking(run, host, join_string, toml, variables, None)
+    }
+
+    /// The same, with another name server than this machine's.
+    pub(crate) fn join_asking(
+        run: &Run,
+        host: &Host,
+        join_string: &str,
+        toml: &str,
+        variables: Variables,
+        resolver: Option<IpAddr>,
+    ) -> Result<Self> {
         let program = program("weft")?;
         let folder = run.folder().join(&host.name);
         fs::create_dir_all(&folder).during("make a gateway's folder")?;
         let config = folder.join("weft.toml");
         fs::write(&config, toml).during("write a gateway's settings")?;
-        let mut command = Command::new(&program);
+        let mut command = match resolver {
+            None => Command::new(&program),
+            Some(address) => asking(address, &folder, &program)?,
+        };
         command.args(["join", "--foreground", "--name", &host.name]).arg(join_string);
         environment(&mut command, &folder);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
@@ -428,6 +443,18 @@ fn addresses(status: &Value) -> Result<Addresses> {
         text.parse().map_err(|_| Failure::expectation(format!("{text} is not an address")))
     };
     Ok(Addresses { ipv4: address(0)?, ipv6: address(1)? })
+}
+
+/// A program that asks this name server, whatever the others ask: it has mounts of its
+/// own.
+fn asking(server: IpAddr, folder: &Path, program: &Path) -> Result<Command> {
+    let settings = folder.join("resolv.conf");
+    fs::write(&settings, format!("nameserver {server}\n")).during("write a resolver's settings")?;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c"]);
+    command.arg("mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"");
+    command.arg(settings).arg(program);
+    Ok(command)
 }
 
 fn environment(command: &mut Command, folder: &Path) {

@@ -53,6 +53,10 @@ pub(crate) enum Kind {
     Double,
     /// IPv6 alone inside.
     Nat64,
+    /// Public IPv6 without a firewall, and no UDP over IPv4.
+    SixOpen,
+    /// The same with a firewall.
+    SixFw,
     /// Flows live for [`SHORT_LIFE`].
     Short,
     /// No more than [`SMALL_TABLE`] flows.
@@ -99,6 +103,14 @@ impl Kind {
         Self::Small,
     ];
 
+    /// Those of the path matrix with IPv6.
+    pub(crate) const SIX: [Self; 3] = [Self::SixOpen, Self::SixFw, Self::Nat64];
+
+    /// Whether its hosts need an internet with IPv6.
+    pub(crate) const fn wants_ipv6(self) -> bool {
+        matches!(self, Self::SixOpen | Self::SixFw)
+    }
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -121,6 +133,8 @@ impl Kind {
             Self::PrcHairpin => "prc-hairpin",
             Self::Double => "double",
             Self::Nat64 => "nat64",
+            Self::SixOpen => "six-open",
+            Self::SixFw => "six-fw",
             Self::Short => "short",
             Self::Small => "small",
         }
@@ -216,7 +230,7 @@ impl Kind {
     /// Chains that let less out.
     fn limits(self) -> String {
         let rule = match self {
-            Self::Blocked => "meta l4proto udp drop",
+            Self::Blocked | Self::SixOpen | Self::SixFw => "meta l4proto udp drop",
             Self::Udp443 => {
                 "meta l4proto udp udp dport != { 53, 443 } udp sport != { 53, 443 } drop"
             }

@@ -68,7 +68,8 @@ pub(crate) struct Options {
     /// nat-matrix: these cells only, as in prc:symrand,open:prc
     #[arg(long, value_name = "A:B,…")]
     pub(crate) cells: Option<String>,
-    /// nat-matrix: hosts have public IPv6 addresses besides, behind firewalls
+    /// nat-matrix: hosts have public IPv6 addresses besides, behind firewalls; adds
+    /// pairs that have it open, firewalled, or alone and translated (NAT64)
     #[arg(long)]
     pub(crate) ipv6: bool,
 }

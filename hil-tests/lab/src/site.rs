@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::dns64::NameServer;
 use crate::failure::{During, Failure, Result};
 use crate::internet::{Families, Host, end_commands, ipv4, ipv6};
 use crate::measure::wait_until;
@@ -138,6 +139,21 @@ impl Site {
         ipv4(self.plan.number)
     }
 
+    /// What tells hosts that have IPv6 alone how they are translated.
+    pub(crate) fn name_server(&self) -> Result<(NameServer, IpAddr)> {
+        let (plan, address) = (self.plan.clone(), IpAddr::from(self.plan.host_ipv6(0)));
+        let server = NameServer::start(&self.home, address, move |ip| plan.nat64(ip))?;
+        Ok((server, address))
+    }
+
+    /// Where its hosts see an address of others.
+    pub(crate) fn sees(&self, address: IpAddr) -> IpAddr {
+        match (self.plan.kind, address) {
+            (Kind::Nat64, IpAddr::V4(ip)) => self.plan.nat64(ip).into(),
+            _ => address,
+        }
+    }
+
     /// Gives the outermost box further rules.
     pub(crate) fn rules(&self, run: &Run, name: &str, text: &str) -> Result<()> {
         nft(run, self.outermost(), name, text)
@@ -173,7 +189,7 @@ impl Site {
             ip_batch(Some(&host.namespace), &commands).during(&during)?;
         }
         let mut rules = kind.rules(wan, self.plan.host_ipv4(1));
-        if ipv6 {
+        if ipv6 && kind != Kind::SixOpen {
             rules.push_str(FIREWALL_IPV6);
         }
         nft(run, &self.home, "rules", &rules)?;

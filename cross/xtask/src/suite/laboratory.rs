@@ -19,6 +19,9 @@ const SHORTENED: &[&str] = &[
     "rotate", "roam", "failover", "idle-day",
 ];
 
+/// Cells of the path matrix that IPv6 is for.
+const WITH_IPV6: &str = "six-open:six-fw,six-fw:six-fw,nat64:prc,nat64:cgnat,nat64:nat64";
+
 /// Those of which there is a form in which everything is relayed.
 const RELAYED: &[&str] = &["outage", "revoke"];
 
@@ -54,6 +57,8 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     // The short form leaves out what is left to chance.
     let matrix: &[&str] = if full { &["nat-matrix"] } else { &["nat-matrix", "--short"] };
     outcome.merge(scenario(root, matrix));
+    let six: &[&str] = if full { &[] } else { &["--cells", WITH_IPV6] };
+    outcome.merge(scenario(root, &[&["nat-matrix", "--ipv6"], six].concat()));
     if full {
         outcome.merge(scenario(root, &["footprint"]));
     }
@@ -79,8 +84,10 @@ pub(super) fn fleet(root: &Path, full: bool) -> Outcome {
 
 fn scenario(root: &Path, arguments: &[&str]) -> Outcome {
     let words: Vec<&str> = ["run"].iter().chain(arguments).copied().collect();
-    let relayed = if arguments.contains(&"--relayed") { "-relayed" } else { "" };
-    program(root, "weft-lab", &format!("lab-{}{relayed}", arguments[0]), &words)
+    let has = |flag: &str| arguments.contains(&flag);
+    let form = if has("--relayed") { "-relayed" } else { "" };
+    let form = if has("--ipv6") { "-ipv6" } else { form };
+    program(root, "weft-lab", &format!("lab-{}{form}", arguments[0]), &words)
 }
 
 /// One program of the laboratory, which answers with one document.

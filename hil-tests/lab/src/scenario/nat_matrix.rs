@@ -50,7 +50,13 @@ struct Cell {
 }
 
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
-    let mut pairs = pairs(stage.options.cells.as_deref())?;
+    let mut pairs = pairs(stage.options.cells.as_deref(), stage.options.ipv6)?;
+    let skipped = without_tayga(&mut pairs);
+    if pairs.is_empty() {
+        return Err(
+            Failure::skipped("the program tayga is missing").line("try", "cross/setup test")
+        );
+    }
     if stage.options.short {
         pairs.retain(|kinds| Goal::of(*kinds) != Goal::Chance);
     }
@@ -83,6 +89,7 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
         "none": none,
         "passed": cells.len(),
         "measured_again": again,
+        "skipped": skipped,
     });
     let missed: Vec<String> = cells.iter().flat_map(Cell::missed).collect();
     if missed.is_empty() {
@@ -247,27 +254,60 @@ impl Cell {
     }
 }
 
-/// `prc:symrand,…`, or every unordered pair of the matrix.
-fn pairs(wanted: Option<&str>) -> Result<Vec<[Kind; 2]>> {
+/// Takes out what needs a program that is missing, and says so.
+fn without_tayga(pairs: &mut Vec<[Kind; 2]>) -> Vec<Value> {
+    let needed = |kinds: &[Kind; 2]| kinds.contains(&Kind::Nat64);
+    if find_program(Kind::Nat64.needs()).is_some() || !pairs.iter().any(needed) {
+        return Vec::new();
+    }
+    pairs.retain(|kinds| !needed(kinds));
+    vec![json!({ "name": "nat64", "reason": "the program tayga is missing" })]
+}
+
+/// Pairs with IPv6: both families of boxes, and translated hosts with each other and
+/// with those whose ports need no guess.
+const WITH_IPV6: [[Kind; 2]; 10] = {
+    use Kind::{AdCone, Cgnat, FullCone, Nat64, Open, Prc, SixFw, SixOpen, SymEif};
+    [
+        [SixOpen, SixOpen],
+        [SixOpen, SixFw],
+        [SixFw, SixFw],
+        [Nat64, Open],
+        [Nat64, FullCone],
+        [Nat64, AdCone],
+        [Nat64, Prc],
+        [Nat64, SymEif],
+        [Nat64, Cgnat],
+        [Nat64, Nat64],
+    ]
+};
+
+/// `prc:symrand,…`, or every unordered pair of the matrix; `ipv6` adds those that it
+/// is for.
+fn pairs(wanted: Option<&str>, ipv6: bool) -> Result<Vec<[Kind; 2]>> {
     let Some(wanted) = wanted else {
         let all = Kind::MATRIX;
         let with = |first: usize| all[first..].iter().map(move |other| [all[first], *other]);
-        return Ok((0..all.len()).flat_map(with).collect());
+        let six = WITH_IPV6.into_iter().filter(|_| ipv6);
+        return Ok((0..all.len()).flat_map(with).chain(six).collect());
     };
     wanted
         .split(',')
         .map(|cell| {
             let kinds = cell.split_once(':').and_then(|(a, b)| {
-                let find = |name: &str| Kind::MATRIX.into_iter().find(|kind| kind.name() == name);
+                let all = Kind::MATRIX.into_iter().chain(Kind::SIX);
+                let fits = |kind: &Kind| ipv6 || !kind.wants_ipv6();
+                let find = |name: &str| all.clone().filter(fits).find(|kind| kind.name() == name);
                 Some([find(a.trim())?, find(b.trim())?])
             });
             kinds.ok_or_else(|| {
-                let names = Kind::MATRIX.map(Kind::name).join(", ");
+                let all = Kind::MATRIX.into_iter().chain(Kind::SIX).map(Kind::name);
+                let names = all.collect::<Vec<_>>().join(", ");
                 Failure::new(
                     "lab.cells",
                     format!("--cells has {cell:?}, which is no pair of kinds"),
                 )
-                .line("kinds", names)
+                .line("kinds", format!("{names}; those with six want --ipv6"))
                 .line("try", "--cells prc:symrand,open:prc")
                 .exit(status::USAGE)
             })
@@ -281,7 +321,7 @@ mod tests {
 
     #[test]
     fn the_matrix_has_every_pair_once() {
-        let all = pairs(None).unwrap();
+        let all = pairs(None, false).unwrap();
         assert_eq!(all.len(), 66);
         let mut names: Vec<_> = all
             .iter()
@@ -298,7 +338,7 @@ mod tests {
 
     #[test]
     fn no_round_needs_a_site_twice_and_all_cells_are_in_one() {
-        let rounds = rounds(pairs(None).unwrap());
+        let rounds = rounds(pairs(None, false).unwrap());
         assert_eq!(rounds.iter().map(Vec::len).sum::<usize>(), 66);
         for round in &rounds {
             for side in 0..2 {
@@ -312,11 +352,22 @@ mod tests {
     }
 
     #[test]
+    fn with_ipv6_there_are_more_and_each_has_a_goal() {
+        let all = pairs(None, true).unwrap();
+        assert_eq!(all.len(), 76);
+        for kinds in WITH_IPV6 {
+            assert!(matches!(Goal::of(kinds), Goal::Direct(_)), "{kinds:?}");
+        }
+        let some = pairs(Some("nat64:prc,six-fw:six-open"), true).unwrap();
+        assert_eq!(some, [[Kind::Nat64, Kind::Prc], [Kind::SixFw, Kind::SixOpen]]);
+    }
+
+    #[test]
     fn cells_are_named_by_their_kinds() {
-        let some = pairs(Some("prc:symrand, open:open")).unwrap();
+        let some = pairs(Some("prc:symrand, open:open"), false).unwrap();
         assert_eq!(some, [[Kind::Prc, Kind::SymRand], [Kind::Open, Kind::Open]]);
-        for wrong in ["prc", "prc:cone", "", "nat64:prc"] {
-            assert_eq!(pairs(Some(wrong)).unwrap_err().status(), status::USAGE, "{wrong}");
+        for wrong in ["prc", "prc:cone", "", "six-fw:six-fw"] {
+            assert_eq!(pairs(Some(wrong), false).unwrap_err().status(), status::USAGE, "{wrong}");
         }
     }
 }

@@ -134,7 +134,9 @@ fn expected(kind: Kind, site: &Site) -> Seen {
         Kind::Cgnat | Kind::Block => (ANY, "block of 512", BY_BOTH),
         Kind::Moved => (ANY, "moved", BY_BOTH),
         Kind::AdMap => (BY_ADDRESS, "moved", BY_BOTH),
-        Kind::Blocked => return Seen { more: vec!["TCP passes".to_owned()], ..Seen::NOTHING },
+        Kind::Blocked | Kind::SixOpen | Kind::SixFw => {
+            return Seen { more: vec!["TCP passes".to_owned()], ..Seen::NOTHING };
+        }
         Kind::Prc
         | Kind::NoFw
         | Kind::Udp443

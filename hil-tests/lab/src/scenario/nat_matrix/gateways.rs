@@ -1,13 +1,14 @@
 //! The internet of the matrix: a coordinator, a relay, and a gateway at each site.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::Stage;
 use crate::clock;
+use crate::dns64::NameServer;
 use crate::failure::{During, Failure, Result};
 use crate::internet::{Families, Internet, Plan};
 use crate::measure::wait_until;
@@ -18,7 +19,7 @@ use crate::process::Process;
 use crate::relay::Relay;
 use crate::run::Run;
 use crate::sight::{Cause, Known};
-use crate::site::{SitePlan, UPLINK};
+use crate::site::{Site, SitePlan, UPLINK};
 use crate::watch::Watch;
 
 const COORD: (&str, u8) = ("coord", 10);
@@ -37,16 +38,20 @@ const EVERYTHING: &str = "[[rule]]\nfrom = \"any\"\nto = \"any\"\nallow = \"any\
 pub(in crate::scenario) struct Gateways {
     internet: Internet,
     coordinator: Coordinator,
-    /// Each with its uplink.
-    all: Vec<(Gateway, Watch)>,
+    all: Vec<Watched>,
+    /// Of sites without IPv4.
+    _name_servers: Vec<NameServer>,
 }
+
+/// A gateway with its uplink.
+type Watched = (Gateway, Watch);
 
 /// One side of a cell.
 pub(in crate::scenario) struct Side<'a> {
     pub(in crate::scenario) gateway: &'a Gateway,
     /// What passes its uplink.
     watch: &'a Watch,
-    /// Where its packets come from, if nobody carries them.
+    /// Where its packets come from for the other side, if nobody carries them.
     addresses: [IpAddr; 2],
 }
 
@@ -88,9 +93,10 @@ impl Gateways {
     ) -> Result<(Self, Vec<Process>)> {
         let mut plans = Vec::new();
         for side in 0..2 {
-            for (kind, number) in Kind::MATRIX.into_iter().zip(FIRST[side]..) {
+            for (kind, number) in Kind::MATRIX.into_iter().chain(Kind::SIX).zip(FIRST[side]..) {
                 if pairs.iter().any(|pair| pair[side] == kind) {
-                    let (name, ipv6) = (name(kind, side), stage.options.ipv6);
+                    let name = name(kind, side);
+                    let ipv6 = stage.options.ipv6 && kind != Kind::Nat64;
                     plans.push(SitePlan { name, ipv6, ..SitePlan::new(kind, number) });
                 }
             }
@@ -117,8 +123,8 @@ impl Gateways {
         let known = Known { coordinator: vec![(host.ipv4(), PORT).into()], relays };
         stage.story.done("coordinator", &coordinator.fingerprint, None);
         let began = clock::now();
-        let all = join(stage.run, &internet, &coordinator, &known)?;
-        let gateways = Self { internet, coordinator, all };
+        let (all, name_servers) = join(stage.run, &internet, &coordinator, &known)?;
+        let gateways = Self { internet, coordinator, all, _name_servers: name_servers };
         let told = gateways.policy(stage.run, NOTHING, |peers| peers == 0);
         stage.story.done("gateways", &format!("{} joined", plans.len()), Some(began.elapsed()));
         if let Err(failure) = told {
@@ -145,7 +151,8 @@ impl Gateways {
             let (gateway, watch) =
                 found.ok_or_else(|| Failure::new("lab.internal", format!("no gateway {name}")))?;
             let site = self.internet.site(&name)?;
-            let addresses = [site.public().into(), site.host().ipv6()];
+            let other = self.internet.site(&self::name(kinds[1 - side], 1 - side))?;
+            let addresses = [other.sees(site.public().into()), site.host().ipv6()];
             Ok(Side { gateway, watch, addresses })
         };
         Ok([find(0)?, find(1)?])
@@ -225,17 +232,31 @@ fn join(
     internet: &Internet,
     coordinator: &Coordinator,
     known: &Known,
-) -> Result<Vec<(Gateway, Watch)>> {
+) -> Result<(Vec<Watched>, Vec<NameServer>)> {
     let sites = internet.sites();
     let key = coordinator.join_string("matrix", sites.len() as u32)?;
-    let starting: Vec<Starting> = sites
-        .iter()
-        .map(|site| Starting::join(run, site.host(), &key, ""))
-        .collect::<Result<_>>()?;
-    let watched = |starting: Starting| {
+    let mut name_servers = Vec::new();
+    let mut starting = Vec::new();
+    for site in sites {
+        let mut resolver = None;
+        if site.plan.kind == Kind::Nat64 {
+            let (server, address) = site.name_server()?;
+            name_servers.push(server);
+            resolver = Some(address);
+        }
+        let host = site.host();
+        starting.push(Starting::join_asking(run, host, &key, "", Vec::new(), resolver)?);
+    }
+    let watched = |(starting, site): (Starting, &Site)| {
         let gateway = starting.ready()?;
-        let watch = Watch::start(gateway.namespace(), &[UPLINK], known)?;
+        let sees = |far: &SocketAddr| SocketAddr::new(site.sees(far.ip()), far.port());
+        let known = Known {
+            coordinator: known.coordinator.iter().map(sees).collect(),
+            relays: known.relays.iter().map(|ip| site.sees(*ip)).collect(),
+        };
+        let watch = Watch::start(gateway.namespace(), &[UPLINK], &known)?;
         Ok((gateway, watch))
     };
-    starting.into_iter().map(watched).collect()
+    let all = starting.into_iter().zip(sites).map(watched).collect::<Result<_>>()?;
+    Ok((all, name_servers))
 }
