@@ -257,10 +257,13 @@ mod tests {
         };
         let listed: BTreeSet<_> = all.iter().copied().map(names).collect();
         assert_eq!(listed.len(), rows.len(), "each pair once");
+        // A search finds the port of the hard one in most runs, sooner or later.
+        let is_chance =
+            |pair: &[Kind; 2]| pair.contains(&Kind::NoFw) && pair.contains(&Kind::SymRand);
         let each = Kind::MATRIX.into_iter();
         let missing: Vec<_> = each
             .flat_map(|a| Kind::MATRIX.map(|b| [a, b]))
-            .filter(|pair| super::super::nat_matrix::is_relayed(*pair))
+            .filter(|pair| super::super::nat_matrix::is_relayed(*pair) && !is_chance(pair))
             .map(names)
             .filter(|names| !listed.contains(names))
             .collect();
