@@ -243,6 +243,14 @@ impl Checks {
         self.list.iter().any(|check| check.named && check.route().address() == address)
     }
 
+    /// Another port that the peer named at the host of an address of its own: new
+    /// flows may come from there.
+    pub(super) fn other_port(&self, of: SocketAddr) -> Option<SocketAddr> {
+        let named = self.list.iter().filter(|check| check.named && !check.relayed);
+        let mut addresses = named.map(|check| check.route().address());
+        addresses.find(|address| address.ip() == of.ip() && *address != of)
+    }
+
     /// Whether this way answered a moment ago.
     pub(super) fn answers(&self, route: Route, now: Instant) -> bool {
         self.list.iter().any(|check| check.leads(route) && check.is_good(now))

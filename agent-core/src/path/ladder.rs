@@ -181,8 +181,8 @@ pub(super) const fn is_hard(mapping: Mapping) -> bool {
 enum Part {
     /// Opens ports at this address, whose port is one that was seen.
     Open(SocketAddr),
-    /// Knocks there.
-    Knock(SocketAddr),
+    /// Knocks there, at one and the other in turn.
+    Knock([SocketAddr; 2]),
 }
 
 /// A run with one peer.
@@ -205,19 +205,20 @@ pub(super) struct Run {
 
 impl Run {
     /// A run with a peer whose round begins at `at`, if the two NATs ask for one.
-    /// `seen`: where servers see the peer.
+    /// `seen`: the port that new flows of the peer get, and the one that servers see.
+    /// They differ at a box without a firewall that somebody's packet reached first.
     pub(super) fn new(
         slot: u16,
         own: Mapping,
         peer: Mapping,
-        seen: Option<SocketAddr>,
+        seen: Option<[SocketAddr; 2]>,
         transaction: u64,
         at: Instant,
     ) -> Option<Self> {
-        let seen = seen.filter(SocketAddr::is_ipv4)?;
+        let seen = seen.filter(|[_, seen]| seen.is_ipv4())?;
         let begin = at + BEGINS_AFTER;
         let (part, hard) = match (is_hard(own), is_hard(peer)) {
-            (false, true) if own != Mapping::Blocked => (Part::Open(seen), peer),
+            (false, true) if own != Mapping::Blocked => (Part::Open(seen[1]), peer),
             (true, false) if peer != Mapping::Blocked => (Part::Knock(seen), own),
             _ => return None,
         };
@@ -278,7 +279,8 @@ impl Run {
                     let took = KNOCK_PACE * sockets;
                     self.due_at += KNOCK_AGAIN.saturating_sub(took);
                 }
-                Some((Some(place as u8), to, transaction))
+                let turn = number / sockets % 2;
+                Some((Some(place as u8), to[turn as usize], transaction))
             }
         }
     }
@@ -410,4 +412,26 @@ pub(super) const fn is_extra(route: Route) -> bool {
 /// The route of a ping from one of these sockets.
 pub(super) const fn route(socket: SocketId, address: SocketAddr) -> Route {
     Route::Direct { socket, address }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_box_that_gives_new_flows_another_port_is_knocked_at_both() {
+        let [moved, seen] =
+            [12_823, 51_871].map(|port| SocketAddr::from(([203, 0, 113, 22], port)));
+        let (own, peer) = (Mapping::Window(512), Mapping::EndpointIndependent);
+        let run = Run::new(0, own, peer, Some([moved, seen]), 7, Instant::ZERO);
+        let mut run = run.expect("one side is hard");
+        let mut knocked = [[0_u8; 64]; 2];
+        while !run.is_over() {
+            let ping = run.poll(run.due_at());
+            let (socket, to, _) = ping.expect("it is due");
+            let socket = usize::from(socket.expect("not the usual one"));
+            knocked[usize::from(to == seen)][socket] += 1;
+        }
+        assert_eq!(knocked, [[2; 64], [1; 64]]);
+    }
 }

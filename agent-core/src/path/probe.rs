@@ -159,7 +159,8 @@ impl<const PEERS: usize> Paths<PEERS> {
             let Some(at) = peer.starts_at.take() else { continue };
             let is_free = self.run.is_none_or(|run| run.slot == slot);
             let transaction = peer.checks.ladder();
-            let run = Run::new(slot, own, peer.history.peer_mapping(), peer.seen, transaction, at);
+            let seen = peer.seen.map(|seen| [peer.checks.other_port(seen).unwrap_or(seen), seen]);
+            let run = Run::new(slot, own, peer.history.peer_mapping(), seen, transaction, at);
             let left = self.allowance.left;
             peer.history.unsearched = run.is_some() && !self.extra.is_allowed();
             let may = is_free && self.extra.is_allowed() && !peer.is_direct();
