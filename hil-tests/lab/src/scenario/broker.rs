@@ -68,6 +68,7 @@ const RESTLESS: &[&str] = &[
     "uptime_s",
     "telemetry",
     "path_summary",
+    "data_today",
 ];
 /// What a new policy changes besides.
 const DECIDED: &[&str] = &["revision", "map_revision", "map", "policy"];
