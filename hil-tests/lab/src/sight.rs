@@ -203,7 +203,6 @@ fn datagram(bytes: &[u8]) -> Cause {
             Cause::Stun
         }
         [first, _, _, _, a, b, c, d, ..] if first <= 0x3f && [a, b, c, d] == COOKIE => Cause::Relay,
-        [0x40..=0x4f, ..] => Cause::Relay,
         [PROBE, ..] => Cause::Probe,
         [1..=3, 0, 0, 0, ..] => Cause::Handshake,
         // Header, counter and the tag of nothing.
@@ -268,6 +267,8 @@ mod tests {
             (UDP, peer, [&[4, 0, 0, 0][..], &[7; 28]].concat(), Cause::Keepalive),
             (UDP, peer, data, Cause::Payload),
             (UDP, "203.0.113.60:53", vec![0; 30], Cause::Dns),
+            // Whose first byte could be that of a relay's channel.
+            (UDP, "10.30.0.1:1900", b"M-SEARCH * HTTP/1.1".to_vec(), Cause::Other),
             (1, peer, vec![], Cause::Other),
         ];
         for (protocol, to, carried, cause) in cases {

@@ -4,7 +4,7 @@
 //!
 //! A day is too long to wait for. What happens in one is a handful of events; each is
 //! taken from real packets and counted as often as it occurs. Signs of life and pings
-//! come sooner, at the coordinator's word, four times as often and in the short form
+//! come sooner, at the coordinator's word, five times as often and in the short form
 //! much more; their size is the same.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,8 +42,13 @@ const PING_S: u64 = 300;
 /// How long before the end of that the agent's MQTT client asks.
 const PING_LEAD_S: u64 = 5;
 /// The same as they are here, and in the short form.
-const SOONER_S: (u64, u64) = (HEARTBEAT_S / 4, PING_S / 4);
+const SOONER_S: (u64, u64) = (HEARTBEAT_S / 5, PING_S / 5);
 const SHORT_S: (u64, u64) = (20, 10);
+/// A router that maps nothing is asked again five minutes after the start, which the
+/// long form sees, less and less often, and in the end so often a day.
+const SEARCHES: f64 = 2.0;
+/// What a tunnel leaves behind is given back within this.
+const IDLE_WITHIN: Duration = Duration::from_secs(240);
 /// A box forgets a flow after this; four fifths of it is how often it is reminded.
 const BINDING: Duration = Duration::from_secs(120);
 const REMINDED_S: u64 = 96;
@@ -90,10 +95,12 @@ impl Journal {
         std::mem::take(&mut *self.seen())
     }
 
-    /// Waits until nothing has passed for a while, and forgets what did before.
+    /// Waits until nothing passes for a while, and forgets what did before.
     fn rest(&self) -> Result<()> {
+        let began = clock::now();
         wait_until(BACK, "the uplink is quiet", || {
-            Ok(self.last().is_none_or(|last| last.elapsed() > PAUSE))
+            // What has just happened may be about to say something.
+            Ok(self.last().map_or(began, |last| last.max(began)).elapsed() > PAUSE)
         })?;
         drop(self.take());
         Ok(())
@@ -218,7 +225,7 @@ fn tell(
     known: Known,
 ) -> Result<Value> {
     let journal = Journal::start(a, known)?;
-    let mut items = doorbell(stage, &journal)?;
+    let mut items = doorbell(stage, &journal, a)?;
     items.extend(reconnect(stage, coordinator, a, &journal)?);
     let doorbell = items.len();
     items.extend(warm(stage, &journal, [a, b])?);
@@ -264,7 +271,7 @@ fn tell(
 }
 
 /// Nobody talks: signs of life, pings, and whatever else there is.
-fn doorbell(stage: &mut Stage<'_>, journal: &Journal) -> Result<Vec<Item>> {
+fn doorbell(stage: &mut Stage<'_>, journal: &Journal, a: &Gateway) -> Result<Vec<Item>> {
     let (heartbeat_s, _) = pace(stage);
     // What the first words of the tunnel are followed by is over.
     let began = clock::now();
@@ -273,9 +280,13 @@ fn doorbell(stage: &mut Stage<'_>, journal: &Journal) -> Result<Vec<Item>> {
         let last = seen.iter().rev().find(|sight| sight.cause != Cause::Control);
         Ok(last.map_or(began, |last| last.at).elapsed() > FORGOTTEN)
     })?;
+    if !stage.options.short {
+        wait_until(IDLE_WITHIN, "the tunnel is over", || Ok(a.process.has_said("peer.down")))?;
+    }
     journal.rest()?;
     // Two signs of life come in this at least.
     let window = Duration::from_secs(heartbeat_s * 2 + 5);
+    let began = clock::now();
     signal::rest(window);
     if signal::asked_to_stop() {
         return Err(Failure::stopped());
@@ -289,6 +300,13 @@ fn doorbell(stage: &mut Stage<'_>, journal: &Journal) -> Result<Vec<Item>> {
     }
     let words = format!("signs of life of {lives:?} B, pings of {pings:?} B");
     stage.story.done("idle", &words, Some(window));
+    // Nothing else is expected, so whoever reads wants to know what it was.
+    for sight in seen.iter().filter(|sight| sight.cause != Cause::Control) {
+        let Sight { bytes, far, cause, .. } = sight;
+        let to = if sight.leaves { "to" } else { "from" };
+        let after = ui::span(sight.at.saturating_duration_since(began));
+        stage.story.line(&format!("  {:<9} {bytes} B {to} {far} after {after}", cause.name()));
+    }
     // An acknowledgement more or less is chance.
     let usual = |all: &mut Vec<f64>, what: &str| -> Result<f64> {
         all.sort_by(f64::total_cmp);
@@ -309,9 +327,11 @@ fn doorbell(stage: &mut Stage<'_>, journal: &Journal) -> Result<Vec<Item>> {
     ];
     let times = DAY / window.as_secs_f64();
     for cause in Cause::ALL.into_iter().filter(|cause| *cause != Cause::Control) {
-        let there = bytes(&seen, cause);
-        if there > 0 {
-            items.push(Item::of(cause.name(), cause, there as f64, times));
+        let there = bytes(&seen, cause) as f64;
+        match cause {
+            _ if there == 0.0 => {}
+            Cause::Other => items.push(Item::of("search for a mapping", cause, there, SEARCHES)),
+            _ => items.push(Item::of(cause.name(), cause, there, times)),
         }
     }
     Ok(items)
