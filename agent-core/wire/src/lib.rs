@@ -42,6 +42,7 @@ pub mod probe;
 pub mod relay;
 pub mod relay_link;
 pub mod signal;
+pub mod size;
 pub mod stun;
 pub mod telemetry;
 pub mod topic;

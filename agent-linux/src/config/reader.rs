@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::failure::{Code, Failure};
+pub(crate) use weft_wire::size::parse as size;
 
 /// The most mistakes shown of one file.
 const MOST: usize = 10;
@@ -347,30 +348,6 @@ impl Section<'_, '_> {
             self.failures.push(Failure::new(Code::ConfigUnknownKey, message).excerpt(drawn));
         }
     }
-}
-
-/// A whole number, or one with a point, and `B`, `kB`, `MB` or `GB`: powers of
-/// 1,000, as SIM plans count.
-pub(crate) fn size(text: &str) -> Option<u64> {
-    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
-    let (number, unit) = (text.get(..at)?.trim_end(), text.get(at..)?);
-    let digits = match unit {
-        "B" => 0,
-        "kB" => 3,
-        "MB" => 6,
-        "GB" => 9,
-        _ => return None,
-    };
-    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let fits = part.len() <= digits && number.ends_with(|c: char| c.is_ascii_digit());
-    if whole.is_empty() || !is_number(whole) || !is_number(part) || !fits {
-        return None;
-    }
-    let whole = whole.parse::<u64>().ok()?.checked_mul(10u64.pow(digits as u32))?;
-    let part = format!("{part:0<digits$}");
-    let part = if part.is_empty() { 0 } else { part.parse::<u64>().ok()? };
-    whole.checked_add(part)
 }
 
 /// What is said of a text that is none.

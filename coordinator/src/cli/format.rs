@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::ui;
+pub(crate) use weft_wire::size::parse as parse_size;
 
 /// What is not known.
 pub(crate) const NOTHING: &str = "–";
@@ -67,34 +68,6 @@ pub(crate) fn count(count: usize, one: &str) -> String {
         1 => format!("1 {one}"),
         many => format!("{many} {one}s"),
     }
-}
-
-/// A whole number, or one with a point, and `B`, `kB`, `MB` or `GB`.
-pub(crate) fn parse_size(text: &str) -> Option<u64> {
-    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
-    let (number, unit) = (text.get(..at)?.trim_end(), text.get(at..)?);
-    let digits = match unit {
-        "B" => 0,
-        "kB" => 3,
-        "MB" => 6,
-        "GB" => 9,
-        _ => return None,
-    };
-    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let ends = number.ends_with(|c: char| c.is_ascii_digit());
-    if whole.is_empty() || !is_number(whole) || !is_number(part) || !ends || part.len() > digits {
-        return None;
-    }
-    let scale =
-        |power: usize| u32::try_from(power).ok().and_then(|power| 10_u64.checked_pow(power));
-    let whole = whole.parse::<u64>().ok()?.checked_mul(scale(digits)?)?;
-    let part = if part.is_empty() {
-        0
-    } else {
-        part.parse::<u64>().ok()?.checked_mul(scale(digits - part.len())?)?
-    };
-    whole.checked_add(part)
 }
 
 /// Bytes in powers of 1000, as plans for SIM cards count: `512 B`, `310 kB`,
