@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{Context, peer, status};
+use crate::cli::{Context, peer, status, why};
 use crate::failure::{Failure, Result};
 use crate::ipc::protocol::Status;
 use crate::os::clock;
@@ -39,6 +39,14 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
         if arguments.watch {
             context.ui.clear();
         }
+        if arguments.json {
+            let verdicts = why::verdicts(&mut client, &status)?;
+            context.ui.document(&Document {
+                schema: "weft.peers/1",
+                peers: status::peer_documents(&status, &verdicts, clock::unix_millis()),
+            });
+            return Ok(0);
+        }
         show(context, &status);
         if !arguments.watch {
             return Ok(0);
@@ -52,13 +60,6 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
 }
 
 fn show(context: &mut Context, current: &Status) {
-    if context.ui.json {
-        context.ui.document(&Document {
-            schema: "weft.peers/1",
-            peers: status::peer_documents(current, clock::unix_millis()),
-        });
-        return;
-    }
     let (symbols, width) = (context.ui.symbols, context.ui.width());
     for line in status::peers(current, symbols, width, status::Depth::All) {
         context.ui.answer(&line);

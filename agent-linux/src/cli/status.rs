@@ -5,6 +5,7 @@ pub(super) mod data;
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::why::{self, VerdictDocument, Verdicts};
 use crate::cli::{Context, key, peer};
 use crate::failure::Result;
 use crate::ipc::protocol::{
@@ -36,7 +37,8 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     let mut client = peer::connect(&context.config, "status")?;
     let status = client.status()?;
     if arguments.json {
-        context.ui.document(&document(&status, clock::unix_millis()));
+        let verdicts = why::verdicts(&mut client, &status)?;
+        context.ui.document(&document(&status, &verdicts, clock::unix_millis()));
     } else {
         let symbols = context.ui.symbols;
         for line in describe(&status, symbols, context.ui.width()) {
@@ -428,7 +430,8 @@ pub(super) struct PeerDocument {
     last_data: Option<String>,
     last_handshake: Option<String>,
     psk_mark: Option<String>,
-    verdict: Option<()>,
+    /// That of `weft why`.
+    verdict: Option<VerdictDocument>,
 }
 
 /// The way of a peer's data.
@@ -450,7 +453,7 @@ struct NoteDocument {
 }
 
 /// The document; ages become moments of a clock that says `now_ms`.
-fn document(status: &Status, now_ms: u64) -> impl Serialize {
+fn document(status: &Status, verdicts: &Verdicts, now_ms: u64) -> impl Serialize {
     let coordinator = &status.coordinator;
     let ago = |ms: u64| units::rfc3339(now_ms.saturating_sub(ms));
     let (scheme, _) = coordinator.address.split_once("://").unwrap_or(("", ""));
@@ -482,7 +485,7 @@ fn document(status: &Status, now_ms: u64) -> impl Serialize {
         interface: status.interface.clone(),
         mtu: status.mtu,
         listen_port: status.port,
-        peers: peer_documents(status, now_ms),
+        peers: peer_documents(status, verdicts, now_ms),
         refused_peers: status.refused_peers,
         key: KeyDocument { state: status.key.state, changed_at: status.key.changed_ms.map(ago) },
         relays: status.relays.iter().map(relay_document).collect(),
@@ -546,7 +549,11 @@ pub(super) fn path_document(peer: &Peer, now_ms: u64) -> PathDocument {
 }
 
 /// All peers as programs read them.
-pub(super) fn peer_documents(status: &Status, now_ms: u64) -> Vec<PeerDocument> {
+pub(super) fn peer_documents(
+    status: &Status,
+    verdicts: &Verdicts,
+    now_ms: u64,
+) -> Vec<PeerDocument> {
     let ago = |ms: Option<u64>| ms.map(|ms| units::rfc3339(now_ms.saturating_sub(ms)));
     let document = |peer: &&Peer| PeerDocument {
         id: peer.id.clone(),
@@ -562,7 +569,7 @@ pub(super) fn peer_documents(status: &Status, now_ms: u64) -> Vec<PeerDocument> 
         last_data: ago(peer.data_ms),
         last_handshake: ago(peer.handshake_ms),
         psk_mark: peer.psk_mark.clone(),
-        verdict: None,
+        verdict: verdicts.get(&peer.id).cloned(),
     };
     peer::sorted(&status.peers).iter().map(document).collect()
 }

@@ -2,6 +2,8 @@
 
 mod judge;
 
+use std::collections::BTreeMap;
+
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -11,6 +13,7 @@ use weft_wire::verdict::{AttemptEnd, Language};
 
 use crate::cli::{Context, peer};
 use crate::failure::{Code, Failure, Result};
+use crate::ipc::client::{Client, unexpected};
 use crate::ipc::protocol::{Answer, Device, Evidence, Path, Peer, Relay, Request, Status, Tried};
 use crate::os::clock;
 use crate::output::{Symbols, paint, style, units};
@@ -57,10 +60,7 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
     let mut client = peer::connect(&context.config, "why")?;
     let status = client.status()?;
     let found = peer::find(&status, &arguments.peer)?;
-    let evidence = match client.ask(Request::Why { peer: found.id.clone() })? {
-        Answer::Why(Some(evidence)) => *evidence,
-        _ => return Err(gone(&arguments.peer)),
-    };
+    let evidence = evidence(&mut client, found)?.ok_or_else(|| gone(&arguments.peer))?;
     let language = match arguments.lang {
         Lang::En => Language::En,
         Lang::Zh => Language::Zh,
@@ -82,6 +82,34 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
         }
     }
     Ok(u8::from(!judged.verdict.is_good()))
+}
+
+/// What the daemon knows of a peer; `None`: it is none any more.
+fn evidence(client: &mut Client, peer: &Peer) -> Result<Option<Evidence>> {
+    match client.ask(Request::Why { peer: peer.id.clone() })? {
+        Answer::Why(evidence) => Ok(evidence.map(|evidence| *evidence)),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The verdicts on peers, by their ids, as programs read them.
+pub(super) type Verdicts = BTreeMap<String, VerdictDocument>;
+
+/// What `weft why` would say of each peer. One that the map drops meanwhile has no
+/// verdict. Each is a question of its own: together they may be more than a client's
+/// answers may take.
+pub(super) fn verdicts(client: &mut Client, status: &Status) -> Result<Verdicts> {
+    let mut verdicts = Verdicts::new();
+    for peer in &status.peers {
+        if let Some(evidence) = evidence(client, peer)? {
+            verdicts.insert(peer.id.clone(), verdict(status, peer, &evidence));
+        }
+    }
+    Ok(verdicts)
+}
+
+fn verdict(status: &Status, peer: &Peer, evidence: &Evidence) -> VerdictDocument {
+    verdict_document(&judge(status, peer, evidence, None), Language::En)
 }
 
 /// It went between two questions.
@@ -241,19 +269,29 @@ struct Document {
     from: Option<Named>,
     to: Named,
     traffic: Option<String>,
-    verdict: VerdictDocument,
+    verdict: AdvisedDocument,
     evidence: Ends,
     attempts: Vec<AttemptDocument>,
     next_try_at: Option<String>,
 }
 
-#[derive(Serialize)]
-struct VerdictDocument {
+/// A verdict here, in `weft status --json` and in `weft peers --json`.
+#[derive(Clone, Serialize)]
+pub(super) struct VerdictDocument {
+    /// `relay.both-random`.
     code: &'static str,
     number: u16,
+    /// Whether packets pass, or would.
     good: bool,
+    /// Values of the sentence. Spans end in `_ms`.
     params: Map<String, Value>,
     sentence: String,
+}
+
+#[derive(Serialize)]
+struct AdvisedDocument {
+    #[serde(flatten)]
+    verdict: VerdictDocument,
     advice: Vec<AdviceDocument>,
 }
 
@@ -313,6 +351,16 @@ fn end(mapping: Mapping) -> End {
     End { mapping, step, window, ..End::default() }
 }
 
+fn verdict_document(judged: &Judged, language: Language) -> VerdictDocument {
+    VerdictDocument {
+        code: judged.verdict.code(),
+        number: judged.verdict.number(),
+        good: judged.verdict.is_good(),
+        params: judged.params(language),
+        sentence: judged.sentence(language),
+    }
+}
+
 fn document(
     status: &Status,
     peer: &Peer,
@@ -337,12 +385,8 @@ fn document(
         from: status.device.as_ref().map(named),
         to: Named { id: peer.id.clone(), name: peer.name.clone() },
         traffic: None,
-        verdict: VerdictDocument {
-            code: judged.verdict.code(),
-            number: judged.verdict.number(),
-            good: judged.verdict.is_good(),
-            params: judged.params(language),
-            sentence: judged.sentence(language),
+        verdict: AdvisedDocument {
+            verdict: verdict_document(judged, language),
             advice: advice
                 .map(|(advice, text, command)| AdviceDocument {
                     code: advice.code(),

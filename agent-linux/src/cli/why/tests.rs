@@ -315,6 +315,23 @@ fn the_document_has_the_fields_of_the_coordinators() {
 }
 
 #[test]
+fn the_status_has_the_same_verdict_without_the_advice() {
+    let (status, peer) = reached(relay(Some("udp")));
+    let evidence = evidence(Mapping::Window(512), Mapping::Random, &[AttemptEnd::NoAnswer]);
+    let judged = judge(&status, &peer, &evidence, None);
+    let whole = document(&status, &peer, &evidence, (&judged, Language::En), 0);
+    let mut whole = serde_json::to_value(&whole).unwrap()["verdict"].take();
+    assert!(whole.as_object_mut().unwrap().remove("advice").is_some());
+    let verdicts = Verdicts::from([(peer.id.clone(), verdict(&status, &peer, &evidence))]);
+    let peers = super::super::status::peer_documents(&status, &verdicts, 0);
+    let peers = serde_json::to_value(&peers).unwrap();
+    assert_eq!((&peers[0]["name"], &peers[0]["verdict"]), (&"gw-b".into(), &whole));
+    assert_eq!(peers[0]["verdict"]["code"], "relay.both-random");
+    // It went between two questions.
+    assert_eq!((&peers[1]["name"], &peers[1]["verdict"]), (&"plc-7".into(), &Value::Null));
+}
+
+#[test]
 fn own_rules_are_asked_for_what_is_to_pass() {
     let (status, peer) = reached(Path::Direct { remote: "203.0.113.22:51871".to_owned() });
     let mut some = evidence(EASY, EASY, &[AttemptEnd::Found]);
