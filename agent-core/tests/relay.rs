@@ -3,235 +3,23 @@
 #![allow(missing_docs, reason = "a test")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
+mod desk;
 mod draws;
 
+use desk::*;
 use draws::{Count, address};
 use proptest::prelude::*;
-use weft_agent_core::event::{DropReason, SocketId, Sockets, Source};
+use weft_agent_core::event::{DropReason, Sockets, Source};
 use weft_agent_core::relay::{
-    Framed, INDICATION_OVERHEAD, REQUEST_LEN, Received, RelayClient, RelayEvent, Rung,
-    StreamCommand, StreamId, Via, Way, Why,
+    INDICATION_OVERHEAD, Received, RelayClient, RelayEvent, Rung, StreamCommand, Via, Way, Why,
 };
-use weft_agent_core::time::{Duration, Instant};
-use weft_noise::legacy::{LongTermKey, SharedPassword};
-use weft_wire::relay::{Relay, RelayLogin, RelayMac};
+use weft_agent_core::time::Duration;
+use weft_wire::relay::Relay;
 use weft_wire::stun::{
-    ALLOCATE_REQUEST, Algorithm, BINDING_SUCCESS, CHANNEL_BIND_REQUEST, CREATE_PERMISSION_REQUEST,
-    ChannelData, Class, DATA_ATTRIBUTE, DATA_INDICATION, Message, MessageWriter, NONCE, REALM,
-    REFRESH_REQUEST, SEND_INDICATION, TransactionId, USERNAME, XOR_PEER_ADDRESS,
-    XOR_RELAYED_ADDRESS, kind_of,
+    ALLOCATE_REQUEST, BINDING_SUCCESS, CHANNEL_BIND_REQUEST, CREATE_PERMISSION_REQUEST,
+    ChannelData, Class, DATA_ATTRIBUTE, Message, MessageWriter, NONCE, REALM, REFRESH_REQUEST,
+    SEND_INDICATION, USERNAME, XOR_PEER_ADDRESS,
 };
-
-const V4: SocketId = SocketId(0);
-const V6: SocketId = SocketId(1);
-const START: Instant = Instant::from_secs(50);
-const USER: &str = "1764230400:dev_2j7m5ctnuzov@org_1";
-const PEER: &str = "198.51.100.9:51820";
-const RELAYED: &str = "203.0.113.1:49152";
-const HOUR: Duration = Duration::from_secs(3_600);
-
-fn relay(number: u16) -> Relay {
-    Relay {
-        number,
-        v4: Some([203, 0, 113, u8::try_from(number).unwrap()].into()),
-        v6: None,
-        udp: [3_478, 0],
-        tcp: 0,
-        tls: 0,
-    }
-}
-
-fn login(relay: u16, byte: u8) -> RelayLogin {
-    RelayLogin { relay, mac: RelayMac([byte; 20]) }
-}
-
-fn key(byte: u8) -> LongTermKey {
-    SharedPassword::from_mac(&[byte; 20]).key(USER.as_bytes(), b"weft")
-}
-
-/// A client, and the time.
-struct Desk {
-    client: RelayClient<4, 256>,
-    now: Instant,
-    entropy: Count,
-    /// Credentials that the server knows.
-    mac: u8,
-}
-
-#[derive(Clone, Debug)]
-struct Request {
-    via: Via,
-    bytes: Vec<u8>,
-}
-
-impl Request {
-    fn message(&self) -> Message<'_> {
-        Message::parse(&self.bytes).unwrap()
-    }
-
-    fn kind(&self) -> u16 {
-        self.message().kind()
-    }
-
-    fn transaction(&self) -> TransactionId {
-        self.message().transaction()
-    }
-
-    fn source(&self) -> Source {
-        let Via::Udp { socket, to: server } = self.via else { panic!("{:?}", self.via) };
-        Source { socket, address: server }
-    }
-
-    fn is_signed(&self, byte: u8) -> bool {
-        let message = self.message();
-        let integrity = message.integrity(Algorithm::Sha1);
-        message.get(USERNAME) == Some(USER.as_bytes())
-            && integrity.is_some_and(|it| key(byte).verify(Algorithm::Sha1, &it))
-    }
-}
-
-impl Desk {
-    fn new(relays: &[Relay]) -> Self {
-        let mut desk = Self { client: RelayClient::new(), now: START, entropy: Count(0), mac: 7 };
-        desk.client.set_sockets(Sockets { v4: Some(V4), v6: Some(V6) }, START);
-        desk.client.set_relays(relays, START);
-        desk.grant(7, HOUR);
-        assert_eq!((desk.sent().len(), desk.client.poll_timeout()), (0, None));
-        desk
-    }
-
-    /// With an allocation at relay 1, and the channel to [`PEER`] asked for.
-    fn allocated() -> (Self, Request) {
-        let mut desk = Self::new(&[relay(1)]);
-        desk.client.want(address(PEER), desk.now).unwrap();
-        let first = desk.one();
-        desk.challenge(&first, 401, "n1");
-        let signed = desk.one();
-        desk.give(&signed);
-        assert!(matches!(desk.events()[..], [RelayEvent::Allocated { .. }]));
-        let bind = desk.one();
-        assert_eq!(bind.kind(), CHANNEL_BIND_REQUEST);
-        (desk, bind)
-    }
-
-    fn ready() -> Self {
-        let (mut desk, bind) = Self::allocated();
-        desk.succeed(&bind, |_| {});
-        assert_eq!(desk.events(), [RelayEvent::Ready { peer: address(PEER) }]);
-        desk
-    }
-
-    fn grant(&mut self, byte: u8, lifetime: Duration) {
-        let logins = [login(1, byte), login(2, byte)];
-        self.client.set_grant(USER, lifetime, &logins, self.now);
-    }
-
-    fn sent(&mut self) -> Vec<Request> {
-        let mut all = vec![];
-        let mut out = [0; REQUEST_LEN];
-        let (entropy, now) = (&mut self.entropy, self.now);
-        while let Some(transmit) = self.client.poll_transmit(&mut out, entropy, now) {
-            all.push(Request { via: transmit.via, bytes: out[..transmit.len].to_vec() });
-        }
-        while let Some(transmit) = self.client.poll_stream_transmit(&mut out, entropy, now) {
-            all.push(Request { via: transmit.via, bytes: out[..transmit.len].to_vec() });
-        }
-        all
-    }
-
-    fn one(&mut self) -> Request {
-        let mut sent = self.sent();
-        assert_eq!(sent.len(), 1);
-        sent.remove(0)
-    }
-
-    fn hand_in(&mut self, source: Source, bytes: &[u8]) -> Result<Received, DropReason> {
-        self.client.handle_datagram(source, bytes, self.now)
-    }
-
-    fn answer(
-        &self,
-        request: &Request,
-        class: Class,
-        is_signed: bool,
-        write: impl FnOnce(&mut MessageWriter<'_>),
-    ) -> Vec<u8> {
-        let mut out = [0; 512];
-        let kind = kind_of(request.message().method(), class);
-        let mut writer = MessageWriter::new(kind, request.transaction(), &mut out).unwrap();
-        write(&mut writer);
-        if is_signed {
-            key(self.mac).sign(Algorithm::Sha1, &mut writer).unwrap();
-        }
-        let len = writer.finish_bare();
-        out[..len].to_vec()
-    }
-
-    fn reply(&mut self, request: &Request, bytes: &[u8]) {
-        assert_eq!(self.hand_in(request.source(), bytes), Ok(Received::Consumed));
-    }
-
-    fn challenge(&mut self, request: &Request, number: u16, nonce: &str) {
-        let bytes = self.answer(request, Class::Error, false, |writer| {
-            writer.error(number).unwrap();
-            writer.attribute(REALM, b"weft").unwrap();
-            writer.attribute(NONCE, nonce.as_bytes()).unwrap();
-        });
-        self.reply(request, &bytes);
-    }
-
-    fn refuse(&mut self, request: &Request, number: u16) {
-        let bytes = self.answer(request, Class::Error, true, |writer| {
-            writer.error(number).unwrap();
-        });
-        self.reply(request, &bytes);
-    }
-
-    fn succeed(&mut self, request: &Request, write: impl FnOnce(&mut MessageWriter<'_>)) {
-        let bytes = self.answer(request, Class::Success, true, write);
-        self.reply(request, &bytes);
-    }
-
-    fn give(&mut self, request: &Request) {
-        assert_eq!(request.kind(), ALLOCATE_REQUEST);
-        self.succeed(request, given);
-    }
-
-    fn events(&mut self) -> Vec<RelayEvent> {
-        std::iter::from_fn(|| self.client.poll_event()).collect()
-    }
-
-    fn wait(&mut self) -> Instant {
-        self.now = self.client.poll_timeout().unwrap().0.max(self.now);
-        self.client.handle_timeout(self.now);
-        self.now
-    }
-
-    /// Waits until something is sent.
-    fn next(&mut self) -> Request {
-        loop {
-            self.wait();
-            let mut sent = self.sent();
-            if !sent.is_empty() {
-                return sent.remove(0);
-            }
-        }
-    }
-
-    fn elapsed_ms(&self) -> u64 {
-        u64::try_from((self.now - START).as_millis()).unwrap()
-    }
-}
-
-fn given(writer: &mut MessageWriter<'_>) {
-    writer.xor_address(XOR_RELAYED_ADDRESS, address(RELAYED)).unwrap();
-    writer.xor_mapped_address(address("192.0.2.5:4000")).unwrap();
-    writer.lifetime(600).unwrap();
-}
-
-fn is_lost(events: &[RelayEvent], wanted: Why) -> bool {
-    events.contains(&RelayEvent::Lost { relay: 1, why: wanted })
-}
 
 #[test]
 fn the_first_allocation_takes_two_round_trips_and_the_next_one() {
@@ -489,15 +277,6 @@ fn a_wrong_source_a_wrong_mac_and_a_wrong_transaction_count_for_nothing() {
     assert_eq!(desk.hand_in(from, &good), Err(DropReason::Unsolicited), "once");
 }
 
-fn indication(peer: &str, data: &[u8]) -> Vec<u8> {
-    let mut out = [0; 128];
-    let mut writer = MessageWriter::new(DATA_INDICATION, [3; 12], &mut out).unwrap();
-    writer.xor_address(XOR_PEER_ADDRESS, address(peer)).unwrap();
-    writer.attribute(DATA_ATTRIBUTE, data).unwrap();
-    let len = writer.finish_bare();
-    out[..len].to_vec()
-}
-
 #[test]
 fn data_counts_of_wanted_addresses_only() {
     let mut desk = Desk::ready();
@@ -703,40 +482,6 @@ fn another_network_is_another_allocation_at_once() {
     desk.client.set_relays(&[relay(2)], desk.now);
     assert!(is_lost(&desk.events(), Why::Removed));
     assert!(desk.sent().iter().any(|one| one.source().address == address("203.0.113.2:3478")));
-}
-
-/// Opens the connection that is asked for.
-fn open(desk: &mut Desk, is_tls: bool) -> StreamId {
-    loop {
-        while let Some(command) = desk.client.poll_stream() {
-            if let StreamCommand::Open { stream, tls, .. } = command
-                && tls == is_tls
-            {
-                desk.client.handle_stream_connected(stream, desk.now);
-                return stream;
-            }
-        }
-        desk.wait();
-        desk.sent();
-    }
-}
-
-/// Hands in bytes of a connection, in pieces; gives the packets of peers.
-fn stream(desk: &mut Desk, id: StreamId, bytes: &[u8], piece: usize) -> Vec<Vec<u8>> {
-    let mut packets = vec![];
-    for mut piece in bytes.chunks(piece) {
-        while !piece.is_empty() {
-            let taken = desk.client.handle_stream_data(id, piece);
-            piece = &piece[taken..];
-            while let Some(frame) = desk.client.poll_stream_frame(desk.now) {
-                if let Framed::Data { stream, peer, data } = frame {
-                    assert_eq!((stream, peer), (id, address(PEER)));
-                    packets.push(data.to_vec());
-                }
-            }
-        }
-    }
-    packets
 }
 
 #[test]
