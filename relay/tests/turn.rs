@@ -5,7 +5,7 @@
 mod support;
 
 use support::{SECRET, Sent, UNIX, World, address, client, settings};
-use weft_relay::proto::turn::{Client, Opened, Settings, SharedSecret, Via};
+use weft_relay::proto::turn::{Client, Opened, Settings, SharedSecret, Turn, Via};
 use weft_wire::stun::{
     ADDITIONAL_ADDRESS_FAMILY, ADDRESS_ERROR_CODE, ALLOCATE_REQUEST, ALTERNATE_SERVER,
     CHANNEL_BIND_REQUEST, CREATE_PERMISSION_REQUEST, ChannelData, DATA_ATTRIBUTE, DATA_INDICATION,
@@ -83,6 +83,29 @@ fn a_burst_stays_together_and_a_mixed_one_is_sorted() {
     let back = world.peer_sends(port, PEER, b"aaaabbbbcc", 4);
     let expected = [frame(0x4001, b"aaaa"), frame(0x4001, b"bbbb"), frame(0x4001, b"cc")];
     assert_eq!(back, expected.map(|bytes| Sent::Client(client(1), bytes)));
+}
+
+/// Devices remember where a relay kept others, for when nobody can tell them.
+#[test]
+fn a_user_is_given_the_port_that_it_had() {
+    let mut world = World::new(settings());
+    let first = world.allocate(&client(1), 600);
+    let second = world.allocate(&client(2), 600);
+    assert_ne!(first, second, "the same user on another socket");
+    assert_eq!(refresh(&mut world, 2, 0), 0);
+    assert_ne!(world.allocate(&client(3), 600), first, "somebody is there");
+    assert_eq!(refresh(&mut world, 1, 0), 0);
+    assert_eq!(world.allocate(&client(4), 600), first);
+    // Another start of the relay draws other random numbers.
+    let restarted = |secret: &[u8]| {
+        let secrets = vec![SharedSecret::new(secret)];
+        let mut world = World::new(settings());
+        world.turn = Turn::new(Settings { secrets, ..settings() }, &[9; 32]);
+        world.secret = secret.to_vec();
+        world.allocate(&client(5), 600)
+    };
+    assert_eq!(restarted(SECRET), first);
+    assert_ne!(restarted(b"another"), first);
 }
 
 #[test]

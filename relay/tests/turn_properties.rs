@@ -83,6 +83,8 @@ fn play(world: &mut World, model: &mut Model, step: &Step) {
             assert_eq!(message.error().is_some(), model.alive(c, now).is_some());
             if let Some(relayed) = message.xor_address(XOR_RELAYED_ADDRESS) {
                 model.end(c);
+                // All are one user, which is given the port that it had.
+                model.allocations.retain(|_, (port, _)| *port != relayed.port());
                 let granted = message.lifetime().unwrap();
                 assert_eq!(granted, lifetime.clamp(600, 3_600));
                 model.allocations.insert(c, (relayed.port(), now + u64::from(granted) * 1_000));

@@ -168,8 +168,8 @@ impl Turn {
         let now = asked.now;
         let port = match wanted.token {
             Some(token) => self.claim(token, now),
-            None => self.ports[wanted.family as usize]
-                .choose(&mut self.chance, wanted.kind)
+            None => self
+                .port(identity.name, wanted.family, wanted.kind)
                 .map(|port| (port, wanted.family)),
         };
         let Some((port, family)) = port else {
@@ -205,8 +205,8 @@ impl Turn {
         if wanted.additional {
             let free = match self.relay_ip(Family::V6) {
                 None => Err(code::ADDRESS_FAMILY_NOT_SUPPORTED),
-                Some(_) => self.ports[Family::V6 as usize]
-                    .choose(&mut self.chance, Kind::Any)
+                Some(_) => self
+                    .port(identity.name, Family::V6, Kind::Any)
                     .ok_or(code::INSUFFICIENT_CAPACITY),
             };
             match free {
@@ -215,6 +215,14 @@ impl Turn {
             }
         }
         self.pending.push(pending);
+    }
+
+    /// A port for this user: its own one, if it has no other allocation and nobody
+    /// else is there. Who was told of it can reach it there again.
+    fn port(&mut self, name: &str, family: Family, kind: Kind) -> Option<u16> {
+        let ports = &mut self.ports[family as usize];
+        let own = self.auth.place(name).filter(|_| kind == Kind::Any);
+        own.and_then(|place| ports.claim(place)).or_else(|| ports.choose(&mut self.chance, kind))
     }
 
     fn open(&mut self, place: u32, family: Family, port: u16, out: &mut Output) {

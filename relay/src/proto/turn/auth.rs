@@ -61,6 +61,15 @@ impl Auth {
         Self { nonce_key, nonce_s, realm, secrets, denied: HashMap::new() }
     }
 
+    /// A number of this user's, of which nobody without the secret can tell
+    /// anything: the same for as long as the secret is, over restarts too.
+    pub(super) fn place(&self, name: &str) -> Option<u64> {
+        let secret = self.secrets.first()?;
+        let key = mac::keyed_hash(&[0; 32], &[b"weft relay places v1", secret.as_bytes()]);
+        let [a, b, c, d, e, f, g, h, ..] = mac::keyed_hash(&key, &[name.as_bytes()]);
+        Some(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+
     pub(super) fn set_secrets(&mut self, secrets: Vec<SharedSecret>) {
         self.secrets = secrets;
     }

@@ -55,6 +55,16 @@ impl Ports {
         self.taken[usize::from(port / 64)] &= !(1 << (port % 64));
     }
 
+    /// Takes the port at this place, if it is free: the same number has the same
+    /// one for as long as nobody else has taken it.
+    pub(super) fn claim(&mut self, place: u64) -> Option<u16> {
+        let (low, high) = (u64::from(*self.range.start()), u64::from(*self.range.end()));
+        let size = high.checked_sub(low)? + 1;
+        let port = (low + place % size) as u16;
+        self.is_free(port).then(|| self.take(port))?;
+        Some(port)
+    }
+
     /// Takes a free port from a place that nobody can foresee (RFC 6056). With
     /// `pair` an even one whose successor is free, which is taken as well.
     pub(super) fn choose(&mut self, chance: &mut Chance, kind: Kind) -> Option<u16> {
