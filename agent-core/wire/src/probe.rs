@@ -23,8 +23,12 @@
 //! nothing: 20 bytes of body, in a pong the address that the ping came from
 //! (16, IPv4 mapped into IPv6), its port (2) and how long the answer took in
 //! milliseconds (2), in a ping zero.
+//!
+//! A call, its answer and `go` carry the body of their item
+//! ([`crate::signal::put`]), whose `peer` is the sender. The call is the longest
+//! probe there is, so that no answer to it is longer.
 
-use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// First byte of every probe.
 pub const PROBE: u8 = 0x57;
@@ -45,6 +49,7 @@ pub const PING_LEN: usize = PROBE_HEADER_LEN + ECHO_LEN + PROBE_MAC_LEN;
 pub const PROBE_LEN: usize = PROBE_HEADER_LEN + crate::signal::SIGNAL_LEN + PROBE_MAC_LEN;
 
 const ECHO_LEN: usize = 20;
+const LINE_LEN: usize = 24;
 
 /// What a probe says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +69,9 @@ pub enum ProbeKind {
     Bye = 6,
     /// Opens the sender's own NAT and is not answered.
     Open = 7,
+    /// [`Line`]: with number 0 the receiver is asked for its own, which comes with
+    /// number 1 and the same transaction.
+    Line = 8,
 }
 
 impl ProbeKind {
@@ -76,6 +84,7 @@ impl ProbeKind {
             5 => Self::Go,
             6 => Self::Bye,
             7 => Self::Open,
+            8 => Self::Line,
             _ => return None,
         })
     }
@@ -85,6 +94,7 @@ impl ProbeKind {
         match self {
             Self::Ping | Self::Pong => body == ECHO_LEN,
             Self::Bye | Self::Open => body == 0,
+            Self::Line => body == LINE_LEN,
             Self::Call | Self::CallAck | Self::Go => body != 0 && body <= crate::signal::SIGNAL_LEN,
         }
     }
@@ -123,6 +133,67 @@ pub struct ProbeHead {
 }
 
 const RELAYED: u8 = 1;
+
+/// Where a relay keeps a line to a device while the coordinator is away: the
+/// addresses of an allocation, one of each family. 24 bytes: address and port of
+/// IPv4, then of IPv6; zeroes where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Line([u8; LINE_LEN]);
+
+impl Line {
+    /// No line.
+    pub const NONE: Self = Self([0; LINE_LEN]);
+
+    /// The first address of each family.
+    pub fn new(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let mut line = Self::NONE;
+        for address in addresses {
+            let port = address.port().to_le_bytes();
+            let at = if address.is_ipv4() { 0 } else { 6 };
+            if line.address(at).is_some() {
+                continue;
+            }
+            match address.ip() {
+                IpAddr::V4(ip) => line.0[..4].copy_from_slice(&ip.octets()),
+                IpAddr::V6(ip) => line.0[6..22].copy_from_slice(&ip.octets()),
+            }
+            let at = if at == 0 { 4 } else { 22 };
+            line.0[at..at + 2].copy_from_slice(&port);
+        }
+        line
+    }
+
+    /// The line that these bytes say.
+    pub const fn from_bytes(bytes: [u8; LINE_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// As it travels.
+    pub const fn as_bytes(&self) -> &[u8; LINE_LEN] {
+        &self.0
+    }
+
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + use<> {
+        [self.address(0), self.address(6)].into_iter().flatten()
+    }
+
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        self.addresses().next().is_none()
+    }
+
+    fn address(&self, at: usize) -> Option<SocketAddr> {
+        let (ip, port): (IpAddr, _) = if at == 0 {
+            (Ipv4Addr::from(*self.0.first_chunk::<4>()?).into(), [self.0[4], self.0[5]])
+        } else {
+            let ip = self.0.get(6..)?.first_chunk::<16>()?;
+            (Ipv6Addr::from(*ip).into(), [self.0[22], self.0[23]])
+        };
+        let port = u16::from_le_bytes(port);
+        (port != 0).then_some(SocketAddr::new(ip, port))
+    }
+}
 
 /// A view of a probe whose length fits its kind. Its MAC was not looked at.
 #[derive(Clone, Copy, Debug)]
@@ -194,6 +265,12 @@ impl<'a> Probe<'a> {
         let ip = Ipv6Addr::from(*address).to_canonical();
         let source = SocketAddr::new(ip, u16::from_le_bytes([p0, p1]));
         (self.kind == ProbeKind::Pong).then_some((source, u16::from_le_bytes([d0, d1])))
+    }
+
+    /// What a [`ProbeKind::Line`] says.
+    pub fn line(&self) -> Option<Line> {
+        let body = self.body().first_chunk().filter(|_| self.kind == ProbeKind::Line)?;
+        Some(Line(*body))
     }
 
     fn u32_at(&self, at: usize) -> u32 {
@@ -305,6 +382,15 @@ mod tests {
         for kind in [ProbeKind::Bye, ProbeKind::Open] {
             assert_eq!(Probe::parse(&written(kind, &[])).unwrap().kind(), kind);
         }
+        let (v4, v6) = ("192.0.2.1:9".parse().unwrap(), "[2001:db8::1]:65535".parse().unwrap());
+        for addresses in [vec![], vec![v4], vec![v6], vec![v4, v6]] {
+            let line = Line::new(addresses.iter().copied());
+            let bytes = written(ProbeKind::Line, line.as_bytes());
+            let read = Probe::parse(&bytes).unwrap().line().unwrap();
+            assert_eq!(read.addresses().collect::<Vec<_>>(), addresses);
+            assert_eq!(read.is_none(), addresses.is_empty());
+        }
+        assert_eq!(Line::new([v4, "192.0.2.2:9".parse().unwrap()]), Line::new([v4]));
         for (kind, len) in [(ProbeKind::Call, 256), (ProbeKind::CallAck, 1), (ProbeKind::Go, 4)] {
             let body = vec![9; len];
             let bytes = written(kind, &body);
@@ -327,7 +413,8 @@ mod tests {
         assert_eq!(altered(0, 0x56), Some(ProbeError::NotProbe));
         assert_eq!(altered(1, 0x21), Some(ProbeError::Version));
         assert_eq!(altered(1, 0x10), Some(ProbeError::Malformed));
-        assert_eq!(altered(1, 0x18), Some(ProbeError::Malformed));
+        assert_eq!(altered(1, 0x18), Some(ProbeError::Malformed), "too short for a line");
+        assert_eq!(altered(1, 0x19), Some(ProbeError::Malformed));
         assert_eq!(altered(1, 0x17), Some(ProbeError::Malformed), "too long for an opener");
         assert_eq!(altered(2, 2), Some(ProbeError::Malformed));
         assert_eq!(altered(27, 1), Some(ProbeError::Malformed));

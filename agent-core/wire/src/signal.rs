@@ -10,7 +10,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize as De, Serialize as Ser};
 
 use crate::id::DeviceId;
-use crate::item::item;
+use crate::item::{Item, item};
 
 /// The longest body, in bytes.
 pub const SIGNAL_LEN: usize = 256;
@@ -131,6 +131,18 @@ item!(
     }
 );
 
+/// Writes a signal as it travels in a probe; returns its length. `None` without
+/// room.
+pub fn put<T: Item>(signal: &T, room: &mut [u8]) -> Option<usize> {
+    postcard::to_slice(signal, room).ok().map(|written| written.len())
+}
+
+/// Reads what a probe carries: a signal, and zero bytes behind it.
+pub fn take<T: Item>(body: &[u8]) -> Option<T> {
+    let (signal, rest) = postcard::take_from_bytes(body).ok()?;
+    rest.iter().all(|byte| *byte == 0).then_some(signal)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,5 +166,12 @@ mod tests {
         let mut buffer = [0; 512];
         let len = postcard::to_slice(&call, &mut buffer).unwrap().len();
         assert!(len <= SIGNAL_LEN, "{len}");
+        let mut body = [0; SIGNAL_LEN];
+        assert_eq!(put(&call, &mut body), Some(len));
+        assert_eq!(take::<Call>(&body).map(|call| call.candidates.len()), Some(CANDIDATES));
+        assert!(take::<Call>(&body[..len]).is_some());
+        assert!(take::<Call>(&body[..len - 1]).is_none(), "cut");
+        body[SIGNAL_LEN - 1] = 1;
+        assert!(take::<Call>(&body).is_none(), "only zeroes fill it up");
     }
 }

@@ -19,7 +19,7 @@ use weft_wire::join::{Address, BrokerAccount, Carrier, EnrolToken, JoinString, J
 use weft_wire::map::*;
 use weft_wire::network::*;
 use weft_wire::path::*;
-use weft_wire::probe::{self, PING_BODY, PROBE_LEN, ProbeHead, ProbeKind, pong_body};
+use weft_wire::probe::{self, Line, PING_BODY, PROBE_LEN, ProbeHead, ProbeKind, pong_body};
 use weft_wire::relay::*;
 use weft_wire::relay_link::*;
 use weft_wire::signal::*;
@@ -406,6 +406,8 @@ fn probes(golden: &mut Golden) {
     put("probe_pong", ProbeKind::Pong, &pong_body(v4(), 517));
     put("probe_go", ProbeKind::Go, &[1, 2, 3]);
     put("probe_open", ProbeKind::Open, &[]);
+    let line = Line::new([v4(), v6()]);
+    put("probe_line", ProbeKind::Line, line.as_bytes());
 }
 
 fn signal_and_telemetry(golden: &mut Golden) {

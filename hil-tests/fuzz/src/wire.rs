@@ -15,13 +15,13 @@ use weft_wire::join::{JoinString, Joins, MAX_TEXT};
 use weft_wire::map::*;
 use weft_wire::network::{Netcheck, NetcheckDone};
 use weft_wire::path::PathReport;
-use weft_wire::probe::{self, PROBE_LEN, Probe};
+use weft_wire::probe::{self, Line, PROBE_LEN, Probe, ProbeKind};
 use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
 use weft_wire::relay_link::{
     RelayDenials, RelayHeard, RelayRegister, RelayRegistered, RelayReport, RelaySettings,
     RelayUnknown,
 };
-use weft_wire::signal::{Call, CallAck, CallFailed, Go};
+use weft_wire::signal::{self, Call, CallAck, CallFailed, Go, SIGNAL_LEN};
 use weft_wire::stun::{BINDING_SUCCESS, Message, MessageWriter};
 use weft_wire::telemetry::{DataUsage, Heartbeat};
 use weft_wire::topic::Topic;
@@ -303,6 +303,29 @@ pub(crate) fn probe(data: &[u8]) {
         let again = Probe::parse(&out[..len.expect("equally long")]).expect("our own").echo();
         assert_eq!(again, Some((source, delay_ms)));
     }
+    if let Some(line) = probe.line() {
+        let again = Line::new(line.addresses());
+        assert!(again.addresses().eq(line.addresses()));
+    }
+    match probe.kind() {
+        ProbeKind::Call => carried::<Call>(probe.body()),
+        ProbeKind::CallAck => carried::<CallAck>(probe.body()),
+        ProbeKind::Go => carried::<Go>(probe.body()),
+        _ => {}
+    }
+}
+
+/// A signal that is read is written again in no more bytes than it came in, so
+/// that padding it is always possible.
+fn carried<T: Item>(body: &[u8]) {
+    let Some(signal) = signal::take::<T>(body) else { return };
+    let mut first = [0; SIGNAL_LEN];
+    let len = signal::put(&signal, &mut first).expect("no longer than it was");
+    assert!(len <= body.len());
+    let again = signal::take::<T>(&first).expect("our own, filled up");
+    let mut second = [0; SIGNAL_LEN];
+    assert_eq!(signal::put(&again, &mut second), Some(len));
+    assert_eq!(first, second);
 }
 
 /// Frames of an answered post.
