@@ -315,8 +315,10 @@ fn a_policy_keeps_a_way_open_and_lets_it_go() {
         let frames = mesh.coordinator.keep_warm(first, second, true);
         mesh.send(frames);
         mesh.run_for(HOUR);
-        assert!(of(&bytes(&mesh, a), Cause::Keepalive) > 2_000, "{:?}", bytes(&mesh, a));
-        assert!(of(&bytes(&mesh, b), Cause::Keepalive) > 2_000, "{:?}", bytes(&mesh, b));
+        // Of a relayed pair the searches remind routers too: once pauses have grown beyond
+        // what lies between two of them, little else does.
+        assert!(of(&bytes(&mesh, a), Cause::Keepalive) > 1_000, "{:?}", bytes(&mesh, a));
+        assert!(of(&bytes(&mesh, b), Cause::Keepalive) > 1_000, "{:?}", bytes(&mesh, b));
         assert_eq!(mesh.relays[0].turn.allocations(), allocations);
         // It holds after a restart, and while the coordinator is away.
         mesh.stop(b);
