@@ -36,13 +36,14 @@ mod status;
 pub mod trace;
 mod wiring;
 
-pub use cache::{CacheEndpoint, CacheUsage};
+pub use cache::{CacheEndpoint, CacheLine, CacheUsage};
 pub use outbox::{AgentEvent, Enrolled, InterfaceConfig, Persist};
 pub use status::{CoordinatorStatus, PeerStatus};
 
 use core::net::SocketAddr;
 
 use weft_noise::key::{StaticSecret, WeakKey};
+use weft_noise::probe::hint;
 use weft_wire::id::{Inbox, Name};
 use weft_wire::item::Abilities;
 
@@ -297,6 +298,8 @@ impl<
         if let Some(member) = identity.member() {
             paths.set_own(member.device);
         }
+        paths.set_hint(hint(tunnel.public_key()));
+        paths.set_online(false, &mut recorder, now);
         let mut agent = Self {
             control: Control::new(control, identity, &mut recorder, now)?,
             recorder,

@@ -28,6 +28,8 @@ impl Entropy for Counter {
 }
 
 const SLOT: PeerSlot = PeerSlot(1);
+const KIND: PeerKind =
+    PeerKind { device: DeviceId(0), wireguard_only: false, endpoint: None, hints: [0; 2] };
 const SOCKET: SocketId = SocketId(0);
 
 fn at(millis: u64) -> Instant {
@@ -81,7 +83,7 @@ impl Side {
         let mut paths = Paths::new(Sockets::both(SOCKET));
         paths.set_own(DeviceId(own));
         paths.set_local(&[host(local)]);
-        let kind = PeerKind { device: DeviceId(peer), wireguard_only: false, endpoint: None };
+        let kind = PeerKind { device: DeviceId(peer), ..KIND };
         paths.set_peer(SLOT, kind, &mut Counter(9), at(0));
         let entropy = Counter(u64::from(own) << 32);
         Self { paths, entropy, kept: vec![], seen: vec![], gathered: 0 }
@@ -474,7 +476,7 @@ fn a_call_may_come_before_the_map_names_its_caller() {
     let mut paths = Paths::<4>::new(Sockets::both(SOCKET));
     paths.set_own(DeviceId(1));
     paths.handle_call(&a_call(5), &mut Counter(9), at(0));
-    let kind = PeerKind { device: DeviceId(2), wireguard_only: false, endpoint: None };
+    let kind = PeerKind { device: DeviceId(2), ..KIND };
     paths.set_peer(SLOT, kind, &mut Counter(9), at(40));
     assert_eq!(paths.poll_event(at(40)), Some(PathEvent::Gather));
     paths.handle_gathered([].into_iter(), NatReport::default(), &mut Counter(9), at(40));
@@ -581,7 +583,7 @@ fn overlay_and_foolish_addresses_are_never_candidates() {
 fn a_wireguard_only_peer_is_never_called() {
     let mut a = Side::new(1, 2, "10.0.0.1:1");
     let endpoint = Some(address("192.0.2.7:51820"));
-    let kind = PeerKind { device: DeviceId(3), wireguard_only: true, endpoint };
+    let kind = PeerKind { device: DeviceId(3), wireguard_only: true, endpoint, ..KIND };
     a.paths.set_peer(SLOT, kind, &mut a.entropy, at(0));
     a.wanted(at(0));
     a.paths.handle_initiation(SLOT, &mut a.entropy, at(0));
@@ -600,7 +602,7 @@ fn a_wireguard_only_peer_is_never_called() {
 fn a_fixed_endpoint_is_never_forgotten() {
     let mut a = Side::new(1, 2, "10.0.0.1:1");
     let endpoint = Some(address("192.0.2.7:51820"));
-    let kind = PeerKind { device: DeviceId(3), wireguard_only: true, endpoint };
+    let kind = PeerKind { device: DeviceId(3), wireguard_only: true, endpoint, ..KIND };
     a.paths.set_peer(SLOT, kind, &mut a.entropy, at(0));
     // It was elsewhere before our last start.
     a.paths.set_cached(SLOT, address("198.51.100.9:9"), at(0));

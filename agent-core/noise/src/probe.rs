@@ -1,6 +1,6 @@
 //! The key that authenticates path probes between two peers.
 
-use weft_wire::id::Secret;
+use weft_wire::id::{PublicKey, Secret};
 use zeroize::Zeroizing;
 
 use crate::hash::{hash, mac16};
@@ -11,6 +11,13 @@ const LABEL: &[u8] = b"weft probe v1";
 /// `BLAKE2s("weft probe v1" ‖ DH(static, static) ‖ psk)` of the active pair of
 /// WireGuard keys; both sides compute the same. Erased when dropped.
 pub struct ProbeKey(Zeroizing<[u8; 32]>);
+
+/// The first four bytes of BLAKE2s of a WireGuard key, little-endian: what names the
+/// sender of a probe to somebody whose handle it does not know.
+pub fn hint(key: &PublicKey) -> u32 {
+    let [a, b, c, d, ..] = hash(&[&key.0]);
+    u32::from_le_bytes([a, b, c, d])
+}
 
 impl ProbeKey {
     pub(crate) fn derive(static_static: &[u8; 32], psk: &Secret) -> Self {

@@ -38,6 +38,20 @@ impl Item for CacheUsage {
     const TAG: u32 = (1 << 16) + 2;
 }
 
+/// Where a relay keeps a line to a peer while the coordinator is away, see
+/// [`weft_wire::probe::Line`]. Local: it never travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheLine {
+    /// The peer.
+    pub device: DeviceId,
+    /// As it travels.
+    pub line: [u8; 24],
+}
+
+impl Item for CacheLine {
+    const TAG: u32 = (1 << 16) + 3;
+}
+
 pub(super) fn write<const PEERS: usize, const ROUTES: usize, const FRAME: usize>(
     control: &Control<FRAME>,
     peers: &Peers<PEERS, ROUTES>,
@@ -63,9 +77,15 @@ pub(super) fn write<const PEERS: usize, const ROUTES: usize, const FRAME: usize>
                 return Ok(());
             };
             writer.put(&peer)?;
-            match paths.cached(slot) {
-                Some(address) => writer.put(&CacheEndpoint { device: peer.device, address }),
-                None => Ok(()),
+            let device = peer.device;
+            if let Some(address) = paths.cached(slot) {
+                writer.put(&CacheEndpoint { device, address })?;
+            }
+            let line = paths.line(slot);
+            if line.is_none() {
+                Ok(())
+            } else {
+                writer.put(&CacheLine { device, line: *line.as_bytes() })
             }
         })?;
     }

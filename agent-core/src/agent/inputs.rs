@@ -167,8 +167,8 @@ impl<
         whole: u64,
     ) -> Result<Input<'a>, DropReason> {
         let mut mac = TunnelMac(&self.tunnel);
-        let result =
-            self.paths.handle_probe(source, datagram, &mut mac, &mut self.recorder, self.now);
+        let (entropy, now) = (&mut self.recorder, self.now);
+        let result = self.paths.handle_probe(source, datagram, &mut mac, entropy, now);
         let cause = match result {
             Ok(slot) if self.paths.is_kept_warm(slot) => Cause::Keepalive,
             Ok(_) => Cause::Probe,

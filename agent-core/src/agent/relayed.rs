@@ -196,9 +196,10 @@ impl<
     pub(super) fn handle_relay(&mut self, event: RelayEvent) {
         let now = self.now;
         match event {
-            RelayEvent::Allocated { v4, v6, .. } => {
+            RelayEvent::Allocated { rung, v4, v6, mapped } => {
                 let addresses = [v4, v6].into_iter().flatten();
-                self.paths.handle_allocated(addresses, &mut self.recorder, now);
+                let mapped = Some(mapped).filter(|_| !rung.way.is_stream());
+                self.paths.handle_allocated(addresses, mapped, &mut self.recorder, now);
             }
             RelayEvent::Lost { .. } => self.paths.handle_allocation_lost(),
             RelayEvent::Failed { why } => {

@@ -61,6 +61,8 @@ pub struct CoordinatorStatus {
     pub held: Held,
     /// Whether a newer map is on its way.
     pub pulling: bool,
+    /// While it is away: whether a relay keeps a line that peers can call over.
+    pub relay_line: bool,
     /// What is left of the lease; `None` without a map.
     pub lease_remaining: Option<Duration>,
     /// Its Unix time in milliseconds, carried on.
@@ -108,6 +110,7 @@ impl<
             other: control.other(),
             held: control.held(),
             pulling: control.is_pulling(),
+            relay_line: self.paths.is_line_up(),
             lease_remaining: control.lease_remaining(now),
             unix_ms: control.unix_ms(now),
             counters: *control.counters(),

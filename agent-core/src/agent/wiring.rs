@@ -3,14 +3,16 @@
 use core::iter;
 
 use weft_noise::key::StaticSecret;
+use weft_noise::probe::hint;
 use weft_wire::id::DeviceId;
 use weft_wire::item::{Item as _, ItemError, Items};
 use weft_wire::map::{Overlay, PeerUpsert, Prefix, SecondKey, SecondKind, Servers};
+use weft_wire::probe::Line;
 use weft_wire::signal::CallFailed;
 use weft_wire::verdict::CallFailure;
 
 use super::Agent;
-use super::cache::{CacheEndpoint, CacheUsage};
+use super::cache::{CacheEndpoint, CacheLine, CacheUsage};
 use super::status::add;
 use super::trace::{Entry, Trace};
 use crate::control::{ControlEvent, Held, Identity, MapDropped, Signal};
@@ -55,6 +57,11 @@ impl<
             } else if raw.tag == CacheUsage::TAG {
                 let CacheUsage { day, bytes } = raw.decode()?;
                 self.meter.restore(day, bytes);
+            } else if raw.tag == CacheLine::TAG {
+                let CacheLine { device, line } = raw.decode()?;
+                if let Some(slot) = self.peers.slot_of(device) {
+                    self.paths.set_line(slot, Line::from_bytes(line));
+                }
             } else if let Some(event) = self.control.restore(&raw, now)? {
                 self.handle_control(event);
             }
@@ -109,16 +116,9 @@ impl<
     fn handle_control(&mut self, event: ControlEvent) {
         let now = self.now;
         match event {
-            ControlEvent::Online(unix_ms) => {
-                if let Some(unix_ms) = unix_ms {
-                    self.tunnel.set_time(unix_ms, now);
-                    self.meter.set_clock(unix_ms, now);
-                }
-                self.paths.handle_online(self.control.rtt_ms(), now);
-                self.recorder.put(now, &Entry::Online(true));
-                self.outbox.online = Some(true);
-            }
+            ControlEvent::Online(unix_ms) => self.handle_online(unix_ms),
             ControlEvent::Offline => {
+                self.paths.set_online(false, &mut self.recorder, now);
                 self.recorder.put(now, &Entry::Online(false));
                 self.outbox.online = Some(false);
             }
@@ -159,7 +159,8 @@ impl<
             ControlEvent::Relays(relays) => self.set_relays(&relays.relays),
             ControlEvent::RelayLogins => self.apply_relay_logins(),
             ControlEvent::DataBudget(bytes) => self.meter.set_told_budget(bytes),
-            // Both sides begin when they hear of each other.
+            // Both sides begin when they hear of each other; over a way of their own
+            // it is a probe.
             ControlEvent::Go(_) => {}
             ControlEvent::Committed(Held { epoch, revision }) => {
                 self.recorder.put(now, &Entry::Map(epoch, revision));
@@ -188,6 +189,18 @@ impl<
             ControlEvent::Netcheck => self.outbox.netcheck = true,
             ControlEvent::Left => self.outbox.left = true,
         }
+    }
+
+    fn handle_online(&mut self, unix_ms: Option<u64>) {
+        let now = self.now;
+        if let Some(unix_ms) = unix_ms {
+            self.tunnel.set_time(unix_ms, now);
+            self.meter.set_clock(unix_ms, now);
+        }
+        self.paths.handle_online(self.control.rtt_ms(), now);
+        self.paths.set_online(true, &mut self.recorder, now);
+        self.recorder.put(now, &Entry::Online(true));
+        self.outbox.online = Some(true);
     }
 
     /// The lease is over, or the device is no member any more.
@@ -361,14 +374,13 @@ impl<
         let (active, second) = own_keys(self.control.identity());
         let before = *self.tunnel.public_key();
         self.tunnel.set_own_keys(active, second, self.now);
+        self.paths.set_hint(hint(self.tunnel.public_key()));
         self.outbox.key_rotated |= before != *self.tunnel.public_key();
     }
 
     /// Tells every part what the map says of the peer in this slot.
     fn apply_peer(&mut self, slot: PeerSlot) {
-        let Some(entry) = self.peers.entry(slot) else {
-            return;
-        };
+        let Some(entry) = self.peers.entry(slot) else { return };
         let (now, unix_ms) = (self.now, self.control.unix_ms(self.now));
         let second = entry.second.as_ref().map(|second| second_key(second, now, unix_ms));
         let (bound, is_warm) = (!entry.is_wireguard_only(), entry.is_warm());
@@ -378,6 +390,7 @@ impl<
             device: entry.device,
             wireguard_only: entry.is_wireguard_only(),
             endpoint: entry.endpoint,
+            hints: [hint(&entry.key), entry.second.as_ref().map_or(0, |second| hint(&second.key))],
         };
         self.datapath.set_peer(slot, entry.mtu, masks);
         if self.tunnel.set_peer(slot, keys, now).is_err() {

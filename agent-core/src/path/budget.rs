@@ -1,7 +1,7 @@
 //! What a budget ends. Where bytes cost money and the day's are used up, no better
 //! way is looked for, no way is kept open, and who calls a peer with a way over a
 //! relay that works is told of relays alone; a way that data goes and nothing comes is asked more rarely
-//! whether it stands. All of that comes back with the next
+//! whether it stands, and no line is held at a relay. All of that comes back with the next
 //! day, or with a larger budget; not at once, since a whole fleet's day begins
 //! together. A peer that is wanted and has no way is called as ever.
 
@@ -19,6 +19,7 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// What may still be sent that only might help.
     pub fn set_allowance(&mut self, allowance: Allowance, now: Instant) {
         let before = core::mem::replace(&mut self.allowance, allowance);
+        self.handle_allowance(now);
         if allowance.allows_round() && !before.allows_round() {
             self.peers.iter_mut().flatten().for_each(|peer| peer.resume(now));
             self.stir();

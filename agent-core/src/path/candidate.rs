@@ -45,6 +45,8 @@ pub struct LocalCandidates {
     relayed: Vec<SocketAddr, 2>,
     /// Where a peer saw us last, if servers see another port, and when it said so.
     moved: Option<(SocketAddr, Instant)>,
+    /// Where that relay sees us.
+    mapped: Option<SocketAddr>,
     pub(super) sockets: Sockets,
     pub(super) overlay: Option<Overlay>,
 }
@@ -56,6 +58,7 @@ impl LocalCandidates {
             reflexive: Vec::new(),
             relayed: Vec::new(),
             moved: None,
+            mapped: None,
             sockets,
             overlay: None,
         }
@@ -104,18 +107,34 @@ impl LocalCandidates {
         before.is_none_or(|(before, at)| before != seen || now - at >= MOVED_FOR)
     }
 
-    /// Where servers see us from, and after that where new flows may come from.
+    /// Where servers see us from, or the relay where they are away together with the
+    /// coordinator, and after that where new flows may come from.
     fn seen(&self, now: Instant) -> impl Iterator<Item = SocketAddr> + '_ {
         let moved = self.moved.filter(|(_, at)| now - *at < MOVED_FOR).map(|(moved, _)| moved);
         let is_ours = |moved: &SocketAddr| {
             self.reflexive.iter().any(|known| known.ip() == moved.ip())
                 && !self.reflexive.contains(moved)
         };
-        self.reflexive.iter().copied().chain(moved.filter(is_ours))
+        let lacks = |mapped: &SocketAddr| {
+            self.reflexive.iter().all(|seen| seen.is_ipv4() != mapped.is_ipv4())
+        };
+        let servers = self.reflexive.iter().copied().chain(self.mapped.filter(lacks));
+        servers.take(2).chain(moved.filter(is_ours))
     }
 
-    pub(super) fn set_relayed(&mut self, relayed: impl Iterator<Item = SocketAddr>) {
+    /// `mapped`: where the relay sees the socket that peers are sent from.
+    pub(super) fn set_relayed(
+        &mut self,
+        relayed: impl Iterator<Item = SocketAddr>,
+        mapped: Option<SocketAddr>,
+    ) {
         self.relayed = relayed.filter(is_usable).take(2).collect();
+        self.mapped = mapped.filter(is_usable);
+    }
+
+    /// Whether a relay keeps an address of this family for us.
+    pub(super) fn has_relayed_of(&self, v4: bool) -> bool {
+        self.relayed.iter().any(|address| address.is_ipv4() == v4)
     }
 
     /// Whether a relay keeps an address for us.

@@ -135,7 +135,7 @@ pub(super) struct Checks {
 }
 
 /// The millisecond clock that probes carry.
-fn clock_ms(now: Instant) -> u32 {
+pub(super) const fn clock_ms(now: Instant) -> u32 {
     // Wraps around: only differences are looked at.
     now.as_millis() as u32
 }

@@ -29,6 +29,8 @@ pub(super) struct Gathering {
     awaits_relay: bool,
     nat: NatReport,
     nat_at: Instant,
+    /// A relay has answered a datagram.
+    passes: bool,
 }
 
 impl Gathering {
@@ -42,7 +44,13 @@ impl Gathering {
             awaits_relay: false,
             nat,
             nat_at: Instant::ZERO,
+            passes: false,
         }
+    }
+
+    /// A relay has answered a datagram, whatever has become of servers.
+    pub(super) const fn handle_passed(&mut self) {
+        self.passes = true;
     }
 
     /// The network changed.
@@ -72,7 +80,7 @@ impl Gathering {
     /// They are being asked. Where nothing came back the last time nobody waits
     /// for them.
     pub(super) fn begin(&mut self, now: Instant) {
-        self.awaits_server = !self.is_blocked();
+        self.awaits_server = self.nat.mapping != Mapping::Blocked;
         self.is_late = self.awaits_server;
         self.known_at = Some(now);
         self.hold_until = Some(now + HOLD_FOR);
@@ -108,7 +116,7 @@ impl Gathering {
 
     /// No datagram comes back in this network.
     pub(super) fn is_blocked(&self) -> bool {
-        self.nat.mapping == Mapping::Blocked
+        self.nat.mapping == Mapping::Blocked && !self.passes
     }
 
     /// Whether calls and their answers wait.

@@ -15,12 +15,14 @@
 //! has arrived, which the callee can only estimate. The caller initiates; of two
 //! that call each other the one with the lower device id.
 
+mod bell;
 mod budget;
 mod candidate;
 mod check;
 mod gather;
 mod history;
 mod ladder;
+mod line;
 mod peer;
 mod probe;
 mod relayed;
@@ -51,8 +53,10 @@ use crate::meter::Allowance;
 use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 
+use bell::Bells;
 use gather::Gathering;
 use ladder::Run;
+use line::OwnLine;
 use peer::{Named, PeerPath};
 use relayed::Allocation;
 
@@ -179,6 +183,9 @@ pub struct PeerKind {
     pub wireguard_only: bool,
     /// Its fixed endpoint.
     pub endpoint: Option<SocketAddr>,
+    /// What its probes without a handle name it by: the first four bytes of BLAKE2s
+    /// of its WireGuard key, and of its second one; 0 = none.
+    pub hints: [u32; 2],
 }
 
 /// A call that came before the map named its caller.
@@ -197,6 +204,8 @@ pub struct Paths<const PEERS: usize> {
     allocation: Allocation,
     /// An allocation is asked for to find out how.
     learns_way: bool,
+    line: OwnLine,
+    bells: Bells,
     run: Option<Run>,
     allowance: Allowance,
     extra: ladder::Sockets,
@@ -229,6 +238,8 @@ impl<const PEERS: usize> Paths<PEERS> {
             gathering: Gathering::new(),
             allocation: Allocation::Absent,
             learns_way: false,
+            line: OwnLine::new(),
+            bells: Bells::new(),
             run: None,
             allowance: Allowance::UNLIMITED,
             extra: ladder::Sockets::new(),
@@ -466,6 +477,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         };
         let moved = peer.handle_authenticated(source.into(), now);
         self.endpoints_changed |= moved;
+        self.meet(slot, now);
         self.stir();
     }
 
@@ -524,12 +536,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             return;
         };
         let named = Named::drawn(call.receiver, call.nat.mapping, entropy);
-        let allowance = self.allowance;
-        let declines = self.peer_mut(slot).is_some_and(|peer| peer.declines(allowance));
-        let is_tried = |one: &&Candidate| !declines || one.kind == CandidateKind::Relayed;
-        let candidates: Vec<Candidate, CANDIDATES> =
-            call.candidates.iter().filter(is_tried).copied().collect();
-        let named = self.named(slot, &candidates, true, named);
+        let named = self.named_in_call(slot, &call.candidates, named);
         let both = u64::from(self.rtt_ms) + u64::from(call.rtt_ms);
         if let Some(peer) = self.peer_mut(slot) {
             peer.history.set_peer_mapping(call.nat.mapping);
@@ -537,6 +544,16 @@ impl<const PEERS: usize> Paths<PEERS> {
             peer.draw_handle(entropy);
             self.stir();
         }
+    }
+
+    /// What a caller named, as far as it is tried now.
+    fn named_in_call(&mut self, slot: PeerSlot, candidates: &[Candidate], named: Named) -> Named {
+        let allowance = self.allowance;
+        let declines = self.peer_mut(slot).is_some_and(|peer| peer.declines(allowance));
+        let is_tried = |one: &&Candidate| !declines || one.kind == CandidateKind::Relayed;
+        let candidates: Vec<Candidate, CANDIDATES> =
+            candidates.iter().filter(is_tried).copied().collect();
+        self.named(slot, &candidates, true, named)
     }
 
     /// A peer answered our call: its candidates are tried at once.
@@ -548,7 +565,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         let named = self.named(slot, &ack.candidates, false, named);
         if let Some(peer) = self.peer_mut(slot) {
             peer.history.set_peer_mapping(ack.nat.mapping);
-            peer.handle_call_ack(ack.call, named, now);
+            peer.handle_call_ack(ack.call, named, now, now);
             self.stir();
         }
     }
@@ -578,6 +595,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             }
         }
         self.early.retain(|early| now <= early.until);
+        self.handle_line_timeout(entropy, now);
         self.gathering.handle_timeout(now);
         self.stir();
     }
@@ -592,7 +610,8 @@ impl<const PEERS: usize> Paths<PEERS> {
         let peers = self.peers.iter().flatten().flat_map(due).flatten();
         let cache = self.endpoints_changed.then_some(self.cache_at);
         let run = self.run.map(|run| run.due_at());
-        let at = peers.chain(cache).chain(self.gathering.due_at()).chain(run).min()?;
+        let own = [self.gathering.due_at(), self.line.due_at(), self.bells.due_at()];
+        let at = peers.chain(cache).chain(own.into_iter().flatten()).chain(run).min()?;
         Some((at, Reason::new("path: call or try a peer")))
     }
 
@@ -606,7 +625,9 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.changed = true;
         let rtt_ms = self.rtt_ms;
         let (nat, early) = (self.gathering.nat(now), self.gathering.is_late());
-        for peer in self.peers.iter_mut().flatten() {
+        for place in 0..PEERS {
+            let rings = self.peer_at(place).is_some_and(|peer| self.rings(peer));
+            let Some(peer) = self.peers.get_mut(place).and_then(Option::as_mut) else { continue };
             let relayed = peer.leans && self.local.has_relayed();
             let candidates = |only_relayed: bool| {
                 let mut list = self.local.list(relayed, now);
@@ -627,7 +648,9 @@ impl<const PEERS: usize> Paths<PEERS> {
                     candidates: candidates(core::mem::take(&mut peer.declines)),
                 }));
             }
-            if let Some(call) = peer.take_call(now) {
+            // It goes another way.
+            let call = if rings { None } else { peer.take_call(now) };
+            if let Some(call) = call {
                 peer.handle_told(relayed, early);
                 return Some(PathSignal::Call(Call {
                     call,
@@ -667,9 +690,13 @@ impl<const PEERS: usize> Paths<PEERS> {
             |peer: &&PeerPath| peer.has_signal(now) && (peer.is_calling() || !peer.declines);
         let told = || self.peers.iter().flatten().filter(hears);
         let doubted = told().any(|peer| peer.doubts_reflexive(now));
-        if self.gathering.is_stale(doubted, now) && told().next().is_some() {
+        let is_told = told().next().is_some() || self.bells.is_rung();
+        if self.gathering.is_stale(doubted, now) && is_told {
             self.gathering.begin(now);
             return Some(PathEvent::Gather);
+        }
+        if self.line.take_due() {
+            return Some(PathEvent::RelaySuspected(RelaySuspicion::Doubted));
         }
         if core::mem::take(&mut self.relay_changed) {
             return Some(PathEvent::Relay);
@@ -738,7 +765,11 @@ impl<const PEERS: usize> Paths<PEERS> {
     }
 
     fn peer(&self, slot: PeerSlot) -> Option<&PeerPath> {
-        self.peers.get(slot.index())?.as_ref()
+        self.peer_at(slot.index())
+    }
+
+    fn peer_at(&self, place: usize) -> Option<&PeerPath> {
+        self.peers.get(place)?.as_ref()
     }
 
     fn peer_mut(&mut self, slot: PeerSlot) -> Option<&mut PeerPath> {

@@ -10,6 +10,7 @@ use weft_wire::verdict::CallFailure;
 use super::check::Checks;
 use super::history::History;
 use super::ladder::Prediction;
+use super::line::Known;
 use super::relayed::Ways;
 use super::route::Packed;
 use super::silence::Listening;
@@ -51,6 +52,8 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
 pub(super) struct Calling {
     id: u32,
     sent: u8,
+    /// How often it is repeated.
+    repeats: u8,
     /// Not before this instant.
     due_at: Instant,
     /// Due, and waiting for a session with the coordinator.
@@ -65,7 +68,7 @@ pub(super) struct Calling {
 impl Calling {
     /// Whether it was sent as often as it may be.
     const fn is_spent(&self) -> bool {
-        self.sent as usize > CALL_WAITS.len()
+        self.sent > self.repeats
     }
 }
 
@@ -119,6 +122,7 @@ pub(super) struct PeerPath {
     /// Who wants the way kept open: bits of [`Wish`](super::Wish).
     pub(super) wishes: u8,
     pub(super) history: History,
+    pub(super) known: Known,
     /// Where servers see the peer.
     pub(super) seen: Option<SocketAddr>,
     pub(super) prediction: Option<Prediction>,
@@ -183,6 +187,7 @@ impl PeerPath {
             warm: Warm::new(),
             wishes: 0,
             history: History::new(),
+            known: Known::new(),
             seen: None,
             prediction: None,
             searched: 0,
@@ -289,11 +294,27 @@ impl PeerPath {
         if named.routes.is_empty() {
             return;
         }
+        self.accept(call, named);
+        self.round_trips = round_trips;
+    }
+
+    /// The peer's call is what both go by.
+    pub(super) fn accept(&mut self, call: u32, named: Named) {
         let crossed = self.calling.take().is_some();
         self.obliges |= !crossed && !self.is_wanted && self.confirmed_at.is_none();
         self.initiates |= crossed && self.leads;
         self.begin(call, named);
-        self.round_trips = round_trips;
+    }
+
+    /// Whether this call of ours is under way.
+    pub(super) fn calls(&self, call: u32) -> bool {
+        self.calling.is_some_and(|calling| calling.id == call)
+    }
+
+    /// Whether a call is to be sent now.
+    pub(super) fn has_call(&self, now: Instant) -> bool {
+        let call = self.calling.filter(|calling| !calling.is_spent());
+        call.is_some_and(|call| call.due || call.due_at <= now)
     }
 
     pub(super) const fn is_calling(&self) -> bool {
@@ -322,7 +343,7 @@ impl PeerPath {
     }
 
     /// What the peer named is tried from `at` on.
-    fn start(&mut self, at: Instant) {
+    pub(super) fn start(&mut self, at: Instant) {
         self.checks.start(at);
         self.history.handle_round(at);
         self.starts_at = Some(at);
@@ -359,7 +380,8 @@ impl PeerPath {
         Ok(())
     }
 
-    pub(super) fn handle_call_ack(&mut self, call: u32, named: Named, now: Instant) {
+    /// What it named is tried from `at` on.
+    pub(super) fn handle_call_ack(&mut self, call: u32, named: Named, at: Instant, now: Instant) {
         let is_declined = self.is_declined(&named.routes);
         let Some(calling) = self.calling.as_mut().filter(|calling| calling.id == call) else {
             return;
@@ -381,7 +403,7 @@ impl PeerPath {
         self.calling = None;
         self.initiates = true;
         self.begin(call, named);
-        self.start(now);
+        self.start(at);
     }
 
     pub(super) fn handle_call_failed(&mut self, call: u32, why: Option<CallFailure>, now: Instant) {
@@ -443,14 +465,14 @@ impl PeerPath {
             self.choice.due_at(),
             self.warm.due_at(),
             self.history.due_at(),
+            self.known.due_at(),
         ];
         times.into_iter().chain([call]).flatten().min()
     }
 
     /// Whether the peer is to be told something now.
     pub(super) fn has_signal(&self, now: Instant) -> bool {
-        let call = self.calling.filter(|calling| !calling.is_spent());
-        self.ack_due.is_some() || call.is_some_and(|call| call.due || call.due_at <= now)
+        self.ack_due.is_some() || self.has_call(now)
     }
 
     /// Whether the peer is called though it has named addresses before.
@@ -478,12 +500,18 @@ impl PeerPath {
 
     /// The id of the call that is to be sent now.
     pub(super) fn take_call(&mut self, now: Instant) -> Option<u32> {
+        self.take_call_repeated(&CALL_WAITS, now)
+    }
+
+    /// The same for a call that is repeated after other times.
+    pub(super) fn take_call_repeated(&mut self, waits: &[Duration], now: Instant) -> Option<u32> {
         let calling = self.calling.as_mut().filter(|calling| !calling.is_spent())?;
         if !calling.due && calling.due_at > now {
             return None;
         }
-        let wait = CALL_WAITS.get(usize::from(calling.sent)).or(CALL_WAITS.last())?;
+        let wait = waits.get(usize::from(calling.sent)).or_else(|| waits.last())?;
         calling.sent = calling.sent.saturating_add(1);
+        calling.repeats = waits.len() as u8;
         calling.due = false;
         calling.due_at = now + *wait;
         self.called = Some((calling.id, now));
@@ -541,6 +569,7 @@ impl PeerPath {
                 self.calling = Some(Calling {
                     id: entropy.number(),
                     sent: 0,
+                    repeats: CALL_WAITS.len() as u8,
                     due_at: least,
                     due: false,
                     give_up_at: now + GIVE_UP_AFTER,
@@ -609,7 +638,12 @@ mod tests {
     const NOW: Instant = Instant::from_secs(100);
 
     fn peer() -> PeerPath {
-        PeerPath::new(PeerKind { device: DeviceId(9), wireguard_only: false, endpoint: None })
+        PeerPath::new(PeerKind {
+            device: DeviceId(9),
+            wireguard_only: false,
+            endpoint: None,
+            hints: [0; 2],
+        })
     }
 
     fn named() -> Named {
@@ -630,7 +664,7 @@ mod tests {
             if is_wanted {
                 peer.handle_wanted(&mut Fixed, NOW);
                 let call = peer.take_call(NOW).expect("it is called");
-                peer.handle_call_ack(call, named(), after(50));
+                peer.handle_call_ack(call, named(), after(50), after(50));
             }
             // It has something to add, or wants us itself.
             peer.handle_call(5, named(), Duration::ZERO);
@@ -645,7 +679,7 @@ mod tests {
         let mut peer = peer();
         peer.handle_wanted(&mut Fixed, NOW);
         let call = peer.take_call(NOW).expect("it is called");
-        peer.handle_call_ack(call, named(), after(50));
+        peer.handle_call_ack(call, named(), after(50), after(50));
         assert!(!peer.is_missed(after(2_049)) && peer.is_missed(after(2_050)));
         peer.handle_call(5, named(), Duration::ZERO);
         assert!(peer.doubts_reflexive(after(2_050)), "it calls, for it has not come here");

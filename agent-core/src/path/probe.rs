@@ -44,22 +44,28 @@ impl<const PEERS: usize> Paths<PEERS> {
         now: Instant,
     ) -> Result<PeerSlot, (Option<PeerSlot>, DropReason)> {
         let probe = Probe::parse(datagram).map_err(|_| (None, DropReason::Malformed))?;
+        let slot = self.sender(&probe, mac).map_err(|reason| (None, reason))?;
+        let way = self.way_back(source).ok_or(DropReason::NoPath);
         let head = probe.head();
-        let slot = self.slot_of_handle(head.receiver).ok_or((None, DropReason::UnknownIndex))?;
-        let (covered, tag) = probe.authenticated();
-        if !mac.verify(slot, covered, tag) {
-            return Err((None, DropReason::Unauthentic));
-        }
         let echo = probe.echo();
         let delay_ms = match probe.kind() {
             ProbeKind::Ping => None,
             ProbeKind::Pong => echo.map(|(_, delay_ms)| delay_ms),
             // It opens the sender's NAT, and has done so.
             ProbeKind::Open => return Ok(slot),
-            // Signals travel over the coordinator; nothing needs a goodbye.
-            _ => return Err((Some(slot), DropReason::Malformed)),
+            kind => {
+                let result = way.and_then(|way| match kind {
+                    ProbeKind::Line => {
+                        let line = probe.line().unwrap_or_default();
+                        self.handle_line(slot, way, &head, line, entropy, now)
+                    }
+                    _ => self.handle_signal(slot, way, &probe, entropy, now),
+                });
+                self.stir();
+                return result.map(|()| slot).map_err(|reason| (Some(slot), reason));
+            }
         };
-        let result = self.way_back(source).ok_or(DropReason::NoPath).and_then(|route| {
+        let result = way.and_then(|route| {
             self.note_way(slot, route);
             let peer = self.peer_mut(slot).ok_or(DropReason::UnknownPeer)?;
             peer.handle_probe(route, &head, delay_ms, now)
@@ -95,7 +101,18 @@ impl<const PEERS: usize> Paths<PEERS> {
         }
     }
 
-    /// Writes the next probe into `out` ([`probe::PING_LEN`] bytes).
+    /// Whose a probe is, as its MAC proves.
+    fn sender(&self, probe: &Probe<'_>, mac: &mut dyn ProbeMac) -> Result<PeerSlot, DropReason> {
+        let receiver = probe.head().receiver;
+        if receiver == 0 && matches!(probe.kind(), ProbeKind::Call | ProbeKind::Line) {
+            return self.slot_of_hint(probe, mac);
+        }
+        let slot = self.slot_of_handle(receiver).ok_or(DropReason::UnknownIndex)?;
+        let (covered, tag) = probe.authenticated();
+        if mac.verify(slot, covered, tag) { Ok(slot) } else { Err(DropReason::Unauthentic) }
+    }
+
+    /// Writes the next probe into `out` ([`probe::PROBE_LEN`] bytes).
     #[must_use]
     pub fn poll_probe(
         &mut self,
@@ -105,6 +122,9 @@ impl<const PEERS: usize> Paths<PEERS> {
     ) -> Option<ProbeTransmit> {
         if self.probe_at > now {
             return None;
+        }
+        if let Some(transmit) = self.poll_bell(out, mac, now) {
+            return Some(transmit);
         }
         for (slot, peer) in (0..).map(PeerSlot).zip(&mut self.peers) {
             let Some(peer) = peer else { continue };
@@ -134,7 +154,8 @@ impl<const PEERS: usize> Paths<PEERS> {
                 [peer.checks.due_at(), peer.prediction.and_then(|one| one.due_at())]
             });
         let run = self.run.map(|run| run.due_at());
-        self.probe_at = due.flatten().chain(run).min().unwrap_or(Instant::FAR_FUTURE);
+        let due = due.flatten().chain(run).chain(self.bells.due_at());
+        self.probe_at = due.min().unwrap_or(Instant::FAR_FUTURE);
         None
     }
 

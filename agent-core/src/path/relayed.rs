@@ -9,6 +9,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use heapless::Vec;
+use weft_wire::probe::Line;
 use weft_wire::relay::{RELAYS, Relay};
 use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
 
@@ -61,17 +62,24 @@ impl<const PEERS: usize> Paths<PEERS> {
     }
 
     /// A relay keeps these addresses for us.
+    /// `mapped`: where it sees us, if it is reached by datagrams.
     pub fn handle_allocated(
         &mut self,
-        addresses: impl Iterator<Item = SocketAddr>,
+        addresses: impl Iterator<Item = SocketAddr> + Clone,
+        mapped: Option<SocketAddr>,
         entropy: &mut dyn Entropy,
         now: Instant,
     ) {
-        self.local.set_relayed(addresses);
+        let home = Line::new(addresses.clone());
+        self.local.set_relayed(addresses, mapped);
         self.allocation = Allocation::Up;
         self.set_refused(false);
         self.learns_way = false;
         self.gathering.end_relay();
+        if mapped.is_some() {
+            self.gathering.handle_passed();
+        }
+        self.handle_home(home, now);
         for peer in self.peers.iter_mut().flatten().filter(|peer| peer.leans) {
             // It was told of us before this came, or of an allocation before this.
             if !peer.told_relay && peer.is_told() {
@@ -83,7 +91,7 @@ impl<const PEERS: usize> Paths<PEERS> {
 
     /// The allocation is gone. Another one is being asked for.
     pub fn handle_allocation_lost(&mut self) {
-        self.local.set_relayed(core::iter::empty());
+        self.local.set_relayed(core::iter::empty(), None);
         self.allocation = Allocation::Asked;
         for peer in self.peers.iter_mut().flatten() {
             peer.told_relay = false;
@@ -93,9 +101,10 @@ impl<const PEERS: usize> Paths<PEERS> {
 
     /// No relay gives one now; the last one `refused` us.
     pub fn handle_allocation_failed(&mut self, refused: bool) {
-        self.local.set_relayed(core::iter::empty());
+        self.local.set_relayed(core::iter::empty(), None);
         self.set_refused(refused);
         self.learns_way = false;
+        self.line.handle_failed();
         if self.allocation != Allocation::Absent {
             self.allocation = Allocation::Failed;
         }
@@ -111,7 +120,7 @@ impl<const PEERS: usize> Paths<PEERS> {
 
     /// It was given back, as [`Paths::wants_relay`] said.
     pub fn handle_released(&mut self) {
-        self.local.set_relayed(core::iter::empty());
+        self.local.set_relayed(core::iter::empty(), None);
         if self.allocation != Allocation::Absent {
             self.allocation = Allocation::Idle;
         }
@@ -129,12 +138,14 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// Whether an allocation is to be held.
     pub fn wants_relay(&self) -> bool {
         let exists = self.allocation != Allocation::Absent;
-        exists && (self.learns_way || self.peers.iter().flatten().any(|peer| peer.leans))
+        let is_apart = self.learns_way || self.line.wants_relay();
+        exists && (is_apart || self.peers.iter().flatten().any(|peer| peer.leans))
     }
 
     /// Addresses that are to be let in and sent to there.
     pub fn through_relay(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.peers.iter().flatten().filter(|peer| peer.leans).flat_map(PeerPath::through_relay)
+        let leaning = self.peers.iter().flatten().filter(|peer| peer.leans);
+        leaning.flat_map(PeerPath::through_relay).chain(self.line_permits())
     }
 
     /// Asks for what the next signals have to name. Whether there is anything to
@@ -288,7 +299,8 @@ mod tests {
     #[test]
     fn a_round_binds_no_channel_and_data_does() {
         let now = Instant::from_secs(100);
-        let kind = PeerKind { device: DeviceId(9), wireguard_only: false, endpoint: None };
+        let kind =
+            PeerKind { device: DeviceId(9), wireguard_only: false, endpoint: None, hints: [0; 2] };
         let mut peer = PeerPath::new(kind);
         let at = |port| SocketAddr::from(([198, 51, 100, 9], port));
         let route = |port| Route::Relay { address: at(port) };

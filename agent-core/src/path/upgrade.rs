@@ -248,7 +248,8 @@ mod tests {
 
     #[test]
     fn an_allocation_is_kept_while_a_way_is_looked_for() {
-        let kind = PeerKind { device: DeviceId(9), wireguard_only: false, endpoint: None };
+        let kind =
+            PeerKind { device: DeviceId(9), wireguard_only: false, endpoint: None, hints: [0; 2] };
         let mut peer = PeerPath::new(kind);
         let start = Instant::from_secs(100);
         let address = SocketAddr::from(([198, 51, 100, 9], 51_820));

@@ -181,7 +181,8 @@ fn coordinator(status: &Status, symbols: Symbols) -> String {
             let lease = left.map_or_else(String::new, |left| {
                 format!("; tunnels go on, lease ends in {}", units::span_s(left))
             });
-            let text = format!("not heard for {span}{because}{lease}");
+            let line = if coordinator.relay_line { ", peers call over a relay" } else { "" };
+            let text = format!("not heard for {span}{because}{lease}{line}");
             labelled("coordinator", symbols.warn, style::WARN, text)
         }
         (false, None) => {
@@ -385,6 +386,7 @@ struct CoordinatorDocument {
     state: &'static str,
     carrier: String,
     last_heard: Option<String>,
+    relay_line: bool,
     epoch: Option<String>,
     revision: Option<u64>,
     verdict: Option<()>,
@@ -472,6 +474,7 @@ fn document(status: &Status, verdicts: &Verdicts, now_ms: u64) -> impl Serialize
             },
             carrier: scheme.to_owned(),
             last_heard: coordinator.heard_ms.map(ago),
+            relay_line: coordinator.relay_line,
             epoch: coordinator.map.as_ref().map(|(epoch, _)| epoch.clone()),
             revision: coordinator.map.as_ref().map(|(_, revision)| *revision),
             verdict: None,

@@ -145,8 +145,7 @@ pub(super) fn open(
         joining,
         started_us,
     };
-    daemon.restore();
-    daemon.restore_ways();
+    daemon.restore_all();
     daemon.handle_network_change();
     daemon.log_start();
     Ok(daemon)
@@ -328,6 +327,11 @@ impl Daemon {
             ("start", u64::from(self.starts).into()),
         ];
         self.log.write(Event::AgentStarted, &fields);
+    }
+
+    fn restore_all(&mut self) {
+        self.restore();
+        self.restore_ways();
     }
 
     /// Gives the agent the map of the last run.

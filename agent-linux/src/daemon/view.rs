@@ -216,6 +216,7 @@ impl Daemon {
             online: status.online,
             connected: self.progress.connected.is_some(),
             unproven_s: self.unproven_s(status.online),
+            relay_line: status.relay_line,
             heard_ms: Self::age_ms(status.heard_at),
             cause: self.line_cause.clone(),
             map: (held.revision.0 > 0).then(|| (held.epoch.to_string(), held.revision.0)),

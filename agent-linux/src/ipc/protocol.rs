@@ -145,6 +145,9 @@ pub(crate) struct Coordinator {
     pub(crate) unproven_s: Option<u64>,
     /// Milliseconds since it was heard authentically; `None`: not since start.
     pub(crate) heard_ms: Option<u64>,
+    /// While it is away: whether a relay keeps a line that peers can call over.
+    #[serde(default)]
+    pub(crate) relay_line: bool,
     /// Why the line is down.
     pub(crate) cause: Option<String>,
     /// Epoch and revision of the map in force.

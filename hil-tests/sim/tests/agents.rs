@@ -357,7 +357,8 @@ fn sizes() {
         size_of::<Peers<8, 16>>(),
         size_of::<Staging<4, 1_420>>(),
     );
-    // Of it about 800 B per peer for the addresses that are tried.
-    assert!(chip <= 56 * 1_024, "{chip}");
+    // Of it about 800 B per peer for the addresses that are tried, and 2 KiB for calls
+    // that come over ways.
+    assert!(chip <= 58 * 1_024 + 512, "{chip}");
     assert!(gateway <= 1_840 * 1_024, "{gateway}");
 }

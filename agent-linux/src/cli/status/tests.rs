@@ -49,6 +49,7 @@ pub(in crate::cli) fn sample() -> Status {
             online: true,
             connected: true,
             unproven_s: None,
+            relay_line: false,
             heard_ms: Some(12_000),
             cause: None,
             map: Some(("5f1c09aa".to_owned(), 42)),
@@ -128,6 +129,9 @@ fn layers_turn_one_by_one() {
         ),
         "{lost}"
     );
+    status.coordinator.relay_line = true;
+    let lost = text(&status, None);
+    assert!(lost.contains("lease ends in 6 d 21 h, peers call over a relay"), "{lost}");
     assert!(is_good(&sample()) && !is_good(&status));
     status.coordinator.unproven_s = Some(UNPROVEN_S - 1);
     assert!(!text(&status, None).contains("proved"));
@@ -255,7 +259,7 @@ fn relayed_peers_and_old_round_trips_are_told_as_such() {
 fn the_document_begins_with_its_schema_and_keeps_its_names() {
     let now = 1_795_446_257_123;
     let text = serde_json::to_string(&document(&sample(), &Verdicts::new(), now)).unwrap();
-    let start = r#"{"schema":"weft.status/1","device":{"id":"dev_2j7m5ctnuzov","name":"gw-a","network":"home","addresses":["100.93.0.2","fd5c:7e0a:91b3::2"],"standing":"active","version":"0.1.0","standing_since":null,"standing_reason":null,"other_machine":null,"fingerprint":"XMUG-3JSC-LGSF-7XZL"},"up_s":273840,"clock":"coordinator","coordinator":{"host":"mesh.example.net","fingerprint":"BKDL-AME4-GXHL-EGZ3","state":"connected","carrier":"mqtt","last_heard":"2026-11-23T15:04:05.123Z","epoch":"5f1c09aa","revision":42,"verdict":null},"internet":null,"lease":{"ends_at":"2026-11-30T15:04:05.123Z","remaining_s":604788},"data_today":{"day":"2026-11-23","budget_bytes":1000000,"metered":true,"used_up":false,"bytes":18211,"by_cause":{"control":9120,"keepalive":4032,"probe":5059,"relay_overhead":0},"payload_bytes":12045992},"interface":"weft0","mtu":1280,"listen_port":51871,"peers":[{"id":"dev_uvcdtue5nvx5","name":"gw-b","#;
+    let start = r#"{"schema":"weft.status/1","device":{"id":"dev_2j7m5ctnuzov","name":"gw-a","network":"home","addresses":["100.93.0.2","fd5c:7e0a:91b3::2"],"standing":"active","version":"0.1.0","standing_since":null,"standing_reason":null,"other_machine":null,"fingerprint":"XMUG-3JSC-LGSF-7XZL"},"up_s":273840,"clock":"coordinator","coordinator":{"host":"mesh.example.net","fingerprint":"BKDL-AME4-GXHL-EGZ3","state":"connected","carrier":"mqtt","last_heard":"2026-11-23T15:04:05.123Z","relay_line":false,"epoch":"5f1c09aa","revision":42,"verdict":null},"internet":null,"lease":{"ends_at":"2026-11-30T15:04:05.123Z","remaining_s":604788},"data_today":{"day":"2026-11-23","budget_bytes":1000000,"metered":true,"used_up":false,"bytes":18211,"by_cause":{"control":9120,"keepalive":4032,"probe":5059,"relay_overhead":0},"payload_bytes":12045992},"interface":"weft0","mtu":1280,"listen_port":51871,"peers":[{"id":"dev_uvcdtue5nvx5","name":"gw-b","#;
     assert!(text.starts_with(start), "{text}");
     assert!(text.contains(r#""path":{"kind":"direct","remote":"203.0.113.22:51871","relay":null,"rung":null,"since":"2026-11-23T15:04:17.123Z"},"rtt_us":20400,"rtt_at":"2026-11-23T15:04:14.123Z","loss_ppm":null,"rx_bytes":1204551,"tx_bytes":310224,"last_data":"2026-11-23T15:04:17.123Z""#), "{text}");
     assert!(text.ends_with(r#""relays":[],"drops":{"denied":3},"notes":[]}"#), "{text}");

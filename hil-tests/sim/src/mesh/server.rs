@@ -30,6 +30,11 @@ where
         self.coordinator.stun.push(address);
     }
 
+    /// No STUN server answers any more.
+    pub fn stop_stun(&mut self) {
+        self.servers.clear();
+    }
+
     /// Adds a relay, and names it in the map of devices that join later.
     pub fn add_relay(&mut self, ip: Ipv4Addr) {
         let host = self.network.add_host([ip.into()], None, self.link);

@@ -230,7 +230,11 @@ impl GhostPeers {
             && let Some(covered) = probe.len().checked_sub(PROBE_MAC_LEN)
         {
             let psk = bind_psk(&ghost.psk, ghost.local.public(), self.own.public());
-            let mac = remote.probe_key(&psk).mac(&probe[..covered]);
+            if again[4..8] == [0; 4] {
+                let hint = weft_noise::probe::hint(ghost.local.public());
+                again[8..12].copy_from_slice(&hint.to_le_bytes());
+            }
+            let mac = remote.probe_key(&psk).mac(&again[..covered]);
             again[covered..].copy_from_slice(&mac);
         }
         again
