@@ -12,14 +12,18 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use axum::http::{Request, StatusCode};
+use endpoint::NOW_MS;
 use foreign::{Foreign, publish, record};
 use tower::ServiceExt as _;
+use weft_coordinator::domain::time::UnixMs;
 use weft_coordinator::service::bus::Inbound;
 use weft_coordinator::transport::http::SocketPeer;
 use weft_coordinator::transport::http::metrics::{Meters, PATH, routes};
 use weft_coordinator::transport::listen::{Limits, Places, Stats};
 use weft_coordinator::transport::post::Posts;
 use weft_wire::id::Inbox;
+use weft_wire::item::Ping;
+use weft_wire::telemetry::DataUsage;
 use weft_wire::topic::Topic;
 use world::{Device, Login, World, enrolment_psk};
 
@@ -70,6 +74,67 @@ async fn a_session_is_counted_and_operators_see_it() {
     assert_eq!(value(&page, early), 0);
     let mac1 = "weft_coordinator_frames_dropped_total{reason=\"mac1\"}";
     assert_eq!(value(&page, mac1), 0);
+}
+
+const CAUSES: [&str; 5] = ["control", "keepalive", "probe", "relay_overhead", "payload"];
+
+fn bytes(page: &str) -> [u64; 5] {
+    let name = |cause| format!("weft_coordinator_device_data_bytes_total{{cause=\"{cause}\"}}");
+    CAUSES.map(|cause| value(page, &name(cause)))
+}
+
+#[tokio::test]
+async fn devices_bytes_are_summed_by_cause_and_each_once() {
+    let world = World::new().await;
+    let operator = router(&world);
+    let over = "weft_coordinator_devices_over_data_budget";
+    let none = get(&operator, Some(0)).await.1;
+    assert_eq!((bytes(&none), value(&none, over)), ([0; 5], 0));
+    let key = world.key(|_| {}).await;
+    let today = UnixMs(NOW_MS).day();
+    let usage = |day, control, used_up| DataUsage {
+        day,
+        control,
+        keepalive: 20,
+        probe: 300,
+        relay_overhead: 4_000,
+        payload: 50_000,
+        budget: Some(1_000_000),
+        metered: true,
+        used_up,
+    };
+    let (mut a, mut b) = (world.member(&key, "gw-a").await, world.member(&key, "gw-b").await);
+    // The day grows, and a report that came twice or says less is no byte more. One of
+    // yesterday that was on its way counts, and its budget does not.
+    for told in [
+        usage(today - 1, 1, true),
+        usage(today, 5, false),
+        usage(today, 7, false),
+        usage(today, 7, true),
+        usage(today, 6, true),
+    ] {
+        a.send(|writer| writer.put(&told).unwrap()).await;
+    }
+    b.send(|writer| writer.put(&usage(today, 100, false)).unwrap()).await;
+    for device in [&mut a, &mut b] {
+        device.send(|writer| writer.put(&Ping { request: 1 }).unwrap()).await;
+        device.wait_for::<Ping>().await;
+    }
+    let page = get(&operator, Some(0)).await.1;
+    assert_eq!(bytes(&page), [108, 60, 900, 12_000, 150_000]);
+    assert_eq!(value(&page, over), 1);
+    let samples = page.lines().filter(|line| line.starts_with("weft_coordinator_device")).count();
+    assert_eq!(samples, CAUSES.len() + 1, "as many for any number of devices");
+    // A coordinator that starts anew counts from nothing what it has in its database.
+    let world = world.restarted().await;
+    let operator = router(&world);
+    a.come_back(&world).await;
+    a.shake_hands(&world).await;
+    a.send(|writer| writer.put(&usage(today, 9, true)).unwrap()).await;
+    a.send(|writer| writer.put(&Ping { request: 2 }).unwrap()).await;
+    a.wait_for::<Ping>().await;
+    let page = get(&operator, Some(0)).await.1;
+    assert_eq!((bytes(&page), value(&page, over)), ([2, 0, 0, 0, 0], 1));
 }
 
 #[tokio::test]

@@ -7,6 +7,34 @@ use super::time::{DAY_MS, UnixMs};
 /// Days of one device that are kept, the newest.
 pub const KEPT_DAYS: u32 = 35;
 
+/// What a byte was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The line to the coordinator.
+    Control,
+    /// Ways that were kept open while nobody talked.
+    Keepalive,
+    /// Looking for ways, asking whether they stand.
+    Probe,
+    /// What relays were asked, and put around packets.
+    RelayOverhead,
+    /// Tunnels.
+    Payload,
+}
+
+impl Cause {
+    /// How many there are.
+    pub const COUNT: usize = Self::Payload as usize + 1;
+
+    /// All, in order.
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Control, Self::Keepalive, Self::Probe, Self::RelayOverhead, Self::Payload];
+}
+
+/// Bytes that a report told of and that were not known before it, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Growth(pub [u64; Cause::COUNT]);
+
 /// One device's day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DayUsage {
@@ -38,6 +66,22 @@ impl DayUsage {
     /// `2026-11-27`.
     pub fn date(&self) -> String {
         UnixMs(u64::from(self.day) * DAY_MS).to_string().chars().take(10).collect()
+    }
+
+    /// The bytes of each cause.
+    pub const fn by_cause(&self) -> [u64; Cause::COUNT] {
+        [self.control, self.keepalive, self.probe, self.relay_overhead, self.payload]
+    }
+
+    /// What it says beyond what was known of its day. Less than that is a device
+    /// that lost some of it, and no byte less.
+    pub fn since(&self, known: Option<&Self>) -> Growth {
+        let known = known.map(Self::by_cause).unwrap_or_default();
+        let mut growth = self.by_cause();
+        for (bytes, known) in growth.iter_mut().zip(known) {
+            *bytes = bytes.saturating_sub(known);
+        }
+        Growth(growth)
     }
 
     /// Everything but payload: what a budget is for.

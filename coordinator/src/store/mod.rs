@@ -33,7 +33,7 @@ use crate::domain::relay::{Joining, NewRegistration, NewRelay, Relay};
 use crate::domain::rotation::Step;
 use crate::domain::tags::TagSet;
 use crate::domain::time::UnixMs;
-use crate::domain::usage::DayUsage;
+use crate::domain::usage::{DayUsage, Growth};
 use crate::domain::warm::WarmPair;
 
 pub mod keyfile;
@@ -458,12 +458,15 @@ pub trait Warmth: Send + Sync {
 
 /// What devices' bytes were for, as they report it.
 pub trait Usages: Send + Sync {
-    /// Keeps a device's day, and [`crate::domain::usage::KEPT_DAYS`] of them.
-    fn report_usage(&self, usage: DayUsage) -> Answer<'_, ()>;
+    /// Keeps a device's day, and [`crate::domain::usage::KEPT_DAYS`] of them; gives
+    /// what is new of it, and of a device that is gone nothing.
+    fn report_usage(&self, usage: DayUsage) -> Answer<'_, Growth>;
     /// The days of one device that are kept, newest first.
     fn usage_of(&self, device: DeviceId) -> Answer<'_, Vec<DayUsage>>;
     /// One day of all devices.
     fn usage_on(&self, day: u32) -> Answer<'_, Vec<DayUsage>>;
+    /// How many devices have used up their budget of a day.
+    fn used_up_on(&self, day: u32) -> Answer<'_, u64>;
 }
 
 /// The audit chain.

@@ -1,7 +1,7 @@
 //! What devices' bytes were for.
 
 use weft_coordinator::domain::device::Decision;
-use weft_coordinator::domain::usage::{DayUsage, KEPT_DAYS};
+use weft_coordinator::domain::usage::{DayUsage, Growth, KEPT_DAYS};
 use weft_coordinator::store::Store;
 use weft_wire::id::DeviceId;
 
@@ -28,18 +28,26 @@ pub(crate) async fn days_are_kept(store: &dyn Store) {
     let key = key(store, new_key()).await;
     let a = enrol(store, key.id, "gw-a").await.id;
     let b = enrol(store, key.id, "gw-b").await.id;
-    store.report_usage(usage(a, 100, 9_000)).await.unwrap();
+    let first = store.report_usage(usage(a, 100, 9_000)).await.unwrap();
+    assert_eq!(first, Growth([9_000, 4_032, 5_059, 7, 1 << 40]));
     store.report_usage(usage(b, 100, 1)).await.unwrap();
+    assert_eq!(store.used_up_on(100).await.unwrap(), 0);
     let more = DayUsage { used_up: true, budget: None, ..usage(a, 100, 9_120) };
-    store.report_usage(more.clone()).await.unwrap();
+    let growth = store.report_usage(more.clone()).await.unwrap();
+    assert_eq!(growth, Growth([120, 0, 0, 0, 0]), "a byte is new once");
     assert_eq!(store.usage_of(a).await.unwrap(), std::slice::from_ref(&more));
     // A power cut took what was counted since the last write.
-    let less = DayUsage { payload: 5, ..usage(a, 100, 8_000) };
-    store.report_usage(less).await.unwrap();
-    assert_eq!(store.usage_of(a).await.unwrap(), [usage(a, 100, 9_120)]);
+    assert_eq!((store.used_up_on(100).await.unwrap(), store.used_up_on(99).await.unwrap()), (1, 0));
+    let less = DayUsage { payload: 5, keepalive: 4_033, ..usage(a, 100, 8_000) };
+    let growth = store.report_usage(less).await.unwrap();
+    assert_eq!(growth, Growth([0, 1, 0, 0, 0]));
+    let least = DayUsage { payload: 5, ..usage(a, 100, 8_000) };
+    assert_eq!(store.report_usage(least).await.unwrap(), Growth::default());
+    let kept = DayUsage { keepalive: 4_033, ..usage(a, 100, 9_120) };
+    assert_eq!(store.usage_of(a).await.unwrap(), std::slice::from_ref(&kept));
     store.report_usage(usage(a, 101, 3)).await.unwrap();
-    assert_eq!(store.usage_of(a).await.unwrap(), [usage(a, 101, 3), usage(a, 100, 9_120)]);
-    assert_eq!(store.usage_on(100).await.unwrap(), [usage(a, 100, 9_120), usage(b, 100, 1)]);
+    assert_eq!(store.usage_of(a).await.unwrap(), [usage(a, 101, 3), kept.clone()]);
+    assert_eq!(store.usage_on(100).await.unwrap(), [kept, usage(b, 100, 1)]);
     // No number is too large for a database.
     let huge = DayUsage { payload: u64::MAX, ..usage(b, 102, 1) };
     store.report_usage(huge).await.unwrap();
@@ -60,7 +68,7 @@ pub(crate) async fn days_are_bounded(store: &dyn Store) {
     store.decide(a, Decision::Delete, None, by(NOW)).await.unwrap();
     assert!(store.usage_of(a).await.unwrap().is_empty());
     // What comes late of a device that is gone changes nothing.
-    store.report_usage(usage(a, 9, 1)).await.unwrap();
+    assert_eq!(store.report_usage(usage(a, 9, 1)).await.unwrap(), Growth::default());
     assert!(store.usage_of(a).await.unwrap().is_empty());
     assert_eq!(store.usage_of(b).await.unwrap().len(), 1);
 }

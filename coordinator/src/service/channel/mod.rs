@@ -49,6 +49,7 @@ use super::seams::Refusals;
 use super::secrets::Secrets;
 use super::signal::Signal;
 use crate::domain::time::UnixMs;
+use crate::domain::usage::Cause;
 use crate::store::{SharedStore, StoreError};
 
 /// HELLOs of one inbox.
@@ -156,12 +157,18 @@ pub struct Stats {
     pub resets: Counter,
     /// Items with a tag that is not known here.
     pub unknown_items: Counter,
+    data: Counts<{ Cause::COUNT }>,
 }
 
 impl Stats {
     /// Counter of frames dropped for this reason.
     pub fn dropped(&self, why: FrameDrop) -> &Counter {
         self.drops.get(why as usize)
+    }
+
+    /// Counter of bytes that devices reported.
+    pub fn data(&self, cause: Cause) -> &Counter {
+        self.data.get(cause as usize)
     }
 }
 
@@ -308,6 +315,18 @@ impl Channel {
     /// Counters.
     pub const fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// How many devices have used up their budget of today; `None` while the store
+    /// does not answer.
+    pub async fn devices_over_budget(&self) -> Option<u64> {
+        match self.store.used_up_on(self.now().day()).await {
+            Ok(devices) => Some(devices),
+            Err(error) => {
+                self.quiet.store_failed("usage", &error);
+                None
+            }
+        }
     }
 
     /// The public key that devices pin.

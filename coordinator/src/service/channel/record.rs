@@ -28,6 +28,7 @@ use crate::domain::audit::Actor;
 use crate::domain::device::{Decision, Device, Standing};
 use crate::domain::netmap::Newest;
 use crate::domain::rotation::Step;
+use crate::domain::usage::{Cause, Growth};
 use crate::service::bus::{Answer, Uplink};
 use crate::service::paths::reported;
 use crate::service::relays;
@@ -449,8 +450,13 @@ impl Channel {
             self.stats.dropped(FrameDrop::TooMany).add();
             return;
         }
-        if let Err(error) = self.store.report_usage(usage).await {
-            self.quiet.store_failed("usage", &error);
+        match self.store.report_usage(usage).await {
+            Ok(Growth(bytes)) => {
+                for (cause, bytes) in Cause::ALL.into_iter().zip(bytes) {
+                    self.stats.data(cause).add_many(bytes);
+                }
+            }
+            Err(error) => self.quiet.store_failed("usage", &error),
         }
     }
 

@@ -3,11 +3,11 @@
 use rusqlite::{Row, params};
 use weft_wire::id::DeviceId;
 
-use crate::domain::usage::{DayUsage, KEPT_DAYS};
+use crate::domain::usage::{DayUsage, Growth, KEPT_DAYS};
 use crate::store::{Answer, StoreError, Usages};
 
 use super::SqliteStore;
-use super::row::{all, get, number, number_or_none, run, signed, time};
+use super::row::{all, get, number, number_or_none, one, run, signed, time};
 use super::writer::Unit;
 
 fn usage(row: &Row<'_>) -> Result<DayUsage, StoreError> {
@@ -28,8 +28,10 @@ fn usage(row: &Row<'_>) -> Result<DayUsage, StoreError> {
 
 /// A device that lost some of its day (a power cut) goes on from what it wrote
 /// down: what it has said already holds.
-fn report(unit: &mut Unit<'_>, usage: &DayUsage) -> Result<(), StoreError> {
+fn report(unit: &mut Unit<'_>, usage: &DayUsage) -> Result<Growth, StoreError> {
     let conn = unit.conn;
+    let sql = "SELECT * FROM data_usage WHERE device = ?1 AND day = ?2";
+    let known = one(conn, sql, params![usage.device.0, usage.day], self::usage)?;
     // It may have been deleted meanwhile.
     let kept = run(
         conn,
@@ -60,18 +62,19 @@ fn report(unit: &mut Unit<'_>, usage: &DayUsage) -> Result<(), StoreError> {
             usage.used_up,
         ],
     )?;
-    if kept > 0 {
-        run(
-            conn,
-            "DELETE FROM data_usage WHERE device = ?1 AND day <= ?2",
-            params![usage.device.0, i64::from(usage.day) - i64::from(KEPT_DAYS)],
-        )?;
+    if kept == 0 {
+        return Ok(Growth::default());
     }
-    Ok(())
+    run(
+        conn,
+        "DELETE FROM data_usage WHERE device = ?1 AND day <= ?2",
+        params![usage.device.0, i64::from(usage.day) - i64::from(KEPT_DAYS)],
+    )?;
+    Ok(usage.since(known.as_ref()))
 }
 
 impl Usages for SqliteStore {
-    fn report_usage(&self, usage: DayUsage) -> Answer<'_, ()> {
+    fn report_usage(&self, usage: DayUsage) -> Answer<'_, Growth> {
         Box::pin(self.write(move |unit| report(unit, &usage)))
     }
 
@@ -83,5 +86,12 @@ impl Usages for SqliteStore {
     fn usage_on(&self, day: u32) -> Answer<'_, Vec<DayUsage>> {
         let sql = "SELECT * FROM data_usage WHERE day = ?1 ORDER BY device";
         self.read(move |conn, _| all(conn, sql, [day], usage))
+    }
+
+    fn used_up_on(&self, day: u32) -> Answer<'_, u64> {
+        let sql = "SELECT COUNT(*) AS devices FROM data_usage WHERE day = ?1 AND used_up = 1";
+        self.read(move |conn, _| {
+            Ok(one(conn, sql, [day], |row| number(row, "devices"))?.unwrap_or_default())
+        })
     }
 }

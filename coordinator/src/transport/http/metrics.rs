@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Routes;
 use super::auth::Permission;
+use crate::domain::usage::Cause;
 use crate::service::channel::{Channel, FrameDrop};
 use crate::service::count::{Counter, word};
 use crate::transport::external::{DropReason, External};
@@ -52,15 +53,16 @@ pub fn routes(meters: Meters) -> Router {
 }
 
 async fn show(State(meters): State<Arc<Meters>>) -> Response {
-    ([(CONTENT_TYPE, TEXT)], meters.page()).into_response()
+    ([(CONTENT_TYPE, TEXT)], meters.page().await).into_response()
 }
 
 impl Meters {
     /// The whole page.
-    pub fn page(&self) -> String {
+    pub async fn page(&self) -> String {
         let mut page = Page::default();
         self.connections(&mut page);
         self.frames(&mut page);
+        self.data(&mut page).await;
         if let Some(external) = &self.external {
             bus(&mut page, external);
         }
@@ -88,11 +90,13 @@ impl Meters {
         page.by(
             "mqtt_clients_refused",
             "Ended before they were admitted",
+            "reason",
             Early::ALL.iter().map(|why| (why.word(), stats.early(*why))),
         );
         page.by(
             "mqtt_clients_closed",
             "Admitted clients whose connection ended",
+            "reason",
             Close::ALL.iter().map(|why| (word(why), stats.closed(*why))),
         );
         page.one("mqtt_panics", "Connections whose task panicked", &stats.panics);
@@ -108,6 +112,7 @@ impl Meters {
         page.by(
             "frames_dropped",
             "Frames that changed nothing",
+            "reason",
             FrameDrop::ALL.iter().map(|why| (word(why), stats.dropped(*why))),
         );
         page.one("welcomes", "Handshakes answered with WELCOME", &stats.welcomes);
@@ -116,6 +121,22 @@ impl Meters {
         page.one("retries", "Handshakes answered with RETRY", &stats.retries);
         page.one("resets", "Records answered with RESET", &stats.resets);
         page.one("unknown_items", "Items with an unknown tag", &stats.unknown_items);
+    }
+
+    /// Sums over all devices: of one device's days the API tells.
+    async fn data(&self, page: &mut Page) {
+        let stats = self.channel.stats();
+        page.by(
+            "device_data_bytes",
+            "Bytes that devices reported, by what they were for",
+            "cause",
+            Cause::ALL.iter().map(|cause| (word(cause), stats.data(*cause))),
+        );
+        // Better no sample than one that is not true.
+        if let Some(devices) = self.channel.devices_over_budget().await {
+            let help = "Devices that have used up their data budget of this UTC day";
+            page.gauge("devices_over_data_budget", help, devices);
+        }
     }
 }
 
@@ -133,6 +154,7 @@ fn bus(page: &mut Page, external: &External) {
     page.by(
         "bus_frames_dropped",
         "Messages of the broker that were sorted away or found no room",
+        "reason",
         DropReason::ALL.iter().map(|why| (word(why), stats.dropped(*why))),
     );
     page.one("bus_frames_down", "Frames to devices, handed to the broker", &stats.down);
@@ -190,11 +212,12 @@ impl Page {
         &mut self,
         name: &str,
         help: &str,
+        label: &str,
         counters: impl Iterator<Item = (String, &'a Counter)>,
     ) {
         self.head(name, Kind::Counter, help);
-        for (reason, counter) in counters {
-            self.sample(&format!("{name}_total"), &[("reason", &reason)], counter.get());
+        for (text, counter) in counters {
+            self.sample(&format!("{name}_total"), &[(label, &text)], counter.get());
         }
     }
 }
@@ -208,7 +231,7 @@ mod tests {
         let (mut page, counter) = (Page::default(), Counter::default());
         counter.add();
         page.one("welcomes", "Handshakes answered", &counter);
-        page.by("drops", "Dropped", [("mac1".to_owned(), &counter)].into_iter());
+        page.by("drops", "Dropped", "reason", [("mac1".to_owned(), &counter)].into_iter());
         page.head("connections", Kind::Gauge, "Now");
         page.sample("connections", &[("kind", "mqtt")], 7);
         let expected = "\
