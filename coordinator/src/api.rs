@@ -51,6 +51,14 @@ pub struct Page<T> {
     pub next_cursor: Option<String>,
 }
 
+impl<T> Page<T> {
+    /// A list that nobody can filter, on one page.
+    pub const fn whole(items: Vec<T>) -> Self {
+        let total = items.len();
+        Self { items, total, matched: total, next_cursor: None }
+    }
+}
+
 /// An id with its name.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Named {

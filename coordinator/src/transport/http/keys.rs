@@ -29,9 +29,7 @@ async fn list(
 ) -> Result<Json<api::Page<api::EnrolmentKey>>, Rejected> {
     let keys = operator.keys().await.map_err(|failure| Rejected::at(failure, origin))?;
     let now = operator.now();
-    let items: Vec<_> = keys.iter().map(|key| convert::key(key, now)).collect();
-    let total = items.len();
-    Ok(Json(api::Page { items, total, matched: total, next_cursor: None }))
+    Ok(Json(api::Page::whole(keys.iter().map(|key| convert::key(key, now)).collect())))
 }
 
 async fn one(

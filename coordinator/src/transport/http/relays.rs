@@ -30,9 +30,7 @@ async fn list(
 ) -> Result<Json<api::Page<api::Relay>>, Rejected> {
     let relays = operator.relays().await.map_err(|failure| Rejected::at(failure, origin))?;
     let now = operator.now();
-    let items: Vec<_> = relays.iter().map(|one| convert::relay(one, now)).collect();
-    let total = items.len();
-    Ok(Json(api::Page { items, total, matched: total, next_cursor: None }))
+    Ok(Json(api::Page::whole(relays.iter().map(|one| convert::relay(one, now)).collect())))
 }
 
 async fn one(

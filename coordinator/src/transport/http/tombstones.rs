@@ -34,9 +34,7 @@ async fn list(
     origin: Origin,
 ) -> Result<Json<api::Page<api::Tombstone>>, Rejected> {
     let stones = operator.tombstones().await.map_err(|failure| Rejected::at(failure, origin))?;
-    let items: Vec<_> = stones.iter().map(convert).collect();
-    let total = items.len();
-    Ok(Json(api::Page { items, total, matched: total, next_cursor: None }))
+    Ok(Json(api::Page::whole(stones.iter().map(convert).collect())))
 }
 
 async fn forget(
