@@ -123,13 +123,9 @@ async fn handle(
     let Some(inbox) = inbox(&headers) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != CONTENT_TYPE) {
-        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
-    }
-    let frame = match timeout(BODY, to_bytes(body, MAX_FRAME)).await {
-        Ok(Ok(frame)) => frame,
-        Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
-        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    let frame = match frame(&headers, body).await {
+        Ok(frame) => frame,
+        Err(status) => return status.into_response(),
     };
     let address = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_canonical());
     let Some(mut frames) = answer(&posts, inbox, address, &frame).await else {
@@ -141,6 +137,17 @@ async fn handle(
         frames = collect(&posts, inbox, wait, place.as_deref()).await;
     }
     response(&frames)
+}
+
+/// The frame that a post brings; a status for what is no such post.
+pub(super) async fn frame(headers: &HeaderMap, body: Body) -> Result<Bytes, StatusCode> {
+    if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != CONTENT_TYPE) {
+        return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    match timeout(BODY, to_bytes(body, MAX_FRAME)).await {
+        Ok(frame) => frame.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
 }
 
 /// How long a record may wait for something to fetch.

@@ -3,25 +3,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Router};
-use tokio::time::timeout;
-use weft_wire::frame::MAX_FRAME;
-use weft_wire::http::CONTENT_TYPE;
 use weft_wire::relay_link::PATH;
 
 use super::http::{Permission, Routes};
 use super::listen::Counted;
-use super::post::response;
+use super::post::{frame, response};
 use crate::service::relay_link::RelayLink;
-
-/// How long a frame may take to arrive.
-const BODY: Duration = Duration::from_secs(10);
 
 /// The one route, declared.
 pub fn declare() -> Routes<Arc<RelayLink>> {
@@ -40,13 +33,9 @@ async fn handle(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != CONTENT_TYPE) {
-        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
-    }
-    let frame = match timeout(BODY, to_bytes(body, MAX_FRAME)).await {
-        Ok(Ok(frame)) => frame,
-        Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
-        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    let frame = match frame(&headers, body).await {
+        Ok(frame) => frame,
+        Err(status) => return status.into_response(),
     };
     let address = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_canonical());
     // Who waits holds a place as a device does that is connected.
