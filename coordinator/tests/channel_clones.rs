@@ -167,7 +167,7 @@ async fn the_later_of_two_is_quarantined_and_both_are_told() {
     assert_ne!(first.device.inbox, old);
     // It is the device, there as before.
     let current = world.channel.sessions().current(first.device.id()).unwrap();
-    assert_eq!(current.instance, first.device.instance);
+    assert_eq!(current.agreed.instance, first.device.instance);
     // The later one is told so, and gets nothing of what only the first knows.
     let said = second.come(&world).await;
     assert_eq!(standing(&said), Some(Standing::Quarantined));

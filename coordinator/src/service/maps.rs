@@ -194,11 +194,11 @@ impl Maps {
         next: &MapNext,
         epoch: Epoch,
     ) -> Result<Option<ReadyPage>, StoreError> {
-        let Who::Device { id, network, .. } = entry.who else {
+        let Who::Device { id, network, .. } = entry.agreed.who else {
             return Err(StoreError::NotFound(crate::store::What::Device));
         };
-        let capacity = Replies::new(entry.max_rx).capacity().saturating_sub(PAGE_HEAD);
-        let layout = Layout { capacity, on_demand: entry.on_demand > 0 };
+        let capacity = Replies::new(entry.agreed.max_rx).capacity().saturating_sub(PAGE_HEAD);
+        let layout = Layout { capacity, on_demand: entry.agreed.on_demand > 0 };
         let mut kept = self.state().find(id, next, layout);
         if next.page == 0 && kept.is_some() {
             // Whoever begins is to get the newest.
@@ -295,9 +295,10 @@ impl Maps {
     /// What brings a device from what it holds to the newest, if that is one page
     /// with room for its announcement.
     async fn change(&self, entry: &Entry, epoch: Epoch, held: Revision) -> Option<ReadyPage> {
-        let Who::Device { id, network, .. } = entry.who else { return None };
-        let capacity = Replies::new(entry.max_rx).capacity().checked_sub(PAGE_HEAD + READY)?;
-        let layout = Layout { capacity, on_demand: entry.on_demand > 0 };
+        let Who::Device { id, network, .. } = entry.agreed.who else { return None };
+        let capacity =
+            Replies::new(entry.agreed.max_rx).capacity().checked_sub(PAGE_HEAD + READY)?;
+        let layout = Layout { capacity, on_demand: entry.agreed.on_demand > 0 };
         let next = MapNext { epoch, from: held, page: 0 };
         match self.transfer(id, network, &next, epoch, layout).await {
             Ok(transfer) if transfer.from == held && transfer.pages.len() == 1 => {

@@ -240,8 +240,8 @@ impl Signal {
         is_call: bool,
     ) -> Result<Option<weft_wire::map::PeerUpsert>, StoreError> {
         let Some(session) = self.sessions.current(callee) else { return Ok(None) };
-        let Who::Device { network, .. } = session.who else { return Ok(None) };
-        if !is_call || session.on_demand == 0 {
+        let Who::Device { network, .. } = session.agreed.who else { return Ok(None) };
+        if !is_call || session.agreed.on_demand == 0 {
             return Ok(None);
         }
         let (Some(entry), Some(device)) =

@@ -31,7 +31,7 @@ impl Channel {
                 let entries = self.sessions.table().all_current();
                 for entry in entries {
                     if let Some(other) = entry.device() {
-                        self.end(other, Some(entry.inbox));
+                        self.end(other, Some(entry.agreed.inbox));
                     }
                 }
                 Goes::Away

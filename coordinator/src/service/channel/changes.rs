@@ -107,7 +107,7 @@ impl Channel {
                     self.maps.tell(id, self.epoch(), newest.own);
                 }
                 Ok(Some(_)) => self.tell_standing(id).await,
-                Ok(None) => self.end(id, Some(entry.inbox)),
+                Ok(None) => self.end(id, Some(entry.agreed.inbox)),
                 Err(error) => self.quiet.store_failed("device", &error),
             }
         }

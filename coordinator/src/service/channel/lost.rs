@@ -44,7 +44,7 @@ impl Channel {
             Register::TAG => {
                 let register: Register = item.decode()?;
                 let from = context.uplink.address.map(|address| address.to_string());
-                let identity = context.entry.identity;
+                let identity = context.entry.agreed.identity;
                 let expiry = self.password_expiry();
                 let Some(returning) = context.returning.take() else { return Ok(()) };
                 let enrol = &self.enrol;

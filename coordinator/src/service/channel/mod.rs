@@ -378,7 +378,7 @@ impl Channel {
                 let now = tokio::time::Instant::now().into_std();
                 let found = self.sessions.table().find(header.session, now);
                 match found {
-                    Some(entry) if entry.inbox != inbox => Err(FrameDrop::ForeignSession),
+                    Some(entry) if entry.agreed.inbox != inbox => Err(FrameDrop::ForeignSession),
                     Some(entry) if entry.sealed().has_opened(header.counter) => {
                         Err(FrameDrop::Replayed)
                     }

@@ -79,19 +79,19 @@ impl Channel {
         if !matches!(device.standing, Standing::Active | Standing::Pending) {
             return Goes::On;
         }
-        if agent.instance == Some(entry.instance) && !agent.has_copies {
+        if agent.instance == Some(entry.agreed.instance) && !agent.has_copies {
             tell_stamps(agent.duplicates, context);
             return Goes::On;
         }
         let _turn = self.turns.take(device.id).await;
-        let is_first = |current: Arc<Entry>| current.instance == entry.instance;
+        let is_first = |current: Arc<Entry>| current.agreed.instance == entry.agreed.instance;
         if !self.sessions.current(device.id).is_some_and(is_first) {
             // Another process took its place meanwhile.
             return Goes::Away;
         }
         let heard = Heard {
-            instance: entry.instance,
-            inbox: entry.inbox,
+            instance: entry.agreed.instance,
+            inbox: entry.agreed.inbox,
             address: context.uplink.address,
             at: self.now(),
             fresh: Inbox(self.random.bytes()),
@@ -134,7 +134,7 @@ impl Channel {
 
     /// A copy confirmed its session: it hears that it is one and nothing else.
     pub(super) async fn begin_copy(&self, id: DeviceId, context: &mut Context<'_>) -> Goes {
-        let (inbox, address) = (context.entry.inbox, context.uplink.address);
+        let (inbox, address) = (context.entry.agreed.inbox, context.uplink.address);
         let device = match self.store.device(id).await {
             Ok(Some(device)) => device,
             Ok(None) => return Goes::Away,
@@ -217,7 +217,7 @@ impl Channel {
             };
             self.sessions.push_to(&copy, |replies| replies.put(&state));
             self.sessions.table().remove(copy.id);
-            self.sessions.bus().disconnect(copy.inbox);
+            self.sessions.bus().disconnect(copy.agreed.inbox);
         }
         for inbox in &released.inboxes {
             self.sessions.bus().disconnect(*inbox);

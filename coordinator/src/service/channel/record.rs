@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::quarantine::Goes;
 use super::replies::Replies;
-use super::table::{Entry, Who};
+use super::table::{Agreed, Entry, Who};
 use super::{Channel, FrameDrop};
 use crate::domain::audit::Actor;
 use crate::domain::device::{Decision, Device, Standing};
@@ -141,7 +141,7 @@ impl Channel {
         let Some(entry) = found else {
             return self.reset(uplink, header.session, FrameDrop::UnknownSession);
         };
-        if entry.inbox != uplink.inbox {
+        if entry.agreed.inbox != uplink.inbox {
             return self.dropped(FrameDrop::ForeignSession);
         }
         let mut plain = Zeroizing::new([0; MAX_FRAME]);
@@ -156,10 +156,10 @@ impl Channel {
         };
         self.stats.records.add();
         let confirmed = self.sessions.table().confirm(entry.id, now);
-        let replies = Replies::new(entry.max_rx);
+        let replies = Replies::new(entry.agreed.max_rx);
         let mut context = Context { entry: &entry, uplink, replies, returning: None, close: false };
         if confirmed.is_some() {
-            let goes = match entry.who {
+            let goes = match entry.agreed.who {
                 Who::Device { id, .. } => {
                     self.stats.confirmed.add();
                     self.begin(id, &mut context).await
@@ -179,8 +179,8 @@ impl Channel {
         if let Some(superseded) = confirmed.and_then(|confirmed| confirmed.superseded) {
             self.wake(&superseded, &entry, now);
         }
-        if let Who::Device { id, .. } = entry.who {
-            self.presence.heard(id, uplink, entry.instance);
+        if let Who::Device { id, .. } = entry.agreed.who {
+            self.presence.heard(id, uplink, entry.agreed.instance);
         }
         self.handle_items(plain.get(..len).unwrap_or_default(), &mut context).await;
         let Context { replies, close, .. } = context;
@@ -210,12 +210,14 @@ impl Channel {
     /// process lives it does not know that, since its line holds, and two machines
     /// have one identity: it is to shake hands now and not when it next asks.
     fn wake(&self, superseded: &Entry, by: &Entry, now: Instant) {
-        if superseded.instance == by.instance || superseded.inbox == by.inbox {
+        if superseded.agreed.instance == by.agreed.instance
+            || superseded.agreed.inbox == by.agreed.inbox
+        {
             return;
         }
-        if let Some(hint) = self.hint(superseded.inbox, superseded.id, now) {
+        if let Some(hint) = self.hint(superseded.agreed.inbox, superseded.id, now) {
             // Nobody there: there is nobody to wake.
-            let _ = self.sessions.bus().send(superseded.inbox, hint);
+            let _ = self.sessions.bus().send(superseded.agreed.inbox, hint);
         }
     }
 
@@ -228,7 +230,7 @@ impl Channel {
                 if self.heed(&found, context).await == Goes::Away {
                     return Goes::Away;
                 }
-                if let (Some(held), Some(_)) = (context.entry.ahead, newest)
+                if let (Some(held), Some(_)) = (context.entry.agreed.ahead, newest)
                     && self.heed_ahead(device, held).await == Goes::Away
                 {
                     return Goes::Away;
@@ -261,7 +263,7 @@ impl Channel {
     /// What a member holds is known when its HELLO has said it and it was found
     /// to be the newest; a page that is sent unasked builds on that.
     fn begin_map(&self, device: DeviceId, newest: Newest, context: &mut Context<'_>) {
-        let Entry { named, held, .. } = **context.entry;
+        let Agreed { named, held, .. } = context.entry.agreed;
         self.maps.set_held(device, (held.1 == named).then_some(held));
         // Between its HELLO and this record it had no session in which it could
         // be told.
@@ -278,7 +280,7 @@ impl Channel {
                 continue;
             }
             let handled = match item {
-                Ok(item) => match context.entry.who {
+                Ok(item) => match context.entry.agreed.who {
                     Who::Device { id, .. } => self.handle_item(id, &item, context).await,
                     Who::Quarantined { .. } => self.handle_copy(&item, context),
                     Who::Lost => self.handle_lost(&item, context).await,
@@ -301,14 +303,14 @@ impl Channel {
         item: &RawItem<'_>,
         context: &mut Context<'_>,
     ) -> Result<(), ItemError> {
-        let Who::Enrolling { key } = context.entry.who else { return Ok(()) };
+        let Who::Enrolling { key } = context.entry.agreed.who else { return Ok(()) };
         if item.tag != Register::TAG {
             self.unsupported(item.tag, context);
             return Ok(());
         }
         let register: Register = item.decode()?;
         let from = context.uplink.address.map(|address| address.to_string());
-        let identity = context.entry.identity;
+        let identity = context.entry.agreed.identity;
         let expiry = self.password_expiry();
         match self.enrol.register(register, identity, key, from, expiry, self.now()).await {
             Ok(registered) => context.answer(&*registered),

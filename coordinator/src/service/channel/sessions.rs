@@ -51,7 +51,7 @@ impl Sessions {
 
     /// Whether frames to a device have somewhere to go.
     pub fn is_online(&self, device: DeviceId) -> bool {
-        self.current(device).is_some_and(|entry| self.bus.reachable(entry.inbox))
+        self.current(device).is_some_and(|entry| self.bus.reachable(entry.agreed.inbox))
     }
 
     /// Seals what `fill` puts and sends it to a device.
@@ -70,17 +70,17 @@ impl Sessions {
         entry: &Entry,
         fill: impl FnOnce(&mut Replies) -> Result<(), ItemError>,
     ) -> Pushed {
-        if !self.bus.reachable(entry.inbox) {
+        if !self.bus.reachable(entry.agreed.inbox) {
             return Pushed::Absent;
         }
-        let mut replies = Replies::new(entry.max_rx);
+        let mut replies = Replies::new(entry.agreed.max_rx);
         if let Err(error) = fill(&mut replies) {
             tracing::error!(session = entry.id, ?error, "channel.too-long");
             return Pushed::Full;
         }
         let mut pushed = Pushed::Sent;
         for frame in self.seal(entry, replies).unwrap_or_default() {
-            match self.bus.send(entry.inbox, frame) {
+            match self.bus.send(entry.agreed.inbox, frame) {
                 Delivery::Queued => {}
                 Delivery::Full => pushed = Pushed::Full,
                 Delivery::Absent => return Pushed::Absent,

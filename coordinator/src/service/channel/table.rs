@@ -68,10 +68,8 @@ pub enum Who {
     },
 }
 
-/// A session and what was agreed on when it was made.
-pub struct Entry {
-    /// Its id.
-    pub id: u32,
+/// What was agreed on when a session was made.
+pub struct Agreed {
     /// Whose.
     pub who: Who,
     /// The identity that the handshake proved.
@@ -92,28 +90,21 @@ pub struct Entry {
     pub ahead: Option<Revision>,
     /// When its HELLO came.
     pub born: Instant,
+}
+
+/// A session and what was agreed on when it was made.
+pub struct Entry {
+    /// Its id.
+    pub id: u32,
+    /// What the handshake gave.
+    pub agreed: Agreed,
     sealed: Mutex<Session>,
 }
 
 impl Entry {
     /// Takes what the handshake gave.
     pub fn new(session: Session, agreed: Agreed) -> Self {
-        let Agreed { who, identity, inbox, max_rx, instance, on_demand, named, held, ahead, born } =
-            agreed;
-        Self {
-            id: session.id(),
-            who,
-            identity,
-            inbox,
-            max_rx,
-            instance,
-            on_demand,
-            named,
-            held,
-            ahead,
-            born,
-            sealed: Mutex::new(session),
-        }
+        Self { id: session.id(), agreed, sealed: Mutex::new(session) }
     }
 
     /// The sealed session, for one operation.
@@ -123,35 +114,11 @@ impl Entry {
 
     /// The device that it speaks for: not one that only enrols, and no copy.
     pub const fn device(&self) -> Option<DeviceId> {
-        match self.who {
+        match self.agreed.who {
             Who::Device { id, .. } => Some(id),
             Who::Quarantined { .. } | Who::Lost | Who::Enrolling { .. } => None,
         }
     }
-}
-
-/// What an [`Entry`] is made of, besides the session itself.
-pub struct Agreed {
-    /// Whose.
-    pub who: Who,
-    /// The identity that the handshake proved.
-    pub identity: PublicKey,
-    /// The inbox of its HELLO.
-    pub inbox: Inbox,
-    /// The longest frame the device takes, in bytes.
-    pub max_rx: u16,
-    /// The device's process.
-    pub instance: Instance,
-    /// Slots for peers on demand; 0 = wants all peers.
-    pub on_demand: u16,
-    /// The revision of its map that its WELCOME named; 0 = none.
-    pub named: Revision,
-    /// What its HELLO says it holds: of which life of the database, and which.
-    pub held: (Epoch, Revision),
-    /// The revision that the device holds, where the database knows none so new.
-    pub ahead: Option<Revision>,
-    /// When its HELLO came.
-    pub born: Instant,
 }
 
 /// What a session is for the table.
@@ -217,7 +184,7 @@ impl Table {
     /// Adds a session that waits for its first record, in place of the one that
     /// waited at its inbox.
     pub fn insert(&mut self, entry: Arc<Entry>) {
-        if let Some(older) = self.pending_of.get(&entry.inbox).copied() {
+        if let Some(older) = self.pending_of.get(&entry.agreed.inbox).copied() {
             self.remove(older);
         }
         if self.pending.len() >= self.limits.pending {
@@ -226,7 +193,7 @@ impl Table {
         }
         let order = self.next_order();
         self.pending.insert(order, entry.id);
-        self.pending_of.insert(entry.inbox, entry.id);
+        self.pending_of.insert(entry.agreed.inbox, entry.id);
         if let Some(device) = entry.device() {
             self.pending_devices.insert((device, entry.id));
         }
@@ -236,8 +203,8 @@ impl Table {
     /// The session of a record, if it still may be used.
     pub fn find(&mut self, id: u32, now: Instant) -> Option<Arc<Entry>> {
         let slot = self.slots.get(&id)?;
-        let age = now.saturating_duration_since(slot.entry.born);
-        let alive = match (slot.stage, slot.entry.who) {
+        let age = now.saturating_duration_since(slot.entry.agreed.born);
+        let alive = match (slot.stage, slot.entry.agreed.who) {
             (Stage::Previous { until }, _) => now < until,
             (_, Who::Lost | Who::Enrolling { .. }) => age < ENROLMENT,
             (_, Who::Device { .. } | Who::Quarantined { .. }) => age < MAX_AGE,
@@ -256,8 +223,8 @@ impl Table {
         let Stage::Pending { order } = slot.stage else { return None };
         let entry = Arc::clone(&slot.entry);
         self.pending.remove(&order);
-        self.pending_of.remove(&entry.inbox);
-        match entry.who {
+        self.pending_of.remove(&entry.agreed.inbox);
+        match entry.agreed.who {
             Who::Device { id: device, .. } => {
                 self.pending_devices.remove(&(device, id));
                 self.set_stage(id, Stage::Current);
@@ -295,7 +262,7 @@ impl Table {
         let begun = self.pending_devices.range((device, 0)..=(device, u32::MAX));
         let begun: Vec<u32> = begun.map(|(_, id)| *id).collect();
         for id in begun {
-            let is_same = |slot: &Slot| slot.entry.instance == entry.instance;
+            let is_same = |slot: &Slot| slot.entry.agreed.instance == entry.agreed.instance;
             if !self.slots.get(&id).is_some_and(is_same) {
                 self.remove(id);
             }
@@ -308,7 +275,7 @@ impl Table {
             return Confirmed { superseded: None };
         };
         let superseded = Arc::clone(&superseded.entry);
-        if superseded.instance == entry.instance {
+        if superseded.agreed.instance == entry.agreed.instance {
             self.set_stage(superseded.id, Stage::Previous { until: now + PREVIOUS });
             self.devices.entry(device).or_default().previous = Some(superseded.id);
         } else {
@@ -338,13 +305,13 @@ impl Table {
         match slot.stage {
             Stage::Pending { order } => {
                 self.pending.remove(&order);
-                self.pending_of.remove(&slot.entry.inbox);
+                self.pending_of.remove(&slot.entry.agreed.inbox);
                 if let Some(device) = slot.entry.device() {
                     self.pending_devices.remove(&(device, id));
                 }
             }
             Stage::Quarantined => {
-                if let Who::Quarantined { id: device } = slot.entry.who
+                if let Who::Quarantined { id: device } = slot.entry.agreed.who
                     && self.copies.get(&device) == Some(&id)
                 {
                     self.copies.remove(&device);
@@ -377,7 +344,7 @@ impl Table {
         [sessions.current, sessions.previous, self.copies.remove(&device)]
             .into_iter()
             .flatten()
-            .filter_map(|id| self.slots.remove(&id).map(|slot| slot.entry.inbox))
+            .filter_map(|id| self.slots.remove(&id).map(|slot| slot.entry.agreed.inbox))
             .collect()
     }
 
