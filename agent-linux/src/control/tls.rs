@@ -94,6 +94,8 @@ impl TimeProvider for SinceBoot {
 
 /// Looks at the key and at nothing else of a certificate. That the other side
 /// holds it is proved by its signature of the handshake.
+///
+/// The same as in the relay's `io/post.rs`: what is changed here is changed there.
 struct Verifier {
     pin: Option<[u8; 32]>,
     known: WebPkiSupportedAlgorithms,

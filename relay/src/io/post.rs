@@ -209,6 +209,8 @@ impl<S: Read> Reader<'_, S> {
 
 /// Looks at the key and at nothing else of a certificate. That the other side
 /// holds it is proved by its signature of the handshake.
+///
+/// The same as in the agent's `control/tls.rs`: what is changed here is changed there.
 struct Verifier {
     pin: Option<[u8; 32]>,
     known: WebPkiSupportedAlgorithms,
