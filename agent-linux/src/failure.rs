@@ -94,6 +94,7 @@ codes! {
     PeerNotMesh "peer.not-mesh" 5,
     PeerSelf "peer.self" 2,
     PeerUnknown "peer.unknown" 5,
+    PingBudget "ping.budget" 1,
     PingDenied "ping.denied" 1,
     PingFamily "ping.family" 2,
     PingNoHandshake "ping.no-handshake" 1,

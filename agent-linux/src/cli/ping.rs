@@ -10,11 +10,12 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::status::data::MIDNIGHT;
 use crate::cli::{Context, peer};
 use crate::daemon::texts;
 use crate::failure::{Code, Failure, Result};
 use crate::ipc::client::{Client, Received, unexpected};
-use crate::ipc::protocol::{Answer, Path, Peer, Request, Status};
+use crate::ipc::protocol::{Answer, Data, Path, Peer, Request, Status};
 use crate::net::icmp::{EchoSocket, HEADERS_V4, HEADERS_V6, Heard, Told};
 use crate::os::poll::{Interest, PollSet};
 use crate::os::signal::Signals;
@@ -83,6 +84,8 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
         let state = state(&found);
         context.ui.answer(&format!("{}.{network} {to}: {state}{}", found.name, way.remark()));
     }
+    let mut told = Budget::default();
+    told.tell(context, &Seen { peer: found.clone(), data: status.data.clone() }, pair);
     let mut replies = Vec::new();
     let mut stopped = false;
     for sequence in 1.. {
@@ -92,19 +95,21 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
             stopped = true;
             break;
         };
-        let peer = match (rtt_us, &way) {
+        let seen = match (rtt_us, &way) {
             // The daemon has not seen it: it is what status shows.
             (Some(rtt_us), Way::Socket(..)) => {
                 as_in(client.status_by(Request::Measured { peer: to, rtt_us })?, &found)
             }
             _ => current(&mut client, &found)?,
         };
-        let (path, detail) = peer::path(&peer);
+        let peer = &seen.peer;
+        let (path, detail) = peer::path(peer);
         let via = matches!(peer.path, Path::Direct { .. } | Path::Relay { .. }).then_some(detail);
         let reply = Reply { seq: sequence, rtt_us, path, via };
         if !context.ui.json {
-            context.ui.answer(&describe(&reply, &peer));
+            context.ui.answer(&describe(&reply, peer));
         }
+        told.tell(context, &seen, pair);
         replies.push(reply);
         if sequence == arguments.count {
             break;
@@ -123,7 +128,7 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Result<u8> {
         let message = format!("stopped; {} had not answered yet", found.name);
         return Err(Failure::new(Code::CliInterrupted, message));
     }
-    conclude(context, &current(&mut client, &found)?, &replies)
+    conclude(context, &current(&mut client, &found)?, &replies, pair)
 }
 
 fn address(peer: &Peer, arguments: &Arguments) -> Result<IpAddr> {
@@ -164,14 +169,46 @@ fn state(peer: &Peer) -> String {
     }
 }
 
-/// The peer as it is now; if the map dropped it meanwhile, as it was.
-fn current(client: &mut Client, found: &Peer) -> Result<Peer> {
+/// What the daemon said last.
+struct Seen {
+    /// The peer as it is now; if the map dropped it meanwhile, as it was.
+    peer: Peer,
+    data: Data,
+}
+
+fn current(client: &mut Client, found: &Peer) -> Result<Seen> {
     Ok(as_in(client.status()?, found))
 }
 
-fn as_in(status: Status, found: &Peer) -> Peer {
+fn as_in(status: Status, found: &Peer) -> Seen {
     let peer = status.peers.into_iter().find(|peer| peer.id == found.id);
-    peer.unwrap_or_else(|| found.clone())
+    Seen { peer: peer.unwrap_or_else(|| found.clone()), data: status.data }
+}
+
+impl Seen {
+    /// Why no better way than this one is looked for, if that is for the budget.
+    fn budget(&self, pair: Pair<'_>) -> Option<Failure> {
+        let is_best = matches!(self.peer.path, Path::Direct { .. });
+        (self.data.used_up && !is_best)
+            .then(|| texts::ping_budget(pair.from, pair.to, &self.data, MIDNIGHT))
+    }
+}
+
+/// Whether that was said: once is enough.
+#[derive(Default)]
+struct Budget(bool);
+
+impl Budget {
+    fn tell(&mut self, context: &mut Context, seen: &Seen, pair: Pair<'_>) {
+        if context.ui.json || self.0 {
+            return;
+        }
+        if let Some(failure) = seen.budget(pair) {
+            self.0 = true;
+            let (message, code) = (failure.message(), failure.code());
+            context.ui.answer(&format!("note: {message}  [{code}]"));
+        }
+    }
 }
 
 fn describe(reply: &Reply, peer: &Peer) -> String {
@@ -372,6 +409,16 @@ struct Document<'a> {
     path: &'static str,
     replies: &'a [Reply],
     verdict: Option<()>,
+    budget: Option<BudgetDocument>,
+}
+
+/// A budget that is used up, so that no better way is looked for.
+#[derive(Serialize)]
+struct BudgetDocument {
+    code: String,
+    sentence: String,
+    bytes: u64,
+    budget_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -396,12 +443,13 @@ fn times(replies: &[Reply]) -> Option<Times> {
 }
 
 /// The last line or the document, and the exit status.
-fn conclude(context: &mut Context, peer: &Peer, replies: &[Reply]) -> Result<u8> {
+fn conclude(context: &mut Context, seen: &Seen, replies: &[Reply], pair: Pair<'_>) -> Result<u8> {
+    let peer = &seen.peer;
     let received = replies.iter().filter(|reply| reply.rtt_us.is_some()).count();
     let (path, _) = peer::path(peer);
     let times = times(replies);
     let Some(found) = times else {
-        return Err(nothing(peer, replies.len()));
+        return Err(nothing(seen, replies.len(), pair));
     };
     if context.ui.json {
         let first = replies.iter().find_map(|reply| reply.rtt_us);
@@ -421,6 +469,12 @@ fn conclude(context: &mut Context, peer: &Peer, replies: &[Reply]) -> Result<u8>
             path,
             replies,
             verdict: None,
+            budget: seen.budget(pair).map(|failure| BudgetDocument {
+                code: failure.code().to_owned(),
+                sentence: failure.message().to_owned(),
+                bytes: seen.data.overhead(),
+                budget_bytes: seen.data.budget,
+            }),
         });
     } else {
         let sent = replies.len();
@@ -446,10 +500,11 @@ fn join_spans(us: [u64; 3]) -> String {
 }
 
 /// Why nothing came back, as far as this side knows.
-fn nothing(peer: &Peer, sent: usize) -> Failure {
+fn nothing(seen: &Seen, sent: usize, pair: Pair<'_>) -> Failure {
+    let peer = &seen.peer;
     let name = &peer.name;
-    let failure = match peer.handshake_ms {
-        Some(age) if age < STANDS_MS => Failure::new(
+    let failure = match peer.handshake_ms.filter(|age| *age < STANDS_MS) {
+        Some(age) => Failure::new(
             Code::PingSilent,
             format!(
                 "the tunnel to {name} works (handshake {}), but nothing answers inside: \
@@ -457,7 +512,10 @@ fn nothing(peer: &Peer, sent: usize) -> Failure {
                 units::age_ms(age)
             ),
         ),
-        _ => Failure::new(
+        None if seen.budget(pair).is_some() => {
+            return texts::ping_budget(pair.from, pair.to, &seen.data, MIDNIGHT);
+        }
+        None => Failure::new(
             Code::PingNoHandshake,
             format!(
                 "{name} does not answer the handshake ({} sent)",
@@ -516,16 +574,37 @@ mod tests {
 
     #[test]
     fn silence_inside_is_told_from_no_tunnel() {
-        let status = sample();
-        let mut peer = peer::find(&status, "gw-b").unwrap().clone();
-        peer.handshake_ms = Some(2_000);
-        assert!(
-            nothing(&peer, 5).message().starts_with("the tunnel to gw-b works (handshake 2 s ago)")
-        );
-        peer.handshake_ms = None;
+        let pair = Pair { from: "gw-a", to: "gw-b" };
+        let found = peer::find(&sample(), "gw-b").unwrap().clone();
+        let mut seen = as_in(sample(), &found);
+        let says = |seen: &Seen| nothing(seen, 5, pair).message().to_owned();
+        seen.peer.handshake_ms = Some(2_000);
+        assert!(says(&seen).starts_with("the tunnel to gw-b works (handshake 2 s ago)"));
+        seen.peer.handshake_ms = None;
+        assert_eq!(says(&seen), "gw-b does not answer the handshake (5 requests sent)");
+    }
+
+    #[test]
+    fn a_budget_that_is_used_up_is_why_no_better_way_is_found() {
+        let pair = Pair { from: "gw-a", to: "gw-b" };
+        let found = peer::find(&sample(), "gw-b").unwrap().clone();
+        let mut seen = as_in(sample(), &found);
+        seen.peer.path = Path::Nowhere;
+        assert!(seen.budget(pair).is_none());
+        seen.data.used_up = true;
+        let failure = seen.budget(pair).unwrap();
+        assert_eq!((failure.code(), failure.exit()), ("ping.budget", 1));
         assert_eq!(
-            nothing(&peer, 5).message(),
-            "gw-b does not answer the handshake (5 requests sent)"
+            failure.message(),
+            "the data budget of gw-a is used up (18.2 kB of 1 MB today); no better way is looked \
+             for until 00:00 UTC"
         );
+        assert_eq!(failure.lines()[0].text, "weft why gw-b");
+        seen.peer.handshake_ms = None;
+        assert_eq!(nothing(&seen, 5, pair).code(), "ping.budget");
+        // A tunnel that stands needs none, and a direct way is the best one.
+        seen.peer.handshake_ms = Some(2_000);
+        assert_eq!(nothing(&seen, 5, pair).code(), "ping.silent");
+        assert!(as_in(Status { data: seen.data, ..sample() }, &found).budget(pair).is_none());
     }
 }

@@ -9,6 +9,7 @@ use weft_wire::verdict::Refusal;
 use crate::control::failure::{Attempt, LineFailure, Reason, words};
 use crate::daemon::standing::because;
 use crate::failure::{Code, Failure, Result};
+use crate::ipc::protocol::Data;
 use crate::net::host::Overlap;
 use crate::net::link::Network;
 use crate::net::resolver;
@@ -209,6 +210,18 @@ pub(crate) fn ping_too_big(size: u16, headers: u16, to: &str, mtu: u16) -> Failu
     Failure::new(Code::PingTooBig, message)
         .param("peer", to)
         .try_command(format!("weft ping -s {fits} {to}"))
+}
+
+/// Nothing is sent any more that only might help: no way to the peer is looked for.
+pub(crate) fn ping_budget(from: &str, to: &str, data: &Data, until: &str) -> Failure {
+    let budget =
+        data.budget.map_or_else(String::new, |budget| format!(" of {}", units::size(budget)));
+    let message = format!(
+        "the data budget of {from} is used up ({}{budget} today); no better way is looked for \
+         until {until}",
+        units::traffic(data.overhead())
+    );
+    Failure::new(Code::PingBudget, message).param("peer", to).try_command(format!("weft why {to}"))
 }
 
 /// The device is a member, and its map does not come.

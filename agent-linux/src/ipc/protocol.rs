@@ -360,6 +360,13 @@ pub(crate) struct Data {
 
 /// What enrolment said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+impl Data {
+    /// All but payload: what a budget is for.
+    pub(crate) const fn overhead(&self) -> u64 {
+        self.control + self.keepalive + self.probe + self.relay_overhead
+    }
+}
+
 pub(crate) struct Enrolled {
     pub(crate) device: Device,
     pub(crate) wanted_name: String,

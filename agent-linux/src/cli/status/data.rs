@@ -29,17 +29,13 @@ struct Causes {
     relay_overhead: u64,
 }
 
-const fn overhead(data: &Data) -> u64 {
-    data.control + data.keepalive + data.probe + data.relay_overhead
-}
-
 pub(super) fn document(data: &Data) -> DataDocument {
     DataDocument {
         day: data.day.map(units::date),
         budget_bytes: data.budget,
         metered: data.metered,
         used_up: data.used_up,
-        bytes: overhead(data),
+        bytes: data.overhead(),
         by_cause: Causes {
             control: data.control,
             keepalive: data.keepalive,
@@ -53,7 +49,7 @@ pub(super) fn document(data: &Data) -> DataDocument {
 /// `data today  18.2 kB of 1 MB (control 9.1, keepalive 4.0, probes 5.1)`: causes in
 /// the unit of the sum.
 pub(super) fn line(data: &Data, symbols: Symbols) -> String {
-    let sum = overhead(data);
+    let sum = data.overhead();
     let causes = [
         ("control", Some(data.control)),
         ("keepalive", Some(data.keepalive)),
