@@ -26,6 +26,7 @@
 mod cache;
 mod inputs;
 mod metered;
+mod names;
 mod outbox;
 mod outputs;
 mod paths;
@@ -61,6 +62,7 @@ use crate::stun::StunClient;
 use crate::time::Instant;
 use crate::tunnel::{Tai64nClock, Tunnel};
 
+use names::Names;
 use outbox::Outbox;
 use outputs::Fanout;
 use record::Recorder;
@@ -174,7 +176,7 @@ impl<const PEERS: usize> ProbeMac for TunnelMac<'_, PEERS> {
 ///   what lies behind it more), `FLOWS` flow-table entries, replay windows of
 ///   `WORDS` words, `STAGED` packets that wait for a session, `FRAME` bytes of
 ///   the longest control frame, `STREAM` bytes of the longest frame in a
-///   connection to a relay (0: none is opened).
+///   connection to a relay (0: none is opened, and relays' names are not kept).
 ///
 /// [`GatewayAgent`] and [`ChipAgent`] are what programs use.
 pub struct Agent<
@@ -200,6 +202,8 @@ pub struct Agent<
     staging: Staging<STAGED, STAGED_LEN>,
     outbox: Outbox,
     fanout: Fanout,
+    /// Of relays, on agents that open connections to them.
+    names: Names<STREAM>,
     meter: Meter,
     /// Peers that are to get a keepalive.
     keepalives: [bool; PEERS],
@@ -312,6 +316,7 @@ impl<
             staging: Staging::new(config.staged_per_peer),
             outbox: Outbox::default(),
             fanout: Fanout::new(),
+            names: Names::new(),
             meter: Meter::new(),
             keepalives: [false; PEERS],
             greeted: [false; PEERS],

@@ -368,6 +368,7 @@ impl Told {
                 MapOp::Lease(_)
                 | MapOp::Servers(_)
                 | MapOp::Relays(_)
+                | MapOp::RelayNames(_)
                 | MapOp::OwnKeys(_)
                 | MapOp::DataBudget(_) => {}
             }

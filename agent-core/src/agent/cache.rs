@@ -5,6 +5,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use weft_wire::id::DeviceId;
 use weft_wire::item::{Item, ItemError, ItemWriter};
+use weft_wire::relay::RelayNames;
 
 use crate::control::Control;
 use crate::meter::Bytes;
@@ -56,7 +57,7 @@ pub(super) fn write<const PEERS: usize, const ROUTES: usize, const FRAME: usize>
     control: &Control<FRAME>,
     peers: &Peers<PEERS, ROUTES>,
     paths: &Paths<PEERS>,
-    usage: Option<CacheUsage>,
+    (usage, names): (Option<CacheUsage>, Option<&RelayNames>),
     scratch: &mut [u8],
     write: &mut impl FnMut(&[u8]),
 ) -> Result<(), ItemError> {
@@ -70,6 +71,9 @@ pub(super) fn write<const PEERS: usize, const ROUTES: usize, const FRAME: usize>
     piece(&|writer| control.write_cache(writer))?;
     if let Some(usage) = usage {
         piece(&|writer| writer.put(&usage))?;
+    }
+    if let Some(names) = names {
+        piece(&|writer| writer.put(names))?;
     }
     for slot in peers.slots() {
         piece(&|writer| {

@@ -187,7 +187,9 @@ impl<
         mut write: impl FnMut(&[u8]),
     ) -> Result<(), ItemError> {
         let usage = self.meter.kept().map(|(day, bytes)| CacheUsage { day, bytes });
-        super::cache::write(&self.control, &self.peers, &self.paths, usage, scratch, &mut write)
+        let names = self.names.told();
+        let told = (usage, names.as_ref());
+        super::cache::write(&self.control, &self.peers, &self.paths, told, scratch, &mut write)
     }
 
     fn polled(&mut self, output: Output, some: bool) {

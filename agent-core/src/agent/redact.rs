@@ -22,7 +22,7 @@ use weft_wire::map::{
     Servers, Settings,
 };
 use weft_wire::network::Netcheck;
-use weft_wire::relay::{RelayGrant, RelayLogin, RelayMac, Relays};
+use weft_wire::relay::{RelayGrant, RelayLogin, RelayMac, RelayName, RelayNames, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 
 use super::cache::{CacheEndpoint, CacheUsage};
@@ -96,6 +96,11 @@ impl Redactor {
             psk: self.psk(&second.psk),
             ..second
         })
+    }
+
+    fn grant(&self, grant: RelayGrant) -> RelayGrant {
+        let logins = grant.logins.iter().map(|login| self.login(login)).collect();
+        RelayGrant { logins, ..grant }
     }
 
     fn login(&self, login: &RelayLogin) -> RelayLogin {
@@ -200,15 +205,17 @@ impl Redactor {
                 });
                 writer.put(&Duplicate { name: Name::new(), address: None, moved, ..other })
             }
-            RelayGrant::TAG => {
-                let grant: RelayGrant = raw.decode()?;
-                let logins = grant.logins.iter().map(|login| self.login(login)).collect();
-                writer.put(&RelayGrant { logins, ..grant })
-            }
+            RelayGrant::TAG => writer.put(&self.grant(raw.decode()?)),
+            RelayNames::TAG => writer.put(&unnamed(&raw.decode()?)),
             tag if HARMLESS.contains(&tag) => writer.put_raw(raw),
             _ => writer.put_raw(&tag_alone(raw)),
         }
     }
+}
+
+fn unnamed(RelayNames { names }: &RelayNames) -> RelayNames {
+    let numbers = names.iter().map(|one| RelayName { name: Name::new(), ..*one });
+    RelayNames { names: numbers.collect() }
 }
 
 const fn tag_alone(raw: &RawItem<'_>) -> RawItem<'static> {

@@ -99,6 +99,11 @@ impl<
         self.control.relay_grant()
     }
 
+    /// What people call the relay with this number, on an agent that is told.
+    pub fn relay_name(&self, relay: u16) -> Option<Name> {
+        self.names.of(relay)
+    }
+
     /// The coordinator.
     pub fn coordinator(&self, now: Instant) -> CoordinatorStatus {
         let control = &self.control;

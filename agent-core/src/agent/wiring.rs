@@ -140,7 +140,10 @@ impl<
             ControlEvent::Stamps(ahead_s) => {
                 self.tunnel.advance_stamps(Duration::from_secs(u64::from(ahead_s)), now);
             }
-            ControlEvent::SnapshotBegin => self.peers.begin_snapshot(),
+            ControlEvent::SnapshotBegin => {
+                self.peers.begin_snapshot();
+                self.names.clear();
+            }
             ControlEvent::SnapshotEnd => {
                 while let Some(slot) = self.peers.poll_unnamed() {
                     self.drop_peer(slot);
@@ -157,6 +160,7 @@ impl<
             ControlEvent::OwnKeys => self.apply_own_keys(),
             ControlEvent::Servers(servers) => self.set_servers(&servers),
             ControlEvent::Relays(relays) => self.set_relays(&relays.relays),
+            ControlEvent::RelayNames(names) => self.names.set(&names),
             ControlEvent::RelayLogins => self.apply_relay_logins(),
             ControlEvent::DataBudget(bytes) => self.meter.set_told_budget(bytes),
             // Both sides begin when they hear of each other; over a way of their own

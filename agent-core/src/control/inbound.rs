@@ -12,7 +12,7 @@ use weft_wire::map::{
 };
 use weft_wire::network::Netcheck;
 use weft_wire::path::PathReport;
-use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
+use weft_wire::relay::{RelayAsk, RelayGrant, RelayNames, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::telemetry::{DataUsage, Heartbeat};
 use weft_wire::verdict::Refusal;
@@ -97,6 +97,7 @@ enum Op {
     Lease(u32),
     OwnKeys(OwnKeys),
     DataBudget(Option<u64>),
+    RelayNames(RelayNames),
     Unknown,
 }
 
@@ -116,6 +117,7 @@ impl Op {
             LeaseOp::TAG => Self::Lease(raw.decode::<LeaseOp>()?.lease_s),
             OwnKeys::TAG => Self::OwnKeys(raw.decode()?),
             DataBudget::TAG => Self::DataBudget(raw.decode::<DataBudget>()?.bytes),
+            RelayNames::TAG => Self::RelayNames(raw.decode()?),
             _ => Self::Unknown,
         })
     }
@@ -491,6 +493,7 @@ impl<const FRAME: usize> Control<FRAME> {
                 self.settings.set_budget(DataBudget { bytes });
                 ControlEvent::DataBudget(bytes)
             }
+            Op::RelayNames(names) => ControlEvent::RelayNames(names),
             Op::Unknown => {
                 self.counters.unknown_items = self.counters.unknown_items.saturating_add(1);
                 return None;

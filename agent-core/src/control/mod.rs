@@ -41,7 +41,7 @@ use weft_wire::id::{DeviceId, Inbox, Instance, Name, Revision};
 use weft_wire::item::{Abilities, Duplicate, Refused, Registered, Standing, State};
 use weft_wire::map::{PeerUpsert, Rules, SecondKey, Servers, Settings};
 use weft_wire::network::NetworkReport;
-use weft_wire::relay::Relays;
+use weft_wire::relay::{RelayNames, Relays};
 use weft_wire::signal::{Call, CallAck, CallFailed, Go};
 use weft_wire::topic::Topic;
 
@@ -210,6 +210,8 @@ pub enum ControlEvent {
     Servers(Servers),
     /// Op: the complete list of relays.
     Relays(Relays),
+    /// Op: the names of relays.
+    RelayNames(RelayNames),
     /// Op: bytes a day for all but payload where they cost money.
     DataBudget(Option<u64>),
     /// [`Control::relay_grant`] changed.

@@ -9,6 +9,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize as De, Serialize as Ser};
 use zeroize::Zeroize as _;
 
+use crate::id::Name;
 use crate::item::{RequestId, item};
 
 /// The most relays in a map.
@@ -40,6 +41,24 @@ item!(
     48 Relays {
         /// Those that the coordinator would try first come first.
         relays: heapless::Vec<Relay, RELAYS>,
+    }
+);
+
+/// What people call a relay.
+#[derive(Clone, Debug, PartialEq, Eq, Ser, De)]
+pub struct RelayName {
+    /// [`Relay::number`].
+    pub relay: u16,
+    /// A lower-case RFC 1123 label.
+    pub name: Name,
+}
+
+item!(
+    /// Op: the names of the relays of [`Relays`]. A device that holds its peers on
+    /// demand is not told them: nobody asks it.
+    50 RelayNames {
+        /// Their complete list.
+        names: heapless::Vec<RelayName, RELAYS>,
     }
 );
 

@@ -381,6 +381,9 @@ fn relays(golden: &mut Golden) {
     };
     let other = Relay { number: 300, v4: None, udp: [3_478, 0], tcp: 0, tls: 0, ..relay };
     golden.item("relays", &Relays { relays: list(&[relay, other]) });
+    let name = |relay, name| RelayName { relay, name: text(name) };
+    let names = list(&[name(1, "fra1"), name(300, "sgp1")]);
+    golden.item("relay_names", &RelayNames { names });
     golden.item("relay_ask", &RelayAsk { request: 9 });
     let login = |relay| RelayLogin { relay, mac: RelayMac([0x5A; 20]) };
     let logins = [login(1), login(300)].into_iter().collect();

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use clap::Args;
 use weft_wire::item::{Item, Items};
 use weft_wire::map::Servers;
-use weft_wire::relay::Relays;
+use weft_wire::relay::{RelayNames, Relays};
 
 use crate::cli::{Context, peer};
 use crate::daemon::view;
@@ -109,6 +109,7 @@ fn of_daemon(mut client: Client) -> Result<Known> {
 fn of_cache(folder: &Folder) -> Known {
     let mut known = Known::default();
     let Ok(Some(bytes)) = cache::read(folder) else { return known };
+    let mut names = heapless::Vec::new();
     for item in Items::new(&bytes).flatten() {
         if item.tag == Servers::TAG
             && let Ok(servers) = item.decode::<Servers>()
@@ -117,8 +118,17 @@ fn of_cache(folder: &Folder) -> Known {
         } else if item.tag == Relays::TAG
             && let Ok(relays) = item.decode::<Relays>()
         {
-            known.relays = relays.relays.iter().map(|relay| view::relay(relay, None)).collect();
+            known.relays =
+                relays.relays.iter().map(|relay| view::relay(relay, None, None)).collect();
+        } else if item.tag == RelayNames::TAG
+            && let Ok(told) = item.decode::<RelayNames>()
+        {
+            names = told.names;
         }
+    }
+    for relay in &mut known.relays {
+        let named = names.iter().find(|named| named.relay == relay.number);
+        relay.name = named.map(|named| named.name.as_str().to_owned());
     }
     known
 }

@@ -147,9 +147,12 @@ fn unknown(status: &Status, device: &Device, wanted: &str) -> Failure {
 pub(super) fn path(peer: &Peer) -> (&'static str, String) {
     match &peer.path {
         Path::Direct { remote } => ("direct", remote.clone()),
-        Path::Relay { remote, rung: Some(rung), .. } => ("relay", format!("{remote} {rung}")),
-        // The other side has the allocation.
-        Path::Relay { remote, rung: None, .. } => ("relay", remote.clone()),
+        Path::Relay { remote, name, rung, .. } => {
+            let title = name.as_ref().unwrap_or(remote);
+            // Without one the other side has the allocation.
+            let rung = rung.as_ref().map_or_else(String::new, |rung| format!(" {rung}"));
+            ("relay", format!("{title}{rung}"))
+        }
         Path::Nowhere => ("none", "no way found".to_owned()),
         Path::Idle => ("idle", "rings on demand".to_owned()),
         Path::Connecting => ("idle", "ringing".to_owned()),

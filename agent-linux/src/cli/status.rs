@@ -414,6 +414,7 @@ struct RelayDocument {
     tcp: Option<u16>,
     tls: Option<u16>,
     credentials_until: Option<String>,
+    name: Option<String>,
 }
 
 /// A peer in `weft status --json` and `weft peers --json`.
@@ -437,12 +438,13 @@ pub(super) struct PeerDocument {
 }
 
 /// The way of a peer's data.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub(super) struct PathDocument {
     kind: &'static str,
     remote: Option<String>,
-    /// The relay's number in the map, and how this machine reaches it.
+    /// The relay's number in the map, its name, and how this machine reaches it.
     relay: Option<u16>,
+    relay_name: Option<String>,
     rung: Option<String>,
     since: Option<String>,
 }
@@ -515,6 +517,7 @@ fn relay_document(relay: &Relay) -> RelayDocument {
         tcp: relay.tcp,
         tls: relay.tls,
         credentials_until: relay.until_s.map(|s| units::rfc3339(s.saturating_mul(1_000))),
+        name: relay.name.clone(),
     }
 }
 
@@ -540,15 +543,19 @@ fn device_document(device: &Device, now_ms: u64) -> DeviceDocument {
 
 /// The way of a peer's data as programs read it.
 pub(super) fn path_document(peer: &Peer, now_ms: u64) -> PathDocument {
-    let (remote, relay, rung) = match &peer.path {
-        Path::Direct { remote } => (Some(remote.clone()), None, None),
-        Path::Relay { remote, number, rung } => {
-            (Some(remote.clone()), Some(*number).filter(|number| *number > 0), rung.clone())
-        }
-        Path::Idle | Path::Connecting | Path::Nowhere => (None, None, None),
-    };
     let since = peer.since_ms.map(|ms| units::rfc3339(now_ms.saturating_sub(ms)));
-    PathDocument { kind: peer::path(peer).0, remote, relay, rung, since }
+    let none = PathDocument { kind: peer::path(peer).0, since, ..PathDocument::default() };
+    match &peer.path {
+        Path::Direct { remote } => PathDocument { remote: Some(remote.clone()), ..none },
+        Path::Relay { remote, name, number, rung } => PathDocument {
+            remote: Some(remote.clone()),
+            relay: Some(*number).filter(|number| *number > 0),
+            relay_name: name.clone(),
+            rung: rung.clone(),
+            ..none
+        },
+        Path::Idle | Path::Connecting | Path::Nowhere => none,
+    }
 }
 
 /// All peers as programs read them.

@@ -7,6 +7,7 @@ use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::Instant;
 use weft_noise::key::StaticSecret;
 use weft_noise::mac;
+use weft_wire::id::Name;
 use weft_wire::item::Standing;
 use weft_wire::map::{Overlay, Prefix, SecondKind};
 use weft_wire::path::Way;
@@ -70,12 +71,16 @@ fn prefix(prefix: Prefix) -> String {
     }
 }
 
-/// A relay of the map.
-pub(crate) fn relay(relay: &weft_wire::relay::Relay, until_s: Option<u64>) -> Relay {
+/// A relay of the map, and what people call it.
+pub(crate) fn relay(
+    relay: &weft_wire::relay::Relay,
+    name: Option<Name>,
+    until_s: Option<u64>,
+) -> Relay {
     let port = |port: u16| (port != 0).then_some(port);
     Relay {
         number: relay.number,
-        name: String::new(),
+        name: name.map(|name| name.as_str().to_owned()),
         addresses: (relay.v4, relay.v6),
         udp: relay.udp.into_iter().filter_map(port).collect(),
         tcp: port(relay.tcp),
@@ -106,6 +111,7 @@ impl Daemon {
                 let address = address.or_else(|| remote(peer).map(|remote| remote.ip()));
                 Path::Relay {
                     remote: address.map_or_else(String::new, |address| address.to_string()),
+                    name: self.agent.relay_name(relay).map(|name| name.as_str().to_owned()),
                     number: relay,
                     rung: rung.map(|rung| rung.as_str().to_owned()),
                 }
@@ -231,7 +237,8 @@ impl Daemon {
                 .and_then(RelayGrant::expiry_s)
         };
         let relays = self.agent.settings().relays().iter();
-        relays.map(|entry| relay(entry, until_s(entry))).collect()
+        let name = |entry: &weft_wire::relay::Relay| self.agent.relay_name(entry.number);
+        relays.map(|entry| relay(entry, name(entry), until_s(entry))).collect()
     }
 
     /// Whom the map says one may ask about this network.

@@ -160,10 +160,12 @@ pub(crate) struct Coordinator {
 pub(crate) enum Path {
     /// From address to address.
     Direct { remote: String },
-    /// Over a relay: its address, and how this machine reaches it; `None` = the
-    /// peer does.
+    /// Over a relay: its address, what people call it, and how this machine reaches
+    /// it; `None` = the peer does.
     Relay {
         remote: String,
+        #[serde(default)]
+        name: Option<String>,
         #[serde(default)]
         number: u16,
         #[serde(default)]
@@ -290,9 +292,9 @@ pub(crate) struct Key {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Relay {
     pub(crate) number: u16,
-    /// Empty: the coordinator has not told it.
+    /// `None`: the coordinator has not told it.
     #[serde(default)]
-    pub(crate) name: String,
+    pub(crate) name: Option<String>,
     pub(crate) addresses: (Option<Ipv4Addr>, Option<Ipv6Addr>),
     pub(crate) udp: Vec<u16>,
     pub(crate) tcp: Option<u16>,
@@ -304,10 +306,10 @@ pub(crate) struct Relay {
 impl Relay {
     /// What people call it: its name, or where it is as long as that is not known.
     pub(crate) fn title(&self) -> String {
-        match (&*self.name, self.addresses) {
-            ("", (Some(v4), _)) => v4.to_string(),
-            ("", (None, v6)) => v6.map_or_else(String::new, |v6| v6.to_string()),
-            (name, _) => name.to_owned(),
+        match (&self.name, self.addresses) {
+            (Some(name), _) => name.clone(),
+            (None, (Some(v4), _)) => v4.to_string(),
+            (None, (None, v6)) => v6.map_or_else(String::new, |v6| v6.to_string()),
         }
     }
 }
@@ -358,8 +360,6 @@ pub(crate) struct Data {
     pub(crate) used_up: bool,
 }
 
-/// What enrolment said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 impl Data {
     /// All but payload: what a budget is for.
     pub(crate) const fn overhead(&self) -> u64 {
@@ -367,6 +367,8 @@ impl Data {
     }
 }
 
+/// What enrolment said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Enrolled {
     pub(crate) device: Device,
     pub(crate) wanted_name: String,

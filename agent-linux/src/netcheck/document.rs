@@ -71,6 +71,7 @@ fn mapped(mapping: &PortMapping) -> Option<MappedDocument> {
 #[derive(Serialize)]
 struct RelayDocument {
     number: u16,
+    name: Option<String>,
     rtt_us: Option<u64>,
     rung: Option<&'static str>,
     error: Option<String>,
@@ -126,6 +127,7 @@ fn relay(relay: &RelayReport) -> RelayDocument {
     let answered = relay.answered();
     RelayDocument {
         number: relay.number,
+        name: relay.name.clone(),
         rtt_us: answered.map(|(_, rtt)| rtt.as_micros() as u64),
         rung: answered.map(|(way, _)| way.rung.name()),
         error: answered.is_none().then(|| "no answer".to_owned()),

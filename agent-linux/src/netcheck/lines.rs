@@ -142,9 +142,10 @@ fn metered(here: &Here) -> String {
     here.interface.as_ref().map_or_else(|| word.to_owned(), |name| format!("{word} ({name})"))
 }
 
-/// A relay's name is its address: the map gives it none.
+/// A relay's name, or where it is as long as nobody has told that.
 fn name(relay: &RelayReport) -> String {
-    relay.ways.first().map_or_else(|| relay.number.to_string(), |way| way.address.ip().to_string())
+    let place = || relay.ways.first().map(|way| way.address.ip().to_string());
+    relay.name.clone().or_else(place).unwrap_or_else(|| relay.number.to_string())
 }
 
 fn relays(relays: &[RelayReport], symbols: Symbols) -> String {
@@ -207,6 +208,7 @@ mod tests {
             },
             relays: vec![RelayReport {
                 number: 1,
+                name: Some("fra1".to_owned()),
                 ways: vec![
                     way(Rung::Udp, 3_478, Ok(Duration::from_micros(23_100))),
                     way(Rung::Tls, 443, Err("refused".to_owned())),
@@ -237,8 +239,8 @@ mod tests {
              (198.51.100.7), UDP 41641 for 7,200 s\n\
              hairpin          no\n\
              metered          no (eth0)\n\
-             relays           203.0.113.11  23.1 ms udp\n                 \
-             203.0.113.11: udp 3478 23.1 ms, tls 443 refused\n\
+             relays           fra1  23.1 ms udp\n                 \
+             fra1: udp 3478 23.1 ms, tls 443 refused\n\
              verdict          direct with every NAT except one that picks a new port for every \
              destination  [nat.easy]"
         );
@@ -257,6 +259,8 @@ mod tests {
             port_mapping: PortMapping::Off("metered".to_owned()),
         };
         let text = text(&nothing, &Here { metered: true, ..Here::default() });
+        let unnamed = RelayReport { number: 7, name: None, ways: Vec::new() };
+        assert_eq!(name(&unnamed), "7");
         for line in [
             "udp              ✗ no answer",
             "public address   – (IPv4: no answer), – (IPv6: no server)",
@@ -285,7 +289,7 @@ mod tests {
                 r#""step":null,"window":null,"lifetime_s":120,"lifetime_below_s":180,"#,
                 r#""port_mapping":{"protocol":"nat_pmp","external":"198.51.100.7:41641","#,
                 r#""lease_s":7200,"public":false},"hairpin":false,"metered":false,"#,
-                r#""relays":[{"number":1,"rtt_us":23100,"rung":"udp","error":null,"ways":["#,
+                r#""relays":[{"number":1,"name":"fra1","rtt_us":23100,"rung":"udp","error":null,"ways":["#,
                 r#"{"rung":"udp","address":"203.0.113.11:3478","rtt_us":23100,"error":null},"#,
                 r#"{"rung":"tls","address":"203.0.113.11:443","rtt_us":null,"error":"refused"}]}],"#,
                 r#""verdict":{"code":"nat.easy","sentence":"direct with every NAT except one "#,

@@ -128,6 +128,8 @@ pub(crate) struct Way {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RelayReport {
     pub(crate) number: u16,
+    /// What people call it; `None` = nobody has told.
+    pub(crate) name: Option<String>,
     pub(crate) ways: Vec<Way>,
 }
 
@@ -256,7 +258,7 @@ fn report_relay(relay: &Relay, looks: &[Look; 2], streams: &[stream::Timed]) -> 
     }
     let of_relay = streams.iter().filter(|timed| timed.relay == relay.number);
     ways.extend(of_relay.map(|timed| timed.way.clone()));
-    RelayReport { number: relay.number, ways }
+    RelayReport { number: relay.number, name: relay.name.clone(), ways }
 }
 
 /// What a person may ask for as lengths of rests: rising, and few.
@@ -276,7 +278,7 @@ mod tests {
 
     fn relay() -> Relay {
         Relay {
-            name: String::new(),
+            name: Some("fra1".to_owned()),
             number: 7,
             addresses: (Some([203, 0, 113, 11].into()), Some("2001:db8::11".parse().unwrap())),
             udp: vec![3_478, 443],
@@ -320,6 +322,7 @@ mod tests {
                 "tcp 203.0.113.11:443",
             ]
         );
+        assert_eq!(report.name.as_deref(), Some("fra1"));
         let (way, rtt) = report.answered().unwrap();
         assert_eq!((way.rung, rtt), (Rung::Tcp, Duration::from_millis(40)));
     }

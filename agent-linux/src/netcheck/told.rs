@@ -91,7 +91,7 @@ mod tests {
             filtering: Some(Judged { behaviour: FilteringBehaviour::Address, exact }),
             hairpin: None,
             lifetime: None,
-            relays: vec![RelayReport { number: 3, ways: Vec::new() }],
+            relays: vec![RelayReport { number: 3, name: None, ways: Vec::new() }],
             port_mapping: PortMapping::Mapped {
                 protocol: "nat_pmp".to_owned(),
                 name: "NAT-PMP".to_owned(),

@@ -104,7 +104,7 @@ mod tests {
             address: ([203, 0, 113, 11], 443).into(),
             outcome: Ok(std::time::Duration::ZERO),
         };
-        let relays = |rung| vec![RelayReport { number: 1, ways: vec![way(rung)] }];
+        let relays = |rung| vec![RelayReport { number: 1, name: None, ways: vec![way(rung)] }];
         let silent = Report { v4: Family::Silent, ..report(None, None) };
         assert_eq!(judge(&silent), SHUT);
         assert_eq!(judge(&Report { relays: relays(Rung::Tls), ..silent }), BLOCKED);

@@ -90,6 +90,8 @@ pub enum MapOp {
     Servers(Vec<SocketAddr>),
     /// Relays, those to be tried first come first.
     Relays(Vec<Relay>),
+    /// What people call them, by number.
+    RelayNames(Vec<(u16, String)>),
     /// The complete rules.
     Rules(Vec<Rule>),
     /// This peer is as follows.

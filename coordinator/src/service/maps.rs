@@ -15,7 +15,7 @@ use weft_wire::map::{
     self as wire, DataBudget, Lease, MapApplied, MapNext, MapReady, OwnSecond, Page, PeerRemove,
     PeerUpsert, Rule, Rules, SecondKey, Servers, Settings, peer_flags,
 };
-use weft_wire::relay::{RELAYS, Relay, Relays};
+use weft_wire::relay::{RELAYS, Relay, RelayName, RelayNames, Relays};
 
 use super::channel::replies::Replies;
 use super::channel::sentence;
@@ -242,7 +242,8 @@ impl Maps {
         let mut ops = delta.ops;
         if layout.on_demand {
             // A device with few slots asks for peers or is called by them.
-            ops.retain(|op| !matches!(op, MapOp::PeerUpsert(_)));
+            // Nobody asks it what relays are called.
+            ops.retain(|op| !matches!(op, MapOp::PeerUpsert(_) | MapOp::RelayNames(_)));
         }
         let pages =
             lay_out(&ops, layout.capacity, |writer, op| put_op(writer, op, viewer, &self.secrets));
@@ -441,6 +442,7 @@ fn put_op(
         MapOp::Lease(lease_s) => writer.put(&Lease { lease_s: *lease_s }),
         MapOp::Servers(servers) => writer.put(&wire_servers(servers)),
         MapOp::Relays(relays) => writer.put(&wire_relays(relays)),
+        MapOp::RelayNames(names) => writer.put(&wire_relay_names(names)),
         MapOp::Rules(rules) => writer.put(&wire_rules(rules)),
         MapOp::PeerUpsert(entry) => {
             writer.put(&wire_peer(entry, viewer.network, viewer.device, secrets))
@@ -464,6 +466,11 @@ fn wire_servers(servers: &[SocketAddr]) -> Servers {
 
 fn wire_relays(relays: &[Relay]) -> Relays {
     Relays { relays: relays.iter().copied().take(RELAYS).collect() }
+}
+
+fn wire_relay_names(names: &[(u16, String)]) -> RelayNames {
+    let name = |(relay, name): &(u16, String)| RelayName { relay: *relay, name: sentence(name) };
+    RelayNames { names: names.iter().take(RELAYS).map(name).collect() }
 }
 
 fn wire_rules(rules: &[Rule]) -> Rules {

@@ -67,7 +67,7 @@ pub(crate) async fn wireguard_peers_are_devices(store: &dyn Store) {
         Err(StoreError::NotFound(What::Device)),
         "nobody there takes commands"
     );
-    assert_eq!(store.map_since(device.id, Revision(0)).await.unwrap().unwrap().ops.len(), 7);
+    assert_eq!(store.map_since(device.id, Revision(0)).await.unwrap().unwrap().ops.len(), 8);
 }
 
 pub(crate) async fn devices_are_found_by_what_people_type(store: &dyn Store) {

@@ -29,6 +29,7 @@ pub(crate) struct Held {
     pub(crate) lease: Option<u32>,
     pub(crate) servers: Vec<core::net::SocketAddr>,
     pub(crate) relays: Vec<weft_wire::relay::Relay>,
+    pub(crate) relay_names: Vec<(u16, String)>,
 }
 
 impl Held {
@@ -51,6 +52,7 @@ impl Held {
                 MapOp::Lease(lease_s) => self.lease = Some(lease_s),
                 MapOp::Servers(stun) => self.servers = stun,
                 MapOp::Relays(relays) => self.relays = relays,
+                MapOp::RelayNames(names) => self.relay_names = names,
             }
         }
         self.revision = delta.to;
@@ -200,7 +202,7 @@ pub(crate) async fn who_comes_back_gets_a_snapshot(store: &dyn Store) {
     store.decide(a.id, Decision::Unblock, None, by(NOW)).await.unwrap();
     let delta = store.map_since(a.id, at).await.unwrap().unwrap();
     assert_eq!(delta.from, Revision(0));
-    assert_eq!(delta.ops.len(), 8);
+    assert_eq!(delta.ops.len(), 9);
 }
 
 pub(crate) async fn a_revision_of_another_life_gets_a_snapshot(store: &dyn Store) {
@@ -277,6 +279,7 @@ pub(crate) async fn relays_are_told_to_all_and_keep_their_numbers(store: &dyn St
     assert_eq!(store.relays().await.unwrap(), second);
     held.pull(store, a.id).await;
     assert_eq!(held.relays, second.iter().map(Relay::to_wire).collect::<Vec<_>>());
+    assert_eq!(held.relay_names, [(2, "sgp1".to_owned()), (3, "nyc1".to_owned())]);
     store.set_relays(Vec::new(), by(NOW)).await.unwrap();
     held.pull(store, a.id).await;
     assert_eq!(held.relays, []);

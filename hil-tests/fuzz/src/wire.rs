@@ -16,7 +16,7 @@ use weft_wire::map::*;
 use weft_wire::network::{Netcheck, NetcheckDone};
 use weft_wire::path::PathReport;
 use weft_wire::probe::{self, Line, PROBE_LEN, Probe, ProbeKind};
-use weft_wire::relay::{RelayAsk, RelayGrant, Relays};
+use weft_wire::relay::{RelayAsk, RelayGrant, RelayNames, Relays};
 use weft_wire::relay_link::{
     RelayDenials, RelayHeard, RelayRegister, RelayRegistered, RelayReport, RelaySettings,
     RelayUnknown,
@@ -119,6 +119,7 @@ fn map_item(raw: &RawItem<'_>) {
         Rules::TAG => stable::<Rules>(body),
         Servers::TAG => stable::<Servers>(body),
         Relays::TAG => stable::<Relays>(body),
+        RelayNames::TAG => stable::<RelayNames>(body),
         Settings::TAG => {
             stable::<Settings>(body);
             if let Ok(settings) = raw.decode::<Settings>() {

@@ -2,12 +2,17 @@
 //! restarts, forgotten with the map.
 #![allow(missing_docs, reason = "a test")]
 
+use weft_agent_core::agent::trace::NoTrace;
+use weft_agent_core::agent::{Agent, AgentConfig, ChipAgent};
+use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::CacheHead;
+use weft_agent_core::event::{SocketId, Sockets};
 use weft_sim::Rng;
-use weft_sim::mesh::{Coordinator, Mesh, MeshAgent};
+use weft_sim::mesh::{Coordinator, Mesh, MeshAgent, abilities};
+use weft_wire::frame::MAX_FRAME;
 use weft_wire::id::Revision;
 use weft_wire::item::{Item as _, ItemWriter, Items, Standing};
-use weft_wire::relay::{Relay, RelayGrant, RelayLogin, Relays};
+use weft_wire::relay::{Relay, RelayGrant, RelayLogin, RelayName, RelayNames, Relays};
 
 const HOUR: u64 = 3_600_000;
 const LIFE_S: u32 = 3_600;
@@ -194,6 +199,61 @@ fn a_cache_of_an_older_build_is_filled_up() {
     mesh.boot(a);
     mesh.run_for(5_000);
     assert_eq!(mesh.coordinator.pages, pages);
+}
+
+/// A gateway for few peers: one of 256 is larger than a thread's stack.
+type SmallGateway = Agent<Rng, NoTrace, 8, 16, 64, 8, 8, MAX_FRAME, 1_536>;
+
+/// A gateway keeps what relays are called, over restarts too; a chip has no room.
+#[test]
+fn a_gateway_knows_what_relays_are_called() {
+    let (mut mesh, a) = mesh(10, &[relay(1), relay(300)]);
+    assert_eq!(agent(&mesh, a).coordinator(mesh.now).counters.unknown_items, 0);
+    mesh.stop(a);
+    let storage = &mesh.nodes[a].storage;
+    let name = |relay, name: &str| RelayName { relay, name: name.try_into().unwrap() };
+    let names = RelayNames { names: [name(1, "fra1"), name(300, "")].into_iter().collect() };
+    let mut item = [0; 64];
+    let mut writer = ItemWriter::new(&mut item);
+    writer.put(&names).unwrap();
+    let len = writer.len();
+    let told = [&storage.cache[..], &item[..len]].concat();
+    let called = |cache: &[u8]| {
+        let identity = postcard::from_bytes(&storage.identity).unwrap();
+        let agent = SmallGateway::new(config(), identity, Rng::new(1), mesh.now);
+        let mut agent = Box::new(agent.expect("the pin is a strong key"));
+        agent.restore(cache, mesh.now).unwrap();
+        let mut written = Vec::new();
+        agent.write_cache(&mut [0; 4_096], |piece| written.extend_from_slice(piece)).unwrap();
+        let names = [1, 300, 2].map(|number| agent.relay_name(number));
+        (names.map(|name| name.map(|name| name.as_str().to_owned())), written)
+    };
+    let (none, unnamed) = called(&storage.cache);
+    assert_eq!(none, [None, None, None]);
+    assert!(!Items::new(&unnamed).any(|raw| raw.unwrap().tag == RelayNames::TAG));
+    let (names, written) = called(&told);
+    assert_eq!(names, [Some("fra1".to_owned()), None, None]);
+    assert_eq!(called(&written), (names, written));
+    let identity = postcard::from_bytes(&storage.identity).unwrap();
+    let mut chip = ChipAgent::new(config(), identity, Rng::new(1), mesh.now).unwrap();
+    chip.restore(&told, mesh.now).unwrap();
+    assert_eq!(chip.relay_name(1), None);
+}
+
+fn config() -> AgentConfig {
+    AgentConfig {
+        boot_count: 2,
+        on_demand: false,
+        page_window: 4,
+        staged_per_peer: 2,
+        fingerprint: [0; 32],
+        name: "gw-a".try_into().expect("a name"),
+        abilities: abilities(),
+        sockets: Sockets { v4: Some(SocketId(0)), v6: None },
+        extra_sockets: 0,
+        tunnel: TunnelConfig::default(),
+        stamp_floor: Some(0),
+    }
 }
 
 /// The cache with items left out or replaced: `change` says whether it did.

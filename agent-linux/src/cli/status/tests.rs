@@ -244,11 +244,20 @@ fn relayed_peers_and_old_round_trips_are_told_as_such() {
     let mut status = sample();
     let peer = &mut status.peers[1];
     let remote = "203.0.113.10".to_owned();
-    peer.path = Path::Relay { remote, number: 1, rung: Some("tls".to_owned()) };
+    let rung = Some("tls".to_owned());
+    peer.path = Path::Relay { remote, name: None, number: 1, rung };
     peer.rtt_ms_ago = Some(180_000);
     let said = text(&status, None);
     assert!(said.contains("relay  203.0.113.10 tls  20.4 ms (3 min ago)"), "{said}");
     assert!(said.ends_with("note: gw-b is relayed; the reason:  weft why gw-b"), "{said}");
+    if let Path::Relay { name, .. } = &mut status.peers[1].path {
+        *name = Some("fra1".to_owned());
+    }
+    let said = text(&status, None);
+    assert!(said.contains("relay  fra1 tls "), "{said}");
+    let json = serde_json::to_value(document(&status, &Verdicts::new(), 0)).unwrap();
+    let path = &json["peers"][0]["path"];
+    assert_eq!((&path["relay_name"], &path["remote"]), (&"fra1".into(), &"203.0.113.10".into()));
     status.peers[0].path = Path::Nowhere;
     let said = text(&status, None);
     assert!(said.contains("none   no way found"), "{said}");
@@ -261,14 +270,14 @@ fn the_document_begins_with_its_schema_and_keeps_its_names() {
     let text = serde_json::to_string(&document(&sample(), &Verdicts::new(), now)).unwrap();
     let start = r#"{"schema":"weft.status/1","device":{"id":"dev_2j7m5ctnuzov","name":"gw-a","network":"home","addresses":["100.93.0.2","fd5c:7e0a:91b3::2"],"standing":"active","version":"0.1.0","standing_since":null,"standing_reason":null,"other_machine":null,"fingerprint":"XMUG-3JSC-LGSF-7XZL"},"up_s":273840,"clock":"coordinator","coordinator":{"host":"mesh.example.net","fingerprint":"BKDL-AME4-GXHL-EGZ3","state":"connected","carrier":"mqtt","last_heard":"2026-11-23T15:04:05.123Z","relay_line":false,"epoch":"5f1c09aa","revision":42,"verdict":null},"internet":null,"lease":{"ends_at":"2026-11-30T15:04:05.123Z","remaining_s":604788},"data_today":{"day":"2026-11-23","budget_bytes":1000000,"metered":true,"used_up":false,"bytes":18211,"by_cause":{"control":9120,"keepalive":4032,"probe":5059,"relay_overhead":0},"payload_bytes":12045992},"interface":"weft0","mtu":1280,"listen_port":51871,"peers":[{"id":"dev_uvcdtue5nvx5","name":"gw-b","#;
     assert!(text.starts_with(start), "{text}");
-    assert!(text.contains(r#""path":{"kind":"direct","remote":"203.0.113.22:51871","relay":null,"rung":null,"since":"2026-11-23T15:04:17.123Z"},"rtt_us":20400,"rtt_at":"2026-11-23T15:04:14.123Z","loss_ppm":null,"rx_bytes":1204551,"tx_bytes":310224,"last_data":"2026-11-23T15:04:17.123Z""#), "{text}");
+    assert!(text.contains(r#""path":{"kind":"direct","remote":"203.0.113.22:51871","relay":null,"relay_name":null,"rung":null,"since":"2026-11-23T15:04:17.123Z"},"rtt_us":20400,"rtt_at":"2026-11-23T15:04:14.123Z","loss_ppm":null,"rx_bytes":1204551,"tx_bytes":310224,"last_data":"2026-11-23T15:04:17.123Z""#), "{text}");
     assert!(text.ends_with(r#""relays":[],"drops":{"denied":3},"notes":[]}"#), "{text}");
 }
 
 #[test]
 fn relays_are_listed_with_the_end_of_credentials_and_nothing_else_of_them() {
     let relay = |number, until_s| Relay {
-        name: String::new(),
+        name: (number == 1).then(|| "fra1".to_owned()),
         number,
         addresses: (Some([203, 0, 113, 10].into()), None),
         udp: vec![3_478, 443],
@@ -280,7 +289,7 @@ fn relays_are_listed_with_the_end_of_credentials_and_nothing_else_of_them() {
     let text =
         serde_json::to_string(&document(&Status { relays, ..sample() }, &Verdicts::new(), 0))
             .unwrap();
-    let first = r#"{"number":1,"ipv4":"203.0.113.10","ipv6":null,"udp":[3478,443],"tcp":443,"tls":null,"credentials_until":"2026-11-23T15:04:17.000Z"}"#;
+    let first = r#"{"number":1,"ipv4":"203.0.113.10","ipv6":null,"udp":[3478,443],"tcp":443,"tls":null,"credentials_until":"2026-11-23T15:04:17.000Z","name":"fra1"}"#;
     assert!(text.contains(&format!(r#""relays":[{first},{{"number":300,"#)), "{text}");
-    assert!(text.contains(r#""credentials_until":null}]"#), "{text}");
+    assert!(text.contains(r#""credentials_until":null,"name":null}]"#), "{text}");
 }

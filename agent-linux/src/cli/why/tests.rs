@@ -38,7 +38,7 @@ fn reached(path: Path) -> (Status, Peer) {
 
 fn relay(rung: Option<&str>) -> Path {
     let remote = "203.0.113.10".to_owned();
-    Path::Relay { remote, number: 1, rung: rung.map(str::to_owned) }
+    Path::Relay { remote, name: None, number: 1, rung: rung.map(str::to_owned) }
 }
 
 #[track_caller]
@@ -230,7 +230,8 @@ fn no_way_and_an_own_side_in_trouble() {
     let (mut status, peer) = reached(Path::Nowhere);
     let (addresses, udp) = ((Some([203, 0, 113, 10].into()), None), vec![3_478]);
     let name = "fra1".to_owned();
-    let relay = Relay { number: 1, name, addresses, udp, tcp: None, tls: None, until_s: None };
+    let relay =
+        Relay { number: 1, name: Some(name), addresses, udp, tcp: None, tls: None, until_s: None };
     status.relays = vec![relay];
     let mut refused = hard.clone();
     let why = "credentials".to_owned();

@@ -203,9 +203,9 @@ impl Ground<'_> {
             budget(device),
             MapOp::Lease(network.lease_s),
             MapOp::Servers(networks::servers(conn)?),
-            relays(conn, device)?,
-            MapOp::Rules(own.rules()),
         ];
+        ops.extend(relays(conn, device)?);
+        ops.push(MapOp::Rules(own.rules()));
         self.extend_with_peers(changes, &mut ops)?;
         Ok(ops)
     }
@@ -274,7 +274,7 @@ impl Ground<'_> {
             // In which order they are tried hangs on the device's region.
             let region = |own: &Option<TagSet>| own.as_ref().and_then(region).map(str::to_owned);
             if other_network || region(&own_then) != region(&own_now) {
-                ops.push(relays(conn, device)?);
+                ops.extend(relays(conn, device)?);
             }
             let rules = view_now.rules();
             if rules != view_then.rules() {
@@ -317,9 +317,12 @@ fn settings(network: &Network, device: &Device) -> Option<MapOp> {
     }))
 }
 
-fn relays(conn: &Connection, device: &Device) -> Result<MapOp, StoreError> {
+/// The relays that a device is told of, and their names.
+fn relays(conn: &Connection, device: &Device) -> Result<[MapOp; 2], StoreError> {
     let relays = told_to(relays::load(conn)?, &device.tags);
-    Ok(MapOp::Relays(relays.iter().map(Relay::to_wire).collect()))
+    let wire = relays.iter().map(Relay::to_wire).collect();
+    let names = relays.into_iter().map(|relay| (relay.number, relay.is.name)).collect();
+    Ok([MapOp::Relays(wire), MapOp::RelayNames(names)])
 }
 
 fn own_keys(device: &Device) -> MapOp {

@@ -162,14 +162,14 @@ impl Played<'_> {
 
     /// Waits until the device knows these relays and no other.
     fn told(&self, names: &[&str], limit: Duration) -> Result<()> {
-        let mut addresses: Vec<IpAddr> = [&self.fra1, &self.sgp1]
+        let mut wanted: Vec<(String, IpAddr)> = [&self.fra1, &self.sgp1]
             .into_iter()
             .filter(|relay| names.contains(&relay.name.as_str()))
-            .map(|relay| relay.address.ip())
+            .map(|relay| (relay.name.clone(), relay.address.ip()))
             .collect();
-        addresses.sort();
+        wanted.sort();
         let what = format!("gw-a knows {}", names.join(" and "));
-        wait_until(limit, &what, || Ok(known(&self.device.status()?) == addresses)).map(drop)
+        wait_until(limit, &what, || Ok(known(&self.device.status()?) == wanted)).map(drop)
     }
 
     /// Devices are told of STUN at these relays, and of no other's.
@@ -271,11 +271,13 @@ impl Played<'_> {
     }
 }
 
-/// The addresses of the relays that a device knows.
-fn known(status: &Value) -> Vec<IpAddr> {
+/// The relays that a device knows, by name and address.
+fn known(status: &Value) -> Vec<(String, IpAddr)> {
     let relays = status["relays"].as_array().cloned().unwrap_or_default();
-    let mut all: Vec<IpAddr> =
-        relays.iter().filter_map(|relay| relay["ipv4"].as_str()?.parse().ok()).collect();
+    let one = |relay: &Value| {
+        Some((relay["name"].as_str()?.to_owned(), relay["ipv4"].as_str()?.parse().ok()?))
+    };
+    let mut all: Vec<_> = relays.iter().filter_map(one).collect();
     all.sort();
     all
 }

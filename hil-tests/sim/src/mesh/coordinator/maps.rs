@@ -3,7 +3,7 @@
 use weft_wire::id::{DeviceId, Inbox, Name, PublicKey, Revision};
 use weft_wire::item::{Item, ItemWriter, Standing};
 use weft_wire::map::*;
-use weft_wire::relay::Relays;
+use weft_wire::relay::{Relay, RelayName, RelayNames, Relays};
 
 use super::{Coordinator, Device, Frames, Live, text};
 
@@ -104,6 +104,13 @@ impl Coordinator {
             let rule = Rule { number: 0, protocol: 0, first_port: 0, last_port: u16::MAX };
             ops.push(item(&Rules { rules: [rule].into_iter().collect() }));
             ops.push(item(&Relays { relays: self.relays.iter().copied().collect() }));
+            if !on_demand {
+                let name = |relay: &Relay| RelayName {
+                    relay: relay.number,
+                    name: text(&format!("relay-{}", relay.number)),
+                };
+                ops.push(item(&RelayNames { names: self.relays.iter().map(name).collect() }));
+            }
             ops.push(self.newer_ops.clone());
             ops.push(item(&Lease { lease_s: self.lease_s }));
             ops.push(item(&DataBudget { bytes: self.budgets.get(&device.id).copied() }));
