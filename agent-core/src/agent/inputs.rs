@@ -20,6 +20,7 @@ use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, SocketId, Sockets, Source};
 use crate::meter::{self, Cause};
 use crate::path::Wish;
+use crate::relay::Rung;
 use crate::stun;
 use crate::time::{Duration, Instant};
 
@@ -290,6 +291,16 @@ impl<
             self.paths.keep_warm(slot, Wish::Device, is_wanted, now);
         }
         self.recorder.put(now, &Entry::Warm(device, is_wanted));
+        self.pump();
+    }
+
+    /// The relay, and the way to it, that answered when this device was last in this
+    /// network: it is asked first. Tell it after a change of the network, which
+    /// forgets it.
+    pub fn prefer_relay(&mut self, rung: Rung, now: Instant) {
+        self.now = now;
+        self.relay.prefer(Some(rung));
+        self.recorder.put(now, &Entry::PreferRelay(rung.number()));
         self.pump();
     }
 

@@ -131,6 +131,9 @@ pub enum Entry<'a> {
     LineTraffic(u64),
     /// Input: whether bytes cost money, and the day's budget.
     Budget(bool, Option<u64>),
+    /// Input: the rung of a relay that answered in this network before, by
+    /// [`Rung::number`](crate::relay::Rung::number).
+    PreferRelay(u32),
 }
 
 impl Entry<'_> {

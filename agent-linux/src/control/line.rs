@@ -213,12 +213,17 @@ impl Line {
         self.told = self.order.remembered();
     }
 
-    /// Which way stood last on each network, if that is news.
-    pub(crate) fn stood(&mut self) -> Option<&[(u64, String)]> {
+    /// Whether other ways stood than [`Self::stood`] said.
+    pub(crate) fn has_news(&mut self) -> bool {
         let now = self.order.remembered();
         let same = now == self.told;
         self.told = now;
-        (!same).then_some(&self.told)
+        !same
+    }
+
+    /// Which way stood last on each network.
+    pub(crate) fn stood(&self) -> &[(u64, String)] {
+        &self.told
     }
 
     /// Opens the line; what was open is dropped.

@@ -315,9 +315,15 @@ impl Daemon {
         if self.line.local_address().is_some_and(|own| !tcp::is_local(own)) {
             self.line.give_up("the address it came from is gone");
         }
-        self.line.handle_network(view.fingerprint(self.mesh.name()));
+        let network = view.fingerprint(self.mesh.name());
+        self.line.handle_network(network);
         self.look_for_translator(&view);
         self.tell_addresses(&view);
+        if self.networks.set_network(network)
+            && let Some(rung) = self.networks.rung(clock::unix_millis() / 1_000)
+        {
+            self.agent.prefer_relay(rung, now());
+        }
         let applied = self.mesh.apply(&view);
         self.report_applied(applied);
     }
@@ -447,14 +453,28 @@ impl Daemon {
         let at = clock::boot_micros();
         self.progress.connected = Some((address, at));
         self.progress_changed = true;
-        if let Some(stood) = self.line.stood()
-            && let Err(error) = ways::write(&mut self.folder, stood)
-        {
+        if self.line.has_news() {
+            self.write_ways();
+        }
+        at
+    }
+
+    fn write_ways(&mut self) {
+        let lines: Vec<_> =
+            self.line.stood().iter().cloned().chain(self.networks.lines()).collect();
+        if let Err(error) = ways::write(&mut self.folder, &lines) {
             // The next restart tries them all again; nothing else is lost.
             let fields = [("file", ways::KIND.name.into()), ("cause", error.to_string().into())];
             self.log.write(Event::StateFailed, &fields);
         }
-        at
+    }
+
+    /// A relay that answers is written down, to be asked first after a restart.
+    pub(super) fn note_relay(&mut self) {
+        let Some(rung) = self.agent.rung() else { return };
+        if self.networks.handle_answer(rung, clock::unix_millis() / 1_000) {
+            self.write_ways();
+        }
     }
 
     fn handle_line_failed(&mut self, failure: &LineFailure) {

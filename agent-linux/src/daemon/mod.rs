@@ -8,6 +8,7 @@ mod echo;
 mod end;
 mod events;
 mod looking;
+mod networks;
 mod overlay;
 mod setup;
 mod standing;
@@ -50,6 +51,7 @@ use data::Buffers;
 use echo::Echoes;
 use end::{End, Keeper};
 use looking::Looking;
+use networks::Networks;
 use overlay::Mesh;
 use translator::Translator;
 use ways_in::WayIn;
@@ -146,6 +148,8 @@ struct Daemon {
     pinned: PublicKey,
     /// When peers began to use another key of this device.
     key_changed_at: Option<Instant>,
+    /// Which relays answered where.
+    networks: Networks,
     /// The relays that a map named last, as people call them.
     relays_before: Vec<String>,
     /// Addresses that an operator announces.
@@ -315,6 +319,7 @@ impl Daemon {
         self.handle_deadlines(now_us);
         self.drain();
         self.send();
+        self.note_relay();
     }
 
     fn handle_deadlines(&mut self, now_us: u64) {

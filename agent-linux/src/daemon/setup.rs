@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::control::line::Line;
 use crate::daemon::data::Buffers;
 use crate::daemon::echo::Echoes;
+use crate::daemon::networks::Networks;
 use crate::daemon::overlay::Mesh;
 use crate::daemon::translator::Translator;
 use crate::daemon::ways_in::WayIn;
@@ -138,6 +139,7 @@ pub(super) fn open(
         pinned,
         key_changed_at: None,
         told: None,
+        networks: Networks::default(),
         relays_before: Vec::new(),
         configured: config.endpoints.clone(),
         keep_warm: config.keep_warm.clone(),
@@ -347,10 +349,13 @@ impl Daemon {
         }
     }
 
-    /// Tells the line which way stood before.
+    /// Which way to the coordinator stood before, and which relay answered.
     fn restore_ways(&mut self) {
         match ways::read(&self.folder) {
-            Ok(stood) => self.line.restore(&stood),
+            Ok(stood) => {
+                self.line.restore(&stood);
+                self.networks.restore(&stood);
+            }
             Err(error) => self.report(ways::KIND.name, &error),
         }
     }

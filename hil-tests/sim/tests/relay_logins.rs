@@ -7,8 +7,10 @@ use weft_agent_core::agent::{Agent, AgentConfig, ChipAgent};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::CacheHead;
 use weft_agent_core::event::{SocketId, Sockets};
+use weft_agent_core::relay::{Rung, Way};
 use weft_sim::Rng;
 use weft_sim::mesh::{Coordinator, Mesh, MeshAgent, abilities};
+use weft_sim::nat::Kind;
 use weft_wire::frame::MAX_FRAME;
 use weft_wire::id::Revision;
 use weft_wire::item::{Item as _, ItemWriter, Items, Standing};
@@ -199,6 +201,37 @@ fn a_cache_of_an_older_build_is_filled_up() {
     mesh.boot(a);
     mesh.run_for(5_000);
     assert_eq!(mesh.coordinator.pages, pages);
+}
+
+/// A restart asks the relay that answered before it, which need not be the map's first.
+#[test]
+fn the_relay_that_answered_before_is_asked_first() {
+    let rung = |relay| Rung { relay, way: Way::UdpV4 };
+    let used = |preferred: Option<Rung>| {
+        let mut mesh = Mesh::new(11);
+        for last in [10, 11] {
+            mesh.add_stun(([203, 0, 113, last], 3_478).into());
+            mesh.add_stun(([203, 0, 113, last], 3_479).into());
+            mesh.add_relay([203, 0, 113, last + 20].into());
+        }
+        let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
+        for node in [a, b] {
+            mesh.site(node, Kind::SymRand);
+        }
+        mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+        assert_eq!(agent(&mesh, a).rung(), None, "nobody needs one yet");
+        if let Some(rung) = preferred {
+            mesh.input(a, |agent, now| agent.prefer_relay(rung, now));
+        }
+        let host = mesh.host(b);
+        mesh.ping(a, host, 1);
+        mesh.run_for(3_000);
+        assert_eq!(mesh.replies(a), 1);
+        agent(&mesh, a).rung()
+    };
+    assert_eq!(used(None), Some(rung(1)));
+    assert_eq!(used(Some(rung(2))), Some(rung(2)));
+    assert_eq!(used(Some(rung(9))), Some(rung(1)), "one that the map does not name");
 }
 
 /// A gateway for few peers: one of 256 is larger than a thread's stack.

@@ -30,6 +30,7 @@ use weft_agent_core::control::{Held, Identity};
 use weft_agent_core::entropy::Entropy;
 use weft_agent_core::event::{DropReason, PeerSlot, SocketId, Sockets, Source, StreamId};
 use weft_agent_core::meter::Budget;
+use weft_agent_core::relay::Rung;
 use weft_agent_core::stun::is_stun;
 use weft_agent_core::time::{Duration, Instant};
 use weft_wire::id::Name;
@@ -230,6 +231,10 @@ impl<
                 let mut probe = self.peers.probe(probe, key);
                 // What becomes of it is in the trace.
                 let _ = self.agent.handle_datagram(source, &mut probe, now);
+            }
+            Entry::PreferRelay(number) => {
+                let rung = Rung::from_number(*number).ok_or("no rung")?;
+                self.agent.prefer_relay(rung, now);
             }
             Entry::Warm(device, is_wanted) => self.agent.keep_warm(*device, *is_wanted, now),
             Entry::Stream(stream, true) => {
