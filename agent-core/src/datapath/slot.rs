@@ -102,10 +102,14 @@ impl<const WORDS: usize> Slot<WORDS> {
         // The handshake may have moved the endpoint: the next newest packet
         // tells where it comes from, even if that is where it came from before.
         self.activity.heard_from = None;
-        // The handshake was an answer: nothing before it is waited for.
-        self.activity.first_unanswered_at = None;
+        if send {
+            // The handshake was an answer: nothing before it is waited for. An initiation
+            // of the peer's is none, for it may come where nothing that we send gets
+            // through; the first packet of its session is one.
+            self.activity.first_unanswered_at = None;
+        }
         self.activity.first_unreplied_at = None;
-        self.quiet = true;
+        self.quiet = self.activity.first_unanswered_at.is_none();
         true
     }
 

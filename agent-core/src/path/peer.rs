@@ -134,6 +134,8 @@ pub(super) struct PeerPath {
     pub(super) long_run_at: Instant,
     /// Nothing comes back on the way in use, not even an answer to pings.
     pub(super) in_doubt: bool,
+    /// The way in use is not among those that the peer named last.
+    pub(super) disowned: bool,
     /// Data has moved away from a silent way, and nothing has come back yet.
     pub(super) unproven: bool,
     /// The peer is to hear from us on the way that is new.
@@ -194,6 +196,7 @@ impl PeerPath {
             starts_at: None,
             long_run_at: Instant::ZERO,
             in_doubt: false,
+            disowned: false,
             unproven: false,
             greets: false,
             is_idle: false,
@@ -323,6 +326,8 @@ impl PeerPath {
 
     fn begin(&mut self, call: u32, named: Named) {
         let Named { routes, handle, transaction, mapping, seen } = named;
+        let names = |way: Selected| routes.iter().any(|(route, _)| *route == way.route);
+        self.disowned = self.selected.is_some_and(|way| !names(way));
         self.seen = seen;
         self.searched = 0;
         self.prediction = Prediction::new(mapping).filter(|_| seen.is_some());

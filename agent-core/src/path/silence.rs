@@ -147,8 +147,10 @@ impl PeerPath {
         if again {
             self.history.set_lost();
         }
+        // What the peer names no more is silent for another reason than its relay.
+        let excused = again && self.disowned;
         self.suspects = match self.selected {
-            Some(Selected { relayed: true, route, .. }) if !route.is_ours() => {
+            Some(Selected { relayed: true, route, .. }) if !route.is_ours() && !excused => {
                 Some(RelaySuspicion::Silent(Some(route.address().ip())))
             }
             // Everything was tried, ours too.

@@ -93,6 +93,7 @@ impl PeerPath {
         }
         self.history.note();
         self.selected = Some(Selected { route, why, since: now, relayed });
+        self.disowned = false;
         self.warm.handle_way(self.leads, now);
         self.choice.lean_until =
             if route.is_ours() || !self.leans { Instant::FAR_FUTURE } else { now + LINGERS };

@@ -13,6 +13,7 @@ use weft_agent_core::event::{DropReason, PeerSlot};
 use weft_agent_core::filter::Masks;
 use weft_agent_core::ip::icmp::Problem;
 use weft_agent_core::time::{Duration, Instant};
+use weft_sim::world::Node as _;
 use weft_wire::map::Prefix;
 
 const SLOT: PeerSlot = PeerSlot(0);
@@ -241,6 +242,29 @@ fn a_keepalive_needs_a_session_and_asks_for_none() {
     assert!(node.datapath.handle_keepalive(SLOT, &mut out, Instant::ZERO).is_none());
     assert!(node.datapath.handle_keepalive(PeerSlot(99), &mut out, Instant::ZERO).is_none());
     assert!(node.datapath.poll_activity().is_none());
+}
+
+/// The peer's handshake may come where nothing that we send gets through.
+#[test]
+fn an_initiation_answers_no_packet_and_the_first_of_its_session_does() {
+    let mut world = World::pair(8);
+    connect(&mut world);
+    world.run(Duration::from_secs(20));
+    let now = world.now;
+    let waits = |world: &mut World| world.a().datapath.activity(SLOT).first_unanswered_at;
+    assert!(hand(&mut world, &udp(overlay(1), overlay(2), b"x")).is_ok());
+    assert_eq!(waits(&mut world), Some(now));
+    world.b().tunnel.handle_wanted(SLOT, now);
+    world.b().handle_timeout(now);
+    let (_, initiation) = world.b().poll_transmit().expect("an initiation");
+    world.a().handle_datagram(underlay(2), &initiation, now);
+    assert_eq!(waits(&mut world), Some(now), "it says nothing of our packet");
+    world.a().handle_timeout(now);
+    let (_, response) = world.a().poll_transmit().expect("a response");
+    world.b().handle_datagram(underlay(1), &response, now);
+    let (_, first) = world.b().poll_transmit().expect("the first packet");
+    world.a().handle_datagram(underlay(2), &first, now);
+    assert_eq!(waits(&mut world), None);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use weft_agent_core::agent::trace::NoTrace;
 use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::Duration;
 use weft_sim::mesh::{Coordinator, Mesh as AnyMesh, echo};
-use weft_sim::nat::{Mapping, Nat, Ports, Rules};
+use weft_sim::nat::{Filtering, Mapping, Nat, Ports, Rules};
 use weft_sim::net::GatewayId;
 
 /// Agents with as few places as there may be: their tables are full soon.
@@ -219,6 +219,26 @@ fn a_relay_that_fails_at_the_first_word_is_left() {
         (relay.is_deaf, relay.is_dead) = (is_deaf, !is_deaf);
         let took = until_arrival(&mut mesh, 0);
         assert!(took <= Duration::from_secs(7), "seed {seed}: {took:?}");
+    }
+}
+
+/// A peer that starts anew is heard on a way that leads to us and not back: that its
+/// handshake arrives says nothing of where our data goes, and the relay that passes
+/// nothing on is left all the same.
+#[test]
+fn a_handshake_that_comes_one_way_does_not_end_the_search() {
+    let let_in = Rules { filtering: Filtering::EndpointIndependent, ..HARD };
+    for seed in 0..8 {
+        let (mut mesh, _) = members(seed, [let_in, HARD], 2);
+        talk(&mut mesh, &[1], 5);
+        talk(&mut mesh, &[0], 20);
+        let kept = relay_in_use(&mesh).expect("the two meet at a relay");
+        mesh.relays[1 - kept].is_deaf = true;
+        let _: NoTrace = mesh.stop(1);
+        mesh.boot(1);
+        let took = until_arrival(&mut mesh, 0);
+        println!("seed {seed}: {took:?}");
+        assert!(took <= Duration::from_secs(8), "seed {seed}: {took:?}");
     }
 }
 
