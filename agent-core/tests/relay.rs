@@ -406,6 +406,24 @@ fn a_relay_that_passes_something_on_is_not_given_up_for_one_peer() {
     assert!(is_lost(&desk.events(), Why::NoAnswer));
 }
 
+/// Nothing more may be said of it, so the suspicion waits until a round is over.
+#[test]
+fn a_relay_that_is_suspected_too_soon_is_judged_later() {
+    for passes in [false, true] {
+        let mut desk = Desk::ready();
+        desk.now = START + Duration::from_secs(1);
+        desk.client.abandon(desk.now);
+        assert_eq!(desk.events(), []);
+        if passes {
+            let from = Source { socket: V4, address: address("203.0.113.1:3478") };
+            assert!(desk.hand_in(from, &indication(PEER, b"x")).is_ok());
+        }
+        desk.wait();
+        assert_eq!(desk.elapsed_ms() == 2_500, !passes);
+        assert_eq!(is_lost(&desk.events(), Why::NoAnswer), !passes);
+    }
+}
+
 #[test]
 fn what_a_process_before_us_left_is_ended_first() {
     let mut desk = Desk::new(&[relay(1)]);

@@ -61,7 +61,9 @@ impl<const PEERS: usize> Core<PEERS> {
         let tries = self.tries.iter().filter(|one| one.state != TryState::Off);
         let tries = tries.map(|one| (one.exchange.due, Reason::new("relay: race the ways to it")));
         let live = self.live.iter().flat_map(|live| {
+            let judged = live.judge_at().unwrap_or(Instant::FAR_FUTURE);
             [
+                (judged, Reason::new("relay: judge a relay that was suspected too soon")),
                 (live.refresh.due, Reason::new("relay: refresh the allocation")),
                 (live.expires, Reason::new("relay: the allocation expires")),
             ]

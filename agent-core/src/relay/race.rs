@@ -257,6 +257,7 @@ impl<const PEERS: usize> Core<PEERS> {
             refresh: Exchange::at(now + refresh_in),
             silent: 0,
             doubted_at: None,
+            is_suspected: false,
             since: now,
             passed_at: None,
             expires: now + Duration::from_secs(given.lifetime_s.into()),

@@ -39,6 +39,8 @@ pub(super) struct Live {
     pub(super) silent: u8,
     /// Since when the relay is asked whether it is there, and says nothing.
     pub(super) doubted_at: Option<Instant>,
+    /// Nothing has come over it though all was tried, which was too soon to say.
+    pub(super) is_suspected: bool,
     pub(super) since: Instant,
     /// When a peer's packet last came through.
     pub(super) passed_at: Option<Instant>,
@@ -53,6 +55,12 @@ impl Live {
     pub(super) const fn is_heard(&mut self) {
         self.silent = 0;
         self.doubted_at = None;
+    }
+
+    /// When it is judged, if it was suspected too soon and nothing has come since.
+    pub(super) fn judge_at(&self) -> Option<Instant> {
+        let judged = self.is_suspected && self.passed_at.is_none();
+        judged.then(|| self.since + TRIED_AFTER)
     }
 }
 
@@ -358,14 +366,16 @@ impl<const PEERS: usize> Core<PEERS> {
     }
 
     pub(super) fn abandon(&mut self, now: Instant) {
-        // What is that young was not tried enough, and what passes something on for
-        // others is not at fault.
-        let is_at_fault = |live: Live| {
-            let passes = live.passed_at.is_some_and(|at| now - at < PASSES_FOR);
-            now - live.since >= TRIED_AFTER && !passes
-        };
-        if self.live.is_some_and(is_at_fault) {
+        let Some(live) = &mut self.live else { return };
+        // What passes something on for others is not at fault, and what is that young was
+        // not tried enough: it is judged when it was.
+        if live.passed_at.is_some_and(|at| now - at < PASSES_FOR) {
+            return;
+        }
+        if now - live.since >= TRIED_AFTER {
             self.give_up(now);
+        } else {
+            live.is_suspected = true;
         }
     }
 
@@ -390,6 +400,8 @@ impl<const PEERS: usize> Core<PEERS> {
         if let Some(live) = self.live {
             if live.expires <= now {
                 self.lose(Why::Expired, now);
+            } else if live.judge_at().is_some_and(|at| at <= now) {
+                self.give_up(now);
             } else if live.refresh.is_given_up(now) {
                 self.fail_refresh(Why::NoAnswer, now);
             }

@@ -8,7 +8,7 @@ use weft_agent_core::agent::trace::NoTrace;
 use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::Duration;
 use weft_sim::mesh::{Coordinator, Mesh as AnyMesh, echo};
-use weft_sim::nat::{Filtering, Mapping, Nat, Ports, Rules};
+use weft_sim::nat::{Filtering, Kind, Mapping, Nat, Ports, Rules};
 use weft_sim::net::GatewayId;
 
 /// Agents with as few places as there may be: their tables are full soon.
@@ -239,6 +239,23 @@ fn a_handshake_that_comes_one_way_does_not_end_the_search() {
         let took = until_arrival(&mut mesh, 0);
         println!("seed {seed}: {took:?}");
         assert!(took <= Duration::from_secs(8), "seed {seed}: {took:?}");
+    }
+}
+
+/// A device moves while it is about to leave a relay that passes nothing on, and asks
+/// that one for its next allocation: too young to be judged, it is judged later.
+#[test]
+fn a_move_does_not_save_a_relay_that_passes_nothing_on() {
+    for seed in 0..8 {
+        let (mut mesh, _) = members(seed, [HARD, HARD], 2);
+        talk(&mut mesh, &[1], 20);
+        let used = relay_in_use(&mesh).expect("one is used");
+        mesh.relays[used].is_deaf = true;
+        talk(&mut mesh, &[1], 3);
+        mesh.roam(1, Kind::SymRand);
+        let took = until_arrival(&mut mesh, 1);
+        println!("seed {seed}: {took:?}");
+        assert!(took <= Duration::from_secs(6), "seed {seed}: {took:?}");
     }
 }
 
