@@ -25,11 +25,19 @@ fn ten_thousand_pairs_have_a_way_whenever_there_is_one() {
     assert!(summary.cpu <= MINUTE, "{:?}", summary.cpu);
 }
 
-/// Others than those that the agents were mended with.
+/// A number that the environment has under this name.
+fn number(name: &str) -> Option<u64> {
+    let value = env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is the number of a pair")))
+}
+
+/// Others than those that the agents were mended with, from the pair on that WEFT_PAIRS
+/// names.
 #[test]
 #[ignore = "10,000 pairs, a minute"]
 fn ten_thousand_others_have_a_way_whenever_there_is_one() {
-    let summary = pairs::many(10_000..20_000);
+    let first = number("WEFT_PAIRS").unwrap_or(10_000);
+    let summary = pairs::many(first..first + 10_000);
     println!("{summary}");
     summary.check();
 }
@@ -37,9 +45,7 @@ fn ten_thousand_others_have_a_way_whenever_there_is_one() {
 /// The story of the pair that WEFT_PAIR names, or of the first.
 #[test]
 fn a_pair_tells_its_story() {
-    let seed = env::var("WEFT_PAIR").ok();
-    let seed = seed.map_or(0, |seed| seed.parse().expect("WEFT_PAIR is the number of a pair"));
-    let story = pairs::tell(seed);
+    let story = pairs::tell(number("WEFT_PAIR").unwrap_or(0));
     println!("{story}");
     assert!(story.contains("sends") && story.contains("gets"));
 }
