@@ -18,7 +18,7 @@
 //! Routers have tables: one run at a time, at most 100 packets a second, and a run
 //! with any port once an hour and peer.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use weft_wire::signal::Mapping;
 
@@ -238,6 +238,13 @@ impl Run {
     /// Whether this side knocks, which takes sockets.
     pub(super) const fn knocks(&self) -> bool {
         matches!(self.part, Part::Knock(_))
+    }
+
+    /// Whether it searches for a peer that servers see there.
+    pub(super) fn leads_to(&self, seen: IpAddr) -> bool {
+        match self.part {
+            Part::Open(to) | Part::Knock([_, to]) => to.ip() == seen,
+        }
     }
 
     /// Bytes that all of its pings are.

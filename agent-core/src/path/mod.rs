@@ -300,6 +300,8 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// We are somewhere else: peers that are talked to are told at once.
     pub fn handle_network_change(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         self.handle_servers_change();
+        // It was for the NATs that were between us.
+        self.end_run();
         for peer in self.peers.iter_mut().flatten().filter(|peer| !peer.kind.wireguard_only) {
             peer.warm.forget(now);
             if peer.listening.due_at().is_some() || peer.is_told() {

@@ -197,20 +197,31 @@ impl<const PEERS: usize> Paths<PEERS> {
         let Some(run) = self.run else { return };
         let peer = self.peers.get(usize::from(run.slot)).and_then(Option::as_ref);
         // Whatever the relay loses now, the router may lose for us.
-        let goes_on = peer.is_some_and(|peer| !peer.is_direct() && !peer.in_doubt);
+        let is_there = |peer: &PeerPath| peer.seen.is_none_or(|seen| run.leads_to(seen.ip()));
+        // What is not known of our own router when a round begins may be known now.
+        let suits = run.knocks() || !ladder::is_hard(own);
+        let goes_on =
+            peer.is_some_and(|peer| suits && !peer.is_direct() && !peer.in_doubt && is_there(peer));
         if !goes_on || (run.is_over() && run.due_at() <= now) {
-            self.run = None;
-            let peers = &self.peers;
-            self.extra.retain(|socket| {
-                let uses = |peer: &PeerPath| {
-                    peer.selected.is_some_and(|one| one.route.source().socket == socket)
-                };
-                peers.iter().flatten().any(uses)
-            });
-            let extra = &self.extra;
-            for peer in self.peers.iter_mut().flatten() {
-                peer.checks.close(|route| extra.is_closed(route));
-            }
+            self.end_run();
+        }
+    }
+
+    /// Nothing more is searched for. Sockets that carry data stay.
+    pub(super) fn end_run(&mut self) {
+        if self.run.take().is_none() {
+            return;
+        }
+        let peers = &self.peers;
+        self.extra.retain(|socket| {
+            let uses = |peer: &PeerPath| {
+                peer.selected.is_some_and(|one| one.route.source().socket == socket)
+            };
+            peers.iter().flatten().any(uses)
+        });
+        let extra = &self.extra;
+        for peer in self.peers.iter_mut().flatten() {
+            peer.checks.close(|route| extra.is_closed(route));
         }
     }
 

@@ -259,6 +259,51 @@ fn a_move_does_not_save_a_relay_that_passes_nothing_on() {
     }
 }
 
+/// A search opens a thousand ports, which is more than some routers have. It ends with
+/// the place that it was for, and the next router is spared.
+#[test]
+fn a_search_ends_when_one_of_the_two_moves() {
+    for (moved, kind) in [(0, Kind::Prc), (1, Kind::SymRand)] {
+        let (mut mesh, _) = members(1, [Rules::HOME, HARD], 1);
+        mesh.logs_datagrams = true;
+        let before = format!(" 0 to {}:", IpAddr::from(OUTER[1]));
+        let pings = |mesh: &mut Mesh| {
+            let log = std::mem::take(&mut mesh.log);
+            log.iter().filter(|line| line.contains(&before)).count()
+        };
+        talk(&mut mesh, &[0], 3);
+        let searched = pings(&mut mesh);
+        assert!(searched > 150, "{searched} before");
+        mesh.roam(moved, kind);
+        talk(&mut mesh, &[0], 1);
+        pings(&mut mesh);
+        talk(&mut mesh, &[0], 3);
+        let searched = pings(&mut mesh);
+        assert!(searched < 30, "{searched} after {moved} moved");
+    }
+}
+
+/// Whoever does not know its own router yet when a round begins may have one that gives
+/// every destination another port, as the peer's does: nothing that it opens is met.
+#[test]
+fn no_search_is_made_between_two_that_cannot_meet() {
+    for seed in 0..4 {
+        let (mut mesh, _) = members(seed, [HARD, HARD], 1);
+        talk(&mut mesh, &[0], 3);
+        mesh.logs_datagrams = true;
+        // The second server, without which a router is not judged, answers late.
+        mesh.network.forbid([192, 0, 2, 1].into(), [203, 0, 113, 11].into());
+        mesh.roam(0, Kind::SymRand);
+        mesh.run_for(200);
+        mesh.network.allow_all();
+        talk(&mut mesh, &[0], 5);
+        let to = format!(" 0 to {}:", IpAddr::from(OUTER[1]));
+        let sent = mesh.log.iter().filter(|line| line.contains(&to)).count();
+        println!("seed {seed}: {sent}");
+        assert!(sent < 60, "{sent} pings");
+    }
+}
+
 /// A relay that starts anew forgets what it gave a moment ago, and gives it again.
 #[test]
 fn a_relay_that_starts_anew_is_asked_at_once() {
