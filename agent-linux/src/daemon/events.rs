@@ -15,7 +15,7 @@ use crate::daemon::end::End;
 use crate::daemon::overlay::{Applied, network, ranges};
 use crate::daemon::{Daemon, RETRY_US, now, standing, texts, view};
 use crate::failure::Failure;
-use crate::ipc::protocol::{Enrolled as EnrolledView, Relay};
+use crate::ipc::protocol::{Enrolled as EnrolledView, Path, Relay};
 use crate::log::{Event, Value};
 use crate::net::tcp;
 use crate::os::clock;
@@ -273,12 +273,17 @@ impl Daemon {
             return;
         };
         let mut fields: Vec<(&str, Value)> = vec![("peer", peer.name.as_str().into())];
+        let way = match self.path(&peer).0 {
+            Path::Direct { remote } => Some(("direct", remote)),
+            Path::Relay { remote, .. } => Some(("relay", remote)),
+            Path::Idle | Path::Connecting | Path::Nowhere => None,
+        };
         if event == Event::PeerUp
-            && let Some(remote) = view::remote(&peer)
+            && let Some((path, remote)) = way
         {
-            fields.push(("path", "direct".into()));
+            fields.push(("path", path.into()));
             if self.log.shows_addresses() {
-                fields.push(("remote", remote.to_string().into()));
+                fields.push(("remote", remote.into()));
             }
         }
         fields.push(("device", change.device.to_string().into()));

@@ -60,7 +60,7 @@ pub(super) fn enrolled_device(enrolled: &Enrolled, fingerprint: String) -> Devic
 }
 
 /// Where a peer's data goes, while there is a session.
-pub(super) fn remote(peer: &PeerStatus<'_>) -> Option<SocketAddr> {
+fn remote(peer: &PeerStatus<'_>) -> Option<SocketAddr> {
     Some(peer.selected?.route.address())
 }
 
@@ -99,7 +99,7 @@ impl Daemon {
     }
 
     /// The way of a peer's data, and since when.
-    fn path(&self, peer: &PeerStatus<'_>) -> (Path, Option<u64>) {
+    pub(super) fn path(&self, peer: &PeerStatus<'_>) -> (Path, Option<u64>) {
         let (way, since) = self.agent.way(peer.slot);
         let path = match (way, peer.state) {
             (Way::Direct(remote), _) => Path::Direct { remote: remote.to_string() },
