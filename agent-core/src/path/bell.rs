@@ -123,6 +123,11 @@ impl Bells {
         self.rung.iter().any(|rung| !rung.due.is_empty())
     }
 
+    /// Whether a peer that has answered a call of ours is still being told to begin.
+    pub(super) fn goes(&self) -> bool {
+        self.notes.iter().any(|note| note.kind == ProbeKind::Go)
+    }
+
     /// When [`Paths::poll_bell`] has something, but for calls and their answers.
     pub(super) fn due_at(&self) -> Option<Instant> {
         self.notes.iter().map(|note| note.at).min()

@@ -28,25 +28,17 @@ impl<const PEERS: usize> Paths<PEERS> {
 }
 
 impl PeerPath {
-    /// Whether data goes over a relay, and comes back.
-    fn is_content(&self) -> bool {
-        let relayed = self.selected.is_some_and(|selected| selected.relayed);
-        relayed && self.confirmed_at.is_some() && !self.in_doubt && !self.is_calling()
-    }
-
     /// The peer calls. Whether all that it can want is a better way, which we do not
     /// look for now.
     pub(super) fn declines(&mut self, allowance: Allowance) -> bool {
-        self.declines = self.is_content() && !allowance.allows_round();
+        self.declines = self.is_on_relay() && !self.is_calling() && !allowance.allows_round();
         self.declines
     }
 
     /// Whether the peer, which was asked for a better way, looks for none now: it
     /// has named nothing that no relay keeps.
     pub(super) fn is_declined(&self, named: &[(Route, bool)]) -> bool {
-        let relayed = self.selected.is_some_and(|selected| selected.relayed);
-        let works = relayed && self.confirmed_at.is_some() && !self.in_doubt;
-        works && named.iter().all(|(_, relayed)| *relayed)
+        self.is_on_relay() && named.iter().all(|(_, relayed)| *relayed)
     }
 
     /// It is asked again later.

@@ -24,7 +24,7 @@ use weft_wire::relay::RELAYS;
 use super::bell::Note;
 use super::peer::PeerPath;
 use super::relayed::Allocation;
-use super::{Paths, Route};
+use super::{CACHE_SOON, Paths, Route};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot};
 use crate::time::{Duration, Instant};
@@ -368,7 +368,9 @@ impl<const PEERS: usize> Paths<PEERS> {
                 peer.known.is_told = true;
                 (peer.known.at, peer.known.is_due) = (Instant::FAR_FUTURE, false);
                 let before = core::mem::replace(&mut peer.known.line, line);
-                self.endpoints_changed |= before != line;
+                if before != line {
+                    self.store_soon(now);
+                }
                 Ok(())
             }
             1 => Err(DropReason::Unsolicited),
@@ -376,11 +378,21 @@ impl<const PEERS: usize> Paths<PEERS> {
         }
     }
 
+    /// A peer's line is news.
+    fn store_soon(&mut self, now: Instant) {
+        self.endpoints_changed = true;
+        let soon = now + CACHE_SOON;
+        if self.cache_at > soon && self.caches_soon > 0 {
+            self.caches_soon -= 1;
+            self.cache_at = soon;
+        }
+    }
+
     /// Whom the line lets in, and whom we call through it: relays.
     pub(super) fn line_permits(&self) -> impl Iterator<Item = SocketAddr> + use<PEERS> {
         let calls = |peer: &PeerPath| peer.is_calling() && !peer.known.line.is_none();
-        let is_wanted =
-            self.line.is_held || (!self.line.is_online && self.peers.iter().flatten().any(calls));
+        let calling = || self.bells.goes() || self.peers.iter().flatten().any(calls);
+        let is_wanted = self.line.is_held || (!self.line.is_online && calling());
         let mut permits: Vec<SocketAddr, { 4 * RELAYS }> = Vec::new();
         let lines = self.peers.iter().flatten().map(|peer| peer.known.line);
         let lines = lines.chain([self.line.home]).flat_map(|line| line.addresses());

@@ -62,6 +62,11 @@ use relayed::Allocation;
 
 /// How often an endpoint that changed may cause the cache to be written.
 const CACHE_INTERVAL: Duration = Duration::from_secs(600);
+/// A peer's line that is news is stored after this, so that it is there after a cut of
+/// power …
+const CACHE_SOON: Duration = Duration::from_secs(5);
+/// … so often in a run of the agent: flash wears, and a peer may say what it likes.
+const CACHES_SOON: u8 = 16;
 /// How often another address that servers see us at may be the reason for opening a
 /// line anew: some carriers give every flow one of several.
 const ELSEWHERE_INTERVAL: Duration = Duration::from_secs(60);
@@ -220,6 +225,8 @@ pub struct Paths<const PEERS: usize> {
     rtt_ms: u16,
     endpoints_changed: bool,
     cache_at: Instant,
+    /// How often it may still be written soon.
+    caches_soon: u8,
     changed: bool,
     /// A signal may be due.
     signals: bool,
@@ -250,6 +257,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             rtt_ms: 0,
             endpoints_changed: false,
             cache_at: Instant::ZERO,
+            caches_soon: CACHES_SOON,
             changed: false,
             signals: false,
             probe_at: Instant::FAR_FUTURE,

@@ -251,8 +251,14 @@ impl PeerPath {
     /// Whether a call of ours needs an allocation: there is no way over the
     /// peer's that works.
     fn calls_without_relay(&self) -> bool {
-        let works = self.selected.is_some_and(|selected| selected.relayed) && !self.in_doubt;
-        self.is_calling() && !works
+        self.is_calling() && !self.is_on_relay()
+    }
+
+    /// Whether data goes over a relay, and comes back. A way from before the last start
+    /// may have ended meanwhile.
+    pub(super) fn is_on_relay(&self) -> bool {
+        let relayed = self.selected.is_some_and(|selected| selected.relayed);
+        relayed && self.confirmed_at.is_some() && !self.in_doubt
     }
 
     /// The peer is being told where we are: with what a relay keeps for us, or before

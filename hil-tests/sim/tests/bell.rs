@@ -121,8 +121,6 @@ fn a_device_that_starts_meanwhile_calls_and_is_called() {
             let (mut mesh, a, b) = pair(7, Kind::Prc, Kind::SymRand);
             let both = [a, b];
             talk(&mut mesh, a, b, 20);
-            // Until what was heard of the other is stored.
-            mesh.run_for(TEN_MINUTES);
             lose_coordinator(&mut mesh);
             mesh.run_for(60_000);
             off.iter().for_each(|&at| drop(mesh.stop(both[at])));
@@ -132,6 +130,30 @@ fn a_device_that_starts_meanwhile_calls_and_is_called() {
             let took = packet(&mut mesh, both[caller], both[1 - caller]);
             println!("{off:?} {caller}: {took:?}");
             assert!(took.is_some(), "{off:?} {caller}\n{}", mesh.log.join("\n"));
+        }
+    }
+}
+
+/// Data waits for whoever starts, and it is not known yet how long the coordinator
+/// stays away. The peer may believe that it still talks to who was there before.
+#[test]
+fn a_device_that_has_just_started_calls_at_once() {
+    for talked in [false, true] {
+        for (one, other) in [(Kind::Prc, Kind::SymRand), (Kind::SymRand, Kind::SymRand)] {
+            let (mut mesh, a, b) = pair(9, one, other);
+            talk(&mut mesh, a, b, 20);
+            lose_coordinator(&mut mesh);
+            mesh.run_for(60_000);
+            if talked {
+                assert!(packet(&mut mesh, a, b).is_some(), "{}", mesh.log.join("\n"));
+            }
+            mesh.stop(a);
+            mesh.run_for(100);
+            mesh.boot(a);
+            mesh.run_for(10);
+            let took = packet(&mut mesh, a, b);
+            println!("{} {} {talked}: {took:?}", one.name(), other.name());
+            assert!(took.is_some(), "{}", mesh.log.join("\n"));
         }
     }
 }
