@@ -1,6 +1,10 @@
 //! Coordinator and broker are killed: tunnels go on over rekeys, an agent that
 //! starts meanwhile finds its peers by what it kept, and everybody is back soon
 //! after the coordinator is.
+//!
+//! Relayed, the gateways are behind boxes and reach each other over a relay alone.
+//! Then peers whose tunnel is down call each other over the lines that the relay
+//! keeps for them.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,16 +14,24 @@ use serde_json::{Value, json};
 use super::{RELAY, Stage, is_relayed, relay_alone};
 use crate::clock;
 use crate::failure::{During, Failure, Result};
-use crate::internet::{Families, Internet};
+use crate::internet::{Families, Host, Internet, Plan};
 use crate::measure::{Traffic, wait_until};
 use crate::mesh::{Coordinator, Gateway, text};
+use crate::nat::Kind;
 use crate::net::echo::Pinger;
 use crate::net::signal;
+use crate::site::SitePlan;
 use crate::ui;
 use crate::wall;
 
 /// From exec of the daemon to its first echo reply, of each peer.
 const RECOVERY: Duration = Duration::from_millis(5_000);
+/// From a packet to a peer whose tunnel is down to its answer: so long it is held.
+const RUNG: Duration = Duration::from_millis(2_000);
+/// From the coordinator's end to a line at the relay: 20 s and what it takes to ask.
+const LINE: Duration = Duration::from_secs(30);
+/// A tunnel that nobody uses is down after this long.
+const TEARDOWN: Duration = Duration::from_secs(240);
 /// From a coordinator that is ready to an agent that is connected: the window
 /// that it names to a small fleet, and what an attempt takes.
 const RETURN: Duration = Duration::from_secs(12);
@@ -32,8 +44,12 @@ const STEP: Duration = Duration::from_millis(5);
 const REKEY_AFTER: Duration = Duration::from_secs(120);
 const REKEY_AFTER_SHORT: Duration = Duration::from_secs(10);
 
+const GATEWAYS: [(&str, u8); 3] = [("gw-a", 30), ("gw-b", 40), ("gw-c", 50)];
+
 /// What happened while the coordinator was away.
 struct Away {
+    /// Relayed: from a packet to the answer of a peer whose tunnel was down.
+    rung: Vec<Duration>,
     /// Of an agent that starts meanwhile, with each of its peers.
     recovered: Vec<Duration>,
     rekeys: usize,
@@ -41,11 +57,9 @@ struct Away {
 }
 
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
-    let hosts = [("coord", 10), ("gw-a", 21), ("gw-b", 22), ("gw-c", 23), RELAY];
-    let internet = Internet::build(stage.run, "core", &hosts, &[], Families::Both)?;
-    stage.story.done("internet", "core, coord, gw-a, gw-b, gw-c, relay", None);
+    let internet = build(stage)?;
     let host = internet.host("coord")?;
-    let relay = relay_alone(stage, &internet, &["gw-a", "gw-b", "gw-c"])?;
+    let relay = relay_alone(stage, &internet, &GATEWAYS.map(|(name, _)| name))?;
     let section = relay.as_ref().map_or("", |relay| relay.section.as_str());
     let mut coordinator =
         Coordinator::start_with(stage.run, host, host.ipv4(), Vec::new(), section)?;
@@ -53,7 +67,7 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     let rekey_after = if stage.options.short { REKEY_AFTER_SHORT } else { REKEY_AFTER };
     let settings = format!("[tunnel]\nrekey_after_s = {}\n", rekey_after.as_secs());
     let join = |stage: &mut Stage<'_>, name: &str| {
-        Gateway::join(stage.run, internet.host(name)?, &key, &settings)
+        Gateway::join(stage.run, place(&internet, name)?, &key, &settings)
     };
     let mut a = join(stage, "gw-a")?;
     let (b, c) = (join(stage, "gw-b")?, join(stage, "gw-c")?);
@@ -62,6 +76,30 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     stage.processes.extend(processes);
     stage.processes.extend(relay.map(|relay| relay.process));
     told
+}
+
+/// Hosts of their own; relayed, behind boxes that forget.
+fn build(stage: &mut Stage<'_>) -> Result<Internet> {
+    let servers = [("coord", 10), RELAY];
+    if stage.options.relayed {
+        let sites = GATEWAYS.map(|(name, number)| SitePlan {
+            name: name.to_owned(),
+            ..SitePlan::new(Kind::Prc, number)
+        });
+        let plan = Plan { hosts: &servers, sites: &sites, ..Plan::new("core", Families::Ipv4) };
+        let internet = Internet::of(stage.run, &plan)?;
+        let words = "coord, relay; gw-a, gw-b and gw-c, each behind a box, cut from each other";
+        stage.story.done("internet", words, None);
+        return Ok(internet);
+    }
+    let hosts: Vec<(&str, u8)> = servers.into_iter().chain(GATEWAYS).collect();
+    let internet = Internet::build(stage.run, "core", &hosts, &[], Families::Both)?;
+    stage.story.done("internet", "coord, gw-a, gw-b, gw-c", None);
+    Ok(internet)
+}
+
+fn place<'a>(internet: &'a Internet, name: &str) -> Result<&'a Host> {
+    internet.site(name).map(|site| site.host()).or_else(|_| internet.host(name))
 }
 
 fn tell(
@@ -106,6 +144,7 @@ fn tell(
     }
     let millis = |time: &Duration| time.as_millis() as u64;
     Ok(json!({
+        "rung_ms": away.rung.iter().max().map(millis),
         "recovered_ms": away.recovered.iter().max().map(millis),
         "lost_pct": if steady.lost() == 0 { json!(0) } else { json!(loss) },
         "recovered_all_ms": away.recovered.iter().map(millis).collect::<Vec<_>>(),
@@ -138,32 +177,62 @@ fn without(
     stage.story.done("kill", "coordinator and broker are gone", None);
     let mut rekeys = Rekeys::new(b, c)?;
     rekeys.wait_for(1, 2 * rekey_after)?;
-    let mut recovered = Vec::new();
-    // Who starts has no allocation, and nobody to tell the others where it is.
-    if !stage.options.relayed {
-        a.process.kill()?;
-        recovered.extend(restart(a, others)?);
-        let words = "started alone, both peers answer";
-        stage.story.done("gw-a", words, recovered.iter().max().copied());
+    let mut rung = Vec::new();
+    if stage.options.relayed {
+        let lines = [&*a, b, c].map(has_line);
+        lines.into_iter().collect::<Result<()>>()?;
+        stage.story.done("lines", "the relay keeps one for each gateway", Some(began.elapsed()));
+        // Two minutes that nothing shortens.
+        if !stage.options.short {
+            for other in others {
+                is_down(a, other)?;
+            }
+            let words = "its tunnels are down, nobody uses them";
+            stage.story.done("gw-a", words, Some(began.elapsed()));
+            rung.extend(first_answers(a, others, |_| Ok(()), RUNG)?);
+            let words = "called over the lines, both peers answer";
+            stage.story.done("gw-a", words, rung.iter().max().copied());
+        }
     }
+    a.process.kill()?;
+    let recovered = first_answers(a, others, Gateway::up, RECOVERY)?;
+    let words = "started alone, both peers answer";
+    stage.story.done("gw-a", words, recovered.iter().max().copied());
     rekeys.wait_for(REKEYS, 2 * rekey_after)?;
     if !alone(a)? {
         return Err(Failure::expectation("gw-a has a coordinator, and there is none"));
     }
     let words = format!("{} under traffic, without a coordinator", rekeys.seen);
     stage.story.done("rekeys", &words, Some(began.elapsed()));
-    Ok(Away { recovered, rekeys: rekeys.seen, lasted: began.elapsed() })
+    Ok(Away { rung, recovered: recovered.into(), rekeys: rekeys.seen, lasted: began.elapsed() })
 }
 
-/// The daemon starts; how long each of its peers takes to answer.
-fn restart(a: &mut Gateway, others: [&Gateway; 2]) -> Result<[Duration; 2]> {
+/// The relay keeps a line for this gateway.
+fn has_line(gateway: &Gateway) -> Result<()> {
+    let what = format!("a relay keeps a line for {}", gateway.name());
+    wait_until(LINE, &what, || Ok(gateway.status()?["coordinator"]["relay_line"] == true)).map(drop)
+}
+
+/// Nobody uses the tunnel of these two, and it is down.
+fn is_down(from: &Gateway, to: &Gateway) -> Result<()> {
+    let what = format!("the tunnel of {} and {} is down", from.name(), to.name());
+    wait_until(TEARDOWN, &what, || Ok(from.peer(to.name())?["path"]["kind"] == "idle")).map(drop)
+}
+
+/// From an act of the gateway to the first answer of each of its peers.
+fn first_answers(
+    a: &mut Gateway,
+    others: [&Gateway; 2],
+    act: impl FnOnce(&mut Gateway) -> Result<()>,
+    goal: Duration,
+) -> Result<[Duration; 2]> {
     let open =
         |other: &Gateway| Pinger::open(a.namespace(), other.addresses.ipv4).during("open a socket");
     let mut pingers = [open(others[0])?, open(others[1])?];
     let began = clock::now();
-    a.up()?;
+    act(a)?;
     let answers: Vec<Option<Instant>> = thread::scope(|scope| {
-        let until = began + 4 * RECOVERY;
+        let until = began + 4 * goal;
         let waiting: Vec<_> = pingers
             .iter_mut()
             .map(|pinger| scope.spawn(move || pinger.first_answer(STEP, until)))
@@ -173,12 +242,12 @@ fn restart(a: &mut Gateway, others: [&Gateway; 2]) -> Result<[Duration; 2]> {
     let mut took = [Duration::MAX; 2];
     for ((took, answer), other) in took.iter_mut().zip(answers).zip(others) {
         *took = answer.map(|at| at - began).unwrap_or(Duration::MAX);
-        if *took > RECOVERY {
+        if *took > goal {
             let found = answer.map_or_else(|| "never".to_owned(), |at| ui::span(at - began));
             return Err(Failure::expectation(format!(
-                "gw-a started without a coordinator, and {} answered after {found}, the goal is {}",
+                "without a coordinator {} answered gw-a after {found}, the goal is {}",
                 other.name(),
-                ui::span(RECOVERY)
+                ui::span(goal)
             )));
         }
     }
