@@ -149,7 +149,7 @@ pub fn broker(bytes: &[u8], piece: usize, inbox: Inbox) -> Vec<Vec<u8>> {
         inbox: Topic::Down(inbox).text(),
     };
     let mut frames = Vec::new();
-    let mut session = pin!(mqtt::serve(&shared, Bytes::new(bytes, piece), &login));
+    let mut session = pin!(mqtt::serve(&shared, Bytes::new(bytes, piece), &login, 300));
     loop {
         let ended = session.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
         let before = frames.len();

@@ -13,10 +13,12 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use weft_wire::join::Carrier;
 use weft_wire::login::PasswordText;
 use weft_wire::topic::{Topic, TopicText};
 
 use crate::control::failure::{Attempt, LineFailure, Reason};
+use crate::control::keepalive::{Bounds, Keepalive};
 use crate::control::order::Order;
 use crate::control::reach::{self, Reach, TlsSource, Translation};
 use crate::control::traffic::Traffic;
@@ -117,6 +119,8 @@ pub(crate) struct Shared {
     pub(super) wants_record: Cell<bool>,
     /// Our end of the connection, while there is one.
     pub(super) local: Cell<Option<SocketAddr>>,
+    /// The silence that a connection over MQTT may not have outlived, in microseconds.
+    pub(super) lapse: Cell<Option<u64>>,
 }
 
 impl Shared {
@@ -139,6 +143,8 @@ type Session = Pin<Box<dyn Future<Output = Result<(), Attempt>>>>;
 struct Run {
     /// Its place in the list of ways.
     way: usize,
+    /// What it promises over MQTT, in seconds.
+    keepalive_s: u16,
     shared: Rc<Shared>,
     session: Session,
 }
@@ -158,6 +164,7 @@ impl Run {
 /// The line.
 pub(crate) struct Line {
     order: Order,
+    keepalive: Keepalive,
     /// What the owner knows of it.
     told: Vec<(u64, String)>,
     tls: Rc<TlsSource>,
@@ -189,6 +196,7 @@ impl Line {
     pub(crate) fn new(ways: Vec<Way>, pin: Option<[u8; 32]>) -> Self {
         Self {
             order: Order::new(ways),
+            keepalive: Keepalive::new(Bounds::USUAL),
             told: Vec::new(),
             tls: Rc::new(TlsSource::new(pin)),
             traffic: Rc::default(),
@@ -207,21 +215,32 @@ impl Line {
         }
     }
 
-    /// Which way stood last on each network, as [`Self::stood`] told it.
+    /// What was learned of each network, as [`Self::stood`] told it.
     pub(crate) fn restore(&mut self, stood: &[(u64, String)]) {
         self.order.restore(stood);
-        self.told = self.order.remembered();
+        self.keepalive.restore(stood);
+        self.told = self.remembered();
     }
 
-    /// Whether other ways stood than [`Self::stood`] said.
+    fn remembered(&self) -> Vec<(u64, String)> {
+        self.order.remembered().into_iter().chain(self.keepalive.lines()).collect()
+    }
+
+    /// Learns between other bounds.
+    #[cfg(test)]
+    pub(super) fn set_keepalive(&mut self, bounds: Bounds) {
+        self.keepalive = Keepalive::new(bounds);
+    }
+
+    /// Whether something else was learned than [`Self::stood`] said.
     pub(crate) fn has_news(&mut self) -> bool {
-        let now = self.order.remembered();
+        let now = self.remembered();
         let same = now == self.told;
         self.told = now;
         !same
     }
 
-    /// Which way stood last on each network.
+    /// Which way stood last on each network, and how long a silence it outlives.
     pub(crate) fn stood(&self) -> &[(u64, String)] {
         &self.told
     }
@@ -230,6 +249,7 @@ impl Line {
     pub(crate) fn open(&mut self, login: Login) {
         self.drop_all();
         self.login = Some(login);
+        self.keepalive.handle_open(clock::boot_micros());
         self.left = self.order.all().into();
         self.next_try = Some(0);
         self.pressed = true;
@@ -264,6 +284,7 @@ impl Line {
     /// The host is on this network now, known by a number that is the same
     /// whenever it comes back.
     pub(crate) fn handle_network(&mut self, network: u64) {
+        self.keepalive.set_network(network);
         let changed = self.order.set_network(network, clock::boot_micros());
         if changed && self.standing.is_none() && !self.trying.is_empty() {
             // What was begun elsewhere leads nowhere.
@@ -305,6 +326,13 @@ impl Line {
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.standing.as_ref().is_none_or(|run| run.shared.outbound.borrow().is_empty())
+    }
+
+    /// What the line promises, in seconds, where that was learned.
+    pub(crate) fn learned_keepalive(&self) -> Option<u16> {
+        let run = self.standing.as_ref()?;
+        let is_mqtt = self.order.way(run.way).carrier != Carrier::Https;
+        Some(run.keepalive_s).filter(|seconds| is_mqtt && self.keepalive.is_learned(*seconds))
     }
 
     /// Bytes of IP packets that the line has been since this was last asked.
@@ -352,8 +380,17 @@ impl Line {
         if self.pressed {
             return Some(0);
         }
-        let better = self.standing.as_ref().and_then(|_| self.order.look_at());
-        [self.deadline, self.next_try, better].into_iter().flatten().min()
+        let looks = if self.may_look() {
+            [self.order.look_at(), self.keepalive.again_at()]
+        } else {
+            [None; 2]
+        };
+        [self.deadline, self.next_try].into_iter().chain(looks).flatten().min()
+    }
+
+    /// Whether another try may begin beside the line that stands.
+    fn may_look(&self) -> bool {
+        self.standing.is_some() && self.trying.is_empty() && self.next_try.is_none()
     }
 
     /// Whether something is due, after a wait on `set`.
@@ -388,6 +425,7 @@ impl Line {
         let attempts = core::mem::take(&mut self.attempts);
         // What came before the line was lost comes before the loss.
         self.take_inbound(run.as_ref());
+        self.keepalive.handle_lost(run.and_then(|run| run.shared.lapse.get()));
         self.drop_all();
         self.events.push_back(match ended {
             Ok(()) => LineEvent::Closed,
@@ -407,15 +445,18 @@ impl Line {
         }
     }
 
-    /// Starts to try better ways beside the one that stands, when it is time.
+    /// Starts to try better ways beside the one that stands, or the same one with a
+    /// longer keepalive, when it is time.
     fn look_for_better(&mut self, now_us: u64) {
-        if let Some(run) = &self.standing
-            && self.trying.is_empty()
-            && self.next_try.is_none()
-            && self.order.look_at().is_some_and(|at| at <= now_us)
+        if self.may_look()
+            && let Some(run) = &self.standing
         {
-            self.left = self.order.better_than(run.way).into();
-            self.order.looked(now_us);
+            if self.order.look_at().is_some_and(|at| at <= now_us) {
+                self.left = self.order.better_than(run.way).into();
+                self.order.looked(now_us);
+            } else if self.keepalive.take_again(now_us) {
+                self.left = [run.way].into();
+            }
             self.next_try = (!self.left.is_empty()).then_some(now_us);
         }
     }
@@ -426,6 +467,7 @@ impl Line {
             return;
         };
         if let Some(index) = self.left.pop_front() {
+            let keepalive_s = self.keepalive.seconds(clock::unix_millis() / 1_000);
             let shared = Rc::<Shared>::default();
             let reach = Reach {
                 shared: Rc::clone(&shared),
@@ -433,9 +475,10 @@ impl Line {
                 tls: Rc::clone(&self.tls),
                 translation: Rc::clone(&self.translation),
                 traffic: Rc::clone(&self.traffic),
+                keepalive_s,
             };
             let session = Box::pin(reach::run(reach, login));
-            self.trying.push(Run { way: index, shared, session });
+            self.trying.push(Run { way: index, keepalive_s, shared, session });
             let alone =
                 if self.order.known() == Some(index) { KNOWN_STAGGER_US } else { STAGGER_US };
             self.next_try = (!self.left.is_empty()).then_some(now_us + alone);
@@ -446,6 +489,7 @@ impl Line {
     }
 
     fn fail(&mut self) {
+        self.keepalive.handle_refused();
         let mut attempts = core::mem::take(&mut self.attempts);
         attempts.sort_by_key(|(way, _)| *way);
         let attempts = attempts.into_iter().map(|(_, attempt)| attempt).collect();
@@ -484,6 +528,8 @@ impl Line {
         self.next_try = None;
         let way = self.order.way(run.way).clone();
         self.order.stood(run.way, now_us);
+        let promised = (way.carrier != Carrier::Https).then_some(run.keepalive_s);
+        self.keepalive.handle_stood(promised, now_us, clock::unix_millis() / 1_000);
         let older = self.standing.replace(run);
         // The coordinator cuts the older one by itself.
         self.take_inbound(older.as_ref());
@@ -493,6 +539,7 @@ impl Line {
         });
         if let Poll::Ready(Err(attempt)) = polled {
             let run = self.standing.take();
+            self.keepalive.handle_lost(None);
             self.take_inbound(run.as_ref());
             let attempts = core::mem::take(&mut self.attempts).into_iter().map(|(_, one)| one);
             let attempts = attempts.chain([attempt]).collect();

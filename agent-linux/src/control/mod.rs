@@ -3,6 +3,7 @@
 
 pub(crate) mod failure;
 pub(crate) mod http;
+mod keepalive;
 pub(crate) mod line;
 pub(crate) mod mqtt;
 mod order;

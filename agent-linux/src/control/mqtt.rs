@@ -6,27 +6,28 @@
 //! command, the publish runs after it alone, and one that its deadline cuts ends
 //! the connection.
 
+use core::cell::Cell;
 use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::Poll;
 use std::io;
 
 use embassy_time::{Duration, with_timeout};
-use embedded_io_async::{Read, Write};
+use embedded_io_async::{ErrorType, Read, Write};
 use minimq::{
     Buffers, ConfigBuilder, Connection, Disconnect, Error, PeerError, PubError, Publication,
     ReasonCode, Session, TopicFilter,
 };
 
 use crate::control::failure::{self, Reason};
+use crate::control::keepalive::Pauses;
 use crate::control::line::{Login, Publish, Shared};
+use crate::os::clock;
 
 /// How long the broker may take to answer CONNECT and SUBSCRIBE, each.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one publish or DISCONNECT may take to be written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Nothing on the line for this long: MQTT asks whether it still stands.
-const KEEPALIVE_S: u16 = 300;
 /// The largest packet taken: a frame of 3,840 B with topic and properties.
 const RECEIVE_LEN: usize = 4_352;
 /// Room for one packet of the largest size and the CONNECT beside it.
@@ -39,11 +40,68 @@ pub(crate) trait Wire: Read<Error = io::Error> + Write<Error = io::Error> {}
 
 impl<S: Read<Error = io::Error> + Write<Error = io::Error>> Wire for S {}
 
-/// Logs in, subscribes and carries frames.
+/// A wire, and the silences on it.
+struct Watched<'a, S> {
+    stream: S,
+    pauses: &'a Cell<Pauses>,
+}
+
+impl<S> Watched<'_, S> {
+    fn note(&self, what: impl FnOnce(&mut Pauses)) {
+        let mut pauses = self.pauses.get();
+        what(&mut pauses);
+        self.pauses.set(pauses);
+    }
+}
+
+impl<S: Wire> ErrorType for Watched<'_, S> {
+    type Error = io::Error;
+}
+
+impl<S: Wire> Read for Watched<'_, S> {
+    async fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let len = self.stream.read(out).await?;
+        self.note(|pauses| match len {
+            0 => pauses.handle_closed(),
+            _ => pauses.handle_heard(clock::boot_micros()),
+        });
+        Ok(len)
+    }
+}
+
+impl<S: Wire> Write for Watched<'_, S> {
+    async fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        // Before it is tried: what the kernel does not take is not followed either.
+        self.note(|pauses| pauses.handle_said(clock::boot_micros()));
+        self.stream.write(data).await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush().await
+    }
+}
+
+/// Logs in, subscribes and carries frames. Nothing said for `keepalive_s`: MQTT asks
+/// whether the line still stands.
 pub(crate) async fn serve<S: Wire>(
     shared: &Shared,
     stream: S,
     login: &Login,
+    keepalive_s: u16,
+) -> Result<(), Reason> {
+    let pauses = Cell::new(Pauses::new(clock::boot_micros()));
+    let served = speak(shared, Watched { stream, pauses: &pauses }, login, keepalive_s).await;
+    // A goodbye comes after a silence too, and says nothing of it.
+    let lapse = served.as_ref().err().and_then(|_| pauses.get().lapse());
+    shared.lapse.set(lapse);
+    served
+}
+
+async fn speak<S: Wire>(
+    shared: &Shared,
+    stream: S,
+    login: &Login,
+    keepalive_s: u16,
 ) -> Result<(), Reason> {
     let mut receive = vec![0; RECEIVE_LEN];
     let mut transmit = vec![0; TRANSMIT_LEN];
@@ -51,7 +109,7 @@ pub(crate) async fn serve<S: Wire>(
         .client_id(&login.client)
         .and_then(|config| config.auth(&login.user, login.password.bytes()))
         .map_err(|error| Reason::Lost(error.to_string()))?
-        .keepalive_interval(KEEPALIVE_S);
+        .keepalive_interval(keepalive_s);
     let mut session = Session::new(config);
     let connected = with_timeout(LOGIN_TIMEOUT, session.connect(stream)).await;
     let mut connection = match connected {

@@ -67,6 +67,8 @@ pub(super) struct Reach {
     pub(super) tls: Rc<TlsSource>,
     pub(super) translation: Rc<Translation>,
     pub(super) traffic: Rc<Traffic>,
+    /// What the line promises over MQTT: something within so many seconds.
+    pub(super) keepalive_s: u16,
 }
 
 /// Runs until the line is closed (`Ok`), lost, or the way leads nowhere.
@@ -89,7 +91,7 @@ async fn serve(
     let stream = reach.open(Lane::Speak, resolved).await?;
     match reach.way.carrier {
         Carrier::Mqtt | Carrier::Mqtts | Carrier::Wss => {
-            mqtt::serve(&reach.shared, stream, login).await
+            mqtt::serve(&reach.shared, stream, login, reach.keepalive_s).await
         }
         Carrier::Https => post::serve(reach, stream, login).await,
     }

@@ -10,6 +10,7 @@ use weft_wire::join::Carrier;
 use weft_wire::topic::Topic;
 
 use super::failure::Reason;
+use super::keepalive::Bounds;
 use super::line::{Line, LineEvent, Login, Password};
 use super::way::Way;
 use crate::net::nat64::Prefix;
@@ -59,17 +60,23 @@ pub(super) fn broker(serve: impl FnOnce(TcpStream) + Send + 'static) -> (String,
 
 /// Lets a client in, as far as the SUBACK.
 pub(super) fn let_in(stream: &mut (impl Read + Write)) {
+    assert_eq!(let_in_with(stream), 300);
+}
+
+/// The same; the keepalive that it promises, in seconds.
+fn let_in_with(stream: &mut (impl Read + Write)) -> u16 {
     let (kind, body) = packet(stream);
     assert_eq!(kind, 0x10);
     let text = String::from_utf8_lossy(&body).into_owned();
     assert!(text.contains(INBOX.text().as_str()) && text.contains("secret"));
     // Version 5, clean start, user and password, no will.
     assert_eq!(&body[..8], b"\0\x04MQTT\x05\xC2");
-    assert_eq!(u16::from_be_bytes([body[8], body[9]]), 300);
+    let keepalive_s = u16::from_be_bytes([body[8], body[9]]);
     stream.write_all(&[0x20, 3, 0, 0, 0]).unwrap();
     let (kind, body) = packet(stream);
     assert_eq!(kind, 0x82);
     stream.write_all(&[0x90, 4, body[0], body[1], 0, 0]).unwrap();
+    keepalive_s
 }
 
 pub(super) fn message(payload: &[u8]) -> Vec<u8> {
@@ -326,4 +333,42 @@ fn the_last_words_come_before_the_end() {
     thread.join().unwrap();
     assert_eq!(first_event(&mut line), LineEvent::Frame(b"done".to_vec()));
     assert!(matches!(first_event(&mut line), LineEvent::Failed(_)));
+}
+
+#[test]
+fn a_silence_that_the_network_does_not_outlive_is_halved() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    let thread = std::thread::spawn(move || {
+        let mut forgotten = listener.accept().unwrap().0;
+        assert_eq!(let_in_with(&mut forgotten), 2);
+        // Nothing of it is passed from here on, in either direction.
+        let mut next = listener.accept().unwrap().0;
+        assert_eq!(let_in_with(&mut next), 1);
+        assert_eq!(packet(&mut next).0, 0xC0);
+        next.write_all(&[0xD0, 0]).unwrap();
+        // A broker that ends says so: that is no fault of the network.
+        drop(next);
+        let mut last = listener.accept().unwrap().0;
+        assert_eq!(let_in_with(&mut last), 1);
+        assert_eq!(packet(&mut last).0, 0xE0);
+    });
+    let mut line = Line::new(vec![mqtt(&authority)], None);
+    line.set_keepalive(Bounds { longest_s: 2, floor_s: 1 });
+    line.handle_network(7);
+    let learned = |line: &Line| {
+        line.stood().iter().any(|(at, text)| *at == 7 && text.starts_with("keepalive 1 "))
+    };
+    for round in 0..3 {
+        line.open(login());
+        assert!(matches!(first_event(&mut line), LineEvent::Connected(_)));
+        assert_eq!(line.has_news(), round < 2);
+        assert_eq!(learned(&line), round > 0);
+        if round < 2 {
+            assert!(matches!(first_event(&mut line), LineEvent::Failed(_)));
+        }
+    }
+    line.close();
+    assert_eq!(first_event(&mut line), LineEvent::Closed);
+    thread.join().unwrap();
 }

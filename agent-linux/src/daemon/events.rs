@@ -454,7 +454,10 @@ impl Daemon {
     /// Tells people by which way the coordinator is reached, and when it was.
     fn tell_line(&mut self, way: &Way) -> u64 {
         let address = way.to_string();
-        self.log.write(Event::LineConnected, &[("address", address.as_str().into())]);
+        let mut fields = vec![("address", address.as_str().into())];
+        let keepalive = self.line.learned_keepalive();
+        fields.extend(keepalive.map(|seconds| ("keepalive_s", u64::from(seconds).into())));
+        self.log.write(Event::LineConnected, &fields);
         let at = clock::boot_micros();
         self.progress.connected = Some((address, at));
         self.progress_changed = true;
