@@ -155,6 +155,10 @@ pub enum Output {
     Transmit(Transmit),
     /// Kept until there is a session.
     Staged,
+    /// Kept as well, and the buffer holds an older packet that had to make room:
+    /// its sender is told that its destination is
+    /// [unreachable](crate::ip::icmp::Problem::Unreachable).
+    Displaced,
 }
 
 /// MACs of probes, under the keys that the tunnel knows.

@@ -33,6 +33,16 @@ impl<'a> PacketBuf<'a> {
         Some(buffer)
     }
 
+    /// Puts another packet into its place. `None`, and nothing done, when there is
+    /// no room.
+    pub fn replace(&mut self, packet: &[u8]) -> Option<()> {
+        let place = self.bytes.get_mut(HEADROOM..)?;
+        let room = place.len().checked_sub(TAILROOM)?;
+        place.get_mut(..room)?.get_mut(..packet.len())?.copy_from_slice(packet);
+        self.len = packet.len();
+        Some(())
+    }
+
     /// Bytes of the packet.
     pub const fn len(&self) -> usize {
         self.len
@@ -79,5 +89,11 @@ mod tests {
         assert_eq!(buffer.packet(), [7; 100]);
         assert_eq!(buffer.whole_mut()[HEADROOM - 1], 0);
         assert_eq!(buffer.whole_mut()[HEADROOM + 100], 0);
+        assert_eq!(buffer.replace(&[8; 101]), None);
+        assert_eq!(buffer.packet(), [7; 100]);
+        assert_eq!(buffer.replace(&[8; 2]), Some(()));
+        assert_eq!(buffer.packet(), [8; 2]);
+        assert_eq!(buffer.replace(&[9; 100]), Some(()));
+        assert_eq!(buffer.packet(), [9; 100]);
     }
 }

@@ -222,7 +222,7 @@ impl<
                 .addressed(sealed, buffer.whole_mut())
                 .map(Output::Transmit)
                 .ok_or(PacketError::Dropped(DropReason::NoPath)),
-            Err(PacketError::NoSession { slot }) => self.stage(slot, buffer.packet()),
+            Err(PacketError::NoSession { slot }) => self.stage(slot, buffer),
             Err(error) => Err(error),
         };
         self.pump();
@@ -377,17 +377,20 @@ impl<
         self.pump();
     }
 
-    fn stage(&mut self, slot: PeerSlot, packet: &[u8]) -> Result<Output, PacketError> {
-        let lost = self.staging.push(slot, packet, self.now);
-        if let Err(reason) = lost {
-            self.drops.count(reason);
+    fn stage(&mut self, slot: PeerSlot, buffer: &mut PacketBuf<'_>) -> Result<Output, PacketError> {
+        let kept = self.staging.push(slot, buffer, self.now);
+        match kept {
+            Ok(false) => {}
+            Ok(true) => self.drops.count(DropReason::StagingFull),
+            Err(reason) => self.drops.count(reason),
         }
         if self.peers.handle_wanted(slot) {
             self.paths.handle_wanted(slot, &mut self.recorder, self.now);
         }
-        match lost {
-            Err(DropReason::TooBig) => Err(PacketError::Dropped(DropReason::TooBig)),
-            _ => Ok(Output::Staged),
+        match kept {
+            Ok(false) => Ok(Output::Staged),
+            Ok(true) => Ok(Output::Displaced),
+            Err(reason) => Err(PacketError::Dropped(reason)),
         }
     }
 

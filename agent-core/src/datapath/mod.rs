@@ -76,7 +76,9 @@ impl PacketError {
             Self::Dropped(DropReason::Denied | DropReason::DeniedByPeer) => {
                 Some(Problem::Prohibited)
             }
-            Self::Dropped(DropReason::NoRoute) => Some(Problem::Unreachable),
+            Self::Dropped(DropReason::NoRoute | DropReason::StagingFull) => {
+                Some(Problem::Unreachable)
+            }
             Self::NoSession { .. } | Self::Dropped(_) => None,
         }
     }

@@ -3,6 +3,7 @@
 
 use heapless::Vec;
 
+use crate::buffer::PacketBuf;
 use crate::event::{DropReason, PeerSlot};
 use crate::time::{Duration, Instant};
 use crate::timer::Reason;
@@ -28,7 +29,7 @@ struct Staged<const LEN: usize> {
 }
 
 /// A pool of `PACKETS` packets of at most `LEN` bytes for all peers together,
-/// oldest first. A full pool gives up its oldest packet for a new one.
+/// oldest first. A full pool gives its oldest packet back for a new one.
 pub struct Staging<const PACKETS: usize, const LEN: usize> {
     staged: Vec<Staged<LEN>, PACKETS>,
     per_peer: usize,
@@ -40,15 +41,20 @@ impl<const PACKETS: usize, const LEN: usize> Staging<PACKETS, LEN> {
         Self { staged: Vec::new(), per_peer }
     }
 
-    /// Keeps a copy of a packet. Returns why a packet was lost: this one, or an
-    /// older one that had to make room.
+    /// Keeps a copy of a packet. Whether an older one had to make room: it lies in
+    /// `buffer` now, and its sender is to be told.
     ///
     /// # Errors
     ///
-    /// [`DropReason::TooBig`] for this packet, [`DropReason::StagingFull`] for
-    /// an older one.
-    pub fn push(&mut self, slot: PeerSlot, packet: &[u8], now: Instant) -> Result<(), DropReason> {
-        let packet = Vec::from_slice(packet).map_err(|_| DropReason::TooBig)?;
+    /// Why this packet was not kept: [`DropReason::TooBig`], or
+    /// [`DropReason::StagingFull`] if the older one would not fit into `buffer`.
+    pub fn push(
+        &mut self,
+        slot: PeerSlot,
+        buffer: &mut PacketBuf<'_>,
+        now: Instant,
+    ) -> Result<bool, DropReason> {
+        let packet = Vec::from_slice(buffer.packet()).map_err(|_| DropReason::TooBig)?;
         let of_peer = self.staged.iter().filter(|staged| staged.slot == slot).count();
         let oldest = if of_peer >= self.per_peer.max(1) {
             self.staged.iter().position(|staged| staged.slot == slot)
@@ -56,12 +62,14 @@ impl<const PACKETS: usize, const LEN: usize> Staging<PACKETS, LEN> {
             self.staged.is_full().then_some(0)
         };
         if let Some(oldest) = oldest {
+            let staged = self.staged.get(oldest).ok_or(DropReason::StagingFull)?;
+            buffer.replace(&staged.packet).ok_or(DropReason::StagingFull)?;
             self.staged.remove(oldest);
         }
         // Cannot fail: there was room, or it was just made.
         let (state, until) = (State::Waits, now + HELD_FOR);
         let _ = self.staged.push(Staged { slot, state, until, packet });
-        oldest.map_or(Ok(()), |_| Err(DropReason::StagingFull))
+        Ok(oldest.is_some())
     }
 
     /// There is a session with this peer: its packets may go. Whether there are
@@ -124,6 +132,7 @@ impl<const LEN: usize> Staged<LEN> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::capacity_for;
 
     const A: PeerSlot = PeerSlot(0);
     const B: PeerSlot = PeerSlot(1);
@@ -140,36 +149,64 @@ mod tests {
         all
     }
 
+    /// Pushes a packet. What had to make room for it, if anything had.
+    fn push<const N: usize>(
+        pool: &mut Staging<N, 4>,
+        slot: PeerSlot,
+        packet: &[u8],
+        now: Instant,
+    ) -> Result<Option<std::vec::Vec<u8>>, DropReason> {
+        let mut bytes = [0; capacity_for(5)];
+        let mut buffer = PacketBuf::copy_from(&mut bytes, packet).unwrap();
+        let displaced = pool.push(slot, &mut buffer, now)?;
+        Ok(displaced.then(|| buffer.packet().to_vec()))
+    }
+
     #[test]
-    fn a_peer_loses_its_own_oldest_packet() {
+    fn a_peer_is_given_its_own_oldest_packet_back() {
         let mut pool = Staging::<4, 4>::new(2);
-        assert_eq!(pool.push(A, &[1], Instant::ZERO), Ok(()));
-        assert_eq!(pool.push(B, &[9], Instant::ZERO), Ok(()));
-        assert_eq!(pool.push(A, &[2], Instant::ZERO), Ok(()));
-        assert_eq!(pool.push(A, &[3], Instant::ZERO), Err(DropReason::StagingFull));
+        assert_eq!(push(&mut pool, A, &[1, 1], Instant::ZERO), Ok(None));
+        assert_eq!(push(&mut pool, B, &[9], Instant::ZERO), Ok(None));
+        assert_eq!(push(&mut pool, A, &[2], Instant::ZERO), Ok(None));
+        assert_eq!(push(&mut pool, A, &[3], Instant::ZERO), Ok(Some(vec![1, 1])));
         assert_eq!(drain(&mut pool, A), [2, 3]);
         assert!(!pool.waits(A));
         assert_eq!(drain(&mut pool, B), [9]);
     }
 
     #[test]
-    fn a_full_pool_loses_its_oldest_packet() {
+    fn a_full_pool_gives_its_oldest_packet_back() {
         let mut pool = Staging::<2, 4>::new(2);
-        pool.push(A, &[1], Instant::ZERO).unwrap();
-        pool.push(A, &[2], Instant::ZERO).unwrap();
-        assert_eq!(pool.push(B, &[3], Instant::ZERO), Err(DropReason::StagingFull));
-        assert_eq!(drain(&mut pool, A), [2]);
-        assert_eq!(pool.push(B, &[0; 5], Instant::ZERO), Err(DropReason::TooBig));
-        assert_eq!(pool.discard(B), 1);
+        push(&mut pool, A, &[1], Instant::ZERO).unwrap();
+        push(&mut pool, A, &[2], Instant::ZERO).unwrap();
+        assert_eq!(push(&mut pool, B, &[3], Instant::ZERO), Ok(Some(vec![1])));
+        assert_eq!(push(&mut pool, B, &[0; 5], Instant::ZERO), Err(DropReason::TooBig));
+        // What is lost and was not asked for yet makes room like any other.
+        assert_eq!(pool.discard(A), 1);
+        assert_eq!(push(&mut pool, B, &[4], Instant::ZERO), Ok(Some(vec![2])));
+        assert_eq!(pool.take_lost(<[u8]>::to_vec), None, "told once");
+        assert_eq!(pool.discard(B), 2);
         assert!(!pool.waits(B));
+    }
+
+    #[test]
+    fn what_would_not_fit_where_it_is_given_back_stays() {
+        let mut pool = Staging::<1, 4>::new(1);
+        push(&mut pool, A, &[1, 2, 3, 4], Instant::ZERO).unwrap();
+        let mut bytes = [0; capacity_for(3)];
+        let mut buffer = PacketBuf::copy_from(&mut bytes, &[5]).unwrap();
+        let full = Err(DropReason::StagingFull);
+        assert_eq!(pool.push(A, &mut buffer, Instant::ZERO), full);
+        assert_eq!(buffer.packet(), [5], "the packet to answer");
+        assert_eq!(drain(&mut pool, A), [1, 2, 3, 4]);
     }
 
     #[test]
     fn what_waits_for_too_long_is_given_back_once() {
         let mut pool = Staging::<4, 4>::new(4);
-        pool.push(A, &[1], Instant::ZERO).unwrap();
-        pool.push(A, &[2], Instant::from_millis(500)).unwrap();
-        pool.push(B, &[3], Instant::ZERO).unwrap();
+        push(&mut pool, A, &[1], Instant::ZERO).unwrap();
+        push(&mut pool, A, &[2], Instant::from_millis(500)).unwrap();
+        push(&mut pool, B, &[3], Instant::ZERO).unwrap();
         pool.release(B);
         assert_eq!(pool.poll_timeout().unwrap().0, Instant::ZERO + HELD_FOR);
         pool.handle_timeout(Instant::from_millis(1_999));

@@ -211,23 +211,24 @@ impl Daemon {
     fn seal(&mut self, len: usize) -> Option<Problem> {
         let buffer = self.buffers.sending.buffer()?;
         let mut packet = PacketBuf::new(buffer, len)?;
-        match self.agent.handle_packet(&mut packet, now()) {
+        // What is told to the sender of what lies in the buffer, and what became of
+        // the packet that was given: an older one may have had to make room for it.
+        let (told, problem) = match self.agent.handle_packet(&mut packet, now()) {
             Ok(Output::Transmit(transmit)) => {
                 self.dispatch(transmit);
-                None
+                return None;
             }
-            Ok(Output::Staged) => None,
-            Err(error) => {
-                let mut answer = [0; ANSWER_LEN];
-                let problem = error.problem();
-                let len = problem
-                    .and_then(|problem| icmp::answer_bytes(packet.packet(), problem, &mut answer));
-                if let Some(len) = len {
-                    self.write_answer(&answer[..len]);
-                }
-                problem
-            }
+            Ok(Output::Staged) => return None,
+            Ok(Output::Displaced) => (Some(Problem::Unreachable), None),
+            Err(error) => (error.problem(), error.problem()),
+        };
+        let mut answer = [0; ANSWER_LEN];
+        let len =
+            told.and_then(|problem| icmp::answer_bytes(packet.packet(), problem, &mut answer));
+        if let Some(len) = len {
+            self.write_answer(&answer[..len]);
         }
+        problem
     }
 
     /// What is wrong with a packet of the host's, for the host.

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use weft_agent_core::path::Route;
-use weft_agent_core::time::Duration;
+use weft_agent_core::time::{Duration, Instant};
 use weft_sim::mesh::{Coordinator, Mesh, echo};
 use weft_sim::nat::{Kind, Ports, Rules};
 use weft_wire::probe::PROBE;
@@ -495,6 +495,28 @@ fn a_packet_without_a_way_is_given_back() {
     assert_eq!(told.len(), 1);
     let [kind, code] = [told[0].1[20], told[0].1[21]];
     assert_eq!((kind, code), (3, 1), "host unreachable (RFC 792)");
+}
+
+/// More packets than are held for one peer: the oldest are given back at once, the
+/// others after two seconds, and nobody waits for an answer in vain.
+#[test]
+fn packets_beyond_what_is_held_are_given_back_too() {
+    let (mut mesh, a, b) = idle(9, Kind::SymRand, Kind::SymRand);
+    let host = mesh.host(b);
+    for sequence in 1..=10 {
+        mesh.ping(a, host, sequence);
+    }
+    // Of the echo request that the error quotes: after an IPv4 header, an ICMP
+    // header and another IPv4 header.
+    let told = |mesh: &Mesh| -> Vec<u16> {
+        let refused = mesh.nodes[a].refused.iter();
+        refused.map(|(_, error)| u16::from_be_bytes([error[54], error[55]])).collect()
+    };
+    assert_eq!(told(&mesh), [1, 2, 3, 4, 5, 6], "four are held");
+    mesh.run_for(2_100);
+    assert_eq!(told(&mesh), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    let unreachable = |(_, error): &(Instant, Vec<u8>)| error[20..22] == [3, 1];
+    assert!(mesh.nodes[a].refused.iter().all(unreachable));
 }
 
 /// How many a device has made with its peer.

@@ -18,6 +18,7 @@ use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::{FrameDrop, Identity, LineRequest};
 use weft_agent_core::event::{SocketId, Sockets, Source, Via};
+use weft_agent_core::ip::icmp::{Problem, answer_bytes};
 use weft_agent_core::path::SocketCommand;
 use weft_agent_core::peers::PeerState;
 use weft_agent_core::time::{Duration, Instant};
@@ -487,6 +488,12 @@ where
         match result {
             Ok(Output::Transmit(transmit)) => self.datagram(node, transmit, &bytes),
             Ok(Output::Staged) => {}
+            Ok(Output::Displaced) => {
+                let mut answer = [0; 1_280];
+                let len = answer_bytes(buffer.packet(), Problem::Unreachable, &mut answer);
+                let told = len.map(|len| (now, answer[..len].to_vec()));
+                self.nodes[node].refused.extend(told);
+            }
             Err(error) => self.log.push(format!("{now:?} {node} packet {error:?}")),
         }
         self.buffer = bytes;
