@@ -353,6 +353,31 @@ fn nobodys_probe_is_answered() {
     assert_eq!(a.events(at(30)), [READY]);
 }
 
+/// Somebody on the path catches the peer's pings and sends them first, under the
+/// address of whom it wants to harm: who is sent no more than was sent in that name.
+#[test]
+fn a_caught_ping_makes_no_more_of_itself() {
+    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
+    a.wanted(at(0));
+    b.paths.handle_call(&forwarded(a.call(at(0)), 1), &mut b.entropy, at(10));
+    let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
+    a.paths.handle_call_ack(&answer, &mut a.entropy, at(20));
+    let (mut caught, mut drawn) = (0, 0);
+    for now in (20..2_000).map(at) {
+        for (to, ping) in a.probes(now) {
+            assert_eq!(to, address("10.0.0.2:1"));
+            b.hear("203.0.113.66:1", &ping, now).unwrap();
+            caught += ping.len();
+        }
+        let harmed = |(to, bytes): (SocketAddr, Vec<u8>)| {
+            (to == address("203.0.113.66:1")).then_some(bytes.len())
+        };
+        drawn += b.probes(now).into_iter().filter_map(harmed).sum::<usize>();
+        assert!(drawn <= caught, "{now:?}: {drawn} bytes for {caught}");
+    }
+    assert_eq!((caught, drawn), (7 * 64, 7 * 64));
+}
+
 /// A NAT gave the peer another port towards us than servers saw: its ping tells,
 /// and ours goes there.
 #[test]
@@ -374,6 +399,36 @@ fn an_address_that_nobody_named_is_found_by_its_ping() {
     a.hear("10.0.0.2:999", &pong, at(35)).unwrap();
     assert_eq!(a.events(at(35)), [READY]);
     assert_eq!(a.paths.targets(SLOT, at(35))[..], [Route::Direct { socket: SOCKET, address: new }]);
+}
+
+#[test]
+fn a_host_that_nobody_named_is_found_by_its_pings() {
+    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
+    a.wanted(at(0));
+    b.paths.handle_call(&forwarded(a.call(at(0)), 1), &mut b.entropy, at(10));
+    let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
+    a.paths.handle_call_ack(&answer, &mut a.entropy, at(20));
+    a.probes(at(20));
+    let ping = b.probes(at(20)).remove(0).1;
+    // Its carrier has more addresses than one.
+    let (new, route) =
+        (address("10.0.0.3:999"), |address| Route::Direct { socket: SOCKET, address });
+    a.hear("10.0.0.3:999", &ping, at(25)).unwrap();
+    let asked = a.probes(at(25));
+    assert_eq!(asked.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [new], "a ping alone");
+    // It knows us: it answers, and pings again at once.
+    b.hear("10.0.0.1:1", &asked[0].1, at(30)).unwrap();
+    let said = b.probes(at(30));
+    assert_eq!(said.len(), 2);
+    for (_, probe) in said {
+        a.hear("10.0.0.3:999", &probe, at(35)).unwrap();
+    }
+    assert_eq!(a.events(at(35)), [READY]);
+    assert_eq!(a.paths.targets(SLOT, at(35))[..], [route(new)]);
+    let answers = a.probes(at(35));
+    assert_eq!(answers.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [new]);
+    b.hear("10.0.0.1:1", &answers[0].1, at(40)).unwrap();
+    assert_eq!(b.paths.targets(SLOT, at(40))[..], [route(address("10.0.0.1:1"))]);
 }
 
 #[test]

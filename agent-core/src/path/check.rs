@@ -4,10 +4,12 @@
 //! together as the times of travel that were measured allow: many NATs let in
 //! only what they have seen go out, and some spoil a mapping that the other
 //! side's probe reaches first. Each address gets seven pings in 1.3 s, the gaps
-//! doubling. A ping that comes from somewhere new is answered, and that address
-//! gets one ping for each that comes from there, so that whoever catches a probe
-//! and sends it on under another's address gains no more than a second datagram;
-//! only an answer to our own ping from there makes it a way.
+//! doubling. Only an answer to our own ping makes a way of an address.
+//!
+//! A ping from another port of an address that the peer named is answered, and one
+//! goes there at once. One from anywhere else may have been caught and sent on under
+//! somebody else's address, who is to get no more than was sent in the name of it: the
+//! first draws a ping instead of the answer, and every other one its answer alone.
 
 use core::net::SocketAddr;
 
@@ -66,7 +68,7 @@ struct Check {
     rtt_ms: u16,
     /// Pings sent in this round.
     sends: u8,
-    /// The peer named it, and it gets the whole burst.
+    /// The peer named it, or is there: it gets the whole burst.
     named: bool,
     /// A relay is on the way.
     relayed: bool,
@@ -97,7 +99,6 @@ impl Check {
         self.due_at = began;
         self.answered_at = Instant::ZERO;
         self.sends = 0;
-        self.named = true;
     }
 }
 
@@ -192,6 +193,7 @@ impl Checks {
             let _ = self.list.push(Check::new(route, relayed, now, true));
         }
         for check in self.list.iter_mut().filter(|check| check.leads(route)) {
+            check.named = true;
             check.restart(now);
         }
     }
@@ -200,6 +202,7 @@ impl Checks {
     pub(super) fn retry(&mut self, transaction: u64, now: Instant) {
         self.transaction = transaction;
         for (check, place) in self.list.iter_mut().zip(0..) {
+            check.named |= check.answered_at != Instant::ZERO;
             check.restart(now + PACE * place);
         }
     }
@@ -308,11 +311,12 @@ impl Checks {
     }
 
     /// An authentic ping came this way: it is answered, unless it is a copy or
-    /// one too many.
+    /// one too many. `proven`: authentic data came this way last.
     pub(super) fn handle_ping(
         &mut self,
         route: Route,
         relayed: bool,
+        proven: bool,
         ping: &ProbeHead,
         now: Instant,
     ) -> Result<(), DropReason> {
@@ -329,15 +333,20 @@ impl Checks {
         } else if sent >= PONG_RATE {
             return Err(DropReason::RateLimited);
         }
-        let head = ProbeHead { receiver: self.handle, epoch: self.epoch, ..*ping };
-        let pong = Outgoing { route, kind: ProbeKind::Pong, head, heard_at: now };
-        self.pongs.push_back(pong).map_err(|_| DropReason::QueueFull)?;
+        if self.pongs.is_full() {
+            return Err(DropReason::QueueFull);
+        }
         self.pongs_sent.1 += 1;
         if behind == 0 || behind >= 1 << 31 {
             self.newest_ms = Some(ping.clock_ms);
         }
         self.remember(name);
-        self.learn(route, relayed, now);
+        if !self.learn(route, relayed, proven, now) {
+            let head = ProbeHead { receiver: self.handle, epoch: self.epoch, ..*ping };
+            // Cannot fail: there is room.
+            let pong = Outgoing { route, kind: ProbeKind::Pong, head, heard_at: now };
+            let _ = self.pongs.push_back(pong);
+        }
         Ok(())
     }
 
@@ -409,22 +418,28 @@ impl Checks {
         Some(ping)
     }
 
-    /// The peer was heard there: it is tried, at once if it was not yet.
-    fn learn(&mut self, route: Route, relayed: bool, now: Instant) {
+    /// The peer was heard there: it is tried, at once if it was not yet. Whether that
+    /// ping is all that goes there for what came.
+    fn learn(&mut self, route: Route, relayed: bool, proven: bool, now: Instant) -> bool {
+        let ip = route.address().ip();
+        let is_named = |check: &Check| check.named && check.route().address().ip() == ip;
+        let is_its = proven || self.list.iter().any(is_named);
         let known = self.list.iter_mut().find(|check| check.leads(route));
         match known {
             // Our round has begun there, and nothing has answered.
             Some(check) if check.due_at != Instant::FAR_FUTURE => check.due_at = now,
-            Some(check) if check.sends > 0 && check.answered_at == Instant::ZERO => {
+            Some(check) if is_its && check.sends > 0 && check.answered_at == Instant::ZERO => {
                 check.due_at = now;
             }
             Some(_) => {}
             None => {
                 // One address too many is left out: somebody who may speak for
                 // the peer wastes the peer's own places.
-                let _ = self.list.push(Check::new(route, relayed, now, false));
+                let tried = self.list.push(Check::new(route, relayed, now, false));
+                return tried.is_ok() && !is_its;
             }
         }
+        false
     }
 
     fn remember(&mut self, name: u64) {
@@ -442,6 +457,12 @@ mod tests {
 
     fn route(last: u8) -> Route {
         let address = SocketAddr::from(([198, 51, 100, last], 4_000));
+        Route::Direct { socket: SocketId(0), address }
+    }
+
+    /// Another port of that host.
+    fn port(last: u8, port: u16) -> Route {
+        let address = SocketAddr::from(([198, 51, 100, last], port));
         Route::Direct { socket: SocketId(0), address }
     }
 
@@ -512,11 +533,12 @@ mod tests {
     fn a_ping_is_answered_once_and_its_source_is_tried() {
         let mut checks = Checks::new();
         checks.set_call(1, 2);
+        checks.begin(core::iter::once((port(8, 1), false)), 40);
         let ping = ProbeHead { transaction: 5, clock_ms: 77, number: 3, ..ProbeHead::default() };
-        assert_eq!(checks.handle_ping(route(8), false, &ping, at(10)), Ok(()));
+        assert_eq!(checks.handle_ping(route(8), false, false, &ping, at(10)), Ok(()));
         let copy = Err(DropReason::Replayed);
-        assert_eq!(checks.handle_ping(route(8), false, &ping, at(10)), copy);
-        assert_eq!(checks.handle_ping(route(9), false, &ping, at(10)), copy, "from elsewhere");
+        assert_eq!(checks.handle_ping(route(8), false, false, &ping, at(10)), copy);
+        assert_eq!(checks.handle_ping(route(9), false, false, &ping, at(10)), copy, "elsewhere");
         let out = sent(&mut checks, at(12));
         assert_eq!(
             (out[0].kind, out[0].route, out[0].heard_at),
@@ -527,8 +549,58 @@ mod tests {
         assert_eq!(out.len(), 2);
     }
 
+    /// Numbered pings, each from somewhere: what is sent for it within a second.
+    fn drawn(
+        checks: &mut Checks,
+        (route, proven): (Route, bool),
+        number: u8,
+        now: Instant,
+    ) -> std::vec::Vec<ProbeKind> {
+        let (transaction, clock_ms) = (5, clock_ms(now));
+        let ping = ProbeHead { transaction, clock_ms, number, ..ProbeHead::default() };
+        assert_eq!(checks.handle_ping(route, false, proven, &ping, now), Ok(()));
+        let at_once = sent(checks, now);
+        let later = sent(checks, now + Duration::from_secs(1));
+        at_once.into_iter().chain(later).map(|probe| probe.kind).collect()
+    }
+
     #[test]
-    fn a_caught_ping_draws_no_burst_to_where_it_is_sent_on() {
+    fn a_stranger_is_sent_one_datagram_for_each_that_comes_in_its_name() {
+        use ProbeKind::{Ping, Pong};
+        let mut checks = Checks::new();
+        checks.set_call(1, 2);
+        checks.begin(core::iter::once((port(8, 1), false)), 40);
+        let stranger = (route(9), false);
+        assert_eq!(drawn(&mut checks, stranger, 0, at(10_000)), [Ping]);
+        assert_eq!(drawn(&mut checks, stranger, 1, at(12_000)), [Pong]);
+        assert_eq!(drawn(&mut checks, stranger, 2, at(14_000)), [Pong]);
+        // What we begin ourselves makes no more of it than that.
+        checks.retry(80, at(16_000));
+        let to_stranger = |out: &[Outgoing]| out.iter().filter(|one| one.route == route(9)).count();
+        assert_eq!(to_stranger(&sent(&mut checks, at(16_001))), 1);
+        assert_eq!(to_stranger(&sent(&mut checks, at(18_000))), 0);
+        assert_eq!(drawn(&mut checks, stranger, 3, at(20_000)), [Pong]);
+        // The peer's own address, and one that its data comes from, are tried again.
+        assert_eq!(drawn(&mut checks, (route(8), false), 4, at(22_000)), [Pong, Ping]);
+        assert_eq!(drawn(&mut checks, (route(8), false), 5, at(24_000)), [Pong, Ping]);
+        assert_eq!(drawn(&mut checks, (route(9), true), 6, at(26_000)), [Pong, Ping]);
+        assert_eq!(drawn(&mut checks, (route(7), true), 7, at(28_000)), [Pong, Ping]);
+    }
+
+    #[test]
+    fn a_stranger_that_answers_is_a_way() {
+        let mut checks = Checks::new();
+        checks.set_call(1, 2);
+        let ping = ProbeHead { number: 1, ..ProbeHead::default() };
+        assert_eq!(checks.handle_ping(route(9), false, false, &ping, at(10)), Ok(()));
+        let asked = sent(&mut checks, at(10));
+        assert_eq!((asked.len(), asked[0].kind), (1, ProbeKind::Ping));
+        assert_eq!(checks.handle_pong(route(9), &asked[0].head, 0, at(40)), Some(true));
+        assert_eq!(checks.best(at(40)), Some((route(9), false)));
+    }
+
+    #[test]
+    fn a_caught_ping_is_late_by_its_clock() {
         let mut checks = Checks::new();
         checks.set_call(1, 2);
         let ping = |clock_ms, number| ProbeHead {
@@ -538,15 +610,14 @@ mod tests {
             ..ProbeHead::default()
         };
         let mut drawn = |ping: &ProbeHead, now: Instant| {
-            let heard = checks.handle_ping(route(8), false, ping, now);
+            let heard = checks.handle_ping(route(8), false, false, ping, now);
             let mut sent = sent(&mut checks, now).len();
             sent += self::sent(&mut checks, now + Duration::from_secs(1)).len();
             (heard, sent)
         };
-        // It is tried once for each that comes from there, whenever that is.
         let newest = u32::MAX - 500;
-        assert_eq!(drawn(&ping(newest, 0), at(10_000)), (Ok(()), 2));
-        assert_eq!(drawn(&ping(newest.wrapping_add(1_000), 1), at(12_000)), (Ok(()), 2));
+        assert_eq!(drawn(&ping(newest, 0), at(10_000)), (Ok(()), 1));
+        assert_eq!(drawn(&ping(newest.wrapping_add(1_000), 1), at(12_000)), (Ok(()), 1));
         // Kept for longer than anybody remembers the copies.
         for number in 2..20 {
             assert_eq!(drawn(&ping(newest.wrapping_add(3_000), number), at(14_000)).0, Ok(()));
@@ -556,7 +627,7 @@ mod tests {
         assert_eq!(drawn(&ping(newest.wrapping_add(1_000), 1), at(16_000)), copy);
         // Who starts anew calls anew, and its clock may have gone back.
         checks.set_call(3, 2);
-        assert_eq!(checks.handle_ping(route(8), false, &ping(7, 30), at(17_000)), Ok(()));
+        assert_eq!(checks.handle_ping(route(8), false, false, &ping(7, 30), at(17_000)), Ok(()));
     }
 
     #[test]
@@ -566,14 +637,14 @@ mod tests {
         for number in 0..3_000u64 {
             let now = at(number);
             let ping = ProbeHead { transaction: number, ..ProbeHead::default() };
-            if checks.handle_ping(route((number % 251) as u8), false, &ping, now).is_ok() {
+            let from = route((number % 251) as u8);
+            if checks.handle_ping(from, false, false, &ping, now).is_ok() {
                 answered[(number / 1_000) as usize] += 1;
             }
             drawn += sent(&mut checks, now).len();
         }
         assert!(answered.iter().all(|&count| count == PONG_RATE), "{answered:?}");
-        // With each answer one ping goes to whoever asked.
-        assert!(drawn <= 3 * 2 * usize::from(PONG_RATE), "{drawn} of 3,000");
+        assert!(drawn <= 3 * usize::from(PONG_RATE), "{drawn} of 3,000");
         assert!(checks.list.len() <= CHECKS);
     }
 }

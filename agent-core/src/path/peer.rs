@@ -369,8 +369,10 @@ impl PeerPath {
     ) -> Result<(), DropReason> {
         let Some(delay_ms) = delay_ms else {
             let relayed = self.is_relayed(route);
-            self.checks.handle_ping(route, relayed, head, now)?;
-            if self.selected.is_some_and(|selected| selected.route == route) {
+            let is_used = self.selected.is_some_and(|selected| selected.route == route);
+            let proven = is_used && self.confirmed_at.is_some();
+            self.checks.handle_ping(route, relayed, proven, head, now)?;
+            if is_used {
                 self.warm.handle_ping(self.leads, now);
             }
             return Ok(());
