@@ -56,6 +56,15 @@ impl Desk {
     }
 
     fn answer(&mut self, request: &Request, mapped: &str) -> Result<(), DropReason> {
+        self.answered(request, mapped).map(drop)
+    }
+
+    /// How long the answer was on its way.
+    fn answered(
+        &mut self,
+        request: &Request,
+        mapped: &str,
+    ) -> Result<Option<Duration>, DropReason> {
         let answer = success(&request.bytes, address(mapped));
         let source = Source { socket: request.socket, address: request.server };
         self.client.handle_datagram(source, &answer, self.now)
@@ -233,6 +242,39 @@ fn a_changed_network_ends_the_round_and_forgets_what_was_seen() {
     let again = desk.sent();
     assert_ne!(again[0].bytes, sent[0].bytes, "another transaction");
     assert_eq!(desk.answer(&sent[0], "198.51.100.1:4000"), Err(DropReason::Unsolicited));
+}
+
+#[test]
+fn a_round_trip_is_that_of_the_sending_which_is_answered() {
+    let mut desk = Desk::new(&["203.0.113.1:3478", "203.0.113.2:3478"]);
+    desk.refresh();
+    let first = desk.sent();
+    desk.wait_for_timeout();
+    let second = desk.sent();
+    assert_eq!(second.len(), 2);
+    desk.now += Duration::from_millis(30);
+    let ms = Duration::from_millis;
+    assert_eq!(desk.answered(&first[0], "198.51.100.1:4000"), Ok(Some(ms(280))));
+    assert_eq!(desk.answered(&second[1], "198.51.100.1:4000"), Ok(Some(ms(30))));
+    assert_eq!(desk.answered(&second[0], "198.51.100.1:4000"), Err(DropReason::Unsolicited));
+}
+
+#[test]
+fn servers_are_asked_by_turns_beside_the_first() {
+    let all = ["203.0.113.1:3478", "203.0.113.2:3478", "203.0.113.3:3478", "203.0.113.4:3478"];
+    let mut desk = Desk::new(&all);
+    let mut asked = vec![];
+    for _ in 0..4 {
+        desk.refresh();
+        let sent = desk.sent();
+        for request in &sent {
+            desk.answer(request, "198.51.100.1:4000").unwrap();
+        }
+        let servers: Vec<_> = sent.iter().map(|one| one.server.to_string()).collect();
+        assert_eq!((servers.len(), servers[0].as_str()), (2, all[0]));
+        asked.push(servers[1].clone());
+    }
+    assert_eq!(asked, [all[1], all[2], all[3], all[1]]);
 }
 
 #[test]

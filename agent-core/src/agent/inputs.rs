@@ -117,7 +117,12 @@ impl<
         let whole = datagram.len() as u64 + header;
         let head = T::ENABLED.then(|| Head::of_datagram(datagram));
         if stun::is_stun(datagram) {
-            let result = self.stun.handle_datagram(source, datagram, now);
+            let answered = self.stun.handle_datagram(source, datagram, now);
+            if let Ok(Some(round_trip)) = answered {
+                // Relays are servers too.
+                self.relay.handle_round_trip(source.address.ip(), round_trip, now);
+            }
+            let result = answered.map(drop);
             // Whatever nobody asked for is nobody's to count against a budget.
             let cause = if result.is_ok() { Cause::Probe } else { Cause::Payload };
             self.meter.add(cause, whole, now);

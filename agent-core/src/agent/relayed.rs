@@ -123,6 +123,12 @@ impl<
         self.relay.rung()
     }
 
+    /// The round trip to a relay of the map in milliseconds, as far as it was measured in
+    /// this network.
+    pub fn relay_round_trip(&self, relay: u16) -> Option<u16> {
+        self.relay.round_trip(relay)
+    }
+
     /// Looks whether a datagram is for the relay's client. What was recorded as a
     /// peer's through a relay is taken for that.
     pub(super) fn relayed(&mut self, source: Source, datagram: &[u8]) -> Relayed {

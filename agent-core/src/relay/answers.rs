@@ -195,7 +195,13 @@ impl<const PEERS: usize> Core<PEERS> {
         message: &Message<'_>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let state = self.tries[way as usize].state;
+        let Try { state, exchange, .. } = self.tries[way as usize];
+        if state == TryState::Asking
+            && let (Some(place), Some(round_trip)) =
+                (self.current_place(), exchange.round_trip(now))
+        {
+            self.latency.measure(place, round_trip, now);
+        }
         if message.class() == Class::Success {
             match state {
                 TryState::Asking => {

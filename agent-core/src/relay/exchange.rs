@@ -43,6 +43,13 @@ impl Exchange {
         self.is_open() && self.counter == counter
     }
 
+    /// How long the answer that has just come was on its way, where that can be told:
+    /// of one that was asked for twice nobody knows for which request it is.
+    pub(super) fn round_trip(&self, now: Instant) -> Option<Duration> {
+        let first = Duration::from_millis(WAITS_MS[0]);
+        (self.sends == 1).then(|| now - self.due.before(first))
+    }
+
     /// Whether something is to be sent.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.due <= now && usize::from(self.sends) < WAITS_MS.len()
@@ -105,7 +112,19 @@ mod tests {
             now = exchange.due;
         }
         assert_eq!(at, [0, 250, 750, 1_750]);
+        assert_eq!(exchange.round_trip(now), None);
         assert!(exchange.is_given_up(now) && now.as_millis() == 3_750);
+    }
+
+    #[test]
+    fn the_round_trip_of_a_single_request_is_known() {
+        let mut exchange = Exchange::at(Instant::from_millis(5));
+        assert_eq!(exchange.round_trip(Instant::from_millis(25)), None, "not sent");
+        for (is_stream, known) in [(false, Some(Duration::from_millis(20))), (true, None)] {
+            exchange = Exchange::at(Instant::from_millis(5));
+            exchange.send(1, is_stream, Instant::from_millis(5));
+            assert_eq!(exchange.round_trip(Instant::from_millis(25)), known);
+        }
     }
 
     #[test]

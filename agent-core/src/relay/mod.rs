@@ -30,6 +30,7 @@ mod compose;
 mod credentials;
 mod exchange;
 mod ladder;
+mod latency;
 mod outputs;
 mod race;
 mod state;
@@ -310,6 +311,18 @@ impl<const PEERS: usize, const FRAME: usize> RelayClient<PEERS, FRAME> {
     /// The rung that answered when this network was last used; it is begun with.
     pub const fn prefer(&mut self, rung: Option<Rung>) {
         self.core.prefer = rung;
+    }
+
+    /// Whoever has this address answered a request to it after so long: an allocation is
+    /// asked for at the relay there before others, if it is nearer by far.
+    pub fn handle_round_trip(&mut self, ip: IpAddr, round_trip: Duration, now: Instant) {
+        self.core.handle_round_trip(ip, round_trip, now);
+    }
+
+    /// The round trip to the relay of this [`Relay::number`] in milliseconds, as far as
+    /// it was measured in this network; none to one that was left for another one.
+    pub fn round_trip(&self, relay: u16) -> Option<u16> {
+        self.core.round_trip(relay)
     }
 
     /// The network changed: the relay sees us from elsewhere, and knows us no

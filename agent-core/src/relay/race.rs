@@ -121,23 +121,33 @@ impl<const PEERS: usize> Core<PEERS> {
     }
 
     /// The first relay that was not tried in this round, that which answered last
-    /// before all others.
+    /// before all others, or one that is nearer by far.
     fn next_relay(&mut self, why: Why, now: Instant) {
         let preferred = self.prefer.map(|rung| rung.relay);
-        let place = |relay: &&(usize, &Relay)| Some(relay.1.number) != preferred;
-        let untried = |&(place, _): &(usize, &Relay)| self.tried & 1 << place == 0;
-        let mut reachable = 0;
-        let admitted = self.relays.iter().enumerate().filter(untried).filter(|(_, relay)| {
-            let is_reachable = self.ways(relay).next().is_some();
-            reachable += usize::from(is_reachable);
-            is_reachable && self.grant.as_ref().is_some_and(|grant| grant.admits(relay.number))
-        });
-        let next = admitted.min_by_key(|relay| place(&relay)).map(|(_, relay)| *relay);
+        let is_other = |place: &usize| Some(self.relays[*place].number) != preferred;
+        let first = self.admitted().min_by_key(is_other);
+        let next = first.map(|first| self.relays[self.latency.choose(first, self.admitted())]);
         match next {
             Some(relay) => self.race(relay, now),
-            None if why == Why::NoRelay && reachable > 0 => self.fail_round(Why::NotGranted, now),
+            None if why == Why::NoRelay && self.reachable().next().is_some() => {
+                self.fail_round(Why::NotGranted, now);
+            }
             None => self.fail_round(why, now),
         }
+    }
+
+    /// The places of the relays that were not tried in this round and to which there is
+    /// a way.
+    fn reachable(&self) -> impl Iterator<Item = usize> {
+        let places = self.relays.iter().enumerate();
+        let untried = places.filter(|(place, _)| self.tried & 1 << place == 0);
+        untried.filter(|(_, relay)| self.ways(relay).next().is_some()).map(|(place, _)| place)
+    }
+
+    /// Those of them that we have credentials for.
+    fn admitted(&self) -> impl Iterator<Item = usize> {
+        let grants = |number| self.grant.as_ref().is_some_and(|grant| grant.admits(number));
+        self.reachable().filter(move |place| grants(self.relays[*place].number))
     }
 
     /// The ways that there are to a relay.
@@ -210,8 +220,7 @@ impl<const PEERS: usize> Core<PEERS> {
 
     /// This relay gives nothing.
     pub(super) fn fail_relay(&mut self, why: Why, now: Instant) {
-        let place = self.relays.iter().position(|relay| Some(*relay) == self.current);
-        self.tried |= place.map_or(0, |place| 1 << place);
+        self.tried |= self.current_place().map_or(0, |place| 1 << place);
         self.failure = self.current.map(|relay| (relay.number, why));
         self.stop_tries(now);
         if why == Why::Credentials {
@@ -249,6 +258,7 @@ impl<const PEERS: usize> Core<PEERS> {
         let Some(relay) = self.current else { return };
         self.tries[way as usize] = Try::OFF;
         self.stop_tries(now);
+        self.latency.leave(self.tried, self.current_place(), now);
         (self.is_racing, self.tried, self.rounds) = (false, 0, 0);
         self.prefer = Some(Rung { relay: relay.number, way });
         let refresh_in = refresh_after(given.lifetime_s);

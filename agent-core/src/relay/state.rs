@@ -9,6 +9,7 @@ use weft_wire::stun::CHANNELS;
 use super::credentials::{Challenge, Grant};
 use super::exchange::Exchange;
 use super::ladder::{Rung, WAYS, Way};
+use super::latency::Latency;
 use super::race::{Line, REST, Try, TryState};
 use super::wanted::{ASK_AGAIN_AFTER, Standing, Wanted};
 use super::{Full, Why};
@@ -86,6 +87,7 @@ pub(super) struct Core<const PEERS: usize> {
     /// The end of the last one.
     pub(super) counter: u32,
     pub(super) prefer: Option<Rung>,
+    pub(super) latency: Latency,
     pub(super) is_wanted: bool,
     pub(super) is_racing: bool,
     /// That which is asked or used.
@@ -124,6 +126,7 @@ impl<const PEERS: usize> Core<PEERS> {
             seed: None,
             counter: 0,
             prefer: None,
+            latency: Latency::NONE,
             is_wanted: false,
             is_racing: false,
             current: None,
@@ -145,6 +148,8 @@ impl<const PEERS: usize> Core<PEERS> {
     }
 
     pub(super) fn set_relays(&mut self, relays: &[Relay], now: Instant) {
+        let place = |relay| self.relays.iter().position(|before| before == relay);
+        self.latency.reorder(relays.iter().take(RELAYS).map(place));
         self.relays = relays.iter().copied().take(RELAYS).collect();
         self.failure = None;
         let is_listed = self.current.is_none_or(|current| self.relays.contains(&current));
@@ -184,6 +189,7 @@ impl<const PEERS: usize> Core<PEERS> {
 
     pub(super) fn handle_network_change(&mut self, now: Instant) {
         self.prefer = None;
+        self.latency = Latency::NONE;
         self.forget(Why::NetworkChanged);
         self.hurry(now);
     }
@@ -354,10 +360,26 @@ impl<const PEERS: usize> Core<PEERS> {
         }
     }
 
+    pub(super) fn handle_round_trip(&mut self, ip: IpAddr, round_trip: Duration, now: Instant) {
+        for (place, relay) in self.relays.iter().enumerate() {
+            if is_at(relay, ip) {
+                self.latency.measure(place, round_trip, now);
+            }
+        }
+    }
+
+    pub(super) fn round_trip(&self, number: u16) -> Option<u16> {
+        let place = self.relays.iter().position(|relay| relay.number == number)?;
+        self.latency.round_trip(place)
+    }
+
+    /// The place in the map of the relay that is asked or used.
+    pub(super) fn current_place(&self) -> Option<usize> {
+        self.relays.iter().position(|relay| Some(*relay) == self.current)
+    }
+
     pub(super) fn shun(&mut self, ip: IpAddr, now: Instant) {
-        let is_it = |relay: &&Relay| {
-            relay.v4.map(IpAddr::V4) == Some(ip) || relay.v6.map(IpAddr::V6) == Some(ip)
-        };
+        let is_it = |relay: &&Relay| is_at(relay, ip);
         let Some(relay) = self.relays.iter().find(is_it).copied() else { return };
         self.shunned = Some((relay, now + SHUNNED_FOR));
         if self.current == Some(relay) {
@@ -429,4 +451,9 @@ impl<const PEERS: usize> Core<PEERS> {
         let is_it = |known: &&Wanted| known.address() == peer && known.standing == Standing::Ready;
         self.peers.iter().find(is_it)
     }
+}
+
+/// Whether this is an address of the relay.
+fn is_at(relay: &Relay, ip: IpAddr) -> bool {
+    relay.v4.map(IpAddr::V4) == Some(ip) || relay.v6.map(IpAddr::V6) == Some(ip)
 }

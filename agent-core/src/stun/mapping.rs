@@ -20,9 +20,11 @@ const STEP_OF_TWO: i16 = 2;
 const BLOCKS: [u16; 2] = [512, 2_048];
 
 /// The servers, those with an address that was not named yet first: two
-/// destinations with one address cannot show a NAT that maps by address.
+/// destinations with one address cannot show a NAT that maps by address. Which of them
+/// is second goes by turns, so that by and by it is known how far each is.
 pub(super) fn spread<'a, const N: usize>(
     servers: impl Iterator<Item = &'a SocketAddr>,
+    turn: usize,
 ) -> impl Iterator<Item = SocketAddr> {
     let (mut first, mut later) = (Vec::<_, N>::new(), Vec::<_, N>::new());
     for &server in servers.take(N) {
@@ -30,6 +32,11 @@ pub(super) fn spread<'a, const N: usize>(
         let list = if known { &mut later } else { &mut first };
         // Cannot fail: as many are taken as there are places.
         let _ = list.push(server);
+    }
+    if let Some((_, others)) = first.split_first_mut()
+        && !others.is_empty()
+    {
+        others.rotate_left(turn % others.len());
     }
     first.into_iter().chain(later)
 }
@@ -158,7 +165,7 @@ mod tests {
     fn another_address_is_asked_before_another_port() {
         let server = |last, port| SocketAddr::from(([203, 0, 113, last], port));
         let servers = [server(1, 3_478), server(1, 3_479), server(2, 3_478), server(2, 3_479)];
-        let spread: std::vec::Vec<_> = spread::<SERVERS>(servers.iter()).collect();
+        let spread: std::vec::Vec<_> = spread::<SERVERS>(servers.iter(), 1).collect();
         assert_eq!(spread, [servers[0], servers[2], servers[1], servers[3]]);
     }
 }

@@ -5,13 +5,14 @@
 //! the network changes and before a call whose answer depends on it; the first
 //! answer of a family is told at once, since a packet waits for it.
 //!
-//! Two servers are asked. Where they name different addresses the NAT maps by
+//! Two servers are asked, the first one and by turns another one. Where they name different addresses the NAT maps by
 //! destination, and the others are asked too: the distances of the ports say
 //! how it chooses them. The label only explains; nothing is left untried for it.
 //!
 //! Deviations from RFC 8489: requests are repeated after 250 ms and not 500 (a
-//! server is one round trip away, and a person waits), four times in all; no
-//! RTT is kept; no authentication, which no server asks for a Binding.
+//! server is one round trip away, and a person waits), four times in all; each
+//! sending has a transaction of its own, so that an answer says for which one it is
+//! and how far the server is; no authentication, which no server asks for a Binding.
 
 pub mod discovery;
 mod mapping;
@@ -83,7 +84,7 @@ struct Asked {
 #[derive(Debug)]
 struct Round {
     socket: SocketId,
-    /// First eight bytes of every transaction id; the others count.
+    /// First eight bytes of every transaction id; server and sending follow.
     id: [u8; 8],
     asked: Vec<Asked, SERVERS>,
     /// How many of them are asked now.
@@ -105,11 +106,24 @@ impl Round {
         self.began + SENDS.get(self.sends).copied().unwrap_or(GIVE_UP_AFTER)
     }
 
-    fn transaction(&self, place: usize) -> TransactionId {
+    fn transaction(&self, place: usize, sending: usize) -> TransactionId {
         let mut id = [0; 12];
         id[..8].copy_from_slice(&self.id);
         id[8] = u8::try_from(place).unwrap_or(u8::MAX);
+        id[9] = u8::try_from(sending).unwrap_or(u8::MAX);
         id
+    }
+
+    /// Server and sending of a transaction.
+    fn asked(&self, id: TransactionId) -> Option<(usize, usize)> {
+        let (place, sending) = (usize::from(id[8]), usize::from(id[9]));
+        let is_ours = place < self.active && sending <= self.sends;
+        (is_ours && id == self.transaction(place, sending)).then_some((place, sending))
+    }
+
+    /// How long the answer to this sending was on its way.
+    fn round_trip(&self, sending: usize, now: Instant) -> Option<Duration> {
+        SENDS.get(sending).map(|&after| now - (self.began + after))
     }
 
     /// Asks the others too, if what was answered differs.
@@ -135,6 +149,8 @@ pub struct StunClient {
     /// Of the last round, told and not told yet.
     events: heapless::Deque<StunEvent, 4>,
     running: bool,
+    /// How often they were asked: whose turn it is.
+    turn: u8,
     mapping: Mapping,
     done_at: Option<Instant>,
 }
@@ -154,6 +170,7 @@ impl StunClient {
             reflexive: [None; 2],
             events: heapless::Deque::new(),
             running: false,
+            turn: 0,
             mapping: Mapping::Unknown,
             done_at: None,
         }
@@ -188,10 +205,12 @@ impl StunClient {
             return;
         }
         self.running = true;
+        let turn = usize::from(self.turn);
+        self.turn = self.turn.wrapping_add(1);
         for (place, socket) in [sockets.v4, sockets.v6].into_iter().enumerate() {
             let of_family = |server: &&SocketAddr| server.is_ipv4() == (place == 0);
             let asked: Vec<Asked, SERVERS> =
-                mapping::spread::<SERVERS>(self.servers.iter().filter(of_family))
+                mapping::spread::<SERVERS>(self.servers.iter().filter(of_family), turn)
                     .map(|server| Asked { server, answer: None })
                     .collect();
             let Some(socket) = socket.filter(|_| !asked.is_empty()) else {
@@ -218,7 +237,8 @@ impl StunClient {
         NatReport { mapping: self.mapping, lifetime_s: 0, age_ms: age.unwrap_or(u32::MAX) }
     }
 
-    /// A STUN message came.
+    /// A STUN message came. Returns how long the answer was on its way, where there is
+    /// one.
     ///
     /// # Errors
     ///
@@ -229,20 +249,21 @@ impl StunClient {
         source: Source,
         datagram: &[u8],
         now: Instant,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Option<Duration>, DropReason> {
         let message = Message::parse(datagram).map_err(|_| DropReason::Malformed)?;
         let id = message.transaction();
         let asked = self.rounds.iter_mut().flatten().find_map(|round| {
-            let place = (0..round.active).find(|&place| round.transaction(place) == id)?;
+            let (place, sending) = round.asked(id)?;
+            let round_trip = round.round_trip(sending, now);
             let from = (round.socket, round.asked.get(place)?.server);
             let asked = round.asked.get_mut(place).filter(|asked| asked.answer.is_none())?;
-            (from == (source.socket, source.address)).then_some(asked)
+            (from == (source.socket, source.address)).then_some((asked, round_trip))
         });
-        let asked = asked.ok_or(DropReason::Unsolicited)?;
+        let (asked, round_trip) = asked.ok_or(DropReason::Unsolicited)?;
         if message.kind() != BINDING_SUCCESS {
             // Whatever it cannot do, asking again changes nothing: it is given
             // up with the round.
-            return Ok(());
+            return Ok(None);
         }
         let mapped = message.mapped_address().ok_or(DropReason::Malformed)?;
         if mapped.is_ipv4() != asked.server.is_ipv4() {
@@ -251,7 +272,7 @@ impl StunClient {
         asked.answer = Some(mapped);
         self.learn(mapped);
         self.finish(now);
-        Ok(())
+        Ok(round_trip)
     }
 
     /// Time has passed.
@@ -286,7 +307,8 @@ impl StunClient {
                 let Some(asked) = round.asked.get(place).filter(|one| one.answer.is_none()) else {
                     continue;
                 };
-                let writer = MessageWriter::new(BINDING_REQUEST, round.transaction(place), out);
+                let writer =
+                    MessageWriter::new(BINDING_REQUEST, round.transaction(place, round.sends), out);
                 let len = writer.and_then(MessageWriter::finish).ok()?;
                 return Some(StunTransmit { socket: round.socket, to: asked.server, len });
             }

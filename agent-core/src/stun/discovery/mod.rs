@@ -122,7 +122,7 @@ impl Discovery {
             first_at: None,
             full: None,
         };
-        for server in mapping::spread::<TARGETS>(servers.iter()) {
+        for server in mapping::spread::<TARGETS>(servers.iter(), 0) {
             look.ask(Ask::new(Purpose::Server, MAIN, server, now, &Schedule::ANSWERED));
         }
         look.advance(now);
