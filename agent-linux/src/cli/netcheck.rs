@@ -119,7 +119,7 @@ fn of_cache(folder: &Folder) -> Known {
             && let Ok(relays) = item.decode::<Relays>()
         {
             known.relays =
-                relays.relays.iter().map(|relay| view::relay(relay, None, None)).collect();
+                relays.relays.iter().map(|relay| view::relay(relay, None, None, None)).collect();
         } else if item.tag == RelayNames::TAG
             && let Ok(told) = item.decode::<RelayNames>()
         {

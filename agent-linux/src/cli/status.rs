@@ -415,6 +415,7 @@ struct RelayDocument {
     tls: Option<u16>,
     credentials_until: Option<String>,
     name: Option<String>,
+    rtt_ms: Option<u16>,
 }
 
 /// A peer in `weft status --json` and `weft peers --json`.
@@ -518,6 +519,7 @@ fn relay_document(relay: &Relay) -> RelayDocument {
         tls: relay.tls,
         credentials_until: relay.until_s.map(|s| units::rfc3339(s.saturating_mul(1_000))),
         name: relay.name.clone(),
+        rtt_ms: relay.rtt_ms,
     }
 }
 

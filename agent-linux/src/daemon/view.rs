@@ -76,6 +76,7 @@ pub(crate) fn relay(
     relay: &weft_wire::relay::Relay,
     name: Option<Name>,
     until_s: Option<u64>,
+    rtt_ms: Option<u16>,
 ) -> Relay {
     let port = |port: u16| (port != 0).then_some(port);
     Relay {
@@ -86,6 +87,7 @@ pub(crate) fn relay(
         tcp: port(relay.tcp),
         tls: port(relay.tls),
         until_s,
+        rtt_ms,
     }
 }
 
@@ -238,7 +240,8 @@ impl Daemon {
         };
         let relays = self.agent.settings().relays().iter();
         let name = |entry: &weft_wire::relay::Relay| self.agent.relay_name(entry.number);
-        relays.map(|entry| relay(entry, name(entry), until_s(entry))).collect()
+        let rtt_ms = |entry: &weft_wire::relay::Relay| self.agent.relay_round_trip(entry.number);
+        relays.map(|entry| relay(entry, name(entry), until_s(entry), rtt_ms(entry))).collect()
     }
 
     /// Whom the map says one may ask about this network.

@@ -301,6 +301,9 @@ pub(crate) struct Relay {
     pub(crate) tls: Option<u16>,
     /// When this device's credentials there end, Unix time in seconds.
     pub(crate) until_s: Option<u64>,
+    /// The round trip as it was measured in this network.
+    #[serde(default)]
+    pub(crate) rtt_ms: Option<u16>,
 }
 
 impl Relay {

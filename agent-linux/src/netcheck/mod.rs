@@ -285,6 +285,7 @@ mod tests {
             tcp: None,
             tls: None,
             until_s: None,
+            rtt_ms: None,
         }
     }
 

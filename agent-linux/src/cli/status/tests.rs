@@ -284,12 +284,13 @@ fn relays_are_listed_with_the_end_of_credentials_and_nothing_else_of_them() {
         tcp: Some(443),
         tls: None,
         until_s,
+        rtt_ms: (number == 1).then_some(23),
     };
     let relays = vec![relay(1, Some(1_795_446_257)), relay(300, None)];
     let text =
         serde_json::to_string(&document(&Status { relays, ..sample() }, &Verdicts::new(), 0))
             .unwrap();
-    let first = r#"{"number":1,"ipv4":"203.0.113.10","ipv6":null,"udp":[3478,443],"tcp":443,"tls":null,"credentials_until":"2026-11-23T15:04:17.000Z","name":"fra1"}"#;
+    let first = r#"{"number":1,"ipv4":"203.0.113.10","ipv6":null,"udp":[3478,443],"tcp":443,"tls":null,"credentials_until":"2026-11-23T15:04:17.000Z","name":"fra1","rtt_ms":23}"#;
     assert!(text.contains(&format!(r#""relays":[{first},{{"number":300,"#)), "{text}");
-    assert!(text.contains(r#""credentials_until":null,"name":null}]"#), "{text}");
+    assert!(text.contains(r#""credentials_until":null,"name":null,"rtt_ms":null}]"#), "{text}");
 }

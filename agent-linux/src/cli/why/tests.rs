@@ -230,8 +230,16 @@ fn no_way_and_an_own_side_in_trouble() {
     let (mut status, peer) = reached(Path::Nowhere);
     let (addresses, udp) = ((Some([203, 0, 113, 10].into()), None), vec![3_478]);
     let name = "fra1".to_owned();
-    let relay =
-        Relay { number: 1, name: Some(name), addresses, udp, tcp: None, tls: None, until_s: None };
+    let relay = Relay {
+        number: 1,
+        name: Some(name),
+        addresses,
+        udp,
+        tcp: None,
+        tls: None,
+        until_s: None,
+        rtt_ms: None,
+    };
     status.relays = vec![relay];
     let mut refused = hard.clone();
     let why = "credentials".to_owned();
