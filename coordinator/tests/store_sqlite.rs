@@ -113,6 +113,7 @@ conformance!(maps:
     a_revision_of_another_life_gets_a_snapshot
     wireguard_peers_are_told_of
     servers_are_told_to_all
+    servers_at_relays_are_told_by_region
     relays_are_told_to_all_and_keep_their_numbers
     relays_that_joined_are_told_while_they_are_listed
     a_warm_pair_is_told_to_both

@@ -299,7 +299,7 @@ async fn run(site: &Site<'_>, store: SharedStore) -> Result<Ended, Failure> {
     let changes = store.changes();
     let told = Arc::clone(&channel);
     tasks.spawn(async move { match told.run(changes).await {} });
-    let announced = stun::run(Arc::clone(&store), public.clone(), link.listed());
+    let announced = stun::run(Arc::clone(&store), public.clone());
     tasks.spawn(async move { match announced.await {} });
     look_after_relays(&mut tasks, link, &store);
     if let Some(external) = external {

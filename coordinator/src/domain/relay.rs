@@ -4,6 +4,7 @@ use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use weft_wire::id::{KeyId, PublicKey};
+use weft_wire::map::SERVERS;
 use weft_wire::relay::{self, RELAYS};
 
 use super::tags::TagSet;
@@ -171,6 +172,33 @@ pub fn told_to(mut relays: Vec<Relay>, tags: &TagSet) -> Vec<Relay> {
     relays
 }
 
+/// Where a device is told to ask where it is seen from: the coordinator's addresses first,
+/// then at the relays that it is told of, in their order, which have at least every second
+/// place. Each relay comes with one address before any comes with two, as the device
+/// measures by its questions how far they are; but no family is left out for that.
+pub fn stun_told(mut own: Vec<SocketAddr>, relays: &[Relay]) -> Vec<SocketAddr> {
+    let firsts = relays.iter().filter_map(|relay| relay.is.stun().next());
+    let seconds = relays.iter().filter_map(|relay| relay.is.stun().nth(1));
+    let mut at_relays: Vec<SocketAddr> = Vec::new();
+    for address in firsts.chain(seconds) {
+        if !at_relays.contains(&address) {
+            at_relays.push(address);
+        }
+    }
+    own.truncate(SERVERS - at_relays.len().min(SERVERS / 2));
+    at_relays.retain(|address| !own.contains(address));
+    let room = SERVERS - own.len();
+    let is_told = |v4: bool| {
+        own.iter().chain(at_relays.iter().take(room)).any(|address| address.is_ipv4() == v4)
+    };
+    let missing = at_relays.iter().skip(room).position(|address| !is_told(address.is_ipv4()));
+    if let Some(place) = missing.filter(|_| room > 0) {
+        at_relays.swap(room - 1, room + place);
+    }
+    own.extend(at_relays.into_iter().take(room));
+    own
+}
+
 /// Numbers relays: one that has a name which is known keeps its number, and
 /// whether it is told.
 pub fn numbered(known: &[Relay], wanted: Vec<NewRelay>) -> Vec<Relay> {
@@ -231,6 +259,47 @@ mod tests {
         assert_eq!(names("region=nyc role=plc"), "abce");
         let more = numbered(&all, (0..9).map(|n| at(&format!("r{n}"), "nyc")).collect());
         assert_eq!(told_to(more, &TagSet::default()).len(), RELAYS);
+    }
+
+    #[test]
+    fn stun_is_asked_here_first_and_then_at_the_relays_of_the_region() {
+        let at = |name: &str, region: &str, last: u8, v6: bool| NewRelay {
+            region: region.to_owned(),
+            v4: Some([203, 0, 113, last].into()),
+            v6: v6.then(|| Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, last.into())),
+            ..relay(name)
+        };
+        let one = |last: u8| SocketAddr::from(([203, 0, 113, last], 3_478));
+        let six = |last: u8| SocketAddr::from((at("", "", last, true).v6.unwrap(), 3_478));
+        let own = |lasts: &[u8]| {
+            let own = |last: &u8| SocketAddr::from(([192, 0, 2, *last], 7_420));
+            lasts.iter().map(own).collect::<Vec<_>>()
+        };
+        let told = |lasts: &[u8], tags: &str, relays: &[NewRelay]| {
+            let relays = told_to(numbered(&[], relays.to_vec()), &tags.parse().unwrap());
+            let told = stun_told(own(lasts), &relays);
+            assert!(told.len() <= SERVERS);
+            told
+        };
+        let [fra, sgp] = ["fra", "sgp"].map(|region| move |last, v6| at(region, region, last, v6));
+        let plain = [fra(1, false), fra(2, false), sgp(3, false), sgp(4, false)];
+        let all = |lasts: &[u8], relays: &[SocketAddr]| [&own(lasts)[..], relays].concat();
+        assert_eq!(told(&[1], "", &plain), all(&[1], &[one(1), one(2), one(3)]));
+        assert_eq!(told(&[1], "region=sgp", &plain), all(&[1], &[one(3), one(4), one(1)]));
+        // A name with many addresses leaves room for relays, and none wastes any.
+        assert_eq!(told(&[1, 2, 3, 4, 5], "", &[]), own(&[1, 2, 3, 4]));
+        assert_eq!(told(&[1, 2, 3, 4, 5], "", &plain[..1]), all(&[1, 2, 3], &[one(1)]));
+        assert_eq!(told(&[1, 2, 3, 4], "region=sgp", &plain), all(&[1, 2], &[one(3), one(4)]));
+        assert_eq!(told(&[], "", &plain), [one(1), one(2), one(3), one(4)]);
+        // More relays rather than both addresses of one; but either family once.
+        let both = [fra(1, true), fra(2, true), sgp(3, true)];
+        assert_eq!(told(&[1], "", &both[..1]), all(&[1], &[one(1), six(1)]));
+        assert_eq!(told(&[1], "", &both[..2]), all(&[1], &[one(1), one(2), six(1)]));
+        assert_eq!(told(&[1], "", &both), all(&[1], &[one(1), one(2), six(1)]));
+        // A relay on this machine, at the coordinator's own port.
+        let here = NewRelay { v4: Some([192, 0, 2, 1].into()), udp: [7_420, 0], ..fra(1, false) };
+        let here = [here, fra(8, false)];
+        assert_eq!(told(&[1], "", &here), all(&[1], &[one(8)]));
     }
 
     #[test]

@@ -246,8 +246,8 @@ pub trait Networks: Send + Sync {
         new: NewNetwork,
         by: By,
     ) -> Answer<'_, Network>;
-    /// Sets the STUN servers of all maps, best first; nothing happens when
-    /// they are the same.
+    /// Sets the coordinator's own STUN servers, best first, which all maps name before
+    /// those at relays; nothing happens when they are the same.
     fn set_servers(&self, stun: Vec<SocketAddr>, by: By) -> Answer<'_, ()>;
     /// A member holds a newer revision than this database knows: draws another
     /// epoch, at most once a day. `None` = not so, or it was done lately.

@@ -242,6 +242,38 @@ pub(crate) async fn servers_are_told_to_all(store: &dyn Store) {
     assert_eq!(held, snapshot(store, a.id).await);
 }
 
+/// STUN is asked here, and at the relays of a device's region before others: with every
+/// change of relays the device is told anew.
+pub(crate) async fn servers_at_relays_are_told_by_region(store: &dyn Store) {
+    let (plain, here) = (key(store, new_key()).await, key_with_tags(store, "region=sgp").await);
+    let devices = [enrol(store, plain.id, "gw-a").await.id, enrol(store, here.id, "gw-b").await.id];
+    let mut held = [snapshot(store, devices[0]).await, snapshot(store, devices[1]).await];
+    let server = |text: &str| text.parse::<core::net::SocketAddr>().unwrap();
+    let own = server("192.0.2.1:7420");
+    store.set_servers(vec![own], by(NOW)).await.unwrap();
+    let at = |last: u8| {
+        let region = if last < 4 { "fra" } else { "sgp" };
+        let v4 = Some([203, 0, 113, last].into());
+        NewRelay { region: region.to_owned(), v4, ..relay(&format!("relay{last}")) }
+    };
+    let stun = |lasts: &[u8]| {
+        let at = lasts.iter().map(|last| server(&format!("203.0.113.{last}:3478")));
+        core::iter::once(own).chain(at).collect::<Vec<_>>()
+    };
+    for (relays, [elsewhere, in_sgp]) in [
+        (&[1, 2, 3, 4][..], [&[1, 2, 3][..], &[4, 1, 2][..]]),
+        (&[1, 4], [&[1, 4], &[4, 1]]),
+        (&[], [&[], &[]]),
+    ] {
+        store.set_relays(relays.iter().copied().map(at).collect(), by(NOW)).await.unwrap();
+        for (one, device) in held.iter_mut().zip(devices) {
+            one.pull(store, device).await;
+            assert_eq!(*one, snapshot(store, device).await);
+        }
+        assert_eq!(held.each_ref().map(|one| one.servers.clone()), [stun(elsewhere), stun(in_sgp)]);
+    }
+}
+
 pub(crate) fn relay(name: &str) -> NewRelay {
     NewRelay {
         name: name.to_owned(),
@@ -328,6 +360,11 @@ pub(crate) async fn relays_that_joined_are_told_while_they_are_listed(store: &dy
             assert_eq!(*one, snapshot(store, device).await);
         }
         assert_eq!(numbers(&held), expected);
+        let stun = |one: &Held| one.servers.iter().map(|server| server.ip()).collect::<Vec<_>>();
+        let relays = |one: &Held| one.relays.iter().filter_map(|one| one.v4).collect::<Vec<_>>();
+        for one in &held {
+            assert_eq!(stun(one), relays(one), "STUN is asked where relays are");
+        }
     }
     // It keeps its number whatever the configuration says.
     let after = store.set_relays(vec![relay("own"), relay("nyc1")], by(NOW)).await.unwrap();

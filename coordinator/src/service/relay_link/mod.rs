@@ -84,8 +84,6 @@ pub struct RelayLink {
     inside: Option<&'static str>,
     /// Counts what relays may want to hear.
     news: watch::Sender<u64>,
-    /// Counts changes of which relays devices are told, and where they are.
-    listed: watch::Sender<u64>,
     /// A check is due sooner than it was.
     sooner: Notify,
 }
@@ -109,7 +107,6 @@ impl RelayLink {
             lives: Mutex::default(),
             inside,
             news: watch::channel(0).0,
-            listed: watch::channel(0).0,
             sooner: Notify::new(),
         }
     }
@@ -144,11 +141,6 @@ impl RelayLink {
     /// There may be news for relays.
     fn wake(&self) {
         self.news.send_modify(|count| *count += 1);
-    }
-
-    /// Moves whenever devices are told of other relays, or of other places.
-    pub fn listed(&self) -> watch::Receiver<u64> {
-        self.listed.subscribe()
     }
 
     /// The frames that answer a frame. One that waits for news answers late.
@@ -311,7 +303,6 @@ impl RelayLink {
             if told != relay.told {
                 tracing::info!(relay = relay.is.name, told, why, "relay.listed");
                 self.store.tell_relay(number, told, why, self.by()).await?;
-                self.listed.send_modify(|count| *count += 1);
             }
             Ok::<_, StoreError>(())
         };
@@ -334,8 +325,6 @@ impl RelayView for RelayLink {
         Box::pin(async move {
             self.decide(number).await;
             self.wake();
-            // One that was removed was on a list perhaps.
-            self.listed.send_modify(|count| *count += 1);
         })
     }
 }

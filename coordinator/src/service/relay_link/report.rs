@@ -272,7 +272,6 @@ impl RelayLink {
         self.store.place_relay(number, is, version, self.by()).await?;
         self.lives().place(number, placed);
         self.sooner.notify_one();
-        self.listed.send_modify(|count| *count += 1);
         Ok(())
     }
 }

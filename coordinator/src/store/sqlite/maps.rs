@@ -14,7 +14,7 @@ use crate::domain::netmap::{
 };
 use crate::domain::network::Network;
 use crate::domain::policy::{Compiled, Masks};
-use crate::domain::relay::{Relay, region, told_to};
+use crate::domain::relay::{Relay, region, stun_told, told_to};
 use crate::domain::tags::TagSet;
 use crate::store::{Answer, Holder, Maps, StoreError, What};
 
@@ -197,13 +197,8 @@ impl Ground<'_> {
         let nobody = View::new(&policy, None);
         let members = members.iter().map(|(id, class)| (*id, &class.tags));
         let changes = peer_changes(nobody, own, &BTreeMap::new(), members);
-        let mut ops = vec![
-            settings,
-            own_keys(device),
-            budget(device),
-            MapOp::Lease(network.lease_s),
-            MapOp::Servers(networks::servers(conn)?),
-        ];
+        let mut ops =
+            vec![settings, own_keys(device), budget(device), MapOp::Lease(network.lease_s)];
         ops.extend(relays(conn, device)?);
         ops.push(MapOp::Rules(own.rules()));
         self.extend_with_peers(changes, &mut ops)?;
@@ -269,9 +264,8 @@ impl Ground<'_> {
             }
             if other_network {
                 ops.push(MapOp::Lease(network.lease_s));
-                ops.push(MapOp::Servers(networks::servers(conn)?));
             }
-            // In which order they are tried hangs on the device's region.
+            // In which order they are tried and asked hangs on the device's region.
             let region = |own: &Option<TagSet>| own.as_ref().and_then(region).map(str::to_owned);
             if other_network || region(&own_then) != region(&own_now) {
                 ops.extend(relays(conn, device)?);
@@ -317,12 +311,13 @@ fn settings(network: &Network, device: &Device) -> Option<MapOp> {
     }))
 }
 
-/// The relays that a device is told of, and their names.
-fn relays(conn: &Connection, device: &Device) -> Result<[MapOp; 2], StoreError> {
+/// The STUN servers and relays that a device is told of, and relays' names.
+fn relays(conn: &Connection, device: &Device) -> Result<[MapOp; 3], StoreError> {
     let relays = told_to(relays::load(conn)?, &device.tags);
+    let servers = stun_told(networks::servers(conn)?, &relays);
     let wire = relays.iter().map(Relay::to_wire).collect();
     let names = relays.into_iter().map(|relay| (relay.number, relay.is.name)).collect();
-    Ok([MapOp::Relays(wire), MapOp::RelayNames(names)])
+    Ok([MapOp::Servers(servers), MapOp::Relays(wire), MapOp::RelayNames(names)])
 }
 
 fn own_keys(device: &Device) -> MapOp {

@@ -62,7 +62,7 @@ pub(super) fn load_all(conn: &Connection) -> Result<Vec<Network>, StoreError> {
     all(conn, NETWORK, [], read)
 }
 
-/// STUN servers of all maps, best first.
+/// The coordinator's own STUN servers, best first.
 pub(super) fn servers(conn: &Connection) -> Result<Vec<SocketAddr>, StoreError> {
     let servers = one(conn, "SELECT stun FROM installation", [], |row| words(row, "stun"))?;
     Ok(servers.unwrap_or_default())

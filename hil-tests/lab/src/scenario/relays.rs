@@ -172,24 +172,7 @@ impl Played<'_> {
         wait_until(limit, &what, || Ok(known(&self.device.status()?) == wanted)).map(drop)
     }
 
-    /// Devices are told of STUN at these relays, and of no other's.
-    fn stun(&self, relays: &[&Relay]) -> Result<()> {
-        let told = || {
-            let audit = self.coordinator.command("audit", &["audit", "--json"])?;
-            let rows: Value = serde_json::from_str(&audit.stdout)
-                .map_err(|error| Failure::expectation(format!("audit: {error}")))?;
-            let rows = rows["items"].as_array().cloned().unwrap_or_default();
-            let last = rows.iter().rfind(|row| row["action"] == "network.servers");
-            let servers = last.and_then(|row| row["detail"]["after"].as_str()).unwrap_or_default();
-            let of = |relay: &Relay| servers.contains(&relay.address.to_string());
-            let all = [&self.fra1, &self.sgp1];
-            Ok(all.iter().all(|relay| of(relay) == relays.iter().any(|one| one.name == relay.name)))
-        };
-        wait_until(SOON, "gw-a is told of STUN where its relays are", told).map(drop)
-    }
-
     fn play(&mut self, stage: &mut Stage<'_>) -> Result<Value> {
-        self.stun(&[&self.fra1, &self.sgp1])?;
         let device = text(&self.device.status()?, "/device/id")?;
         let user = User::new(&device, &OrganisationId(1).to_string());
         let mut at_fra1 = given(self.fra1.allocate(&self.device, &user)?)?;
@@ -208,7 +191,6 @@ impl Played<'_> {
         let began = clock::now();
         self.told(&["fra1"], SILENT)?;
         let silent = began.elapsed();
-        self.stun(&[&self.fra1])?;
         let seen = self.relay("sgp1")?;
         expect(seen["state"] == "silent", &format!("sgp1 is silent: {seen}"))?;
         stage.story.done("killed", "sgp1: gw-a is told of it no more", Some(silent));
