@@ -116,6 +116,8 @@ pub(crate) struct Config {
     pub(crate) data_budget: Option<u64>,
     /// Whether the router may be asked to let packets in.
     pub(crate) port_mapping: bool,
+    /// Whether a way to a hard NAT may be searched for, by many small packets.
+    pub(crate) port_search: bool,
     /// The way to IPv4 addresses on a host that has none.
     pub(crate) translator: Translator,
     /// Seconds after which a session is renewed; for tests only.
@@ -217,6 +219,7 @@ impl Config {
             metered: false,
             data_budget: None,
             port_mapping: true,
+            port_search: true,
             translator: Translator::default(),
             rekey_after_s: None,
             socket_group: DEFAULT_GROUP.to_owned(),
@@ -296,6 +299,9 @@ impl Config {
         self.data_budget = section.size("data_budget");
         if let Some(wanted) = section.boolean("port_mapping") {
             self.port_mapping = wanted;
+        }
+        if let Some(wanted) = section.boolean("port_search") {
+            self.port_search = wanted;
         }
         if let Some((text, span)) = section.text("nat64") {
             match parse_translator(&text) {

@@ -21,7 +21,7 @@ fn error(text: &str) -> String {
 fn every_key_is_read() {
     let config = parse(
         "[network]\ninterface = \"weft1\"\nlisten_port = 41_641\n\
-         metered = true\ndata_budget = \"1.5 MB\"\nport_mapping = false\nkeep_warm = [\"plc-9\"]\nendpoints = [\"203.0.113.22:41641\", \"[2001:db8::7]:41641\"]\n\
+         metered = true\ndata_budget = \"1.5 MB\"\nport_mapping = false\nport_search = false\nkeep_warm = [\"plc-9\"]\nendpoints = [\"203.0.113.22:41641\", \"[2001:db8::7]:41641\"]\n\
          [tunnel]\nrekey_after_s = 10\n[state]\ndirectory = \"/tmp/w\"\n\
          [socket]\npath = \"/tmp/w.sock\"\ngroup = \"staff\"\n\
          [log]\nlevel = \"debug\"\nformat = \"json\"\naddresses = \"info\"\n",
@@ -31,7 +31,7 @@ fn every_key_is_read() {
     let port = config.listen_port.unwrap();
     assert_eq!((port.port, port.source.as_str()), (41_641, "weft.toml:3"));
     assert_eq!(config.endpoints.len(), 2);
-    assert!(config.metered && !config.port_mapping);
+    assert!(config.metered && !config.port_mapping && !config.port_search);
     assert_eq!(config.data_budget, Some(1_500_000));
     assert_eq!(config.keep_warm, ["plc-9"]);
     assert_eq!(config.rekey_after_s, Some(10));
@@ -60,11 +60,16 @@ fn an_unknown_key_shows_its_place_and_the_nearest_name() {
 #[test]
 fn yes_and_no_stand_without_quotes() {
     let config = parse("[network]\nmetered = false\n").unwrap();
-    assert!(!config.metered && config.port_mapping);
+    assert!(!config.metered && config.port_mapping && config.port_search);
     assert!(error("[network]\nmetered = \"true\"\n").starts_with(
         "error[config.type]: metered is true or false, found the string \"true\"; write it \
          without quotes\n"
     ));
+    assert!(
+        error("[network]\nport_search = 0\n")
+            .starts_with("error[config.type]: port_search is true or false, found the number 0\n")
+    );
+    assert!(error("[network]\nport_serch = false\n").contains("there is \"port_search\"\n"));
 }
 
 #[test]

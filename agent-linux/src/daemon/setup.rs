@@ -268,6 +268,11 @@ fn abilities(udp: &UdpPair, endpoints: Endpoints) -> Abilities {
     }
 }
 
+/// Without them no port is predicted or searched.
+const fn extra_sockets(config: &Config) -> u8 {
+    if config.metered || !config.port_search { 0 } else { EXTRA_SOCKETS }
+}
+
 fn agent(
     config: &Config,
     identity: Identity,
@@ -293,7 +298,7 @@ fn agent(
             v6: (abilities.families & family::IPV6 != 0).then_some(SOCKET_V6),
         },
         abilities,
-        extra_sockets: if config.metered { 0 } else { EXTRA_SOCKETS },
+        extra_sockets: extra_sockets(config),
         tunnel,
         stamp_floor: stamp.floor,
     };
@@ -369,6 +374,19 @@ impl Daemon {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_searched_unless_somebody_says_otherwise() {
+        let sockets = |text: &str| {
+            let path = std::path::Path::new("/etc/weft/weft.toml");
+            extra_sockets(&Config::parse(path, text.as_bytes()).unwrap())
+        };
+        assert_eq!(sockets(""), EXTRA_SOCKETS);
+        assert_eq!(sockets("[network]\nport_search = true\n"), EXTRA_SOCKETS);
+        assert_eq!(sockets("[network]\nport_search = false\n"), 0);
+        assert_eq!(sockets("[network]\nmetered = true\n"), 0);
+        assert_eq!(sockets("[network]\nmetered = true\nport_search = true\n"), 0);
+    }
 
     #[test]
     fn what_an_operator_announces_is_told_first() {

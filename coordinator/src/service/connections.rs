@@ -46,6 +46,8 @@ pub struct End {
     pub words: Vec<Connection>,
     /// Bytes cost money where it is, and those of today are used up.
     pub used_up: bool,
+    /// Bytes cost money where it is, as far as it said.
+    pub metered: bool,
 }
 
 /// Everything that is known of a pair, and what follows.
@@ -120,7 +122,9 @@ impl Operator {
         let usage = self.store.usage_of(device.id).await.map_err(fault)?;
         let today = self.now().day();
         let used_up = usage.iter().any(|usage| usage.day == today && usage.used_up);
-        Ok(End { device, network, heard, nat, newest, words, used_up })
+        let newest_day = usage.iter().max_by_key(|usage| usage.day);
+        let metered = newest_day.is_some_and(|usage| usage.metered);
+        Ok(End { device, network, heard, nat, newest, words, used_up, metered })
     }
 }
 
@@ -133,6 +137,7 @@ impl End {
             nat: self.nat.as_ref(),
             words: &self.words,
             used_up: self.used_up,
+            metered: self.metered,
         }
     }
 

@@ -321,9 +321,9 @@ impl Case<'_> {
             match nat::explain(evidence.mapping, evidence.peer_mapping) {
                 Nats::BothHard => return Judged::new(Verdict::RelayBothRandom, []),
                 Nats::Hard { ports, .. } if unsearched => {
-                    return search_off(own, nat::searches(ports));
+                    return self.search_off(nat::searches(ports));
                 }
-                Nats::Counting { .. } if unsearched => return search_off(own, nat::COUNTED),
+                Nats::Counting { .. } if unsearched => return self.search_off(nat::COUNTED),
                 Nats::Counting { first } => {
                     let x = if first { own } else { peer };
                     let n = Param::Count(evidence.failed.into());
@@ -390,13 +390,18 @@ impl Case<'_> {
         let ago = attempt.map_or(Param::Unknown, |one| Param::Ago(one.ago_ms));
         Judged::new(Verdict::PathRelayDown, [("relay", relay), ("ago", ago)])
     }
-}
 
-/// This machine's network is metered, and so the search of so many packets is not made.
-fn search_off(own: Param, packets: u32) -> Judged {
-    let why = Param::words("its network is metered", "按流量计费");
-    let params = [("x", own), ("why", why), ("n", Param::Count(packets.into()))];
-    Judged::new(Verdict::RelaySearchOff, params)
+    /// The search of so many packets is not made by this machine.
+    fn search_off(&self, packets: u32) -> Judged {
+        let [own, _] = self.names();
+        let why = if self.status.data.metered {
+            Param::words("its network is metered", "按流量计费")
+        } else {
+            Param::words("[network] port_search is false", "[network] port_search 为 false")
+        };
+        let params = [("x", own), ("why", why), ("n", Param::Count(packets.into()))];
+        Judged::new(Verdict::RelaySearchOff, params)
+    }
 }
 
 /// Addresses of no public network (RFC 1918, RFC 4193).

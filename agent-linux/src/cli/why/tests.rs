@@ -109,6 +109,14 @@ fn relayed_peers_have_their_reason() {
         "Relayed since 2 h ago: the direct path stopped answering; next try in 15 s.  [relay.lost-direct]",
     );
     let (mut status, peer) = reached(udp());
+    status.data.metered = false;
+    let unsearched = evidence(EASY, Random, &[AttemptEnd::NotSearched]);
+    let judged = judge(&status, &peer, &unsearched, None);
+    assert_eq!(judged.verdict.code(), "relay.search-off");
+    assert_eq!(
+        judged.sentence(Language::En),
+        "Relayed: a port search could find the way, but it is off for gw-a ([network] port_search is false)."
+    );
     status.data.used_up = true;
     let judged = judge(&status, &peer, &vain(Random, Random), None);
     assert_eq!(

@@ -171,6 +171,8 @@ pub struct Side<'a> {
     pub words: &'a [Connection],
     /// Bytes cost money where it is, and those of today are used up.
     pub used_up: bool,
+    /// Bytes cost money where it is, as far as it said.
+    pub metered: bool,
 }
 
 impl<'a> Side<'a> {

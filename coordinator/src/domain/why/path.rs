@@ -323,8 +323,13 @@ impl Evidence<'_> {
 
     /// The search of so many packets is not made.
     fn search_off(&self, packets: u32) -> Judged {
-        let x = self.unsearched().map_or(Param::Unknown, Side::name);
-        let why = Param::words("its network is metered", "按流量计费");
+        let whose = self.unsearched();
+        let x = whose.map_or(Param::Unknown, Side::name);
+        let why = if whose.is_some_and(|side| side.metered) {
+            Param::words("its network is metered", "按流量计费")
+        } else {
+            Param::words("it is set up so", "设备如此设置")
+        };
         let params = [("x", x), ("why", why), ("n", Param::Count(packets.into()))];
         Judged::new(Verdict::RelaySearchOff, params)
     }

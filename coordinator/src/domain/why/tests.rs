@@ -112,6 +112,7 @@ struct End {
     nat: Option<NatState>,
     words: Vec<Connection>,
     used_up: bool,
+    metered: bool,
 }
 
 impl End {
@@ -133,6 +134,7 @@ impl End {
             nat: Some(nat),
             words: Vec::new(),
             used_up: false,
+            metered: false,
         }
     }
 
@@ -164,6 +166,7 @@ impl End {
             nat: self.nat.as_ref(),
             words: &self.words,
             used_up: self.used_up,
+            metered: self.metered,
         }
     }
 }
@@ -411,7 +414,13 @@ fn a_port_that_was_guessed_is_told_by_who_guessed_it() {
 #[test]
 fn a_search_that_is_not_made_says_whose_it_is() {
     let [_, hard] = vain(Mapping::EndpointIndependent, Mapping::Random);
-    let metered = End::new(1).says(RELAYED, attempt(AttemptEnd::NotSearched));
+    let mut metered = End::new(1).says(RELAYED, attempt(AttemptEnd::NotSearched));
+    says(
+        &metered,
+        &hard,
+        "Relayed: a port search could find the way, but it is off for gw-a (it is set up so).  [relay.search-off]",
+    );
+    metered.metered = true;
     says(
         &metered,
         &hard,
