@@ -19,7 +19,7 @@ use crate::datapath::{PacketError, Sealed};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, SocketId, Sockets, Source};
 use crate::meter::{self, Cause};
-use crate::path::Wish;
+use crate::path::{Pauses, Wish};
 use crate::relay::Rung;
 use crate::stun;
 use crate::time::{Duration, Instant};
@@ -306,6 +306,17 @@ impl<
         self.now = now;
         self.relay.prefer(Some(rung));
         self.recorder.put(now, &Entry::PreferRelay(rung.number()));
+        self.pump();
+    }
+
+    /// What was learned of pauses on ways that are kept open when this device was last
+    /// in this network, as [`Agent::pauses`] told it. Tell it after a change of the
+    /// network, which forgets it.
+    pub fn prefer_pauses(&mut self, pauses: Pauses, now: Instant) {
+        self.now = now;
+        self.paths.prefer_pauses(pauses, now);
+        let Pauses { held_s, most_s, limited_s } = pauses;
+        self.recorder.put(now, &Entry::Pauses(held_s, most_s, limited_s));
         self.pump();
     }
 

@@ -10,7 +10,7 @@ use super::Agent;
 use super::trace::Trace;
 use crate::entropy::Entropy;
 use crate::event::PeerSlot;
-use crate::path::{Attempts, Selected};
+use crate::path::{Attempts, Pauses, Selected};
 use crate::peers::{PeerChange, PeerState};
 use crate::relay;
 use crate::time::Instant;
@@ -52,6 +52,12 @@ impl<
             (Some(PeerState::Calling), _) => (Way::Nowhere, None),
             _ => (Way::Idle, None),
         }
+    }
+
+    /// What was learned in this network of pauses on the ways that are kept open;
+    /// `None` = nothing yet, or none is.
+    pub fn pauses(&self, now: Instant) -> Option<Pauses> {
+        self.paths.pauses(now)
     }
 
     /// What is remembered of looking for a direct way to a peer.

@@ -134,6 +134,9 @@ pub enum Entry<'a> {
     /// Input: the rung of a relay that answered in this network before, by
     /// [`Rung::number`](crate::relay::Rung::number).
     PreferRelay(u32),
+    /// Input: what was learned of pauses in this network before; see
+    /// [`Pauses`](crate::path::Pauses).
+    Pauses(u16, u16, u32),
 }
 
 impl Entry<'_> {

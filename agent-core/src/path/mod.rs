@@ -36,7 +36,7 @@ pub use history::{ATTEMPTS, Attempt, Attempts};
 pub use ladder::SocketCommand;
 pub use probe::ProbeTransmit;
 pub use route::{Route, Selected, Why};
-pub use warm::Wish;
+pub use warm::{Pauses, Wish};
 
 use heapless::Vec;
 use weft_wire::id::DeviceId;
@@ -232,6 +232,8 @@ pub struct Paths<const PEERS: usize> {
     signals: bool,
     /// No probe is due before this instant.
     probe_at: Instant,
+    /// What ways that are kept open begin with here.
+    warm_start: warm::Start,
 }
 
 impl<const PEERS: usize> Paths<PEERS> {
@@ -261,6 +263,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             changed: false,
             signals: false,
             probe_at: Instant::FAR_FUTURE,
+            warm_start: warm::Start::NOTHING,
         }
     }
 
@@ -310,6 +313,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.handle_servers_change();
         // It was for the NATs that were between us.
         self.end_run();
+        self.warm_start = warm::Start::NOTHING;
         for peer in self.peers.iter_mut().flatten().filter(|peer| !peer.kind.wireguard_only) {
             peer.warm.forget(now);
             if peer.listening.due_at().is_some() || peer.is_told() {
@@ -494,8 +498,9 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// The way to this peer is to be kept open while nobody talks, or need not be, as
     /// far as one or the other is concerned.
     pub fn keep_warm(&mut self, slot: PeerSlot, whose: Wish, is_wanted: bool, now: Instant) {
+        let start = self.warm_start;
         if let Some(peer) = self.peer_mut(slot).filter(|peer| !peer.kind.wireguard_only) {
-            peer.keep_warm(whose, is_wanted, now);
+            peer.keep_warm(whose, is_wanted, start, now);
         }
     }
 

@@ -24,6 +24,8 @@ use crate::store::{cache, identity, stamp, ways};
 /// Caches are written at least this far apart, in microseconds: each is two
 /// `fsync` on the thread that carries the data.
 const CACHE_US: u64 = 1_000_000;
+/// What ways outlive is looked at this often, in microseconds.
+const PAUSES_EVERY_US: u64 = 60_000_000;
 /// Room for one piece of the cache, in bytes.
 const PIECE: usize = 2_048;
 
@@ -324,13 +326,23 @@ impl Daemon {
         self.line.handle_network(network);
         self.look_for_translator(&view);
         self.tell_addresses(&view);
-        if self.networks.set_network(network)
-            && let Some(rung) = self.networks.rung(clock::unix_millis() / 1_000)
-        {
-            self.agent.prefer_relay(rung, now());
+        if self.networks.set_network(network) {
+            self.recall(network);
         }
         let applied = self.mesh.apply(&view);
         self.report_applied(applied);
+    }
+
+    /// Tells the agent what it learned on this network before.
+    fn recall(&mut self, network: u64) {
+        let now_s = clock::unix_millis() / 1_000;
+        if let Some(rung) = self.networks.rung(now_s) {
+            self.agent.prefer_relay(rung, now());
+        }
+        self.pauses.set_network(network);
+        if let Some(pauses) = self.pauses.here(now_s) {
+            self.agent.prefer_pauses(pauses, now());
+        }
     }
 
     fn report_applied(&mut self, applied: Applied) {
@@ -468,8 +480,8 @@ impl Daemon {
     }
 
     fn write_ways(&mut self) {
-        let lines: Vec<_> =
-            self.line.stood().iter().cloned().chain(self.networks.lines()).collect();
+        let lines = self.line.stood().iter().cloned().chain(self.networks.lines());
+        let lines: Vec<_> = lines.chain(self.pauses.lines()).collect();
         if let Err(error) = ways::write(&mut self.folder, &lines) {
             // The next restart tries them all again; nothing else is lost.
             let fields = [("file", ways::KIND.name.into()), ("cause", error.to_string().into())];
@@ -481,6 +493,19 @@ impl Daemon {
     pub(super) fn note_relay(&mut self) {
         let Some(rung) = self.agent.rung() else { return };
         if self.networks.handle_answer(rung, clock::unix_millis() / 1_000) {
+            self.write_ways();
+        }
+    }
+
+    /// What ways that are kept open outlive here is written down, now and then.
+    pub(super) fn note_pauses(&mut self, now_us: u64) {
+        if now_us < self.pauses_at {
+            return;
+        }
+        self.pauses_at = now_us + PAUSES_EVERY_US;
+        if let Some(pauses) = self.agent.pauses(now())
+            && self.pauses.handle_learned(pauses, clock::unix_millis() / 1_000)
+        {
             self.write_ways();
         }
     }

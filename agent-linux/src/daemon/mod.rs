@@ -10,6 +10,7 @@ mod events;
 mod looking;
 mod networks;
 mod overlay;
+mod pauses;
 mod setup;
 mod standing;
 pub(crate) mod texts;
@@ -53,6 +54,7 @@ use end::{End, Keeper};
 use looking::Looking;
 use networks::Networks;
 use overlay::Mesh;
+use pauses::KnownPauses;
 use translator::Translator;
 use ways_in::WayIn;
 
@@ -150,6 +152,9 @@ struct Daemon {
     key_changed_at: Option<Instant>,
     /// Which relays answered where.
     networks: Networks,
+    /// What ways that are kept open outlive where, and when that is looked at again.
+    pauses: KnownPauses,
+    pauses_at: u64,
     /// The relays that a map named last, as people call them.
     relays_before: Vec<String>,
     /// Addresses that an operator announces.
@@ -326,6 +331,7 @@ impl Daemon {
         let due = self.agent.poll_timeout().is_some_and(|(at, _)| at.as_micros() <= now_us);
         if due {
             self.agent.handle_timeout(now());
+            self.note_pauses(now_us);
         }
         for (client, to) in self.echoes.expire(now_us) {
             self.server.answer(client, Answer::Echo(to, None));

@@ -23,6 +23,7 @@ use crate::daemon::data::Buffers;
 use crate::daemon::echo::Echoes;
 use crate::daemon::networks::Networks;
 use crate::daemon::overlay::Mesh;
+use crate::daemon::pauses::KnownPauses;
 use crate::daemon::translator::Translator;
 use crate::daemon::ways_in::WayIn;
 use crate::daemon::{Daemon, now, texts};
@@ -140,6 +141,8 @@ pub(super) fn open(
         key_changed_at: None,
         told: None,
         networks: Networks::default(),
+        pauses: KnownPauses::default(),
+        pauses_at: 0,
         relays_before: Vec::new(),
         configured: config.endpoints.clone(),
         keep_warm: config.keep_warm.clone(),
@@ -360,6 +363,7 @@ impl Daemon {
             Ok(stood) => {
                 self.line.restore(&stood);
                 self.networks.restore(&stood);
+                self.pauses.restore(&stood);
             }
             Err(error) => self.report(ways::KIND.name, &error),
         }

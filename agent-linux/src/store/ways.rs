@@ -1,6 +1,7 @@
 //! The file `ways`: which way to the coordinator stood last on each network, and
 //! which relay answered, so that a restart does not try again what leads nowhere
-//! there; and how long the line may be silent there. It may be lost at any time.
+//! there; how long the line may be silent there, and ways that are kept open. It may be
+//! lost at any time.
 //!
 //! Lines of one network each: its number u64 little-endian, length of the text u8,
 //! text; whoever reads passes over texts of others.
@@ -14,7 +15,7 @@ use crate::store::envelope::{self, Kind, ReadError};
 pub(crate) const KIND: Kind = Kind { name: "ways", magic: b"WEFTWAYS", format: 1 };
 
 /// A network, and the way as people write it, or what
-/// `daemon/networks.rs` and `control/keepalive.rs` write.
+/// `daemon/networks.rs`, `daemon/pauses.rs` and `control/keepalive.rs` write.
 pub(crate) type Stood = (u64, String);
 
 /// Writes the file.

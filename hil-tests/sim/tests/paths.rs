@@ -613,3 +613,40 @@ fn a_way_that_both_keep_open_costs_no_more() {
     let took = first_packet(&mut mesh, a, b);
     assert!(took.as_millis() <= 40, "a handshake and the packet: {took:?}");
 }
+
+/// A restart goes on with what was learned: the pause that the routers did not outlive
+/// is not made again within the day, and neither is what is known to hold approached in
+/// small steps.
+#[test]
+fn a_restart_goes_on_with_the_pauses_that_were_learned() {
+    let half_an_hour = |remembers: bool| {
+        let (mut mesh, a, b) = forgetful();
+        let id = mesh.id(b);
+        mesh.input(a, |agent, now| agent.keep_warm(id, true, now));
+        assert_eq!(mesh.agent(a).pauses(mesh.now), None);
+        mesh.run_for(1_800_000);
+        let learned = mesh.agent(a).pauses(mesh.now).expect("it is kept open");
+        assert_eq!((learned.held_s, learned.most_s), (96, 96));
+        assert!((84_000..86_400).contains(&learned.limited_s), "{learned:?}");
+        mesh.stop(a);
+        mesh.boot(a);
+        if remembers {
+            mesh.input(a, |agent, now| agent.prefer_pauses(learned, now));
+        }
+        mesh.input(a, |agent, now| agent.keep_warm(id, true, now));
+        mesh.run_to(5_000, |mesh| mesh.knows(a, 1));
+        let before = probes(&mesh);
+        mesh.run_for(1_800_000);
+        let (after, again) = (probes(&mesh), mesh.agent(a).pauses(mesh.now));
+        // Another network has other routers.
+        mesh.roam(a, Kind::Prc);
+        assert_eq!(mesh.agent(a).pauses(mesh.now), None);
+        (after[a] - before[a], learned, again.expect("it is kept open"))
+    };
+    let (remembered, learned, again) = half_an_hour(true);
+    assert_eq!((again.held_s, again.most_s), (96, 96));
+    assert!(learned.limited_s - again.limited_s >= 1_790, "no new limit was found: {again:?}");
+    let (forgotten, ..) = half_an_hour(false);
+    println!("{remembered} probes in half an hour, without a memory {forgotten}");
+    assert!(remembered + 3 <= forgotten, "{remembered} probes, without a memory {forgotten}");
+}

@@ -30,6 +30,7 @@ use weft_agent_core::control::{Held, Identity};
 use weft_agent_core::entropy::Entropy;
 use weft_agent_core::event::{DropReason, PeerSlot, SocketId, Sockets, Source, StreamId};
 use weft_agent_core::meter::Budget;
+use weft_agent_core::path::Pauses;
 use weft_agent_core::relay::Rung;
 use weft_agent_core::stun::is_stun;
 use weft_agent_core::time::{Duration, Instant};
@@ -235,6 +236,10 @@ impl<
             Entry::PreferRelay(number) => {
                 let rung = Rung::from_number(*number).ok_or("no rung")?;
                 self.agent.prefer_relay(rung, now);
+            }
+            Entry::Pauses(held_s, most_s, limited_s) => {
+                let (held_s, most_s, limited_s) = (*held_s, *most_s, *limited_s);
+                self.agent.prefer_pauses(Pauses { held_s, most_s, limited_s }, now);
             }
             Entry::Warm(device, is_wanted) => self.agent.keep_warm(*device, *is_wanted, now),
             Entry::Stream(stream, true) => {
