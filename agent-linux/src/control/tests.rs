@@ -372,3 +372,40 @@ fn a_silence_that_the_network_does_not_outlive_is_halved() {
     assert_eq!(first_event(&mut line), LineEvent::Closed);
     thread.join().unwrap();
 }
+
+#[test]
+fn a_longer_silence_is_tried_again_beside_the_line_when_its_day_is_over() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    let thread = std::thread::spawn(move || {
+        let mut first = listener.accept().unwrap().0;
+        assert_eq!(let_in_with(&mut first), 1);
+        let pings = std::thread::spawn(move || {
+            let mut ping = [0; 2];
+            // Until the line goes on without it.
+            while first.read_exact(&mut ping).is_ok() {
+                assert_eq!(ping, [0xC0, 0]);
+                first.write_all(&[0xD0, 0]).unwrap();
+            }
+        });
+        let mut longer = listener.accept().unwrap().0;
+        assert_eq!(let_in_with(&mut longer), 2);
+        pings.join().unwrap();
+        assert_eq!(packet(&mut longer).0, 0xE0);
+    });
+    let mut line = Line::new(vec![mqtt(&authority)], None);
+    line.set_keepalive(Bounds { longest_s: 2, floor_s: 1 });
+    let learned_s = clock::unix_millis() / 1_000 - (86_400 - 2);
+    line.restore(&[(7, format!("keepalive 1 {learned_s}"))]);
+    line.handle_network(7);
+    line.open(login());
+    let way = mqtt(&authority);
+    assert_eq!(first_event(&mut line), LineEvent::Connected(way.clone()));
+    assert_eq!(line.learned_keepalive(), Some(1));
+    assert_eq!(first_event(&mut line), LineEvent::Moved(way));
+    assert_eq!(line.learned_keepalive(), None);
+    assert!(line.has_news() && line.stood().iter().all(|(_, text)| text.starts_with("mqtt:")));
+    line.close();
+    assert_eq!(first_event(&mut line), LineEvent::Closed);
+    thread.join().unwrap();
+}
