@@ -353,6 +353,32 @@ fn nobodys_probe_is_answered() {
     assert_eq!(a.events(at(30)), [READY]);
 }
 
+/// What a peer calls its own in another home is somebody else in ours, until its data
+/// comes from there all the same.
+#[test]
+fn a_peer_in_another_home_is_tried_where_servers_see_it() {
+    let seen = |text| Candidate { kind: CandidateKind::ServerReflexive, address: address(text) };
+    let mut b = Side::new(2, 1, "192.168.1.5:1");
+    b.seen = vec![address("198.51.100.2:1")];
+    b.paths.handle_reflexive(b.seen.clone().into_iter(), &mut b.entropy, at(0));
+    let own = host("192.168.7.9:1");
+    let mut tried = |call: u32, now: u64, named: &[Candidate]| {
+        let candidates = named.iter().copied().collect();
+        let nat = NatReport::default();
+        let call = Call { call, peer: DeviceId(1), receiver: 7, nat, rtt_ms: 0, candidates };
+        b.paths.handle_call(&call, &mut b.entropy, at(now));
+        b.signals(at(now));
+        let tried = b.probes(at(now + 10)).into_iter().map(|(to, _)| to.ip().to_string());
+        let tried: std::collections::BTreeSet<String> = tried.collect();
+        b.paths.handle_authenticated(SLOT, direct("192.168.7.9:1").source(), at(now + 20));
+        b.events(at(now + 20));
+        tried.into_iter().collect::<Vec<_>>()
+    };
+    let elsewhere = [own, seen("198.51.100.1:1")];
+    assert_eq!(tried(70, 1_000, &elsewhere), ["198.51.100.1"]);
+    assert_eq!(tried(71, 9_000, &elsewhere), ["192.168.7.9", "198.51.100.1"]);
+}
+
 /// Somebody on the path catches the peer's pings and sends them first, under the
 /// address of whom it wants to harm: who is sent no more than was sent in that name.
 #[test]

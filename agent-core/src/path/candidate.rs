@@ -1,6 +1,6 @@
 //! Addresses that may be told to a peer or be sent to.
 
-use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use heapless::Vec;
 use weft_wire::map::Overlay;
@@ -13,6 +13,9 @@ use crate::time::{Duration, Instant};
 /// What a peer said of where it saw us is true for as long as Linux keeps a flow that
 /// goes on.
 const MOVED_FOR: Duration = Duration::from_secs(120);
+
+/// Of a peer's own addresses so many are tried.
+const HOSTS: usize = 4;
 
 /// Whether an address can be a candidate at all: no port 0, and neither
 /// unspecified, loopback, multicast nor bound to one link.
@@ -34,6 +37,57 @@ pub fn is_usable(address: &SocketAddr) -> bool {
         }
     };
     ip && address.port() != 0
+}
+
+/// Whether a relay would send there: RFC 1918, RFC 6598 and RFC 4193 addresses
+/// mean somebody else to it.
+pub(super) fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !(ip.is_private() || is_carriers(ip)),
+        IpAddr::V6(ip) => !ip.is_unique_local(),
+    }
+}
+
+/// RFC 6598.
+const fn is_carriers(ip: Ipv4Addr) -> bool {
+    ip.to_bits() >> 22 == 0x6440_0000 >> 22
+}
+
+/// Whether two private addresses may be of one network. How long the networks are is
+/// not told: companies number all their sites from 10/8 and 172.16/12, and one
+/// carrier has many NATs with 100.64/10 behind each; homes have a part of 192.168/16.
+fn is_near(one: IpAddr, other: IpAddr) -> bool {
+    let len = match (one, other) {
+        (IpAddr::V4(ip), IpAddr::V4(_)) => match ip.octets() {
+            [10, ..] => 8,
+            [172, ..] => 12,
+            [100, ..] => 10,
+            _ => 24,
+        },
+        // What RFC 4193 gives a site.
+        (IpAddr::V6(_), IpAddr::V6(_)) => 48,
+        _ => return false,
+    };
+    is_within(one, other, len)
+}
+
+/// Whether the first `len` bits of two addresses of one family are the same.
+fn is_within(one: IpAddr, other: IpAddr, len: u32) -> bool {
+    match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => {
+            (one.to_bits() ^ other.to_bits()).leading_zeros() >= len
+        }
+        (IpAddr::V6(one), IpAddr::V6(other)) => {
+            (one.to_bits() ^ other.to_bits()).leading_zeros() >= len
+        }
+        _ => false,
+    }
+}
+
+/// Whether whoever is seen at these two is behind one router. Of IPv6 each device has
+/// an address of its own in the router's network.
+fn is_one_site(one: IpAddr, other: IpAddr) -> bool {
+    is_within(one, other, if one.is_ipv4() { 32 } else { 64 })
 }
 
 /// Our own addresses, and what we may send to.
@@ -176,6 +230,41 @@ impl LocalCandidates {
         Some(Route::Direct { socket: socket?, address })
     }
 
+    /// Which of a peer's own addresses are worth a try, best first: those that mean the
+    /// same to everybody; those of a network like ours; and, as long as both may be
+    /// behind one router, any other. Elsewhere they are somebody else's.
+    pub(super) fn reachable<'a>(
+        &'a self,
+        named: &'a [Candidate],
+    ) -> impl Iterator<Item = &'a Candidate> {
+        let hosts = named.iter().filter(|one| one.kind == CandidateKind::Host);
+        let rank = |host: &Candidate| {
+            let ip = host.address.ip();
+            if is_public(ip) {
+                Some(0)
+            } else if self.list.iter().any(|own| is_near(ip, own.address.ip())) {
+                Some(1)
+            } else {
+                self.may_share_site(named, ip.is_ipv4()).then_some(2)
+            }
+        };
+        let of = move |wanted: u8| hosts.clone().filter(move |host| rank(host) == Some(wanted));
+        of(0).chain(of(1)).chain(of(2)).take(HOSTS)
+    }
+
+    /// Whether a peer that named these may be behind our router, as far as the world's
+    /// sight of both in one family tells; where it tells nothing, it may be.
+    fn may_share_site(&self, named: &[Candidate], v4: bool) -> bool {
+        let is_seen = |ip: &IpAddr| ip.is_ipv4() == v4 && is_public(*ip);
+        let is_own = |one: &&Candidate| one.kind != CandidateKind::Relayed;
+        let theirs = named.iter().filter(is_own).map(|one| one.address.ip()).filter(is_seen);
+        let hosts = self.list.iter().map(|own| own.address.ip());
+        let ours = self.reflexive.iter().map(SocketAddr::ip).chain(hosts).filter(is_seen);
+        let mut pairs = ours.flat_map(|our| theirs.clone().map(move |their| (our, their)));
+        let Some(first) = pairs.next() else { return true };
+        core::iter::once(first).chain(pairs).any(|(our, their)| is_one_site(our, their))
+    }
+
     /// A tunnel inside the tunnel would never end.
     fn is_overlay(&self, ip: IpAddr) -> bool {
         let Some(overlay) = &self.overlay else {
@@ -188,5 +277,96 @@ impl LocalCandidates {
             }
             IpAddr::V6(ip) => Ipv6Addr::octets(&ip).starts_with(&overlay.ipv6),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::SocketId;
+
+    fn candidate(text: &str) -> Candidate {
+        let (kind, address) = text.split_at(1);
+        let kind = match kind {
+            "h" => CandidateKind::Host,
+            "s" => CandidateKind::ServerReflexive,
+            "m" => CandidateKind::Mapped,
+            _ => CandidateKind::Relayed,
+        };
+        let ip: IpAddr = address.parse().unwrap();
+        Candidate { kind, address: (ip, 51_820).into() }
+    }
+
+    fn local() -> LocalCandidates {
+        LocalCandidates::new(Sockets { v4: Some(SocketId(0)), v6: Some(SocketId(1)) })
+    }
+
+    /// Of what a peer names, the own addresses that are tried: `h` a host's, `s` where
+    /// servers see it, `m` mapped, `r` relayed.
+    fn tried(own: &[&str], named: &[&str]) -> std::vec::Vec<String> {
+        let mut local = local();
+        let own: std::vec::Vec<Candidate> = own.iter().map(|one| candidate(one)).collect();
+        let is_seen = |one: &&Candidate| one.kind == CandidateKind::ServerReflexive;
+        local.set_reflexive(own.iter().filter(is_seen).map(|one| one.address));
+        let hosts: std::vec::Vec<Candidate> =
+            own.iter().filter(|one| !is_seen(one)).copied().collect();
+        local.set(&hosts);
+        let named: std::vec::Vec<Candidate> = named.iter().map(|one| candidate(one)).collect();
+        local.reachable(&named).map(|one| one.address.ip().to_string()).collect()
+    }
+
+    #[test]
+    fn a_peer_elsewhere_is_not_looked_for_in_our_network() {
+        let home = ["h192.168.1.5", "hfd00:1::5", "s198.51.100.1", "s2001:db8:1::5"];
+        let none: [&str; 0] = [];
+        let there = ["s198.51.100.2", "s2001:db8:2::7", "r203.0.113.1"];
+        let with = |hosts: &[&'static str]| [&there[..], hosts].concat();
+        assert_eq!(tried(&home, &with(&["h192.168.2.5", "h10.0.0.3", "hfd00:2::1"])), none);
+        // A relay's address says nothing of where a peer is.
+        assert_eq!(tried(&home, &["h10.0.0.3", "r198.51.100.1"]), ["10.0.0.3"]);
+    }
+
+    #[test]
+    fn one_router_or_one_network_is_reason_enough() {
+        let home = ["h192.168.1.5", "h10.7.0.1", "hfd00:1::5", "s198.51.100.1", "s2001:db8:1::5"];
+        // Behind one carrier each may have a router of its own, or none.
+        let seen = tried(&home, &["h172.20.0.3", "h100.64.0.9", "s198.51.100.1"]);
+        assert_eq!(seen, ["172.20.0.3", "100.64.0.9"]);
+        assert_eq!(tried(&home, &["h172.20.0.3", "m198.51.100.1"]), ["172.20.0.3"]);
+        assert_eq!(tried(&home, &["hfd00:9::9", "s2001:db8:1::77"]), ["fd00:9::9"]);
+        // A router itself, and a device behind it.
+        assert_eq!(tried(&["h198.51.100.1"], &["h10.0.0.3", "s198.51.100.1"]), ["10.0.0.3"]);
+        let router = tried(&home, &["h172.20.0.1", "h198.51.100.1"]);
+        assert_eq!(router, ["198.51.100.1", "172.20.0.1"]);
+        // A network like ours, out of another door.
+        let near = ["h192.168.1.9", "h10.200.0.1", "hfd00:1:0:2::1", "s198.51.100.9"];
+        assert_eq!(tried(&home, &near), ["192.168.1.9", "10.200.0.1", "fd00:1:0:2::1"]);
+        let carrier = ["h100.64.0.1", "s198.51.100.1"];
+        assert_eq!(tried(&carrier, &["h100.127.9.9", "s198.51.100.2"]), ["100.127.9.9"]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_tried_and_public_addresses_always() {
+        let named = ["h192.168.7.1", "s198.51.100.2"];
+        assert_eq!(tried(&["h192.168.1.5"], &named), ["192.168.7.1"]);
+        assert_eq!(tried(&["h192.168.1.5", "s198.51.100.1"], &["h192.168.7.1"]), ["192.168.7.1"]);
+        let public = ["h192.168.7.1", "h203.0.113.5", "h2001:db8:5::1", "s203.0.113.5"];
+        let home = ["h192.168.1.5", "s198.51.100.1", "s2001:db8:1::5"];
+        assert_eq!(tried(&home, &public), ["203.0.113.5", "2001:db8:5::1"]);
+    }
+
+    #[test]
+    fn four_are_enough_and_the_best_come_first() {
+        let named = [
+            "h192.168.7.1",
+            "h192.168.8.1",
+            "h10.0.0.1",
+            "h192.168.1.9",
+            "h2001:db8:5::1",
+            "h192.168.9.1",
+            "s198.51.100.1",
+        ];
+        let tried = tried(&["h192.168.1.5", "s198.51.100.1"], &named);
+        assert_eq!(tried, ["2001:db8:5::1", "192.168.1.9", "192.168.7.1", "192.168.8.1"]);
     }
 }

@@ -13,6 +13,7 @@ use weft_wire::probe::Line;
 use weft_wire::relay::{RELAYS, Relay};
 use weft_wire::signal::{CANDIDATES, Candidate, CandidateKind};
 
+use super::candidate::is_public;
 use super::peer::{Named, PeerPath};
 use super::{Paths, RelaySuspicion, Route};
 use crate::entropy::Entropy;
@@ -217,10 +218,22 @@ impl<const PEERS: usize> Paths<PEERS> {
             let route = self.local.route(candidate.address)?;
             Some((route, candidate.kind == CandidateKind::Relayed))
         };
-        let is_host = |candidate: &&Candidate| candidate.kind == CandidateKind::Host;
-        let others = candidates.iter().filter(|candidate| !is_host(candidate));
-        let directly = others.chain(candidates.iter().filter(is_host)).filter_map(direct);
-        ours.chain(directly).take(CANDIDATES).collect()
+        let is_other = |candidate: &&Candidate| candidate.kind != CandidateKind::Host;
+        let others = candidates.iter().filter(is_other);
+        let reachable = self.local.reachable(candidates);
+        // What carries its data is there, whatever it looks like.
+        let used = peer.selected.map(|selected| selected.route.address());
+        let is_used = |candidate: &&Candidate| Some(candidate.address) == used;
+        let used = candidates.iter().filter(|one| !is_other(one)).filter(is_used);
+        let directly = others.chain(used).chain(reachable).filter_map(direct);
+        let mut ways = Ways::new();
+        for way in ours.chain(directly) {
+            if ways.iter().all(|known| known.0 != way.0) {
+                // What is beyond the places is left out.
+                let _ = ways.push(way);
+            }
+        }
+        ways
     }
 }
 
@@ -233,18 +246,6 @@ fn seen(candidates: &[Candidate], v4: bool) -> Option<SocketAddr> {
     });
     let best = public.max_by_key(|candidate| candidate.kind == CandidateKind::ServerReflexive);
     best.map(|candidate| candidate.address)
-}
-
-/// Whether a relay would send there: RFC 1918, RFC 6598 and RFC 4193 addresses
-/// mean somebody else to it.
-fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [first, second, ..] = ip.octets();
-            !(ip.is_private() || (first == 100 && second & 0xC0 == 64))
-        }
-        IpAddr::V6(ip) => !ip.is_unique_local(),
-    }
 }
 
 impl PeerPath {
