@@ -102,7 +102,7 @@ pub struct LocalCandidates {
     /// Where that relay sees us.
     mapped: Option<SocketAddr>,
     pub(super) sockets: Sockets,
-    pub(super) overlay: Option<Overlay>,
+    overlay: Option<Overlay>,
 }
 
 impl LocalCandidates {
@@ -130,8 +130,8 @@ impl LocalCandidates {
 
     /// Returns whether that is something else than before.
     pub(super) fn set_reflexive(&mut self, reflexive: impl Iterator<Item = SocketAddr>) -> bool {
-        let before = self.reflexive.clone();
-        self.reflexive = reflexive.filter(is_usable).take(2).collect();
+        let reflexive = reflexive.filter(|seen| self.is_candidate(seen)).take(2).collect();
+        let before = core::mem::replace(&mut self.reflexive, reflexive);
         self.reflexive != before
     }
 
@@ -154,7 +154,7 @@ impl LocalCandidates {
     /// see another port. Another address is no NAT's of ours, whoever says so.
     pub(super) fn note_seen(&mut self, seen: SocketAddr, now: Instant) -> bool {
         let is_ours = self.reflexive.iter().any(|known| known.ip() == seen.ip());
-        if !is_usable(&seen) || !is_ours || self.reflexive.contains(&seen) {
+        if !self.is_candidate(&seen) || !is_ours || self.reflexive.contains(&seen) {
             return false;
         }
         let before = self.moved.replace((seen, now));
@@ -182,8 +182,21 @@ impl LocalCandidates {
         relayed: impl Iterator<Item = SocketAddr>,
         mapped: Option<SocketAddr>,
     ) {
-        self.relayed = relayed.filter(is_usable).take(2).collect();
-        self.mapped = mapped.filter(is_usable);
+        self.relayed = relayed.filter(|kept| self.is_candidate(kept)).take(2).collect();
+        self.mapped = mapped.filter(|mapped| self.is_candidate(mapped));
+    }
+
+    /// What servers and relays said before this was known is judged by it as well.
+    pub(super) fn set_overlay(&mut self, overlay: Overlay) {
+        self.overlay = Some(overlay);
+        let (reflexive, relayed) = (self.reflexive.clone(), self.relayed.clone());
+        self.set_reflexive(reflexive.into_iter());
+        self.set_relayed(relayed.into_iter(), self.mapped);
+    }
+
+    /// What a relay keeps for us.
+    pub(super) fn relayed(&self) -> &[SocketAddr] {
+        &self.relayed
     }
 
     /// Whether a relay keeps an address of this family for us.
@@ -223,7 +236,7 @@ impl LocalCandidates {
 
     /// How an address is sent to; `None` if it never is.
     pub(super) fn route(&self, address: SocketAddr) -> Option<Route> {
-        if !is_usable(&address) || self.is_overlay(address.ip()) {
+        if !self.is_candidate(&address) {
             return None;
         }
         let socket = if address.is_ipv4() { self.sockets.v4 } else { self.sockets.v6 };
@@ -265,7 +278,12 @@ impl LocalCandidates {
         core::iter::once(first).chain(pairs).any(|(our, their)| is_one_site(our, their))
     }
 
-    /// A tunnel inside the tunnel would never end.
+    /// Whether an address may be told or sent to, whoever names it. A tunnel inside the
+    /// tunnel would never end.
+    fn is_candidate(&self, address: &SocketAddr) -> bool {
+        is_usable(address) && !self.is_overlay(address.ip())
+    }
+
     fn is_overlay(&self, ip: IpAddr) -> bool {
         let Some(overlay) = &self.overlay else {
             return false;
@@ -368,5 +386,41 @@ mod tests {
         ];
         let tried = tried(&["h192.168.1.5", "s198.51.100.1"], &named);
         assert_eq!(tried, ["2001:db8:5::1", "192.168.1.9", "192.168.7.1", "192.168.8.1"]);
+    }
+
+    #[test]
+    fn the_overlay_is_no_candidate_whoever_says_so() {
+        let overlay = Overlay {
+            ipv4: [100, 93, 0, 0].into(),
+            ipv4_len: 16,
+            ipv6: [0xFD, 0x77, 1, 2, 3, 4],
+        };
+        let now = Instant::from_secs(9);
+        let at = |text: &str| SocketAddr::new(text.parse().unwrap(), 51_820);
+        let told = |local: &LocalCandidates| {
+            let list = local.list(true, now);
+            list.iter().map(|one| one.address).collect::<std::vec::Vec<_>>()
+        };
+        let tell = |local: &mut LocalCandidates| {
+            let seen = ["100.93.7.1", "fd77:102:304::9", "198.51.100.1"].map(at);
+            let is_news = local.set_reflexive(seen.into_iter());
+            local.set_relayed(["100.93.8.1", "203.0.113.1"].map(at).into_iter(), None);
+            is_news
+        };
+        // As they come …
+        let mut local = local();
+        local.set_overlay(overlay);
+        assert!(tell(&mut local));
+        assert_eq!(told(&local), ["198.51.100.1", "203.0.113.1"].map(at));
+        assert_eq!(local.relayed(), ["203.0.113.1"].map(at));
+        assert!(!local.note_seen(at("100.93.7.1"), now));
+        local.set_relayed(core::iter::empty(), Some(at("fd77:102:304::9")));
+        assert_eq!(told(&local), ["198.51.100.1"].map(at));
+        // … and when the map names the overlay afterwards.
+        let mut local = self::local();
+        tell(&mut local);
+        assert_eq!(told(&local).len(), 4);
+        local.set_overlay(overlay);
+        assert_eq!(told(&local), ["203.0.113.1"].map(at));
     }
 }

@@ -276,8 +276,8 @@ impl<const PEERS: usize> Paths<PEERS> {
     }
 
     /// The overlay, whose addresses are never candidates.
-    pub const fn set_overlay(&mut self, overlay: Overlay) {
-        self.local.overlay = Some(overlay);
+    pub fn set_overlay(&mut self, overlay: Overlay) {
+        self.local.set_overlay(overlay);
     }
 
     /// The socket of each address family; a family without one is not used.

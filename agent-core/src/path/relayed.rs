@@ -66,13 +66,13 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// `mapped`: where it sees us, if it is reached by datagrams.
     pub fn handle_allocated(
         &mut self,
-        addresses: impl Iterator<Item = SocketAddr> + Clone,
+        addresses: impl Iterator<Item = SocketAddr>,
         mapped: Option<SocketAddr>,
         entropy: &mut dyn Entropy,
         now: Instant,
     ) {
-        let home = Line::new(addresses.clone());
         self.local.set_relayed(addresses, mapped);
+        let home = Line::new(self.local.relayed().iter().copied());
         self.allocation = Allocation::Up;
         self.set_refused(false);
         self.learns_way = false;
