@@ -390,11 +390,8 @@ mod tests {
 
     #[test]
     fn the_overlay_is_no_candidate_whoever_says_so() {
-        let overlay = Overlay {
-            ipv4: [100, 93, 0, 0].into(),
-            ipv4_len: 16,
-            ipv6: [0xFD, 0x77, 1, 2, 3, 4],
-        };
+        let overlay =
+            Overlay { ipv4: [100, 93, 0, 0].into(), ipv4_len: 16, ipv6: [0xFD, 0x77, 1, 2, 3, 4] };
         let now = Instant::from_secs(9);
         let at = |text: &str| SocketAddr::new(text.parse().unwrap(), 51_820);
         let told = |local: &LocalCandidates| {

@@ -237,10 +237,11 @@ impl HostView {
         }
     }
 
-    /// Addresses at which a peer may reach this machine, in the kernel's order,
-    /// IPv4 and IPv6: of interfaces that are up, without loopback, link-local,
-    /// temporary and tentative ones, the mesh interface, and the bridges of
-    /// container engines (their addresses are the same on every host).
+    /// Addresses at which a peer may reach this machine, IPv4 and IPv6 in turns and
+    /// each in the kernel's order, so that many of one hide none of the other from
+    /// whoever takes the first few: of interfaces that are up, without loopback,
+    /// link-local, temporary and tentative ones, the mesh interface, and the bridges
+    /// of container engines (their addresses are the same on every host).
     pub(crate) fn candidates(&self, mesh: &str) -> Vec<IpAddr> {
         let usable = |link: &Interface| {
             let up = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
@@ -249,13 +250,23 @@ impl HostView {
                 && link.name != mesh
                 && !is_container_bridge(link)
         };
-        self.addresses
+        let lasts = |found: &&InterfaceAddress| {
+            // Of IPv4 the same bit says "one of several".
+            let temporary = if found.network.address.is_ipv6() { libc::IFA_F_TEMPORARY } else { 0 };
+            let passing = libc::IFA_F_TENTATIVE | libc::IFA_F_DEPRECATED | temporary;
+            found.flags & passing == 0
+        };
+        let found = self
+            .addresses
             .iter()
             .filter(|found| self.interfaces.get(&found.index).is_some_and(usable))
-            .filter(|found| found.flags & (libc::IFA_F_TENTATIVE | libc::IFA_F_DEPRECATED) == 0)
+            .filter(lasts)
             .map(|found| found.network.address)
-            .filter(is_reachable)
-            .collect()
+            .filter(is_reachable);
+        let (v6, v4): (Vec<_>, Vec<_>) = found.partition(IpAddr::is_ipv6);
+        let turns = v6.len().max(v4.len());
+        let turn = |turn: usize| [v4.get(turn).copied(), v6.get(turn).copied()];
+        (0..turns).flat_map(turn).flatten().collect()
     }
 
     /// What shares addresses with the mesh's own ranges on another interface.
@@ -359,6 +370,26 @@ mod unit {
             view().candidates("weft0").iter().map(ToString::to_string).collect();
         // wwan0 is up without a carrier.
         assert_eq!(found, ["192.168.1.20", "2001:db8::7"]);
+    }
+
+    #[test]
+    fn many_addresses_of_one_family_hide_none_of_the_other() {
+        let mut view = view();
+        let mut add = |address: &str, len, flags| {
+            let network = Network { address: address.parse().unwrap(), len };
+            view.addresses.push(InterfaceAddress { index: 2, network, flags });
+        };
+        for last in 21..40 {
+            add(&format!("192.168.1.{last}"), 24, libc::IFA_F_SECONDARY);
+        }
+        add("2001:db8::71", 64, libc::IFA_F_TEMPORARY);
+        add("fd00::7", 64, 0);
+        let found = view.candidates("weft0");
+        let first: Vec<String> = found.iter().take(6).map(ToString::to_string).collect();
+        let turns = ["192.168.1.20", "2001:db8::7", "192.168.1.21", "fd00::7"];
+        assert_eq!(first[..4], turns);
+        assert_eq!(first[4..], ["192.168.1.22", "192.168.1.23"]);
+        assert_eq!(found.len(), 22, "what is one of several is no worse");
     }
 
     #[test]
