@@ -15,8 +15,8 @@
 //! remembered of these pings. The one that gets through is answered like any other
 //! from an address that nobody named, and the ping that this draws makes the way.
 //!
-//! Routers have tables: one run at a time, at most 100 packets a second, and a run
-//! with any port once an hour and peer.
+//! Routers have tables: one run at a time, 100 packets a second where ports are
+//! opened and 250 where sockets knock, and a run with any port once an hour and peer.
 
 use core::net::{IpAddr, SocketAddr};
 
