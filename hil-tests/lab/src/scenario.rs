@@ -17,6 +17,7 @@ mod interop;
 mod key_change;
 mod nat_matrix;
 mod nats;
+mod near;
 mod netcheck;
 mod outage;
 mod pair;
@@ -167,6 +168,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "nats",
         about: "every NAT box of the laboratory, seen from behind it, is what it is called",
         play: nats::play,
+    },
+    Scenario {
+        name: "near",
+        about: "two gateways on one LAN, behind two routers each, behind routers that forget",
+        play: near::play,
     },
     Scenario {
         name: "netcheck",
