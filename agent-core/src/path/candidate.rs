@@ -258,24 +258,29 @@ impl LocalCandidates {
             } else if self.list.iter().any(|own| is_near(ip, own.address.ip())) {
                 Some(1)
             } else {
-                self.may_share_site(named, ip.is_ipv4()).then_some(2)
+                self.is_on_site(named, ip.is_ipv4()).unwrap_or(true).then_some(2)
             }
         };
         let of = move |wanted: u8| hosts.clone().filter(move |host| rank(host) == Some(wanted));
         of(0).chain(of(1)).chain(of(2)).take(HOSTS)
     }
 
-    /// Whether a peer that named these may be behind our router, as far as the world's
-    /// sight of both in one family tells; where it tells nothing, it may be.
-    fn may_share_site(&self, named: &[Candidate], v4: bool) -> bool {
+    /// Whether a peer that named these is behind our router.
+    pub(super) fn shares_site(&self, named: &[Candidate]) -> bool {
+        [true, false].into_iter().any(|v4| self.is_on_site(named, v4) == Some(true))
+    }
+
+    /// The same as far as the world's sight of both in one family tells; `None` where it
+    /// tells nothing.
+    fn is_on_site(&self, named: &[Candidate], v4: bool) -> Option<bool> {
         let is_seen = |ip: &IpAddr| ip.is_ipv4() == v4 && is_public(*ip);
         let is_own = |one: &&Candidate| one.kind != CandidateKind::Relayed;
         let theirs = named.iter().filter(is_own).map(|one| one.address.ip()).filter(is_seen);
         let hosts = self.list.iter().map(|own| own.address.ip());
         let ours = self.reflexive.iter().map(SocketAddr::ip).chain(hosts).filter(is_seen);
         let mut pairs = ours.flat_map(|our| theirs.clone().map(move |their| (our, their)));
-        let Some(first) = pairs.next() else { return true };
-        core::iter::once(first).chain(pairs).any(|(our, their)| is_one_site(our, their))
+        let first = pairs.next()?;
+        Some(core::iter::once(first).chain(pairs).any(|(our, their)| is_one_site(our, their)))
     }
 
     /// Whether an address may be told or sent to, whoever names it. A tunnel inside the
@@ -361,6 +366,21 @@ mod tests {
         assert_eq!(tried(&home, &near), ["192.168.1.9", "10.200.0.1", "fd00:1:0:2::1"]);
         let carrier = ["h100.64.0.1", "s198.51.100.1"];
         assert_eq!(tried(&carrier, &["h100.127.9.9", "s198.51.100.2"]), ["100.127.9.9"]);
+    }
+
+    #[test]
+    fn one_router_is_what_both_are_seen_behind() {
+        let shares = |own: &[&str], named: &[&str]| {
+            let mut local = local();
+            local.set_reflexive(own.iter().map(|one| candidate(one).address));
+            let named: std::vec::Vec<Candidate> = named.iter().map(|one| candidate(one)).collect();
+            local.shares_site(&named)
+        };
+        assert!(shares(&["s198.51.100.1"], &["h10.0.0.3", "s198.51.100.1"]));
+        assert!(shares(&["s198.51.100.1", "s2001:db8:1::5"], &["s2001:db8:1::6"]));
+        assert!(!shares(&["s198.51.100.1"], &["h10.0.0.3", "s198.51.100.2"]));
+        assert!(!shares(&["s198.51.100.1"], &["h10.0.0.3"]), "nobody has seen the peer");
+        assert!(!shares(&[], &["h10.0.0.3", "s198.51.100.1"]), "or us");
     }
 
     #[test]

@@ -220,12 +220,16 @@ impl<const PEERS: usize> Paths<PEERS> {
         };
         let is_other = |candidate: &&Candidate| candidate.kind != CandidateKind::Host;
         let others = candidates.iter().filter(is_other);
-        let reachable = self.local.reachable(candidates);
+        let reachable = || self.local.reachable(candidates);
+        // The first that answers is taken: where both are behind one router a way that
+        // it turns around must not come before the one that it is not on.
+        let is_near = self.local.shares_site(candidates);
+        let inner = reachable().filter(|_| is_near);
         // What carries its data is there, whatever it looks like.
         let used = peer.selected.map(|selected| selected.route.address());
         let is_used = |candidate: &&Candidate| Some(candidate.address) == used;
         let used = candidates.iter().filter(|one| !is_other(one)).filter(is_used);
-        let directly = others.chain(used).chain(reachable).filter_map(direct);
+        let directly = inner.chain(others).chain(used).chain(reachable()).filter_map(direct);
         let mut ways = Ways::new();
         for way in ours.chain(directly) {
             if ways.iter().all(|known| known.0 != way.0) {
