@@ -60,7 +60,7 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
     let six: &[&str] = if full { &[] } else { &["--cells", WITH_IPV6] };
     outcome.merge(scenario(root, &[&["nat-matrix", "--ipv6"], six].concat()));
     if full {
-        // Its short form fails since gateways begin kept ways with what they remember:
+        // Its short form fails, and its cause is not known yet:
         // the first ping after a restart brings a whole round.
         outcome.merge(scenario(root, &["idle-day"]));
         outcome.merge(scenario(root, &["footprint"]));
