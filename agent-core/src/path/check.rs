@@ -168,6 +168,11 @@ impl Checks {
         self.handle = handle;
     }
 
+    /// Whether our probes carry what the peer wants them to.
+    pub(super) const fn knows_handle(&self, handle: u32) -> bool {
+        self.handle == handle
+    }
+
     /// Draws up a round of ways and whether a relay is on each.
     /// [`Checks::start`] begins it.
     pub(super) fn begin(&mut self, routes: impl Iterator<Item = (Route, bool)>, transaction: u64) {

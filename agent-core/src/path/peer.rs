@@ -391,7 +391,7 @@ impl PeerPath {
     pub(super) fn handle_call_ack(&mut self, call: u32, named: Named, at: Instant, now: Instant) {
         let is_declined = self.is_declined(&named.routes);
         let Some(calling) = self.calling.as_mut().filter(|calling| calling.id == call) else {
-            return;
+            return self.handle_late_ack(call, named, at);
         };
         if is_declined {
             self.handle_declined(now);
@@ -411,6 +411,22 @@ impl PeerPath {
         self.initiates = true;
         self.begin(call, named);
         self.start(at);
+    }
+
+    /// Data may find its way before the answer to our last call comes, which ends the
+    /// call. The answer still says what our probes are to carry, and a peer that has
+    /// started anew knows them by nothing else.
+    fn handle_late_ack(&mut self, call: u32, named: Named, at: Instant) {
+        let is_ours = self.called.is_some_and(|(called, _)| called == call);
+        if !is_ours || self.checks.knows_handle(named.handle) {
+            return;
+        }
+        if self.confirmed_at.is_some() && !self.in_doubt {
+            self.checks.set_call(call, named.handle);
+        } else if !named.routes.is_empty() {
+            self.begin(call, named);
+            self.start(at);
+        }
     }
 
     pub(super) fn handle_call_failed(&mut self, call: u32, why: Option<CallFailure>, now: Instant) {

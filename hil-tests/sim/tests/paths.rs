@@ -650,3 +650,33 @@ fn a_restart_goes_on_with_the_pauses_that_were_learned() {
     println!("{remembered} probes in half an hour, without a memory {forgotten}");
     assert!(remembered + 3 <= forgotten, "{remembered} probes, without a memory {forgotten}");
 }
+
+/// Two that start anew one soon after the other know each other afterwards: data may
+/// find its way before the answer to a call comes, and that answer says what the peer's
+/// pings are to carry. Without it the next ping is for nobody, and brings a round.
+#[test]
+fn two_that_start_anew_after_each_other_know_each_other() {
+    for after_ms in (0..800).step_by(20) {
+        let (mut mesh, a, b) = forgetful();
+        let keep_warm = |mesh: &mut Mesh, node, peer| {
+            mesh.input(node, |agent, now| agent.keep_warm(peer, true, now));
+        };
+        let ids = [mesh.id(a), mesh.id(b)];
+        keep_warm(&mut mesh, a, ids[1]);
+        keep_warm(&mut mesh, b, ids[0]);
+        mesh.run_for(60_000);
+        mesh.stop(b);
+        mesh.boot(b);
+        keep_warm(&mut mesh, b, ids[0]);
+        mesh.run_for(after_ms);
+        mesh.stop(a);
+        mesh.boot(a);
+        keep_warm(&mut mesh, a, ids[1]);
+        mesh.run_for(15_000);
+        let before = probes(&mesh);
+        mesh.run_for(45_000);
+        let after = probes(&mesh);
+        let sent = [a, b].map(|node| after[node] - before[node]);
+        assert!(sent.iter().all(|probes| *probes <= 4), "{after_ms} ms: {sent:?} probes");
+    }
+}
