@@ -1,10 +1,11 @@
 //! Calls over ways of two devices: what is answered, with how much, and what is not.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
+mod ends;
+
 use std::net::SocketAddr;
 
-use weft_agent_core::entropy::Entropy;
-use weft_agent_core::event::{DropReason, PeerSlot, RELAY, SocketId, Sockets, Source};
+use weft_agent_core::event::{DropReason, RELAY, Sockets, Source};
 use weft_agent_core::path::{Paths, PeerKind, ProbeMac, Route};
 use weft_agent_core::time::Instant;
 use weft_wire::id::DeviceId;
@@ -12,46 +13,7 @@ use weft_wire::probe::{Line, PROBE_LEN, Probe, ProbeKind};
 use weft_wire::relay::Relay;
 use weft_wire::signal::{Candidate, CandidateKind};
 
-const SLOT: PeerSlot = PeerSlot(1);
-const SOCKET: SocketId = SocketId(0);
-
-struct Counter(u64);
-
-impl Entropy for Counter {
-    fn fill(&mut self, out: &mut [u8]) {
-        self.0 += 1;
-        for (byte, value) in out.iter_mut().zip(self.0.to_le_bytes()) {
-            *byte = value;
-        }
-    }
-}
-
-/// A MAC that depends on every bit and on the pair.
-struct Key(u64);
-
-impl ProbeMac for Key {
-    fn mac(&mut self, _slot: PeerSlot, bytes: &[u8]) -> Option<[u8; 16]> {
-        let mut state = self.0;
-        for &byte in bytes {
-            state = (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
-        }
-        let mut mac = [0; 16];
-        mac[..8].copy_from_slice(&state.to_le_bytes());
-        Some(mac)
-    }
-
-    fn verify(&mut self, slot: PeerSlot, bytes: &[u8], mac: &[u8; 16]) -> bool {
-        self.mac(slot, bytes) == Some(*mac)
-    }
-}
-
-fn at(millis: u64) -> Instant {
-    Instant::from_millis(millis)
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
+use ends::{Counter, Key, SLOT, SOCKET, address, at};
 
 /// What a side sends: which way, and the bytes.
 type Sent = Vec<(Route, Vec<u8>)>;

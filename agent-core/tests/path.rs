@@ -1,13 +1,12 @@
 //! Which address a peer is sent to: candidates, calls, crossing calls, caches.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
+mod ends;
+
 use std::net::SocketAddr;
 
-use weft_agent_core::entropy::Entropy;
-use weft_agent_core::event::{DropReason, PeerSlot, SocketId, Sockets, Source};
-use weft_agent_core::path::{
-    NoPath, PathEvent, PathSignal, Paths, PeerKind, ProbeMac, Route, Selected, Why,
-};
+use weft_agent_core::event::{DropReason, Sockets, Source};
+use weft_agent_core::path::{NoPath, PathEvent, PathSignal, Paths, PeerKind, Route, Selected, Why};
 use weft_agent_core::time::{Duration, Instant};
 use weft_wire::id::DeviceId;
 use weft_wire::map::Overlay;
@@ -16,29 +15,10 @@ use weft_wire::relay::Relay;
 use weft_wire::signal::{Call, CallAck, Candidate, CandidateKind, NatReport};
 use weft_wire::verdict::CallFailure;
 
-struct Counter(u64);
+use ends::{Counter, Key, SLOT, SOCKET, address, at};
 
-impl Entropy for Counter {
-    fn fill(&mut self, out: &mut [u8]) {
-        self.0 += 1;
-        for (byte, value) in out.iter_mut().zip(self.0.to_le_bytes()) {
-            *byte = value;
-        }
-    }
-}
-
-const SLOT: PeerSlot = PeerSlot(1);
 const KIND: PeerKind =
     PeerKind { device: DeviceId(0), wireguard_only: false, endpoint: None, hints: [0; 2] };
-const SOCKET: SocketId = SocketId(0);
-
-fn at(millis: u64) -> Instant {
-    Instant::from_millis(millis)
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
 
 fn host(text: &str) -> Candidate {
     Candidate { kind: CandidateKind::Host, address: address(text) }
@@ -46,26 +26,6 @@ fn host(text: &str) -> Candidate {
 
 fn direct(text: &str) -> Route {
     Route::Direct { socket: SOCKET, address: address(text) }
-}
-
-/// A MAC that both sides can make, and that depends on every bit.
-struct Key;
-
-impl ProbeMac for Key {
-    fn mac(&mut self, slot: PeerSlot, bytes: &[u8]) -> Option<[u8; 16]> {
-        assert_eq!(slot, SLOT);
-        let mut state = 0x6A09_E667_F3BC_C908_u64;
-        for &byte in bytes {
-            state = (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
-        }
-        let mut mac = [0; 16];
-        mac[..8].copy_from_slice(&state.to_le_bytes());
-        Some(mac)
-    }
-
-    fn verify(&mut self, slot: PeerSlot, bytes: &[u8], mac: &[u8; 16]) -> bool {
-        self.mac(slot, bytes) == Some(*mac)
-    }
 }
 
 struct Side {
@@ -119,7 +79,7 @@ impl Side {
     fn probes(&mut self, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut out = [0; PING_LEN];
         std::iter::from_fn(|| {
-            let sent = self.paths.poll_probe(&mut out, &mut Key, now)?;
+            let sent = self.paths.poll_probe(&mut out, &mut Key(7), now)?;
             let Route::Direct { address, .. } = sent.route else { return None };
             Some((address, out[..sent.len].to_vec()))
         })
@@ -128,7 +88,7 @@ impl Side {
 
     fn hear(&mut self, from: &str, probe: &[u8], now: Instant) -> Result<(), DropReason> {
         let source = Source { socket: SOCKET, address: address(from) };
-        let heard = self.paths.handle_probe(source, probe, &mut Key, &mut self.entropy, now);
+        let heard = self.paths.handle_probe(source, probe, &mut Key(7), &mut self.entropy, now);
         heard.map(|slot| assert_eq!(slot, SLOT)).map_err(|(_, reason)| reason)
     }
 
@@ -154,6 +114,16 @@ fn ack(signal: PathSignal, from: u32) -> CallAck {
         PathSignal::CallAck(ack) => CallAck { peer: DeviceId(from), ..ack },
         PathSignal::Call(_) => panic!("a call"),
     }
+}
+
+/// Two, one of which has called the other and had its answer after 20 ms.
+fn acquainted() -> (Side, Side) {
+    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
+    a.wanted(at(0));
+    b.paths.handle_call(&forwarded(a.call(at(0)), 1), &mut b.entropy, at(10));
+    let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
+    a.paths.handle_call_ack(&answer, &mut a.entropy, at(20));
+    (a, b)
 }
 
 #[test]
@@ -317,11 +287,7 @@ fn without_an_answer_to_any_probe_initiations_go_everywhere() {
 
 #[test]
 fn nobodys_probe_is_answered() {
-    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
-    a.wanted(at(0));
-    b.paths.handle_call(&forwarded(a.call(at(0)), 1), &mut b.entropy, at(10));
-    let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
-    a.paths.handle_call_ack(&answer, &mut a.entropy, at(20));
+    let (mut a, mut b) = acquainted();
     let ping = a.probes(at(20)).remove(0).1;
     b.probes(at(20));
     let hear = |b: &mut Side, from: &str, bytes: &[u8]| b.hear(from, bytes, at(25));
@@ -383,11 +349,7 @@ fn a_peer_in_another_home_is_tried_where_servers_see_it() {
 /// address of whom it wants to harm: who is sent no more than was sent in that name.
 #[test]
 fn a_caught_ping_makes_no_more_of_itself() {
-    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
-    a.wanted(at(0));
-    b.paths.handle_call(&forwarded(a.call(at(0)), 1), &mut b.entropy, at(10));
-    let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
-    a.paths.handle_call_ack(&answer, &mut a.entropy, at(20));
+    let (mut a, mut b) = acquainted();
     let (mut caught, mut drawn) = (0, 0);
     for now in (20..2_000).map(at) {
         for (to, ping) in a.probes(now) {
@@ -408,11 +370,7 @@ fn a_caught_ping_makes_no_more_of_itself() {
 /// and ours goes there.
 #[test]
 fn an_address_that_nobody_named_is_found_by_its_ping() {
-    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
-    a.wanted(at(0));
-    b.paths.handle_call(&forwarded(a.call(at(0)), 1), &mut b.entropy, at(10));
-    let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
-    a.paths.handle_call_ack(&answer, &mut a.entropy, at(20));
+    let (mut a, mut b) = acquainted();
     a.probes(at(20));
     let ping = b.probes(at(20)).remove(0).1;
     a.hear("10.0.0.2:999", &ping, at(25)).unwrap();
@@ -429,11 +387,7 @@ fn an_address_that_nobody_named_is_found_by_its_ping() {
 
 #[test]
 fn a_host_that_nobody_named_is_found_by_its_pings() {
-    let (mut a, mut b) = (Side::new(1, 2, "10.0.0.1:1"), Side::new(2, 1, "10.0.0.2:1"));
-    a.wanted(at(0));
-    b.paths.handle_call(&forwarded(a.call(at(0)), 1), &mut b.entropy, at(10));
-    let answer = ack(b.signals(at(10)).pop().unwrap(), 2);
-    a.paths.handle_call_ack(&answer, &mut a.entropy, at(20));
+    let (mut a, mut b) = acquainted();
     a.probes(at(20));
     let ping = b.probes(at(20)).remove(0).1;
     // Its carrier has more addresses than one.

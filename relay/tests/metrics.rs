@@ -2,35 +2,26 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::disallowed_methods, reason = "real sockets need real time")]
 
+mod loopback;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use weft_noise::legacy::SharedPassword;
-use weft_relay::proto::turn::{AddressPrefix, Counters, Policy, Settings, SharedSecret};
-use weft_relay::{Config, RelayAddress, Server};
+use weft_relay::proto::turn::Counters;
+use weft_relay::{Config, Server};
 use weft_wire::stun::{
-    ALLOCATE_REQUEST, Algorithm, CHANNEL_BIND_REQUEST, CHANNEL_NUMBER, LIFETIME, Message,
-    MessageWriter, NONCE, REALM, REFRESH_REQUEST, SOFTWARE, UDP, USERNAME, XOR_PEER_ADDRESS,
-    XOR_RELAYED_ADDRESS,
+    ALLOCATE_REQUEST, CHANNEL_BIND_REQUEST, CHANNEL_NUMBER, LIFETIME, Message, MessageWriter,
+    NONCE, REFRESH_REQUEST, SOFTWARE, UDP, XOR_PEER_ADDRESS, XOR_RELAYED_ADDRESS,
 };
 
-const SECRET: &[u8] = b"a secret of sixteen";
-const PATIENCE: Duration = Duration::from_secs(10);
+use loopback::{PATIENCE, any, config, sign};
+
 const CHANNEL: u16 = 0x4000;
 
 fn server() -> Server {
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let loopback: AddressPrefix = "127.0.0.0/8".parse().unwrap();
-    let turn = Settings {
-        secrets: vec![SharedSecret::new(SECRET)],
-        policy: Policy { allow: vec![loopback], deny: Vec::new() },
-        ..Settings::default()
-    };
-    let relay = vec![RelayAddress { bind: any.ip(), public: any.ip() }];
-    let (listen, metrics) = (vec![any], Some(any));
-    Server::start(Config { listen, metrics, relay, turn, ..Config::default() }).unwrap()
+    Server::start(Config { metrics: Some(any()), ..config() }).unwrap()
 }
 
 /// The status line, the head's other lines and the body of an answer.
@@ -103,12 +94,7 @@ impl Device {
         let mut writer = MessageWriter::new(kind, [number; 12], &mut buffer).unwrap();
         write(&mut writer);
         if !self.nonce.is_empty() {
-            let user = b"99999999999:dev";
-            writer.attribute(USERNAME, user).unwrap();
-            writer.attribute(REALM, b"weft").unwrap();
-            writer.attribute(NONCE, &self.nonce).unwrap();
-            let key = SharedPassword::new(SECRET, user).key(user, b"weft");
-            key.sign(Algorithm::Sha1, &mut writer).unwrap();
+            sign(&mut writer, &self.nonce);
         }
         let len = writer.finish().unwrap();
         self.socket.send(&buffer[..len]).unwrap();

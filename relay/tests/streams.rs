@@ -2,32 +2,21 @@
 //! takes nothing holds nobody up.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod loopback;
+
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
 
-use weft_noise::legacy::SharedPassword;
-use weft_relay::proto::turn::{AddressPrefix, Policy, Settings, SharedSecret};
-use weft_relay::{Config, RelayAddress, Server};
+use weft_relay::{Config, Server};
 use weft_wire::stun::{
-    ALLOCATE_REQUEST, Algorithm, BINDING_REQUEST, CREATE_PERMISSION_REQUEST, Deframer, Message,
-    MessageWriter, NONCE, REALM, UDP, USERNAME, XOR_PEER_ADDRESS, XOR_RELAYED_ADDRESS,
+    ALLOCATE_REQUEST, BINDING_REQUEST, CREATE_PERMISSION_REQUEST, Deframer, Message, MessageWriter,
+    NONCE, UDP, XOR_PEER_ADDRESS, XOR_RELAYED_ADDRESS,
 };
 
-const SECRET: &[u8] = b"a secret of sixteen";
-const PATIENCE: Duration = Duration::from_secs(10);
+use loopback::{PATIENCE, any, config, sign};
 
 fn server() -> Server {
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let loopback: AddressPrefix = "127.0.0.0/8".parse().unwrap();
-    let turn = Settings {
-        secrets: vec![SharedSecret::new(SECRET)],
-        policy: Policy { allow: vec![loopback], deny: Vec::new() },
-        ..Settings::default()
-    };
-    let relay = vec![RelayAddress { bind: any.ip(), public: any.ip() }];
-    let (listen, tcp) = (vec![any], vec![any]);
-    Server::start(Config { listen, tcp, relay, turn, ..Config::default() }).unwrap()
+    Server::start(Config { tcp: vec![any()], ..config() }).unwrap()
 }
 
 /// Sends a request in two pieces; returns its answer.
@@ -56,12 +45,7 @@ fn request(
     let mut writer = MessageWriter::new(kind, [number; 12], &mut buffer).unwrap();
     write(&mut writer);
     if let Some(nonce) = nonce {
-        let user = b"99999999999:dev";
-        writer.attribute(USERNAME, user).unwrap();
-        writer.attribute(REALM, b"weft").unwrap();
-        writer.attribute(NONCE, nonce).unwrap();
-        let key = SharedPassword::new(SECRET, user).key(user, b"weft");
-        key.sign(Algorithm::Sha1, &mut writer).unwrap();
+        sign(&mut writer, nonce);
     }
     let len = writer.finish_bare();
     buffer[..len].to_vec()

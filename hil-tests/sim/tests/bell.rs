@@ -7,26 +7,15 @@ use weft_agent_core::time::Duration;
 use weft_sim::mesh::Mesh;
 use weft_sim::nat::Kind;
 
-const SERVERS: [([u8; 4], u16); 4] = [
-    ([203, 0, 113, 10], 3_478),
-    ([203, 0, 113, 10], 3_479),
-    ([203, 0, 113, 11], 3_478),
-    ([203, 0, 113, 11], 3_479),
-];
 const RELAY: [u8; 4] = [203, 0, 113, 20];
 const TEN_MINUTES: u64 = 600_000;
 
 /// Two members behind boxes of their own, and a relay.
 fn pair(seed: u64, one: Kind, other: Kind) -> (Mesh, usize, usize) {
     let mut mesh = Mesh::new(seed);
-    for server in SERVERS {
-        mesh.add_stun(server.into());
-    }
+    mesh.add_stun_servers();
     mesh.add_relay(RELAY.into());
-    let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
-    mesh.site(a, one);
-    mesh.site(b, other);
-    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    let (a, b) = mesh.add_pair(one, other);
     mesh.run_for(1_000);
     (mesh, a, b)
 }

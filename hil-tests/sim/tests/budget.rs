@@ -9,12 +9,6 @@ use weft_sim::mesh::coordinator::UNIX_MS;
 use weft_sim::nat::Kind;
 use weft_wire::probe::PROBE;
 
-const SERVERS: [([u8; 4], u16); 4] = [
-    ([203, 0, 113, 10], 3_478),
-    ([203, 0, 113, 10], 3_479),
-    ([203, 0, 113, 11], 3_478),
-    ([203, 0, 113, 11], 3_479),
-];
 const RELAY: [u8; 4] = [203, 0, 113, 30];
 const HOUR: u64 = 3_600_000;
 /// Between two pings: with longer ones the other side asks whether its answers
@@ -24,14 +18,9 @@ const PAUSE: u64 = 900;
 /// Two members behind such NATs, and a relay.
 fn pair(one: Kind, other: Kind) -> (Mesh, usize, usize) {
     let mut mesh = Mesh::new(5);
-    for server in SERVERS {
-        mesh.add_stun(server.into());
-    }
+    mesh.add_stun_servers();
     mesh.add_relay(RELAY.into());
-    let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
-    mesh.site(a, one);
-    mesh.site(b, other);
-    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    let (a, b) = mesh.add_pair(one, other);
     (mesh, a, b)
 }
 

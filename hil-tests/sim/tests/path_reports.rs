@@ -20,10 +20,7 @@ fn pair(seed: u64, one: Kind, other: Kind, relay: bool) -> (Mesh, usize, usize) 
     if relay {
         mesh.add_relay(RELAY.into());
     }
-    let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
-    mesh.site(a, one);
-    mesh.site(b, other);
-    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    let (a, b) = mesh.add_pair(one, other);
     mesh.run_for(3_600_000);
     (mesh, a, b)
 }

@@ -9,24 +9,12 @@ use weft_sim::mesh::{Coordinator, Mesh, echo};
 use weft_sim::nat::{Kind, Ports, Rules};
 use weft_wire::probe::PROBE;
 
-const SERVERS: [([u8; 4], u16); 4] = [
-    ([203, 0, 113, 10], 3_478),
-    ([203, 0, 113, 10], 3_479),
-    ([203, 0, 113, 11], 3_478),
-    ([203, 0, 113, 11], 3_479),
-];
-
 /// Two members behind NATs of their own that have been idle for longer than any
 /// mapping lives.
 fn idle(seed: u64, one: Kind, other: Kind) -> (Mesh, usize, usize) {
     let mut mesh = Mesh::new(seed);
-    for server in SERVERS {
-        mesh.add_stun(server.into());
-    }
-    let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
-    mesh.site(a, one);
-    mesh.site(b, other);
-    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    mesh.add_stun_servers();
+    let (a, b) = mesh.add_pair(one, other);
     mesh.run_for(300_000);
     (mesh, a, b)
 }
@@ -83,9 +71,7 @@ fn a_port_that_nobody_could_name_is_found() {
 #[test]
 fn a_forgotten_mapping_is_found_out_in_three_seconds() {
     let mut mesh = Mesh::new(3);
-    for server in SERVERS {
-        mesh.add_stun(server.into());
-    }
+    mesh.add_stun_servers();
     let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
     let rules = Rules { stream: Duration::from_secs(30), ports: Ports::Random, ..Rules::HOME };
     mesh.site_with(a, rules);
@@ -141,16 +127,11 @@ fn idle_with_relay(seed: u64, one: Kind, other: Kind) -> (Mesh, usize, usize) {
 
 fn idle_with_relays(seed: u64, one: Kind, other: Kind, relays: u8) -> (Mesh, usize, usize) {
     let mut mesh = Mesh::new(seed);
-    for server in SERVERS {
-        mesh.add_stun(server.into());
-    }
+    mesh.add_stun_servers();
     for relay in 0..relays {
         mesh.add_relay((u32::from_be_bytes(RELAY) + u32::from(relay)).into());
     }
-    let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
-    mesh.site(a, one);
-    mesh.site(b, other);
-    mesh.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+    let (a, b) = mesh.add_pair(one, other);
     mesh.run_for(300_000);
     assert_eq!(mesh.relays[0].turn.allocations(), 0, "nobody talks");
     (mesh, a, b)
@@ -404,9 +385,7 @@ fn a_way_that_answers_during_the_handshake_is_taken() {
 /// that a packet of the second has reached before the first sends anything there.
 fn spoiled(seed: u64, third: Kind) -> (Mesh, [usize; 3]) {
     let mut mesh = Mesh::new(seed);
-    for server in SERVERS {
-        mesh.add_stun(server.into());
-    }
+    mesh.add_stun_servers();
     mesh.add_relay(RELAY.into());
     let nodes = ["gw-a", "gw-b", "gw-c"].map(|name| mesh.add(name));
     for (node, kind) in nodes.into_iter().zip([Kind::NoFw, Kind::Prc, third]) {
@@ -554,9 +533,7 @@ fn a_relay_that_dies_soon_after_a_cut_is_left_too() {
 /// Two members behind routers that forget a flow after two minutes.
 fn forgetful() -> (Mesh, usize, usize) {
     let mut mesh = Mesh::new(11);
-    for server in SERVERS {
-        mesh.add_stun(server.into());
-    }
+    mesh.add_stun_servers();
     let (a, b) = (mesh.add("gw-a"), mesh.add("gw-b"));
     let rules = Rules {
         stream: Duration::from_secs(120),

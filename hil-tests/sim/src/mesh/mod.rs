@@ -321,6 +321,15 @@ where
         self.add_device(name, true)
     }
 
+    /// Two new devices, each behind a NAT of its own, that know each other.
+    pub fn add_pair(&mut self, one: nat::Kind, other: nat::Kind) -> (usize, usize) {
+        let (a, b) = (self.add("gw-a"), self.add("gw-b"));
+        self.site(a, one);
+        self.site(b, other);
+        self.run_to(5_000, |mesh| mesh.knows(a, 1) && mesh.knows(b, 1));
+        (a, b)
+    }
+
     /// Starts another machine with a copy of what a device's storage holds.
     pub fn copy(&mut self, of: usize) -> usize {
         let (name, storage) = (self.nodes[of].name, self.nodes[of].storage.clone());

@@ -17,10 +17,25 @@ pub(super) struct StunServer {
     pub(super) address: SocketAddr,
 }
 
+/// Two hosts with two ports each: enough to tell how a NAT maps (RFC 5780).
+const STUN_SERVERS: [([u8; 4], u16); 4] = [
+    ([203, 0, 113, 10], 3_478),
+    ([203, 0, 113, 10], 3_479),
+    ([203, 0, 113, 11], 3_478),
+    ([203, 0, 113, 11], 3_479),
+];
+
 impl<T, const PEERS: usize, const ROUTES: usize> Mesh<T, PEERS, ROUTES>
 where
     T: Trace + Default + Clone,
 {
+    /// Adds two STUN servers with two ports each.
+    pub fn add_stun_servers(&mut self) {
+        for server in STUN_SERVERS {
+            self.add_stun(server.into());
+        }
+    }
+
     /// Adds a STUN server, and names it in the map of devices that join later.
     pub fn add_stun(&mut self, address: SocketAddr) {
         let same = self.servers.iter().find(|server| server.address.ip() == address.ip());
