@@ -128,6 +128,22 @@ impl Bells {
         self.notes.iter().any(|note| note.kind == ProbeKind::Go)
     }
 
+    /// Whether a peer that we have answered may still say that it begins, on the way
+    /// that its call came.
+    pub(super) fn awaits_go(&self) -> bool {
+        !self.rung.is_empty()
+    }
+
+    /// When [`Bells::handle_timeout`] has something to forget.
+    pub(super) fn rung_until(&self) -> Option<Instant> {
+        self.rung.iter().map(|rung| rung.until).min()
+    }
+
+    /// Calls that have waited in vain are forgotten.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.rung.retain(|rung| now < rung.until);
+    }
+
     /// When [`Paths::poll_bell`] has something, but for calls and their answers.
     pub(super) fn due_at(&self) -> Option<Instant> {
         self.notes.iter().map(|note| note.at).min()
@@ -227,8 +243,8 @@ impl<const PEERS: usize> Paths<PEERS> {
         peer.known.may_answer(now)?;
         peer.draw_handle(entropy);
         let due = (route.into(), now, head.clock_ms);
+        self.bells.handle_timeout(now);
         let rung = &mut self.bells.rung;
-        rung.retain(|rung| now < rung.until);
         let is_it = |rung: &&mut Rung| rung.slot == slot && rung.call == call.call;
         if let Some(known) = rung.iter_mut().find(is_it) {
             known.due.push(due).map_err(|_| DropReason::QueueFull)?;

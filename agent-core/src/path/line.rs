@@ -392,7 +392,8 @@ impl<const PEERS: usize> Paths<PEERS> {
     pub(super) fn line_permits(&self) -> impl Iterator<Item = SocketAddr> + use<PEERS> {
         let calls = |peer: &PeerPath| peer.is_calling() && !peer.known.line.is_none();
         let calling = || self.bells.goes() || self.peers.iter().flatten().any(calls);
-        let is_wanted = self.line.is_held || (!self.line.is_online && calling());
+        let is_held = self.line.is_held || self.bells.awaits_go();
+        let is_wanted = is_held || (!self.line.is_online && calling());
         let mut permits: Vec<SocketAddr, { 4 * RELAYS }> = Vec::new();
         let lines = self.peers.iter().flatten().map(|peer| peer.known.line);
         let lines = lines.chain([self.line.home]).flat_map(|line| line.addresses());

@@ -554,6 +554,7 @@ impl<const PEERS: usize> Paths<PEERS> {
             }
         }
         self.early.retain(|early| now <= early.until);
+        self.bells.handle_timeout(now);
         self.handle_line_timeout(entropy, now);
         self.gathering.handle_timeout(now);
         self.stir();
@@ -569,8 +570,9 @@ impl<const PEERS: usize> Paths<PEERS> {
         let peers = self.peers.iter().flatten().flat_map(due).flatten();
         let cache = self.endpoints_changed.then_some(self.cache_at);
         let run = self.run.map(|run| run.due_at());
-        let own = [self.gathering.due_at(), self.line.due_at(), self.bells.due_at()];
-        let at = peers.chain(cache).chain(own.into_iter().flatten()).chain(run).min()?;
+        let bells = [self.bells.due_at(), self.bells.rung_until()];
+        let own = [self.gathering.due_at(), self.line.due_at()].into_iter().chain(bells);
+        let at = peers.chain(cache).chain(own.flatten()).chain(run).min()?;
         Some((at, Reason::new("path: call or try a peer")))
     }
 

@@ -247,7 +247,9 @@ impl PeerPath {
             return false;
         }
         let relayed = self.is_relayed(route);
-        self.calling = self.calling.filter(|calling| relayed && calling.insists);
+        // A way that is kept open will be asked, and for that the peer has to be called.
+        let is_named = self.wishes == 0 || !self.checks.knows_handle(0);
+        self.calling = self.calling.filter(|call| !is_named || (relayed && call.insists));
         self.blind_at = None;
         self.initiates = false;
         self.in_doubt = false;

@@ -139,7 +139,9 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// Whether an allocation is to be held.
     pub fn wants_relay(&self) -> bool {
         let exists = self.allocation != Allocation::Absent;
-        let is_apart = self.learns_way || self.line.wants_relay();
+        // Whoever called over it has the last word, though the coordinator may be back.
+        let answers = self.allocation == Allocation::Up && self.bells.awaits_go();
+        let is_apart = self.learns_way || self.line.wants_relay() || answers;
         exists && (is_apart || self.peers.iter().flatten().any(|peer| peer.leans))
     }
 
