@@ -1,7 +1,7 @@
 //! How a NAT chooses ports, told from what several servers saw (RFC 5780
 //! section 4.3, with more words than "dependent").
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use heapless::Vec;
 use weft_wire::map::SERVERS;
@@ -58,6 +58,51 @@ pub(super) fn classify(seen: &[(SocketAddr, SocketAddr)]) -> Mapping {
         .unwrap_or(Mapping::Random)
 }
 
+/// The ports that a NAT was seen to give, of all rounds in one network.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    of: IpAddr,
+    least: u16,
+    most: u16,
+}
+
+impl Span {
+    fn new(seen: &[(SocketAddr, SocketAddr)]) -> Option<Self> {
+        let of = seen.first()?.1.ip();
+        let ports = || seen.iter().map(|(_, address)| address.port());
+        Some(Self { of, least: ports().min()?, most: ports().max()? })
+    }
+
+    fn with(self, before: Self) -> Self {
+        if before.of != self.of {
+            return self;
+        }
+        Self { least: self.least.min(before.least), most: self.most.max(before.most), ..self }
+    }
+
+    /// The block that all of them lie in.
+    fn block(&self) -> Option<u16> {
+        BLOCKS.into_iter().find(|&block| self.most - self.least < block)
+    }
+}
+
+/// What a round says of a NAT, and those before it. Two ports of no pattern lie in a
+/// block of 512 by chance once in sixty rounds, and the search that this leads to
+/// hardly ever meets: ports outside, in whatever round, are the proof that there is no
+/// such block.
+pub(super) fn judge(before: &mut Option<Span>, seen: &[(SocketAddr, SocketAddr)]) -> Mapping {
+    if let Some(now) = Span::new(seen) {
+        *before = Some(before.map_or(now, |before| now.with(before)));
+    }
+    match classify(seen) {
+        Mapping::Window(_) => {
+            let block = before.as_ref().and_then(Span::block);
+            block.map_or(Mapping::Random, Mapping::Window)
+        }
+        mapping => mapping,
+    }
+}
+
 /// Ports that lie close together one behind the other. The smallest distance counts, as
 /// other flows may have begun in between; and not in which order servers were asked: what
 /// is sent at once may pass a box in another. Two ports go up, as hardly a box counts down.
@@ -107,6 +152,23 @@ mod tests {
                 (SocketAddr::from(([203, 0, 113, server], 3_478)), ([198, 51, 100, 1], port).into())
             })
             .collect()
+    }
+
+    #[test]
+    fn a_block_that_ports_fit_into_by_chance_is_found_out() {
+        let mut span = None;
+        let mut round = |ports: &[u16]| judge(&mut span, &seen(ports));
+        assert_eq!(round(&[500, 520]), Mapping::Window(512));
+        assert_eq!(round(&[700, 900, 600]), Mapping::Window(512));
+        assert_eq!(round(&[1_900, 1_990]), Mapping::Window(2_048), "a larger block");
+        assert_eq!(round(&[40_000, 9_000]), Mapping::Random);
+        assert_eq!(round(&[500, 520]), Mapping::Random);
+        assert_eq!(round(&[500, 500]), Mapping::EndpointIndependent, "the box is another");
+        let elsewhere = |address: &(SocketAddr, SocketAddr)| {
+            (address.0, SocketAddr::from(([198, 51, 100, 2], address.1.port())))
+        };
+        let moved: Seen = seen(&[500, 520]).iter().map(elsewhere).collect();
+        assert_eq!(judge(&mut span, &moved), Mapping::Window(512), "another address");
     }
 
     #[test]

@@ -152,6 +152,8 @@ pub struct StunClient {
     /// How often they were asked: whose turn it is.
     turn: u8,
     mapping: Mapping,
+    /// Of IPv4, in this network.
+    ports: Option<mapping::Span>,
     done_at: Option<Instant>,
 }
 
@@ -172,6 +174,7 @@ impl StunClient {
             running: false,
             turn: 0,
             mapping: Mapping::Unknown,
+            ports: None,
             done_at: None,
         }
     }
@@ -187,6 +190,7 @@ impl StunClient {
         self.rounds = [None, None];
         self.reflexive = [None; 2];
         self.mapping = Mapping::Unknown;
+        self.ports = None;
         self.done_at = None;
         if core::mem::take(&mut self.running) {
             self.tell(StunEvent::Done);
@@ -369,7 +373,7 @@ impl StunClient {
         let [v4, v6] = &seen;
         // IPv6 hardly ever has a NAT: IPv4 is what decides.
         self.mapping = match (v4.is_empty(), v6.is_empty()) {
-            (false, _) => mapping::classify(v4),
+            (false, _) => mapping::judge(&mut self.ports, v4),
             (true, false) => mapping::classify(v6),
             (true, true) if asked => Mapping::Blocked,
             (true, true) => Mapping::Unknown,
