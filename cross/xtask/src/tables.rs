@@ -171,8 +171,13 @@ pub(crate) const PEERS: &[(&str, &[&str])] =
     &[("boringtun", &["weft-oracles", "xtask"]), ("gotatun", &["weft-oracles"])];
 
 /// Where `unsafe` may stand: a file of that name or a folder.
-pub(crate) const UNSAFE: &[&str] =
-    &["agent-linux/src/net", "agent-linux/src/os", "hil-tests/lab/src/net", "relay/src/io"];
+pub(crate) const UNSAFE: &[&str] = &[
+    "agent-esp32/boards",
+    "agent-linux/src/net",
+    "agent-linux/src/os",
+    "hil-tests/lab/src/net",
+    "relay/src/io",
+];
 
 /// Where SQL may stand.
 pub(crate) const SQL: &str = "coordinator/src/store";

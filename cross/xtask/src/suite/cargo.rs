@@ -11,6 +11,8 @@ use crate::source::target;
 /// How many lines of a failing log are shown.
 const SHOWN: usize = 40;
 const TARGET: &str = "riscv32imc-unknown-none-elf";
+/// Firmware for machines, in their folders.
+const BOARDS: &[&str] = &["agent-esp32/boards/qemu-virt"];
 /// The crates that chips link.
 const CHIP_CRATES: &[&str] = &["weft-wire", "weft-noise", "weft-agent-core"];
 
@@ -117,7 +119,8 @@ fn run_tests(root: &Path, log: &str, selection: &[&str], full: bool, figures: bo
     outcome
 }
 
-/// The chip's crates for the chip's target, in one build that nothing else joins.
+/// The chip's crates for the chip's target, in one build that nothing else joins, and
+/// the boards, which are workspaces of their own.
 pub(super) fn riscv(root: &Path) -> Outcome {
     let installed = Command::new("rustup")
         .args(["target", "list", "--installed"])
@@ -130,7 +133,12 @@ pub(super) fn riscv(root: &Path) -> Outcome {
     CHIP_CRATES.iter().for_each(|package| arguments.extend(["-p", *package]));
     let mut outcome = shown(root, &arguments);
     outcome.passed *= CHIP_CRATES.len();
-    outcome.detail = Some(format!("{} crates built", CHIP_CRATES.len()));
+    for board in BOARDS {
+        // Its folder says for what it is built, and how it is linked.
+        outcome.merge(shown(&root.join(board), &["build", "--release", "--locked"]));
+    }
+    let (crates, boards) = (CHIP_CRATES.len(), BOARDS.len());
+    outcome.detail = Some(format!("{crates} crates and {boards} board built"));
     outcome
 }
 
