@@ -80,7 +80,7 @@ impl Span {
         Self { least: self.least.min(before.least), most: self.most.max(before.most), ..self }
     }
 
-    /// The block that all of them lie in.
+    /// The block that all of them lie in; where it begins is the carrier's choice.
     fn block(&self) -> Option<u16> {
         BLOCKS.into_iter().find(|&block| self.most - self.least < block)
     }
@@ -132,12 +132,9 @@ pub(super) fn furthest(seen: &[(SocketAddr, SocketAddr)], step: i16) -> Option<S
 }
 
 fn block(seen: &[(SocketAddr, SocketAddr)]) -> Option<u16> {
-    let ports = || seen.iter().map(|(_, address)| address.port());
-    // Where a block begins is the carrier's choice.
-    let spread = ports().max()? - ports().min()?;
-    // Of two ports of no pattern, one pair in sixteen lies as close as that.
-    let enough = |block| seen.len() > 2 || Some(block) == BLOCKS.first().copied();
-    BLOCKS.into_iter().find(|&block| spread < block && enough(block))
+    // Of two ports of no pattern, one pair in sixteen lies as close as the larger one.
+    let enough = |block: &u16| seen.len() > 2 || Some(block) == BLOCKS.first();
+    Span::new(seen)?.block().filter(enough)
 }
 
 #[cfg(test)]
