@@ -10,11 +10,15 @@ use weft_wire::signal::Mapping;
 /// Server and what it saw, in the order in which they were asked.
 pub(super) type Seen = Vec<(SocketAddr, SocketAddr), SERVERS>;
 
-/// A step beyond this is no step …
-const STEP: i16 = 16;
-/// … and of two ports beyond this: those of a block of 512 lie within the other one as
-/// often as once in sixteen times.
-const STEP_OF_TWO: i16 = 2;
+/// A step beyond this is no step, of so many ports: two of a block of 512 lie within the
+/// last one as often as once in sixteen times, three once in two hundred.
+const fn longest_step(ports: usize) -> i16 {
+    match ports {
+        ..=2 => 2,
+        3 => 4,
+        _ => 16,
+    }
+}
 /// Carriers give blocks of 64 to 2,048 ports; a few samples of a block of 512
 /// often lie closer together.
 const BLOCKS: [u16; 2] = [512, 2_048];
@@ -114,7 +118,7 @@ fn step(seen: &[(SocketAddr, SocketAddr)]) -> Option<i16> {
     sorted.sort_unstable();
     let distances =
         || sorted.iter().zip(sorted.iter().skip(1)).map(|(one, next)| next.saturating_sub(*one));
-    let most = if seen.len() > 2 { STEP } else { STEP_OF_TWO };
+    let most = longest_step(seen.len());
     let is_step = distances().all(|distance| (1..=most).contains(&distance));
     let goes_up = seen.len() < 3 || asked().zip(asked().skip(1)).any(|(one, next)| next > one);
     let least = distances().min().filter(|_| is_step)?;

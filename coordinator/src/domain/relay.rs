@@ -53,7 +53,16 @@ impl NewRelay {
 
     /// Where it answers STUN.
     pub fn stun(&self) -> impl Iterator<Item = SocketAddr> {
-        let port = self.udp.into_iter().find(|port| *port != 0);
+        self.stun_at(0)
+    }
+
+    /// Where it answers STUN too, if it has a second port.
+    fn stun_aside(&self) -> impl Iterator<Item = SocketAddr> {
+        self.stun_at(1)
+    }
+
+    fn stun_at(&self, place: usize) -> impl Iterator<Item = SocketAddr> {
+        let port = self.udp.into_iter().filter(|port| *port != 0).nth(place);
         self.addresses().filter_map(move |address| Some((address, port?).into()))
     }
 }
@@ -175,7 +184,9 @@ pub fn told_to(mut relays: Vec<Relay>, tags: &TagSet) -> Vec<Relay> {
 /// Where a device is told to ask where it is seen from: the coordinator's addresses first,
 /// then at the relays that it is told of, in their order, which have at least every second
 /// place. Each relay comes with one address before any comes with two, as the device
-/// measures by its questions how far they are; but no family is left out for that.
+/// measures by its questions how far they are; but no family is left out for that. Room
+/// that is left goes to second ports: two samples of a NAT that gives random ports look
+/// like a pattern now and then.
 pub fn stun_told(mut own: Vec<SocketAddr>, relays: &[Relay]) -> Vec<SocketAddr> {
     let firsts = relays.iter().filter_map(|relay| relay.is.stun().next());
     let seconds = relays.iter().filter_map(|relay| relay.is.stun().nth(1));
@@ -196,6 +207,8 @@ pub fn stun_told(mut own: Vec<SocketAddr>, relays: &[Relay]) -> Vec<SocketAddr> 
         at_relays.swap(room - 1, room + place);
     }
     own.extend(at_relays.into_iter().take(room));
+    let asides = relays.iter().flat_map(|relay| relay.is.stun_aside());
+    own.extend(asides.take(SERVERS - own.len()));
     own
 }
 
@@ -267,6 +280,7 @@ mod tests {
             region: region.to_owned(),
             v4: Some([203, 0, 113, last].into()),
             v6: v6.then(|| Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, last.into())),
+            udp: [3_478, 0],
             ..relay(name)
         };
         let one = |last: u8| SocketAddr::from(([203, 0, 113, last], 3_478));
@@ -300,6 +314,12 @@ mod tests {
         let here = NewRelay { v4: Some([192, 0, 2, 1].into()), udp: [7_420, 0], ..fra(1, false) };
         let here = [here, fra(8, false)];
         assert_eq!(told(&[1], "", &here), all(&[1], &[one(8)]));
+        // A second port fills what is left.
+        let aside = SocketAddr::from(([203, 0, 113, 1], 443));
+        let two = [NewRelay { udp: [0, 3_478], ..fra(2, false) }, relay("a")];
+        let two =
+            two.map(|is| NewRelay { v4: is.v4.map(|_| [203, 0, 113, 1].into()), v6: None, ..is });
+        assert_eq!(told(&[1], "", &two), all(&[1], &[one(1), aside]));
     }
 
     #[test]

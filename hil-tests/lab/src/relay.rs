@@ -16,6 +16,8 @@ use crate::run::Run;
 
 /// STUN and TURN by UDP and TCP, and TURN in TLS.
 pub(crate) const PORT: u16 = 3_478;
+/// A second one for UDP, where three samples of a NAT are wanted.
+pub(crate) const ASIDE: u16 = 3_479;
 const TLS_PORT: u16 = 443;
 /// For a start.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -38,6 +40,16 @@ pub(crate) struct Relay {
 impl Relay {
     /// `weft-relay` on a host, at some of its addresses, by UDP, TCP and TLS.
     pub(crate) fn start(run: &Run, host: &Host, addresses: &[IpAddr]) -> Result<Self> {
+        Self::start_at(run, host, addresses, &[PORT])
+    }
+
+    /// The same with these ports for UDP.
+    pub(crate) fn start_at(
+        run: &Run,
+        host: &Host,
+        addresses: &[IpAddr],
+        udp: &[u16],
+    ) -> Result<Self> {
         let name = format!("relay-{}", host.name);
         let secret = secret(run, &name)?;
         let mut command = Command::new(program("weft-relay")?);
@@ -46,12 +58,15 @@ impl Relay {
         for address in addresses {
             let listen = SocketAddr::new(*address, PORT).to_string();
             let tls = SocketAddr::new(*address, TLS_PORT).to_string();
-            command.args(["--listen", &listen, "--listen-tcp", &listen, "--listen-tls", &tls]);
+            command.args(["--listen-tcp", &listen, "--listen-tls", &tls]);
+            for port in udp {
+                command.args(["--listen", &SocketAddr::new(*address, *port).to_string()]);
+            }
             command.arg("--relay-address").arg(address.to_string());
         }
         let listed: Vec<String> = addresses.iter().map(|ip| format!("\"{ip}\"")).collect();
         let section = format!(
-            "\n[[relays]]\nname = \"{}\"\naddress = [{}]\nudp = [{PORT}]\ntcp = {PORT}\ntls = \
+            "\n[[relays]]\nname = \"{}\"\naddress = [{}]\nudp = {udp:?}\ntcp = {PORT}\ntls = \
              {TLS_PORT}\nsecret_file = \"{}\"\n",
             host.name,
             listed.join(", "),

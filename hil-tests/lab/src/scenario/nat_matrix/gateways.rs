@@ -16,7 +16,7 @@ use crate::mesh::{Coordinator, Gateway, PORT, Starting};
 use crate::nat::Kind;
 use crate::net::signal;
 use crate::process::Process;
-use crate::relay::Relay;
+use crate::relay::{self, Relay};
 use crate::run::Run;
 use crate::sight::{Cause, Known};
 use crate::site::{Site, SitePlan, UPLINK};
@@ -117,7 +117,8 @@ impl Gateways {
         if stage.options.ipv6 {
             relays.push(at.ipv6());
         }
-        let Relay { process: relay, section, .. } = Relay::start(stage.run, at, &relays)?;
+        let Relay { process: relay, section, .. } =
+            Relay::start_at(stage.run, at, &relays, &[relay::PORT, relay::ASIDE])?;
         let coordinator =
             Coordinator::start_with(stage.run, host, host.ipv4(), Vec::new(), &section)?;
         let known = Known { coordinator: vec![(host.ipv4(), PORT).into()], relays };
