@@ -1,5 +1,6 @@
 //! `weft-lab`: real programs in network namespaces on a simulated internet.
 
+mod chip;
 mod clock;
 mod dice;
 mod disk;

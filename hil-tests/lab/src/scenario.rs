@@ -2,6 +2,7 @@
 
 mod broker;
 mod carriers;
+mod chip;
 mod clock;
 mod clone;
 mod coturn;
@@ -93,6 +94,16 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "carriers",
         about: "networks that let one carrier through: join, ping, a new policy",
         play: carriers::play,
+    },
+    Scenario {
+        name: "chip",
+        about: "an emulated chip and a gateway: joined how soon, direct, page, reboot alone",
+        play: chip::play,
+    },
+    Scenario {
+        name: "chip-relay",
+        about: "the same where the two reach each other over a relay alone",
+        play: chip::relayed,
     },
     Scenario {
         name: "clock",

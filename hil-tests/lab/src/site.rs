@@ -324,6 +324,29 @@ impl Site {
         ip_batch(Some(&self.home), &leg).during(&format!("lead a cable to {}", host.name))
     }
 
+    /// A socket in the LAN for a machine that asks for its address: the cable's name,
+    /// and where it ends. What gives addresses away runs until the end.
+    pub(crate) fn socket(&self, run: &mut Run, cable: &str) -> Result<(&Namespace, Process)> {
+        run.count_links(1);
+        let commands =
+            [format!("tuntap add dev {cable} mode tap"), format!("link set {cable} master lan up")];
+        ip_batch(Some(&self.home), &commands).during("lead a cable to a machine")?;
+        let name = format!("dhcp-{}", self.plan.name);
+        let [from, to] = [100, 199].map(|number| self.plan.host_ipv4(number));
+        let mut command = Command::new(found("dnsmasq")?);
+        command
+            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root"])
+            .args(["--interface=lan", "--bind-interfaces", "--no-ping", "--log-facility=-"])
+            .args(["--dhcp-authoritative", "--dhcp-rapid-commit"])
+            .arg(format!("--dhcp-range={from},{to},12h"))
+            .arg(format!("--dhcp-leasefile={}", run.folder().join(&name).display()));
+        let process = Process::start(&name, &self.home, run.logs(), &mut command)?;
+        process.wait_for(0, LIMIT, "that it gives addresses away", |line| {
+            line.contains("DHCP, IP range").then_some(())
+        })?;
+        Ok((&self.home, process))
+    }
+
     /// Its own host, or a guest, is here from now on and nowhere else.
     pub(crate) fn arrive(&self, host: &Host) -> Result<()> {
         let own = self.hosts.iter().position(|own| own.name == host.name);

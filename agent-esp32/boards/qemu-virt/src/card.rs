@@ -1,7 +1,6 @@
 //! The network card: virtio over registers, as a driver of embassy-net.
 
 use core::cell::RefCell;
-use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::Context;
 
@@ -10,14 +9,11 @@ use embassy_sync::waitqueue::AtomicWaker;
 use riscv::interrupt::Interrupt;
 use static_cell::{ConstStaticCell, StaticCell};
 use virtio_drivers::device::net::VirtIONetRaw;
-use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
-use virtio_drivers::transport::{DeviceType, Transport};
-use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
+use virtio_drivers::transport::DeviceType;
+use virtio_drivers::transport::mmio::MmioTransport;
 
-/// Where the machine has its virtio devices, and how many there may be.
-const FIRST: usize = 0x1000_1000;
-const STEP: usize = 0x1000;
-const PLACES: usize = 8;
+use crate::virtio::{FIRST, Pool, STEP, find};
+
 /// Of a device's registers: why it interrupts, and that this was seen.
 const INTERRUPT_STATUS: usize = 0x60;
 const INTERRUPT_ACK: usize = 0x64;
@@ -35,18 +31,10 @@ const RECEIVED: usize = 4;
 const BUFFER: usize = 1_536;
 /// An Ethernet frame.
 const FRAME: usize = 1_514;
-/// Pages for the queues' rings.
-const PAGES: usize = 8;
 
 type Buffer = [u8; BUFFER];
 type Raw = VirtIONetRaw<Pool, MmioTransport<'static>, QUEUE>;
 
-#[repr(C, align(4096))]
-struct Rings([u8; PAGES * PAGE_SIZE]);
-
-static RINGS: ConstStaticCell<Rings> = ConstStaticCell::new(Rings([0; PAGES * PAGE_SIZE]));
-static RINGS_AT: AtomicUsize = AtomicUsize::new(0);
-static RINGS_USED: AtomicUsize = AtomicUsize::new(0);
 static BUFFERS: ConstStaticCell<[Buffer; RECEIVED + 1]> =
     ConstStaticCell::new([[0; BUFFER]; RECEIVED + 1]);
 static INNER: StaticCell<RefCell<Inner>> = StaticCell::new();
@@ -54,44 +42,10 @@ static WAKER: AtomicWaker = AtomicWaker::new();
 /// The card's registers; 0 before it was found.
 static REGISTERS: AtomicUsize = AtomicUsize::new(0);
 
-/// Memory for the queues. Addresses are the same for the device.
-struct Pool;
-
-// SAFETY: every page is handed out once, and is nowhere else.
-unsafe impl Hal for Pool {
-    fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
-        let (first, used) = (RINGS_AT.load(Ordering::Relaxed), RINGS_USED.load(Ordering::Relaxed));
-        let place = NonNull::new((first + used * PAGE_SIZE) as *mut u8);
-        match place.filter(|_| first != 0 && used + pages <= PAGES) {
-            Some(place) => {
-                RINGS_USED.store(used + pages, Ordering::Relaxed);
-                (place.as_ptr() as PhysAddr, place)
-            }
-            // Zero says that there is none.
-            None => (0, NonNull::dangling()),
-        }
-    }
-
-    unsafe fn dma_dealloc(_: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {
-        // The card is there for as long as the firmware runs.
-        0
-    }
-
-    unsafe fn mmio_phys_to_virt(address: PhysAddr, _: usize) -> NonNull<u8> {
-        NonNull::new(address as usize as *mut u8).unwrap_or(NonNull::dangling())
-    }
-
-    unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
-        buffer.cast::<u8>().as_ptr() as PhysAddr
-    }
-
-    unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
-}
-
 struct Inner {
     raw: Raw,
-    /// Buffers that the device fills, and the number that each was given.
-    received: [(u16, &'static mut Buffer); RECEIVED],
+    /// Buffers that the device fills, each at the place of the number that it was given.
+    received: [Option<&'static mut Buffer>; QUEUE],
     sending: &'static mut Buffer,
     /// What the device is sending.
     sent: Option<u16>,
@@ -100,6 +54,28 @@ struct Inner {
 impl Inner {
     fn has_received(&self) -> bool {
         self.raw.poll_receive().is_some()
+    }
+
+    /// The buffer that was filled first, and where the frame lies in it.
+    fn take_received(&mut self) -> Option<(&'static mut Buffer, usize, usize)> {
+        let token = self.raw.poll_receive()?;
+        let buffer = self.received.get_mut(usize::from(token))?.take()?;
+        // SAFETY: the buffer that was given with this number, untouched since.
+        let received = unsafe { self.raw.receive_complete(token, &mut buffer[..]) };
+        let (head, len) = received.unwrap_or((0, 0));
+        Some((buffer, head, len))
+    }
+
+    /// Lets the device fill a buffer.
+    fn give(&mut self, buffer: &'static mut Buffer) {
+        // SAFETY: it is touched again only after `receive_complete`.
+        let token = unsafe { self.raw.receive_begin(&mut buffer[..]) };
+        // There are fewer buffers than the queue has places, so that none is refused.
+        if let Ok(token) = token
+            && let Some(place) = self.received.get_mut(usize::from(token))
+        {
+            *place = Some(buffer);
+        }
     }
 
     /// Whether a frame can be sent now.
@@ -121,22 +97,12 @@ pub(crate) struct Card(&'static RefCell<Inner>);
 impl Card {
     /// Looks for a card and starts it. `None` if the machine has none.
     pub(crate) fn open() -> Option<Self> {
-        RINGS_AT.store(RINGS.take().0.as_mut_ptr() as usize, Ordering::Relaxed);
-        let (place, transport) = (0..PLACES).find_map(|place| {
-            let header = NonNull::new((FIRST + place * STEP) as *mut VirtIOHeader)?;
-            // SAFETY: the machine has registers of a device at each of these places,
-            // and nothing else of ours uses them.
-            let transport = unsafe { MmioTransport::new(header, STEP) }.ok()?;
-            (transport.device_type() == DeviceType::Network).then_some((place, transport))
-        })?;
-        let mut raw = Raw::new(transport).ok()?;
+        let (place, transport) = find(DeviceType::Network)?;
+        let raw = Raw::new(transport).ok()?;
         let [sending, received @ ..] = BUFFERS.take();
-        let received = received.each_mut().map(|buffer| {
-            // SAFETY: it is touched again only after `receive_complete`.
-            let token = unsafe { raw.receive_begin(buffer) };
-            (token.unwrap_or(u16::MAX), buffer)
-        });
-        raw.enable_interrupts();
+        let mut inner = Inner { raw, received: [const { None }; QUEUE], sending, sent: None };
+        received.iter_mut().for_each(|buffer| inner.give(buffer));
+        inner.raw.enable_interrupts();
         REGISTERS.store(FIRST + place * STEP, Ordering::Relaxed);
         let source = 1 + place;
         // SAFETY: the controller's registers; its handler is below.
@@ -146,8 +112,15 @@ impl Card {
             THRESHOLD.write_volatile(0);
             riscv::interrupt::enable_interrupt(Interrupt::MachineExternal);
         }
-        let inner = Inner { raw, received, sending, sent: None };
         Some(Self(INNER.init(RefCell::new(inner))))
+    }
+}
+
+impl Card {
+    /// What tells this machine from others.
+    pub(crate) fn serial(&self) -> [u8; 8] {
+        let [a, b, c, d, e, f] = self.0.borrow().raw.mac_address();
+        [a, b, c, d, e, f, 0, 0]
     }
 }
 
@@ -202,19 +175,13 @@ pub(crate) struct Received<'a>(&'a RefCell<Inner>);
 
 impl RxToken for Received<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, look: F) -> R {
-        let mut inner = self.0.borrow_mut();
-        let Inner { raw, received, .. } = &mut *inner;
-        let token = raw.poll_receive();
-        let place = received.iter_mut().find(|(given, _)| Some(*given) == token);
-        let Some((given, buffer)) = place else {
+        let taken = self.0.borrow_mut().take_received();
+        let Some((buffer, head, len)) = taken else {
             return look(&mut []);
         };
-        // SAFETY: the buffer that was given with this number, untouched since.
-        let (head, len) =
-            unsafe { raw.receive_complete(*given, &mut buffer[..]) }.unwrap_or((0, 0));
+        // An answer may be sent meanwhile.
         let result = look(buffer.get_mut(head..head + len).unwrap_or_default());
-        // SAFETY: it is touched again only after `receive_complete`.
-        *given = unsafe { raw.receive_begin(&mut buffer[..]) }.unwrap_or(u16::MAX);
+        self.0.borrow_mut().give(buffer);
         result
     }
 }

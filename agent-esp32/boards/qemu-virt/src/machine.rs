@@ -12,6 +12,16 @@ const FINISHER: *mut u32 = 0x0010_0000 as *mut u32;
 const PASS: u32 = 0x5555;
 const FAIL: u32 = 0x3333;
 
+/// A line on the console.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use core::fmt::Write as _;
+        // The console takes everything.
+        let _ = writeln!($crate::machine::Console, $($words)*);
+    }};
+}
+pub(crate) use say;
+
 /// The console.
 pub(crate) struct Console;
 
@@ -28,15 +38,11 @@ impl Write for Console {
     }
 }
 
-/// A line on the console.
-macro_rules! say {
-    ($($words:tt)*) => {{
-        use core::fmt::Write as _;
-        // The console takes everything.
-        let _ = writeln!($crate::machine::Console, $($words)*);
-    }};
+impl weft_board_app::Console for Console {
+    fn line(&self, words: fmt::Arguments<'_>) {
+        say!("{words}");
+    }
 }
-pub(crate) use say;
 
 /// Ends the machine; QEMU's exit status is this.
 pub(crate) fn exit(status: u16) -> ! {

@@ -1,0 +1,125 @@
+//! What all boards run: a member of the mesh with a UDP echo (port 7), a status page (port
+//! 80) and a console that says what happens. A board brings a network card, flash memory
+//! and randomness.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod console;
+mod page;
+mod provision;
+mod services;
+
+use embassy_futures::join::{join, join4};
+use embassy_net::driver::Driver;
+use embassy_net::{Config, DhcpConfig, StackResources};
+use embedded_storage_async::nor_flash::NorFlash;
+use weft_agent_esp32::flash::Flash;
+use weft_agent_esp32::{Entropy, Mesh, Resources, Runner, Settings};
+
+pub use console::Console;
+pub use provision::PAGE;
+use services::Services;
+
+/// Sockets in the local network: the tunnel's, the line's, DHCP's, the resolver's.
+const LAN_SOCKETS: usize = 5;
+/// Sockets on the mesh: echo, two of the page's, the resolver's.
+const MESH_SOCKETS: usize = 4;
+
+/// What a board brings.
+pub struct Board<D, F, E> {
+    /// The network card.
+    pub card: D,
+    /// Flash memory: its first block is what the device was provisioned with
+    /// ([`PAGE`]), the rest is the agent's.
+    pub flash: F,
+    /// Random bytes.
+    pub entropy: E,
+    /// What tells this chip from others of its kind.
+    pub serial: [u8; 8],
+    /// Chip and board.
+    pub platform: &'static str,
+}
+
+/// All memory of the application, for a `static`.
+pub struct Memory<E> {
+    lan: StackResources<LAN_SOCKETS>,
+    agent: Resources<E, 8, 16, MESH_SOCKETS>,
+    services: Services,
+}
+
+impl<E> Memory<E> {
+    /// Memory that nobody uses yet.
+    pub const fn new() -> Self {
+        Self { lan: StackResources::new(), agent: Resources::new(), services: Services::new() }
+    }
+}
+
+impl<E> Default for Memory<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Runs the application. Comes back only if it cannot begin, with the reason on the
+/// console.
+pub async fn run<D: Driver, F: NorFlash, E: Entropy>(
+    board: Board<D, F, E>,
+    memory: &'static mut Memory<E>,
+    console: &impl Console,
+) where
+    D: 'static,
+{
+    let Board { card, mut flash, mut entropy, serial, platform } = board;
+    let mut text = [0; PAGE];
+    let provisioned = match provision::read(&mut flash, &mut text).await {
+        Ok(provisioned) => provisioned,
+        Err(problem) => return console.line(format_args!("error: {problem}")),
+    };
+    let mut seed = [0; 8];
+    entropy.fill(&mut seed);
+    let config = Config::dhcpv4(DhcpConfig::default());
+    let Memory { lan, agent, services } = memory;
+    let (lan, mut lan_runner) = embassy_net::new(card, config, lan, u64::from_le_bytes(seed));
+    let settings = Settings {
+        join: provisioned.join,
+        name: provisioned.name,
+        serial: &serial,
+        platform,
+        port: 0,
+    };
+    let end = u32::try_from(flash.capacity()).unwrap_or(u32::MAX);
+    let first = u32::try_from(F::ERASE_SIZE).unwrap_or(u32::MAX);
+    let storage = match Flash::new(flash, first..end - end % first) {
+        Ok(storage) => storage,
+        Err(problem) => return console.line(format_args!("error: {problem}")),
+    };
+    let made = weft_agent_esp32::new(&settings, storage, entropy, lan, agent).await;
+    let (mesh, mut runner) = match made {
+        Ok(made) => made,
+        Err(problem) => return console.line(format_args!("error: {problem}")),
+    };
+    console.line(format_args!("start {}", provisioned.name));
+    let told = join(say_lan(lan, console), say_mesh(mesh, console));
+    join4(lan_runner.run(), drive(&mut runner), services.run(mesh), told).await;
+}
+
+async fn drive<E: Entropy, F: NorFlash>(runner: &mut Runner<'_, E, Flash<F>>) {
+    runner.run().await;
+}
+
+/// The local network, as it comes up.
+async fn say_lan(lan: embassy_net::Stack<'_>, console: &impl Console) {
+    lan.wait_link_up().await;
+    console.line(format_args!("link"));
+    lan.wait_config_up().await;
+    if let Some(config) = lan.config_v4() {
+        console.line(format_args!("lan {}", config.address));
+    }
+}
+
+/// What happens on the mesh, line by line.
+async fn say_mesh(mesh: Mesh<'_>, console: &impl Console) {
+    loop {
+        console.event(&mesh.event().await);
+    }
+}

@@ -1,0 +1,165 @@
+//! Making an agent, and running it.
+
+use core::cell::RefCell;
+
+use embassy_futures::join::join3;
+use embassy_net::Stack;
+use embassy_net::udp::UdpSocket;
+use heapless::String;
+use weft_agent_core::agent::AgentConfig;
+use weft_agent_core::config::TunnelConfig;
+use weft_agent_core::config::implementation::MTU_MAX;
+use weft_agent_core::control::Identity;
+use weft_agent_core::entropy::Entropy;
+use weft_agent_core::event::Sockets;
+use weft_wire::id::Name;
+use weft_wire::item::{Abilities, Backend, family};
+use weft_wire::join::{Carrier, JoinString};
+use weft_wire::map::{PEER_ROUTES, RULES};
+use zeroize::Zeroizing;
+
+use crate::cable::Plug;
+use crate::clock;
+use crate::keeper::Keeper;
+use crate::line::{self, LineBuffers};
+use crate::mesh::Mesh;
+use crate::parts::{ChipAgent, Parts};
+use crate::resources::Resources;
+use crate::settings::{Place, Settings, StartError, fingerprint};
+use crate::storage::{self, Index, Stamp, Storage};
+use crate::underlay::{SOCKET_V4, SOCKET_V6, Underlay};
+
+/// The longest piece of a cache, in bytes.
+const PIECE: usize = 768;
+/// Packets of one peer that wait for a session.
+const STAGED_PER_PEER: usize = 2;
+
+/// Drives an agent: everything that it does happens while [`Runner::run`] is polled.
+pub struct Runner<'d, E, S, const PEERS: usize = 8, const ROUTES: usize = 16> {
+    underlay: Underlay<'d, E, S, PEERS, ROUTES>,
+    mesh: embassy_net::Runner<'d, Plug<'d>>,
+    place: Place,
+    buffers: &'d mut LineBuffers,
+}
+
+impl<E: Entropy, S: Storage, const P: usize, const R: usize> Runner<'_, E, S, P, R> {
+    /// For ever.
+    pub async fn run(&mut self) -> ! {
+        let Self { underlay, mesh, place, buffers } = self;
+        let (parts, lan) = (underlay.parts, underlay.lan);
+        join3(underlay.run(), mesh.run(), line::run(parts, lan, place, buffers)).await.0
+    }
+}
+
+/// Reads what storage has and makes an agent of it: a new device that is going to join, or
+/// the member that it was before the reboot. Nothing is sent before [`Runner::run`].
+///
+/// # Errors
+///
+/// [`StartError`], each with a sentence that says what to do.
+pub async fn new<'d, E, S, const P: usize, const R: usize, const SOCKETS: usize>(
+    settings: &Settings<'_>,
+    mut storage: S,
+    mut entropy: E,
+    lan: Stack<'d>,
+    resources: &'d mut Resources<E, P, R, SOCKETS>,
+) -> Result<(Mesh<'d>, Runner<'d, E, S, P, R>), StartError<S::Error>>
+where
+    E: Entropy,
+    S: Storage,
+{
+    let mut join = JoinString::parse(settings.join).map_err(StartError::Join)?;
+    let place = Place::of(&mut join).ok_or(StartError::NoMqttAddress)?;
+    let kept = storage::identity(&mut storage, &join.coordinator).await;
+    let kept = kept.map_err(StartError::Storage)?;
+    let mut stamp = Stamp::read(&mut storage).await.map_err(StartError::Storage)?;
+    let index = match &kept {
+        Some(_) => Index::read(&mut storage).await.map_err(StartError::Storage)?,
+        None => {
+            stamp = Stamp { floor: Some(stamp.floor.unwrap_or(0)), starts: stamp.starts };
+            Index::default()
+        }
+    };
+    let identity = kept.unwrap_or_else(|| Identity::generate(&join, &mut entropy));
+    stamp.starts = stamp.starts.saturating_add(1);
+    let mut seed = [0; 8];
+    entropy.fill(&mut seed);
+    let Resources { agent, cable, exchange, news, socket: buffers, line, mesh } = resources;
+    let mut socket = UdpSocket::new(
+        lan,
+        &mut buffers.received.0,
+        &mut buffers.received.1,
+        &mut buffers.sent.0,
+        &mut buffers.sent.1,
+    );
+    // With port 0 the stack chooses one; a socket that was just made is not bound.
+    let _ = socket.bind(settings.port);
+    let (coordinator, starts) = (join.coordinator, stamp.starts);
+    drop(join);
+    let config = config(settings, &identity, stamp)?;
+    let made = ChipAgent::new(config, identity, entropy, clock::now());
+    let agent = &*agent.insert(RefCell::new(made.map_err(|_| StartError::WeakKey)?));
+    restore(agent, &mut storage, index).await.map_err(StartError::Storage)?;
+    let parts = Parts { agent, cable, exchange, news };
+    let seed = u64::from_le_bytes(seed);
+    let (stack, mesh) = embassy_net::new(Plug(cable), embassy_net::Config::default(), mesh, seed);
+    let keeper = Keeper::new(parts, stack, storage, coordinator, (starts, index));
+    let underlay = Underlay::new(parts, lan, socket, keeper);
+    let runner = Runner { underlay, mesh, place, buffers: line };
+    Ok((Mesh { stack, agent, news }, runner))
+}
+
+fn config<S>(
+    settings: &Settings<'_>,
+    identity: &Identity,
+    stamp: Stamp,
+) -> Result<AgentConfig, StartError<S>> {
+    let text = |text: &str| text.chars().take(16).collect::<String<16>>();
+    let key = &identity.wireguard_key.0;
+    let fingerprint = fingerprint(settings.serial, key, &identity.coordinator);
+    Ok(AgentConfig {
+        boot_count: stamp.starts,
+        on_demand: true,
+        page_window: 1,
+        staged_per_peer: STAGED_PER_PEER,
+        fingerprint,
+        name: Name::try_from(settings.name).map_err(|_| StartError::Name)?,
+        abilities: Abilities {
+            families: family::IPV4 | family::IPV6,
+            carriers: 1 << (Carrier::Mqtt as u8 - 1),
+            mtu: MTU_MAX,
+            backend: Backend::Chip,
+            // The agent fills in how many it has.
+            peer_slots: 0,
+            peer_routes: PEER_ROUTES as u8,
+            rules: RULES as u8,
+            agent: text(env!("CARGO_PKG_VERSION")),
+            platform: settings.platform.chars().take(32).collect(),
+            endpoints: heapless::Vec::new(),
+        },
+        sockets: Sockets { v4: Some(SOCKET_V4), v6: Some(SOCKET_V6) },
+        extra_sockets: 0,
+        tunnel: TunnelConfig::new(),
+        stamp_floor: stamp.floor,
+    })
+}
+
+/// Gives the agent back what it knew. A cache that cannot be read is none: everything in
+/// it comes again from the coordinator.
+async fn restore<E: Entropy, S: Storage, const P: usize, const R: usize>(
+    agent: &RefCell<ChipAgent<E, P, R>>,
+    storage: &mut S,
+    index: Index,
+) -> Result<(), S::Error> {
+    let mut piece = Zeroizing::new([0; PIECE]);
+    for record in index.records() {
+        let Some(len) = storage.read(record, &mut *piece).await? else {
+            return Ok(());
+        };
+        let bytes = piece.get(..len).unwrap_or_default();
+        if agent.borrow_mut().restore(bytes, clock::now()).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! What survives a reboot, record by record.
+//!
+//! The identity and the floor of handshake stamps are one record each. The cache is
+//! several: a piece for what the map says of this device, one for each peer. A piece that
+//! changes is written beside the one in force, and then the index, which says of every
+//! piece which of its two places is in force: whatever is cut, the cache is the old one or
+//! the new one.
+
+use serde::{Deserialize, Serialize};
+use weft_agent_core::control::Identity;
+use weft_wire::id::PublicKey;
+use zeroize::Zeroize;
+
+/// The most pieces of a cache.
+const PIECES: u8 = 16;
+
+/// What is kept, each under its number ([`Record::number`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// Private keys and membership; at most 448 bytes. A secret.
+    Identity,
+    /// Floor of handshake stamps, and starts of the device; 12 bytes. Written before
+    /// handshakes need it: losing it silences the device until it hears the time.
+    Stamp,
+    /// Which pieces of the cache are in force; 3 bytes.
+    Index,
+    /// A piece of the cache; at most 768 bytes. Holds pre-shared keys. May be lost.
+    Piece(u8),
+}
+
+impl Record {
+    /// A number of its own: 1 to 3, or 16 to 47.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Identity => 1,
+            Self::Stamp => 2,
+            Self::Index => 3,
+            Self::Piece(place) => 16 + place % (2 * PIECES),
+        }
+    }
+}
+
+/// Where records are kept. [`crate::flash::Flash`] keeps them in flash memory; a board
+/// with something better brings its own.
+pub trait Storage {
+    /// What can go wrong.
+    type Error: core::fmt::Debug;
+
+    /// Reads a record into the front of `out`: its length, or `None` if there is none, or
+    /// if it was damaged.
+    ///
+    /// # Errors
+    ///
+    /// What reads no record at all.
+    fn read(
+        &mut self,
+        record: Record,
+        out: &mut [u8],
+    ) -> impl Future<Output = Result<Option<usize>, Self::Error>>;
+
+    /// Replaces a record. It is safe there when this returns, and the old one is there
+    /// until then.
+    ///
+    /// # Errors
+    ///
+    /// The record is as it was.
+    fn write(
+        &mut self,
+        record: Record,
+        data: &[u8],
+    ) -> impl Future<Output = Result<(), Self::Error>>;
+
+    /// Forgets everything.
+    ///
+    /// # Errors
+    ///
+    /// Something may be left.
+    fn erase(&mut self) -> impl Future<Output = Result<(), Self::Error>>;
+}
+
+impl<S: Storage> Storage for &mut S {
+    type Error = S::Error;
+
+    fn read(
+        &mut self,
+        record: Record,
+        out: &mut [u8],
+    ) -> impl Future<Output = Result<Option<usize>, Self::Error>> {
+        S::read(self, record, out)
+    }
+
+    fn write(
+        &mut self,
+        record: Record,
+        data: &[u8],
+    ) -> impl Future<Output = Result<(), Self::Error>> {
+        S::write(self, record, data)
+    }
+
+    fn erase(&mut self) -> impl Future<Output = Result<(), Self::Error>> {
+        S::erase(self)
+    }
+}
+
+/// Longest [`Record::Identity`], in bytes.
+const IDENTITY_LEN: usize = 448;
+
+/// The identity as it is kept: with the coordinator that the join string named.
+#[derive(Serialize, Deserialize)]
+struct Kept<I> {
+    of: PublicKey,
+    identity: I,
+}
+
+/// The identity, if it is one for this coordinator.
+pub(crate) async fn identity<S: Storage>(
+    storage: &mut S,
+    of: &PublicKey,
+) -> Result<Option<Identity>, S::Error> {
+    let mut buffer = [0; IDENTITY_LEN];
+    let len = storage.read(Record::Identity, &mut buffer).await?;
+    let bytes = len.and_then(|len| buffer.get(..len));
+    let kept = bytes.and_then(|bytes| postcard::from_bytes::<Kept<Identity>>(bytes).ok());
+    buffer.zeroize();
+    Ok(kept.filter(|kept| kept.of == *of).map(|kept| kept.identity))
+}
+
+/// Writes the identity, with `buffer` to spell it in. `None` when it does not fit, which
+/// none does not.
+pub(crate) async fn write_identity<S: Storage>(
+    storage: &mut S,
+    of: &PublicKey,
+    identity: &Identity,
+) -> Result<Option<()>, S::Error> {
+    let mut buffer = [0; IDENTITY_LEN];
+    let kept = Kept { of: *of, identity };
+    let written = match postcard::to_slice(&kept, &mut buffer) {
+        Ok(bytes) => storage.write(Record::Identity, bytes).await.map(Some),
+        Err(_) => Ok(None),
+    };
+    buffer.zeroize();
+    written
+}
+
+/// The floor of handshake stamps; `None`: lost. And starts of the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) floor: Option<u64>,
+    pub(crate) starts: u32,
+}
+
+impl Stamp {
+    pub(crate) async fn read<S: Storage>(storage: &mut S) -> Result<Self, S::Error> {
+        let mut buffer = [0; 12 + 8];
+        let Some(12) = storage.read(Record::Stamp, &mut buffer).await? else {
+            return Ok(Self::default());
+        };
+        let floor = buffer.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let starts = buffer.get(8..).and_then(|rest| rest.first_chunk());
+        Ok(Self { floor, starts: starts.map_or(0, |bytes| u32::from_le_bytes(*bytes)) })
+    }
+
+    pub(crate) async fn write<S: Storage>(self, storage: &mut S) -> Result<(), S::Error> {
+        let mut bytes = [0; 12];
+        let (floor, starts) = bytes.split_at_mut(8);
+        floor.copy_from_slice(&self.floor.unwrap_or(0).to_le_bytes());
+        starts.copy_from_slice(&self.starts.to_le_bytes());
+        storage.write(Record::Stamp, &bytes).await
+    }
+}
+
+/// How many pieces there are, and which place of each is in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Index {
+    count: u8,
+    /// A bit for each.
+    second: u16,
+}
+
+impl Index {
+    pub(crate) async fn read<S: Storage>(storage: &mut S) -> Result<Self, S::Error> {
+        let mut buffer = [0; 3 + 8];
+        let Some(3) = storage.read(Record::Index, &mut buffer).await? else {
+            return Ok(Self::default());
+        };
+        let [count, low, high, ..] = buffer;
+        Ok(Self { count: count.min(PIECES), second: u16::from_le_bytes([low, high]) })
+    }
+
+    async fn write<S: Storage>(self, storage: &mut S) -> Result<(), S::Error> {
+        let [low, high] = self.second.to_le_bytes();
+        storage.write(Record::Index, &[self.count, low, high]).await
+    }
+
+    /// Pieces in force.
+    pub(crate) fn records(self) -> impl Iterator<Item = Record> {
+        (0..self.count).map(move |piece| self.record(piece))
+    }
+
+    const fn record(self, piece: u8) -> Record {
+        Record::Piece(2 * piece + (self.second >> piece & 1) as u8)
+    }
+}
+
+/// A cache on its way into storage, piece after piece.
+pub(crate) struct CacheWriter<'a, S> {
+    storage: &'a mut S,
+    before: Index,
+    next: Index,
+    /// Another piece than before was written.
+    is_new: bool,
+}
+
+impl<'a, S: Storage> CacheWriter<'a, S> {
+    pub(crate) const fn new(storage: &'a mut S, before: Index) -> Self {
+        Self { storage, before, next: Index { count: 0, second: before.second }, is_new: false }
+    }
+
+    /// The next piece; `scratch` takes the one before it. What does not change is not
+    /// written. Pieces beyond the last place are left out: the cache may be lost.
+    pub(crate) async fn put(&mut self, data: &[u8], scratch: &mut [u8]) -> Result<(), S::Error> {
+        let piece = self.next.count;
+        if piece >= PIECES {
+            return Ok(());
+        }
+        let mut is_same = false;
+        if piece < self.before.count {
+            let len = self.storage.read(self.before.record(piece), scratch).await?;
+            is_same = len.is_some_and(|len| scratch.get(..len) == Some(data));
+        }
+        if !is_same {
+            self.next.second ^= 1 << piece;
+            self.storage.write(self.next.record(piece), data).await?;
+            self.is_new = true;
+        }
+        self.next.count += 1;
+        Ok(())
+    }
+
+    /// Puts what was written in force.
+    pub(crate) async fn finish(self) -> Result<Index, S::Error> {
+        if self.is_new || self.next.count != self.before.count {
+            self.next.write(self.storage).await?;
+        }
+        Ok(self.next)
+    }
+}

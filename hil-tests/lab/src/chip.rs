@@ -1,0 +1,157 @@
+//! An emulated chip: QEMU's RISC-V machine with our firmware, at a site like any other
+//! device. Its flash memory is a file, so that it can be killed and comes back as the one
+//! that it was.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::failure::{During, Failure, Result};
+use crate::net::namespace::Namespace;
+use crate::process::{Process, find_program};
+use crate::run::Run;
+use crate::site::Site;
+
+/// The board, from the folder of this project on.
+const BOARD: &str = "agent-esp32/boards/qemu-virt";
+const FIRMWARE: &str = "target/riscv32imc-unknown-none-elf/release/weft-board-qemu-virt";
+/// Size of its flash memory: a block for what it was provisioned with, 15 for the agent.
+const FLASH: usize = 65_536;
+/// Until it says something that it says in a second when all is well.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A chip that was made, and runs or does not.
+pub(crate) struct Chip {
+    name: String,
+    cable: String,
+    firmware: PathBuf,
+    flash: PathBuf,
+    logs: PathBuf,
+    home: Namespace,
+    number: u8,
+    process: Option<Process>,
+    /// What gives it its address in the local network.
+    _dhcp: Process,
+}
+
+/// The firmware as its sources are now.
+///
+/// # Errors
+///
+/// A skip that names what is missing, or what the compiler said.
+pub(crate) fn firmware() -> Result<PathBuf> {
+    for (name, package) in
+        [("qemu-system-riscv32", "qemu-system-misc"), ("dnsmasq", "dnsmasq-base")]
+    {
+        if find_program(name).is_none() {
+            return Err(Failure::skipped(format!("the program {name} is missing ({package})"))
+                .line("try", "cross/setup test"));
+        }
+    }
+    let program = std::env::current_exe().during("find this program")?;
+    let root = program.ancestors().nth(3).unwrap_or_else(|| Path::new("."));
+    let board = root.join(BOARD);
+    let firmware = board.join(FIRMWARE);
+    if find_program("cargo").is_none() && firmware.exists() {
+        return Ok(firmware);
+    }
+    let output = Command::new("cargo")
+        .args(["build", "--release", "--locked"])
+        .current_dir(&board)
+        .stdin(Stdio::null())
+        .env_remove("CARGO_TARGET_DIR")
+        .output()
+        .during("start cargo")?;
+    if output.status.success() {
+        return Ok(firmware);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let error = said.lines().find(|line| line.starts_with("error")).unwrap_or("no reason given");
+    Err(Failure::new("lab.firmware", format!("the firmware cannot be built: {error}"))
+        .line("try", format!("cd {BOARD} && cargo build --release")))
+}
+
+impl Chip {
+    /// A new chip at a site, provisioned with a join string; it does not run yet.
+    pub(crate) fn new(
+        run: &mut Run,
+        site: &Site,
+        (name, number): (&str, u8),
+        join_string: &str,
+    ) -> Result<Self> {
+        let firmware = firmware()?;
+        let cable = format!("chip{number}");
+        let (home, dhcp) = site.socket(run, &cable)?;
+        let chip = Self {
+            name: name.to_owned(),
+            cable,
+            firmware,
+            flash: run.folder().join(format!("{name}.flash")),
+            logs: run.logs().to_path_buf(),
+            home: Namespace::open(home.name()).during("open a chip's namespace")?,
+            number,
+            process: None,
+            _dhcp: dhcp,
+        };
+        chip.provision(join_string)?;
+        Ok(chip)
+    }
+
+    /// Erases its flash memory and writes what it is to be: a new device.
+    pub(crate) fn provision(&self, join_string: &str) -> Result<()> {
+        let mut flash = format!("join={join_string}\nname={}\n", self.name).into_bytes();
+        flash.resize(FLASH, 0xFF);
+        fs::write(&self.flash, flash).during("write a chip's flash memory")
+    }
+
+    /// Power on: when its network card has a link.
+    pub(crate) fn start(&mut self) -> Result<Instant> {
+        let mut command = Command::new("qemu-system-riscv32");
+        command
+            .args(["-M", "virt", "-bios", "none", "-m", "16M", "-display", "none"])
+            .args(["-monitor", "none", "-serial", "stdio"])
+            .args(["-global", "virtio-mmio.force-legacy=false"])
+            .arg("-kernel")
+            .arg(&self.firmware)
+            .arg("-netdev")
+            .arg(format!("tap,id=net,ifname={},script=no,downscript=no", self.cable))
+            .arg("-device")
+            .arg(format!("virtio-net-device,netdev=net,mac=02:00:00:c0:00:{:02x}", self.number))
+            .arg("-drive")
+            .arg(format!("if=none,id=flash,format=raw,file={}", self.flash.display()))
+            .args(["-device", "virtio-blk-device,drive=flash"])
+            .args(["-device", "virtio-rng-device"]);
+        let process = Process::start(&self.name, &self.home, &self.logs, &mut command)?;
+        process.wait_for(0, LIMIT, "link", |line| (line == "link").then_some(()))?;
+        self.process = Some(process);
+        Ok(clock::now())
+    }
+
+    /// Power off, in the middle of whatever it does.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process.take().map_or(Ok(()), |mut process| process.kill())
+    }
+
+    /// Waits until it says that it has an address on the mesh.
+    pub(crate) fn joined(&self) -> Result<[IpAddr; 2]> {
+        self.says("joined", |line| {
+            let mut words = line.strip_prefix("joined ")?.split(' ');
+            let mut next = || words.next()?.parse().ok();
+            Some([next()?, next()?])
+        })
+    }
+
+    /// Waits for a line of its console.
+    pub(crate) fn says<T>(&self, what: &str, find: impl FnMut(&str) -> Option<T>) -> Result<T> {
+        let off = || Failure::new("lab.internal", format!("{} is off", self.name));
+        self.process.as_ref().ok_or_else(off)?.wait_for(0, LIMIT, what, find)
+    }
+
+    /// Its name on the mesh.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
