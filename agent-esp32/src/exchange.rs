@@ -22,6 +22,8 @@ pub(crate) struct Exchange {
     buffer: RefCell<[u8; MAX_FRAME_CHIP]>,
     /// Whether the line takes frames.
     open: Cell<bool>,
+    /// Whether this device has an address in a local network.
+    local: Cell<bool>,
     line: RefCell<WakerRegistration>,
     /// Whether the agent was drained, so that it takes something.
     idle: Cell<bool>,
@@ -37,6 +39,7 @@ impl Exchange {
             frame: RefCell::new(None),
             buffer: RefCell::new([0; MAX_FRAME_CHIP]),
             open: Cell::new(false),
+            local: Cell::new(false),
             line: RefCell::new(WakerRegistration::new()),
             idle: Cell::new(false),
             told: Cell::new(false),
@@ -68,6 +71,18 @@ impl Exchange {
         if is_idle {
             self.line.borrow_mut().wake();
         }
+    }
+
+    /// This device has an address in a local network now, or none.
+    pub(crate) fn set_local(&self, is_there: bool) {
+        self.local.set(is_there);
+        self.line.borrow_mut().wake();
+    }
+
+    /// Until this device has an address in a local network.
+    pub(crate) fn poll_local(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.line.borrow_mut().register(context.waker());
+        if self.local.get() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Whether the line told the agent something since this was last asked.

@@ -49,6 +49,11 @@ impl<F: NorFlash> Flash<F> {
         Ok(Self { map, buffer: [0; BUFFER_LEN], writes: 0 })
     }
 
+    /// The memory, as it is.
+    pub fn into_inner(self) -> F {
+        self.map.destroy().0
+    }
+
     /// Records written since the start.
     pub const fn writes(&self) -> u32 {
         self.writes

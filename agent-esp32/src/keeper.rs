@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::clock;
 use crate::parts::Parts;
 use crate::status::Event;
-use crate::storage::{self, CacheWriter, Index, Stamp, Storage};
+use crate::storage::{CacheWriter, Index, KeptIdentity, Stamp, Storage};
 
 /// What could not be written is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
@@ -142,12 +142,11 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Keeper<'d, E, S
     }
 
     async fn write_identity(&mut self) -> Result<(), S::Error> {
-        // Nobody else is at the agent while this is awaited: it was not drained.
-        #[expect(clippy::await_holding_refcell_ref, reason = "nobody is told anything meanwhile")]
-        let agent = self.parts.agent.borrow();
-        storage::write_identity(&mut self.storage, &self.coordinator, agent.identity())
-            .await
-            .map(|_fits| ())
+        let kept = {
+            let agent = self.parts.agent.borrow();
+            KeptIdentity::new(&self.coordinator, agent.identity())
+        };
+        kept.write(&mut self.storage).await
     }
 
     async fn write_cache(&mut self) -> Result<(), S::Error> {

@@ -35,5 +35,5 @@ mod underlay;
 pub use mesh::Mesh;
 pub use resources::Resources;
 pub use runner::{Runner, new};
-pub use settings::{Settings, StartError};
+pub use settings::{PORT, Settings, StartError};
 pub use weft_agent_core::entropy::Entropy;

@@ -107,6 +107,8 @@ async fn session<E: weft_agent_core::entropy::Entropy, const P: usize, const R: 
     let [receive, transmit] = &mut buffers.tcp;
     let mut socket = TcpSocket::new(lan, receive, transmit);
     socket.set_timeout(Some(SILENCE));
+    // Without a network there is nothing to wait for but one.
+    poll_fn(|context| parts.exchange.poll_local(context)).await;
     let address = resolve(lan, place).await?;
     with_timeout(PATIENCE, socket.connect(IpEndpoint::new(address, place.port)))
         .await
@@ -211,6 +213,10 @@ async fn carry<E: weft_agent_core::entropy::Entropy, const P: usize, const R: us
     }
 }
 
+#[expect(
+    clippy::await_holding_refcell_ref,
+    reason = "the buffer is this frame's until it is taken: nobody else looks at it"
+)]
 async fn publish<E: weft_agent_core::entropy::Entropy, const P: usize, const R: usize>(
     parts: Parts<'_, E, P, R>,
     connection: &mut Mqtt<'_, '_, '_>,

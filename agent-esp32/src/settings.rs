@@ -9,6 +9,9 @@ use weft_noise::mac;
 use weft_wire::id::PublicKey;
 use weft_wire::join::{ADDRESS_LEN, BrokerAccount, Carrier, JoinError, JoinString};
 
+/// The usual UDP port of the tunnel.
+pub const PORT: u16 = weft_wire::WIREGUARD_PORT;
+
 /// What is compiled into firmware, or read from where it was provisioned.
 #[derive(Clone, Copy)]
 pub struct Settings<'a> {
@@ -24,7 +27,8 @@ pub struct Settings<'a> {
     pub serial: &'a [u8],
     /// Chip and board, as people are shown it: `esp32c3`.
     pub platform: &'a str,
-    /// UDP port of the tunnel on the local network; 0: any.
+    /// UDP port of the tunnel on the local network: [`PORT`] for most. The same one after a
+    /// reboot is where peers still send to, and what NAT boxes on the way still let in.
     pub port: u16,
 }
 

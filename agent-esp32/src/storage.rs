@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use weft_agent_core::control::Identity;
 use weft_wire::id::PublicKey;
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 /// The most pieces of a cache.
 const PIECES: u8 = 16;
@@ -117,29 +117,31 @@ pub(crate) async fn identity<S: Storage>(
     storage: &mut S,
     of: &PublicKey,
 ) -> Result<Option<Identity>, S::Error> {
-    let mut buffer = [0; IDENTITY_LEN];
-    let len = storage.read(Record::Identity, &mut buffer).await?;
+    let mut buffer = Zeroizing::new([0; IDENTITY_LEN]);
+    let len = storage.read(Record::Identity, &mut *buffer).await?;
     let bytes = len.and_then(|len| buffer.get(..len));
     let kept = bytes.and_then(|bytes| postcard::from_bytes::<Kept<Identity>>(bytes).ok());
-    buffer.zeroize();
     Ok(kept.filter(|kept| kept.of == *of).map(|kept| kept.identity))
 }
 
-/// Writes the identity, with `buffer` to spell it in. `None` when it does not fit, which
-/// none does not.
-pub(crate) async fn write_identity<S: Storage>(
-    storage: &mut S,
-    of: &PublicKey,
-    identity: &Identity,
-) -> Result<Option<()>, S::Error> {
-    let mut buffer = [0; IDENTITY_LEN];
-    let kept = Kept { of: *of, identity };
-    let written = match postcard::to_slice(&kept, &mut buffer) {
-        Ok(bytes) => storage.write(Record::Identity, bytes).await.map(Some),
-        Err(_) => Ok(None),
-    };
-    buffer.zeroize();
-    written
+/// An identity as it is kept. A secret.
+pub(crate) struct KeptIdentity {
+    bytes: Zeroizing<[u8; IDENTITY_LEN]>,
+    len: usize,
+}
+
+impl KeptIdentity {
+    pub(crate) fn new(of: &PublicKey, identity: &Identity) -> Self {
+        let mut bytes = Zeroizing::new([0; IDENTITY_LEN]);
+        let kept = Kept { of: *of, identity };
+        // Every identity fits.
+        let len = postcard::to_slice(&kept, &mut *bytes).map_or(0, |written| written.len());
+        Self { bytes, len }
+    }
+
+    pub(crate) async fn write<S: Storage>(&self, storage: &mut S) -> Result<(), S::Error> {
+        storage.write(Record::Identity, self.bytes.get(..self.len).unwrap_or_default()).await
+    }
 }
 
 /// The floor of handshake stamps; `None`: lost. And starts of the device.

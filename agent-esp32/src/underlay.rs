@@ -29,7 +29,8 @@ pub(crate) const SOCKET_V6: SocketId = SocketId(1);
 /// A datagram waits for room in the local network's stack for so long: with a link that
 /// is gone there is none.
 const ROOM_WITHIN: Duration = Duration::from_millis(20);
-/// The local network's addresses are looked at this often, when nothing else happens.
+/// The local network's addresses are looked at this often, when nothing else happens: a
+/// stack that has one tells nobody of another.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Where a device is in its local network.
@@ -89,7 +90,14 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Underlay<'d, E,
         let retry = self.keeper.retry_at();
         let until = [due, retry].into_iter().flatten().fold(look, embassy_time::Instant::min);
         let mut alarm = pin!(Timer::at(until));
+        // Only while there is none: the stack tells one task at a time.
+        let mut up = pin!(self.lan.wait_config_up());
+        let is_nowhere = self.addresses == (None, None);
         poll_fn(|context| {
+            if is_nowhere {
+                // What it says is seen below.
+                let _ = up.as_mut().poll(context);
+            }
             if self.parts.exchange.poll_told(context).is_ready() {
                 return Poll::Ready(Next::Told);
             }
@@ -138,6 +146,7 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Underlay<'d, E,
 
     fn handle_moved(&mut self) {
         self.addresses = self.lan_addresses();
+        self.parts.exchange.set_local(self.addresses != (None, None));
         let port = self.socket.endpoint().port;
         let (v4, v6) = &self.addresses;
         let v4 = v4.as_ref().map(|config| IpAddr::V4(config.address.address()));

@@ -96,12 +96,17 @@ impl Chip {
             process: None,
             _dhcp: dhcp,
         };
-        chip.provision(join_string)?;
+        chip.write_flash(join_string)?;
         Ok(chip)
     }
 
-    /// Erases its flash memory and writes what it is to be: a new device.
-    pub(crate) fn provision(&self, join_string: &str) -> Result<()> {
+    /// A new device of this name: its flash memory is erased.
+    pub(crate) fn renew(&mut self, name: &str, join_string: &str) -> Result<()> {
+        name.clone_into(&mut self.name);
+        self.write_flash(join_string)
+    }
+
+    fn write_flash(&self, join_string: &str) -> Result<()> {
         let mut flash = format!("join={join_string}\nname={}\n", self.name).into_bytes();
         flash.resize(FLASH, 0xFF);
         fs::write(&self.flash, flash).during("write a chip's flash memory")

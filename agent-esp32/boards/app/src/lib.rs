@@ -14,7 +14,7 @@ use embassy_net::driver::Driver;
 use embassy_net::{Config, DhcpConfig, StackResources};
 use embedded_storage_async::nor_flash::NorFlash;
 use weft_agent_esp32::flash::Flash;
-use weft_agent_esp32::{Entropy, Mesh, Resources, Runner, Settings};
+use weft_agent_esp32::{Entropy, Mesh, PORT, Resources, Runner, Settings};
 
 pub use console::Console;
 pub use provision::PAGE;
@@ -85,7 +85,7 @@ pub async fn run<D: Driver, F: NorFlash, E: Entropy>(
         name: provisioned.name,
         serial: &serial,
         platform,
-        port: 0,
+        port: PORT,
     };
     let end = u32::try_from(flash.capacity()).unwrap_or(u32::MAX);
     let first = u32::try_from(F::ERASE_SIZE).unwrap_or(u32::MAX);

@@ -14,7 +14,7 @@ const TARGET: &str = "riscv32imc-unknown-none-elf";
 /// Firmware for machines, in their folders.
 const BOARDS: &[&str] = &["agent-esp32/boards/qemu-virt"];
 /// The crates that chips link.
-const CHIP_CRATES: &[&str] = &["weft-wire", "weft-noise", "weft-agent-core"];
+const CHIP_CRATES: &[&str] = &["weft-wire", "weft-noise", "weft-agent-core", "weft-agent-esp32"];
 
 /// Formatting and Clippy over everything, warnings are errors.
 pub(super) fn lints(root: &Path) -> Outcome {
@@ -55,9 +55,13 @@ pub(super) fn unit(root: &Path, full: bool) -> Outcome {
         "weft-noise",
         "--exclude",
         "weft-coordinator",
+        // Its clock is another one than the daemon's.
+        "--exclude",
+        "weft-agent-esp32",
     ];
     let mut outcome = tests(root, "unit", &all, full);
     outcome.merge(tests(root, "coordinator", &["-p", "weft-coordinator"], full));
+    outcome.merge(tests(root, "chip", &["-p", "weft-agent-esp32"], full));
     outcome.merge(tests(root, "noise", &["-p", "weft-noise"], full));
     let ring = ["-p", "weft-noise", "--features", "ring"];
     outcome.merge(tests(root, "noise-ring", &ring, full));

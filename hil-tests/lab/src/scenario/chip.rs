@@ -97,12 +97,11 @@ fn rounds(
     coordinator: &mut Coordinator,
     key: &str,
 ) -> Result<Value> {
-    let limits = stage.options.short;
-    let count = if limits { 1 } else { ROUNDS };
+    let count = if stage.options.short { 1 } else { ROUNDS };
     let mut all = Vec::new();
     for round in 1..=count {
         chip.kill()?;
-        chip.provision(key)?;
+        chip.renew(&format!("{CHIP}-{round}"), key)?;
         let took = first_answer(chip, gateway)?;
         stage.story.done(&format!("new {round} of {count}"), &ui::span(took), None);
         all.push(took);
