@@ -4,6 +4,7 @@ use core::cell::RefCell;
 
 use embassy_net::StackResources;
 use embassy_net::udp::PacketMetadata;
+use heapless::Vec;
 
 use crate::cable::{BUFFER_LEN, Cable};
 use crate::exchange::Exchange;
@@ -31,7 +32,9 @@ pub(crate) struct SocketBuffers {
 /// - `SOCKETS`: sockets on the mesh, one of them the resolver's.
 pub struct Resources<E, const PEERS: usize = 8, const ROUTES: usize = 16, const SOCKETS: usize = 4>
 {
-    pub(crate) agent: Option<RefCell<ChipAgent<E, PEERS, ROUTES>>>,
+    /// Empty until the agent is made. No `Option`: this says nothing of bytes that nobody
+    /// has written, so that nothing has to be kept in flash memory for them.
+    pub(crate) agent: Vec<RefCell<ChipAgent<E, PEERS, ROUTES>>, 1>,
     pub(crate) cable: Cable,
     pub(crate) exchange: Exchange,
     pub(crate) news: News,
@@ -46,7 +49,7 @@ impl<E, const PEERS: usize, const ROUTES: usize, const SOCKETS: usize>
     /// Memory that nobody uses yet.
     pub const fn new() -> Self {
         Self {
-            agent: None,
+            agent: Vec::new(),
             cable: Cable::new(),
             exchange: Exchange::new(),
             news: News::new(),

@@ -98,7 +98,10 @@ where
     drop(join);
     let config = config(settings, &identity, stamp)?;
     let made = ChipAgent::new(config, identity, entropy, clock::now());
-    let agent = &*agent.insert(RefCell::new(made.map_err(|_| StartError::WeakKey)?));
+    agent.clear();
+    // Cannot fail: its one place is free.
+    let _ = agent.push(RefCell::new(made.map_err(|_| StartError::WeakKey)?));
+    let agent: &'d RefCell<_> = agent.first().ok_or(StartError::WeakKey)?;
     restore(agent, &mut storage, index).await.map_err(StartError::Storage)?;
     let parts = Parts { agent, cable, exchange, news };
     let seed = u64::from_le_bytes(seed);

@@ -11,7 +11,7 @@ mod machine;
 mod virtio;
 
 use embassy_executor::Spawner;
-use static_cell::ConstStaticCell;
+use static_cell::StaticCell;
 use weft_board_app::{Board, Memory};
 
 use card::Card;
@@ -19,7 +19,7 @@ use dice::Dice;
 use disk::Disk;
 use machine::{Console, say};
 
-static MEMORY: ConstStaticCell<Memory<Dice>> = ConstStaticCell::new(Memory::new());
+static MEMORY: StaticCell<Memory<Dice>> = StaticCell::new();
 
 #[embassy_executor::main(entry = "riscv_rt::entry")]
 async fn main(_spawner: Spawner) {
@@ -34,6 +34,6 @@ async fn main(_spawner: Spawner) {
     unsafe { riscv::interrupt::enable() };
     let serial = card.serial();
     let board = Board { card, flash, entropy, serial, platform: "qemu-virt" };
-    weft_board_app::run(board, MEMORY.take(), &Console).await;
+    weft_board_app::run(board, MEMORY.init_with(Memory::new), &Console).await;
     machine::exit(3)
 }

@@ -133,7 +133,8 @@ fn rounds(
         "path": path,
         "services_ok": true,
     });
-    let late = joined.max(alone);
+    // Over a relay alone nobody tells the gateway of a reboot: it finds out by silence.
+    let late = if form.home == Kind::Prc { joined.max(alone) } else { joined };
     if late > JOINED_GOAL {
         let (late, goal) = (ui::span(late), ui::span(JOINED_GOAL));
         return Err(Failure::expectation(format!("joined after {late}, the goal is {goal}"))
