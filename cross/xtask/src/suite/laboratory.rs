@@ -15,8 +15,22 @@ const NOT_PERMITTED: i32 = 4;
 
 /// Scenarios with a short form for `make test`.
 const SHORTENED: &[&str] = &[
-    "outage", "revoke", "clock", "crash", "hostile", "carriers", "clone", "flood", "broker",
-    "rotate", "roam", "failover", "near", "idle-day", "chip", "chip-relay",
+    "outage",
+    "revoke",
+    "clock",
+    "crash",
+    "hostile",
+    "carriers",
+    "clone",
+    "flood",
+    "broker",
+    "rotate",
+    "roam",
+    "failover",
+    "near",
+    "idle-day",
+    "chip",
+    "chip-relay",
 ];
 
 /// Cells of the path matrix that IPv6 is for.
