@@ -45,11 +45,12 @@ use core::net::SocketAddr;
 
 use weft_noise::key::{StaticSecret, WeakKey};
 use weft_noise::probe::hint;
+use weft_noise::wg::CHIP_WINDOW_WORDS;
 use weft_wire::id::{Inbox, Name};
 use weft_wire::item::Abilities;
 
 use crate::config::TunnelConfig;
-use crate::config::implementation::{FLOWS_CHIP, FLOWS_LINUX, MTU_MAX};
+use crate::config::implementation::{FLOWS_CHIP, FLOWS_LINUX, MTU_MAX, STAGED_CHIP};
 use crate::control::{Control, ControlConfig, Identity};
 use crate::datapath::Datapath;
 use crate::entropy::Entropy;
@@ -80,8 +81,17 @@ pub type GatewayAgent<E, T = NoTrace> =
     Agent<E, T, 256, 512, FLOWS_LINUX, 64, 64, { weft_wire::frame::MAX_FRAME }, { RELAYED_FRAME }>;
 
 /// A microcontroller's agent.
-pub type ChipAgent<E, T = NoTrace> =
-    Agent<E, T, 8, 16, FLOWS_CHIP, 8, 4, { weft_wire::frame::MAX_FRAME_CHIP }, 0>;
+pub type ChipAgent<E, T = NoTrace> = Agent<
+    E,
+    T,
+    8,
+    16,
+    FLOWS_CHIP,
+    CHIP_WINDOW_WORDS,
+    STAGED_CHIP,
+    { weft_wire::frame::MAX_FRAME_CHIP },
+    0,
+>;
 
 /// What an agent is told once.
 pub struct AgentConfig {

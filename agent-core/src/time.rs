@@ -6,65 +6,76 @@
 //! never a panic.
 
 use core::fmt;
+use core::num::NonZero;
 use core::ops::{Add, AddAssign, Sub};
 
 pub use core::time::Duration;
 
 /// Microseconds of the caller's monotonic clock.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Instant(u64);
+///
+/// One more than that is what is kept, so that an `Option` of it takes no more room: a
+/// chip has hundreds of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(NonZero<u64>);
+
+impl Default for Instant {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+/// Microseconds; saturates. `Duration::as_micros` counts in 128 bits, which a chip does
+/// by hand.
+const fn micros(duration: Duration) -> u64 {
+    let whole = duration.as_secs().saturating_mul(1_000_000);
+    whole.saturating_add(duration.subsec_micros() as u64)
+}
 
 impl Instant {
     /// The clock's zero.
-    pub const ZERO: Self = Self(0);
+    pub const ZERO: Self = Self(NonZero::<u64>::MIN);
 
     /// Later than every other instant: stands for "never" in comparisons.
-    pub const FAR_FUTURE: Self = Self(u64::MAX);
+    pub const FAR_FUTURE: Self = Self(NonZero::<u64>::MAX);
 
-    /// This many microseconds after the clock's zero.
+    /// This many microseconds after the clock's zero; saturates.
     pub const fn from_micros(micros: u64) -> Self {
-        Self(micros)
+        Self(NonZero::<u64>::MIN.saturating_add(micros))
     }
 
     /// This many milliseconds after the clock's zero; saturates.
     pub const fn from_millis(millis: u64) -> Self {
-        Self(millis.saturating_mul(1_000))
+        Self::from_micros(millis.saturating_mul(1_000))
     }
 
     /// This many seconds after the clock's zero; saturates.
     pub const fn from_secs(secs: u64) -> Self {
-        Self(secs.saturating_mul(1_000_000))
+        Self::from_micros(secs.saturating_mul(1_000_000))
     }
 
     /// Microseconds since the clock's zero.
     pub const fn as_micros(self) -> u64 {
-        self.0
+        self.0.get() - 1
     }
 
     /// Milliseconds since the clock's zero, rounded down.
     pub const fn as_millis(self) -> u64 {
-        self.0 / 1_000
+        self.as_micros() / 1_000
     }
 
     /// How long after `earlier` this is; zero when it is not later.
     pub const fn since(self, earlier: Self) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0))
+        Duration::from_micros(self.0.get().saturating_sub(earlier.0.get()))
     }
 
     /// This much later, or [`Instant::FAR_FUTURE`].
     pub const fn after(self, duration: Duration) -> Self {
-        let micros = duration.as_micros();
-        if micros > (u64::MAX - self.0) as u128 {
-            Self::FAR_FUTURE
-        } else {
-            Self(self.0 + micros as u64)
-        }
+        Self(self.0.saturating_add(micros(duration)))
     }
 
     /// This much earlier, or [`Instant::ZERO`].
     pub const fn before(self, duration: Duration) -> Self {
-        let micros = duration.as_micros();
-        if micros > self.0 as u128 { Self::ZERO } else { Self(self.0 - micros as u64) }
+        Self::from_micros(self.as_micros().saturating_sub(micros(duration)))
     }
 }
 
@@ -103,7 +114,8 @@ impl fmt::Debug for Instant {
         if *self == Self::FAR_FUTURE {
             return f.write_str("never");
         }
-        write!(f, "{}.{:06} s", self.0 / 1_000_000, self.0 % 1_000_000)
+        let micros = self.as_micros();
+        write!(f, "{}.{:06} s", micros / 1_000_000, micros % 1_000_000)
     }
 }
 
@@ -120,6 +132,15 @@ mod tests {
         assert_eq!(Instant::ZERO - late, Duration::ZERO);
         assert_eq!(Instant::from_secs(3) - Instant::from_secs(1), Duration::from_secs(2));
         assert_eq!(Instant::from_millis(u64::MAX), late);
+    }
+
+    #[test]
+    fn an_option_takes_no_more_room() {
+        assert_eq!(size_of::<Option<Instant>>(), size_of::<u64>());
+        for micros in [0, 1, u64::MAX - 2, u64::MAX - 1] {
+            assert_eq!(Instant::from_micros(micros).as_micros(), micros);
+        }
+        assert_eq!(Instant::from_micros(u64::MAX), Instant::FAR_FUTURE);
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn r03_the_whole_window_takes_late_packets() {
             assert!(!opener.open(datagram).unwrap().newest);
         }
     }
-    assert_eq!(Opener::<CHIP_WINDOW_WORDS>::WINDOW, 448);
+    assert_eq!(Opener::<CHIP_WINDOW_WORDS>::WINDOW, 192);
     assert_eq!(Opener::<GATEWAY_WINDOW_WORDS>::WINDOW, 8_128);
     late::<CHIP_WINDOW_WORDS>(3);
     late::<GATEWAY_WINDOW_WORDS>(4);

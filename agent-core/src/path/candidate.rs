@@ -265,6 +265,13 @@ impl LocalCandidates {
         of(0).chain(of(1)).chain(of(2)).take(HOSTS)
     }
 
+    /// Whether the world sees us at this address, so that what is sent there turns around
+    /// at our router.
+    pub(super) fn is_own_router(&self, ip: IpAddr) -> bool {
+        self.reflexive.iter().any(|own| own.ip() == ip)
+            && self.list.iter().all(|own| own.address.ip() != ip)
+    }
+
     /// Whether a peer that named these is behind our router.
     pub(super) fn shares_site(&self, named: &[Candidate]) -> bool {
         [true, false].into_iter().any(|v4| self.is_on_site(named, v4) == Some(true))

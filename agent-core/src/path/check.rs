@@ -11,13 +11,14 @@
 //! somebody else's address, who is to get no more than was sent in the name of it: the
 //! first draws a ping instead of the answer, and every other one its answer alone.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use heapless::{Deque, Vec};
 use weft_wire::probe::{ProbeHead, ProbeKind};
 use weft_wire::signal::CANDIDATES;
 
 use super::Route;
+use super::candidate::is_public;
 use super::history::Tried;
 use super::route::Packed;
 use crate::event::DropReason;
@@ -44,6 +45,8 @@ const RELAYED_LAG: Duration = Duration::from_millis(5);
 const CHECKS: usize = CANDIDATES + 2;
 /// An answer is good for this long.
 const GOOD_FOR: Duration = Duration::from_secs(5);
+/// Round trips whose milliseconds share this multiple are as good as one another.
+const ALIKE_MS: u16 = 8;
 /// Pongs that wait to be sent.
 const PONGS: usize = 2;
 /// Pings remembered, so that a copy is not answered.
@@ -83,6 +86,10 @@ impl Check {
 
     fn route(&self) -> Route {
         self.packed.into()
+    }
+
+    fn ip(&self) -> IpAddr {
+        self.route().address().ip()
     }
 
     fn leads(&self, route: Route) -> bool {
@@ -238,11 +245,22 @@ impl Checks {
         }
     }
 
+    /// The same, but addresses that only neighbours of the peer reach are tried to the
+    /// end of their pings: there is a way that turns around at a router, and a shorter
+    /// one may have been a moment late.
+    pub(super) fn end_but_near(&mut self) {
+        self.open = false;
+        for check in self.list.iter_mut().filter(|check| is_public(check.ip())) {
+            check.due_at = Instant::FAR_FUTURE;
+        }
+    }
+
     /// The best way that answered a moment ago: one without a relay, then the
-    /// fastest. Whether a relay is on it.
+    /// fastest; of those that are alike, a neighbour's. Whether a relay is on it.
     pub(super) fn best(&self, now: Instant) -> Option<(Route, bool)> {
         let answered = self.list.iter().filter(|check| check.is_good(now));
-        let best = answered.min_by_key(|check| (check.relayed, check.rtt_ms))?;
+        let best = answered
+            .min_by_key(|check| (check.relayed, check.rtt_ms / ALIKE_MS, is_public(check.ip())))?;
         Some((best.route(), best.relayed))
     }
 

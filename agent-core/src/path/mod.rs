@@ -487,10 +487,11 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// The newest authenticated word of this peer came from there.
     pub fn handle_authenticated(&mut self, slot: PeerSlot, source: Source, now: Instant) {
         self.note_way(slot, source.into());
+        let turns = self.local.is_own_router(source.address.ip());
         let Some(peer) = self.peer_mut(slot) else {
             return;
         };
-        let moved = peer.handle_authenticated(source.into(), now);
+        let moved = peer.handle_authenticated(source.into(), turns, now);
         self.endpoints_changed |= moved;
         self.meet(slot, now);
         self.stir();

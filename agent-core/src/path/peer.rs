@@ -134,6 +134,8 @@ pub(super) struct PeerPath {
     pub(super) long_run_at: Instant,
     /// Nothing comes back on the way in use, not even an answer to pings.
     pub(super) in_doubt: bool,
+    /// The way of the data turns around at the router that both sides are behind.
+    pub(super) turns: bool,
     /// The way in use is not among those that the peer named last.
     pub(super) disowned: bool,
     /// Data has moved away from a silent way, and nothing has come back yet.
@@ -196,6 +198,7 @@ impl PeerPath {
             starts_at: None,
             long_run_at: Instant::ZERO,
             in_doubt: false,
+            turns: false,
             disowned: false,
             unproven: false,
             greets: false,
@@ -241,8 +244,9 @@ impl PeerPath {
         }
     }
 
-    /// Returns whether the route is another one than before.
-    pub(super) fn handle_authenticated(&mut self, route: Route, now: Instant) -> bool {
+    /// Returns whether the route is another one than before. One that `turns` around at
+    /// the router that both sides are behind is a way, and not the shortest.
+    pub(super) fn handle_authenticated(&mut self, route: Route, turns: bool, now: Instant) -> bool {
         if self.strays(route, now) {
             return false;
         }
@@ -259,9 +263,14 @@ impl PeerPath {
         self.tried_at = None;
         if !relayed {
             self.end_found(route, now);
-            self.checks.end();
+            if turns {
+                self.checks.end_but_near();
+            } else {
+                self.checks.end();
+            }
             self.prediction = None;
         }
+        self.turns = turns;
         // What has answered until now could not be chosen when it did.
         let is_first = self.selected.is_none() || self.confirmed_at.is_none();
         self.confirmed_at = Some(now);
@@ -271,7 +280,7 @@ impl PeerPath {
         } else {
             self.select(route, Why::Authenticated, now);
             let is_met = self.checks.best(now).is_some_and(|(_, relayed)| !relayed);
-            if is_met && relayed && is_first {
+            if is_met && (relayed || turns) && is_first {
                 self.choose(now);
             }
         }
@@ -700,6 +709,36 @@ mod tests {
     }
 
     #[test]
+    fn of_two_behind_one_router_the_shorter_way_is_taken_though_it_answers_later() {
+        let route = |ip: [u8; 4]| Route::Direct {
+            socket: SocketId(0),
+            address: SocketAddr::from((ip, 51_820)),
+        };
+        let (around, straight) = (route([198, 51, 100, 9]), route([192, 168, 1, 9]));
+        for turns in [true, false] {
+            let mut peer = peer();
+            peer.leads = true;
+            peer.handle_wanted(&mut Fixed, NOW);
+            let call = peer.take_call(NOW).expect("it is called");
+            let routes = [(around, false), (straight, false)].into_iter().collect();
+            peer.handle_call_ack(call, Named { routes, ..named() }, after(50), after(50));
+            let mut pings = heapless::Vec::<_, 8>::new();
+            while let Some(ping) = peer.checks.poll(after(60)) {
+                let _ = pings.push(ping);
+            }
+            let ping = |way| pings.iter().find(|ping| ping.route == way).expect("both are tried");
+            peer.handle_probe(around, &ping(around).head, Some(0), after(61)).unwrap();
+            peer.handle_authenticated(around, turns, after(62));
+            let late = peer.checks.poll(after(80)).map(|ping| ping.head);
+            assert_eq!(late.is_some(), turns, "the neighbour's address is tried on");
+            let head = late.unwrap_or(ping(straight).head);
+            peer.handle_probe(straight, &head, Some(0), after(81)).unwrap();
+            let selected = peer.selected.map(|selected| selected.route);
+            assert_eq!(selected, Some(if turns { straight } else { around }));
+        }
+    }
+
+    #[test]
     fn a_peer_is_missed_when_a_round_was_in_vain() {
         let mut peer = peer();
         peer.handle_wanted(&mut Fixed, NOW);
@@ -709,7 +748,7 @@ mod tests {
         peer.handle_call(5, named(), Duration::ZERO);
         assert!(peer.doubts_reflexive(after(2_050)), "it calls, for it has not come here");
         let route = named().routes.first().expect("one is named").0;
-        peer.handle_authenticated(route, after(2_100));
+        peer.handle_authenticated(route, false, after(2_100));
         assert!(!peer.is_missed(after(9_000)));
     }
 }

@@ -7,6 +7,7 @@
 //! handshake is needed for either: a session does not care which way its packets
 //! take.
 
+use super::candidate::is_public;
 use super::peer::PeerPath;
 use super::{Route, Selected, Why};
 use crate::entropy::Entropy;
@@ -144,7 +145,8 @@ impl PeerPath {
             return;
         }
         let silent = (self.in_doubt || moved) && !self.checks.answers(selected.route, now);
-        let better = self.leads && selected.relayed && !relayed;
+        let shorter = self.turns && !is_public(route.address().ip());
+        let better = self.leads && !relayed && (selected.relayed || shorter);
         if silent || better {
             self.select(route, Why::Answered, now);
             self.choice.moved_at = Some(now);

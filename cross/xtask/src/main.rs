@@ -3,6 +3,7 @@
 //! `layers` and `sizes` are also tests of this package, so that a plain
 //! `cargo test` finds what they find.
 
+mod bench_chip;
 mod bench_coordinator;
 mod bench_noise;
 mod bench_relay;
@@ -67,6 +68,8 @@ enum Task {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Instructions, flash memory and RAM that the agent costs a microcontroller
+    Chip,
     /// What a device costs the coordinator, in fleets of several sizes
     Coordinator {
         /// Devices of each fleet
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Task::Bench { what: Bench::Coordinator { devices }, json } => {
             bench_coordinator::run(&root, &devices, json)
         }
+        Task::Bench { what: Bench::Chip, json } => bench_chip::run(&root, json),
         Task::Bench { what: Bench::Footprint, json } => footprint::run(&root, json),
         Task::Bench { what: Bench::Relay, json } => bench_relay::run(&root, json),
         Task::Bench { what: Bench::Noise, json } => bench_noise::run(json),

@@ -36,9 +36,12 @@ type Make = fn(number: u8, seed: u64, start: u64) -> Option<Anybody>;
 fn schedules() -> u64 {
     match std::env::var("WEFT_SCHEDULES") {
         Ok(number) => number.parse().expect("WEFT_SCHEDULES is a number"),
-        Err(_) => 10_000,
+        Err(_) => 2_000,
     }
 }
+
+/// Before a release.
+const LONG: u64 = 10_000;
 
 fn underlay(number: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, number], 51_871))
@@ -249,13 +252,31 @@ fn schedules_with_ours() {
 }
 
 #[test]
+#[ignore = "long"]
+fn ten_thousand_schedules_with_ours() {
+    differential("ours", ours, 0..LONG);
+}
+
+#[test]
 fn schedules_with_boringtun() {
     differential("boringtun", oracle::<Boringtun>, 0..schedules());
 }
 
 #[test]
+#[ignore = "long"]
+fn ten_thousand_schedules_with_boringtun() {
+    differential("boringtun", oracle::<Boringtun>, 0..LONG);
+}
+
+#[test]
 fn schedules_with_gotatun() {
     differential("gotatun", oracle::<Gotatun>, 0..schedules());
+}
+
+#[test]
+#[ignore = "long"]
+fn ten_thousand_schedules_with_gotatun() {
+    differential("gotatun", oracle::<Gotatun>, 0..LONG);
 }
 
 /// Both sides send for the first time within one round trip of each other.

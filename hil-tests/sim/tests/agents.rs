@@ -2,7 +2,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 use weft_agent_core::agent::{ChipAgent, GatewayAgent};
-use weft_agent_core::config::implementation::FLOWS_CHIP;
+use weft_agent_core::config::implementation::{FLOWS_CHIP, STAGED_CHIP};
 use weft_agent_core::control::Control;
 use weft_agent_core::datapath::Datapath;
 use weft_agent_core::event::{SocketId, Source};
@@ -10,6 +10,7 @@ use weft_agent_core::path::{Paths, Route};
 use weft_agent_core::peers::{PeerState, Peers, Staging};
 use weft_agent_core::time::Duration;
 use weft_agent_core::tunnel::Tunnel;
+use weft_noise::wg::CHIP_WINDOW_WORDS;
 use weft_sim::mesh::Mesh;
 use weft_sim::nat::Kind;
 use weft_sim::{Link, Rng};
@@ -352,10 +353,10 @@ fn sizes() {
         "of a chip's: control {}, tunnel {}, data path {}, paths {}, peers {}, staging {}",
         size_of::<Control<MAX_FRAME_CHIP>>(),
         size_of::<Tunnel<8>>(),
-        size_of::<Datapath<8, 16, FLOWS_CHIP, 8>>(),
+        size_of::<Datapath<8, 16, FLOWS_CHIP, CHIP_WINDOW_WORDS>>(),
         size_of::<Paths<8>>(),
         size_of::<Peers<8, 16>>(),
-        size_of::<Staging<4, 1_420>>(),
+        size_of::<Staging<STAGED_CHIP, 1_420>>(),
     );
     // Of it about 800 B per peer for the addresses that are tried, and 2 KiB for calls
     // that come over ways.

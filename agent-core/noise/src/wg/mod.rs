@@ -49,8 +49,8 @@ pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 /// No packet is sealed or opened with this counter or a greater one.
 pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
-/// Words of a chip's replay window: 448 packets.
-pub const CHIP_WINDOW_WORDS: usize = 8;
+/// Words of a chip's replay window: 192 packets.
+pub const CHIP_WINDOW_WORDS: usize = 4;
 /// Words of a gateway's replay window: 8,128 packets, as the Linux kernel's.
 pub const GATEWAY_WINDOW_WORDS: usize = 128;
 

@@ -9,14 +9,16 @@ mod page;
 mod provision;
 mod services;
 
-use embassy_futures::join::{join, join4};
+use embassy_futures::join::{join, join3, join4};
 use embassy_net::driver::Driver;
 use embassy_net::{Config, DhcpConfig, StackResources};
 use embedded_storage_async::nor_flash::NorFlash;
 use weft_agent_esp32::flash::Flash;
+use weft_agent_esp32::status::Event;
 use weft_agent_esp32::{Entropy, Mesh, PORT, Resources, Runner, Settings};
 
 pub use console::Console;
+use page::{LocalReport, MeshReport};
 pub use provision::PAGE;
 use services::Services;
 
@@ -38,6 +40,17 @@ pub struct Board<D, F, E> {
     pub serial: [u8; 8],
     /// Chip and board.
     pub platform: &'static str,
+    /// How much of the stack was ever used.
+    pub stack: fn() -> StackUse,
+}
+
+/// A stack, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StackUse {
+    /// The most that was ever used.
+    pub used: usize,
+    /// All of it.
+    pub size: usize,
 }
 
 /// All memory of the application, for a `static`.
@@ -69,7 +82,7 @@ pub async fn run<D: Driver, F: NorFlash, E: Entropy>(
 ) where
     D: 'static,
 {
-    let Board { card, mut flash, mut entropy, serial, platform } = board;
+    let Board { card, mut flash, mut entropy, serial, platform, stack } = board;
     let mut text = [0; PAGE];
     let provisioned = match provision::read(&mut flash, &mut text).await {
         Ok(provisioned) => provisioned,
@@ -99,8 +112,45 @@ pub async fn run<D: Driver, F: NorFlash, E: Entropy>(
         Err(problem) => return console.line(format_args!("error: {problem}")),
     };
     console.line(format_args!("start {}", provisioned.name));
-    let told = join(say_lan(lan, console), say_mesh(mesh, console));
-    join4(lan_runner.run(), drive(&mut runner), services.run(mesh), told).await;
+    let report = MeshReport { mesh, stack };
+    let told = join(say_lan(lan, console), say_mesh(mesh, stack, console));
+    let served = services.run(mesh.stack(), &report);
+    join4(lan_runner.run(), drive(&mut runner), served, told).await;
+}
+
+/// Memory of the same without an agent.
+pub struct LocalMemory {
+    lan: StackResources<LAN_SOCKETS>,
+    services: Services,
+}
+
+impl LocalMemory {
+    /// Memory that nobody uses yet.
+    pub const fn new() -> Self {
+        Self { lan: StackResources::new(), services: Services::new() }
+    }
+}
+
+impl Default for LocalMemory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The same services in the local network, without an agent: what firmware costs anyway.
+pub async fn run_local<D: Driver>(
+    card: D,
+    (seed, stack): (u64, fn() -> StackUse),
+    memory: &'static mut LocalMemory,
+    console: &impl Console,
+) where
+    D: 'static,
+{
+    let config = Config::dhcpv4(DhcpConfig::default());
+    let (local, mut runner) = embassy_net::new(card, config, &mut memory.lan, seed);
+    let report = LocalReport { local, stack };
+    let served = memory.services.run(local, &report);
+    join3(runner.run(), served, say_lan(local, console)).await;
 }
 
 async fn drive<E: Entropy, F: NorFlash>(runner: &mut Runner<'_, E, Flash<F>>) {
@@ -118,8 +168,14 @@ async fn say_lan(lan: embassy_net::Stack<'_>, console: &impl Console) {
 }
 
 /// What happens on the mesh, line by line.
-async fn say_mesh(mesh: Mesh<'_>, console: &impl Console) {
+async fn say_mesh(mesh: Mesh<'_>, stack: fn() -> StackUse, console: &impl Console) {
     loop {
-        console.event(&mesh.event().await);
+        let event = mesh.event().await;
+        console.event(&event);
+        if matches!(event, Event::Peer(..)) {
+            // A handshake is behind it, which goes deepest.
+            let StackUse { used, size } = stack();
+            console.line(format_args!("stack {used} of {size}"));
+        }
     }
 }

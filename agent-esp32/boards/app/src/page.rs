@@ -2,17 +2,67 @@
 
 use core::fmt::Write as _;
 
+use embassy_net::Stack;
 use embassy_net::tcp::{Error, TcpSocket};
 use embedded_io_async::Write as _;
 use heapless::String;
 use weft_agent_esp32::Mesh;
 use weft_agent_esp32::status::{Path, Peer, Status};
 
-/// Of a request only its first line counts.
+use crate::StackUse;
+
+/// Of a request only its beginning counts.
 const REQUEST: usize = 256;
 
+/// A line of the page.
+type Line = String<192>;
+
+/// What is on the page.
+pub(crate) trait Report {
+    /// The line with this number from 0 on, or `None` behind the last one.
+    fn line(&self, number: usize) -> Option<Line>;
+}
+
+/// The page of a member of the mesh.
+pub(crate) struct MeshReport<'d> {
+    pub(crate) mesh: Mesh<'d>,
+    pub(crate) stack: fn() -> StackUse,
+}
+
+impl Report for MeshReport<'_> {
+    fn line(&self, number: usize) -> Option<Line> {
+        let status = self.mesh.status();
+        match number {
+            0 => Some(addresses(&status)),
+            1 => Some(coordinator(&status)),
+            2 => Some(traffic(&status)),
+            3 => Some(stack((self.stack)())),
+            _ => status.peers.get(number - 4).map(peer),
+        }
+    }
+}
+
+/// The page of a device that is in its local network alone.
+pub(crate) struct LocalReport<'d> {
+    pub(crate) local: Stack<'d>,
+    pub(crate) stack: fn() -> StackUse,
+}
+
+impl Report for LocalReport<'_> {
+    fn line(&self, number: usize) -> Option<Line> {
+        match number {
+            0 => {
+                let config = self.local.config_v4()?;
+                Some(text(format_args!("addresses    {}", config.address)))
+            }
+            1 => Some(stack((self.stack)())),
+            _ => None,
+        }
+    }
+}
+
 /// Reads a request and answers it.
-pub(crate) async fn answer(socket: &mut TcpSocket<'_>, mesh: Mesh<'_>) -> Result<(), Error> {
+pub(crate) async fn answer(socket: &mut TcpSocket<'_>, report: &impl Report) -> Result<(), Error> {
     let mut request = [0; REQUEST];
     let mut len = 0;
     while len < request.len() && !request[..len].windows(4).any(|end| end == b"\r\n\r\n") {
@@ -21,39 +71,51 @@ pub(crate) async fn answer(socket: &mut TcpSocket<'_>, mesh: Mesh<'_>) -> Result
             more => len += more,
         }
     }
-    let status = mesh.status();
-    if request.starts_with(b"GET / ") {
-        socket.write_all(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n").await?;
-        socket.write_all(head(&status).as_bytes()).await?;
-        for peer in &status.peers {
-            socket.write_all(line(peer).as_bytes()).await?;
-        }
-        return Ok(());
+    if !request.starts_with(b"GET / ") {
+        socket.write_all(b"HTTP/1.0 404 Not Found\r\nContent-Type: text/plain\r\n\r\n").await?;
+        return socket.write_all(b"there is one page: /\n").await;
     }
-    socket.write_all(b"HTTP/1.0 404 Not Found\r\nContent-Type: text/plain\r\n\r\n").await?;
-    socket.write_all(b"there is one page: /\n").await
+    socket.write_all(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n").await?;
+    let mut number = 0;
+    while let Some(line) = report.line(number) {
+        socket.write_all(line.as_bytes()).await?;
+        number += 1;
+    }
+    Ok(())
 }
 
 /// What fits of it; all does.
-fn head(status: &Status) -> String<256> {
-    let mut text = String::new();
-    if let Some((v4, v6)) = status.addresses {
-        let _ = writeln!(text, "addresses    {v4} {v6}");
-    }
-    let (online, rtt) = (if status.online { "online" } else { "offline" }, status.rtt_ms);
-    let _ = writeln!(text, "coordinator  {online}, {rtt} ms");
-    let (sent, received) = status.bytes;
-    let _ = writeln!(text, "traffic      {sent} B sent, {received} B received");
+fn text(words: core::fmt::Arguments<'_>) -> Line {
+    let mut text = Line::new();
+    let _ = writeln!(text, "{words}");
     text
 }
 
-fn line(peer: &Peer) -> String<192> {
-    let mut text = String::new();
-    let _ = write!(text, "peer         {}  ", peer.name);
-    let _ = match peer.path {
-        Path::Direct(address) => writeln!(text, "direct {address}"),
-        Path::Relay => writeln!(text, "relay"),
-        Path::Idle => writeln!(text, "idle"),
-    };
-    text
+fn addresses(status: &Status) -> Line {
+    match status.addresses {
+        Some((v4, v6)) => text(format_args!("addresses    {v4} {v6}")),
+        None => text(format_args!("addresses    none yet")),
+    }
+}
+
+fn coordinator(status: &Status) -> Line {
+    let online = if status.online { "online" } else { "offline" };
+    text(format_args!("coordinator  {online}, {} ms", status.rtt_ms))
+}
+
+fn traffic(status: &Status) -> Line {
+    let (sent, received) = status.bytes;
+    text(format_args!("traffic      {sent} B sent, {received} B received"))
+}
+
+fn stack(stack: StackUse) -> Line {
+    text(format_args!("stack        {} B used of {}", stack.used, stack.size))
+}
+
+fn peer(peer: &Peer) -> Line {
+    match peer.path {
+        Path::Direct(address) => text(format_args!("peer         {}  direct {address}", peer.name)),
+        Path::Relay => text(format_args!("peer         {}  relay", peer.name)),
+        Path::Idle => text(format_args!("peer         {}  idle", peer.name)),
+    }
 }

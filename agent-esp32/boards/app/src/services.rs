@@ -1,12 +1,12 @@
 //! What the device offers on the mesh.
 
 use embassy_futures::join::join;
+use embassy_net::Stack;
 use embassy_net::tcp::TcpSocket;
 use embassy_net::udp::{PacketMetadata, UdpSocket};
 use embassy_time::Duration;
-use weft_agent_esp32::Mesh;
 
-use crate::page;
+use crate::page::{self, Report};
 
 /// RFC 862.
 const ECHO: u16 = 7;
@@ -32,17 +32,12 @@ impl Services {
         }
     }
 
-    pub(crate) async fn run(&mut self, mesh: Mesh<'_>) {
+    pub(crate) async fn run(&mut self, stack: Stack<'_>, report: &impl Report) {
         let Self { echo: [received, sent], datagram, http: [incoming, outgoing] } = self;
-        let socket = UdpSocket::new(
-            mesh.stack(),
-            &mut received.0,
-            &mut received.1,
-            &mut sent.0,
-            &mut sent.1,
-        );
-        let page = TcpSocket::new(mesh.stack(), incoming, outgoing);
-        join(echo(socket, datagram), serve(page, mesh)).await;
+        let socket =
+            UdpSocket::new(stack, &mut received.0, &mut received.1, &mut sent.0, &mut sent.1);
+        let page = TcpSocket::new(stack, incoming, outgoing);
+        join(echo(socket, datagram), serve(page, report)).await;
     }
 }
 
@@ -58,12 +53,12 @@ async fn echo(mut socket: UdpSocket<'_>, datagram: &mut [u8]) {
     }
 }
 
-async fn serve(mut socket: TcpSocket<'_>, mesh: Mesh<'_>) {
+async fn serve(mut socket: TcpSocket<'_>, report: &impl Report) {
     socket.set_timeout(Some(SILENCE));
     loop {
         if socket.accept(HTTP).await.is_ok() {
             // One that breaks off is followed by the next.
-            let _ = page::answer(&mut socket, mesh).await;
+            let _ = page::answer(&mut socket, report).await;
         }
         socket.close();
         let _ = socket.flush().await;

@@ -8,6 +8,7 @@ mod clock;
 mod dice;
 mod disk;
 mod machine;
+mod stack;
 mod virtio;
 
 use embassy_executor::Spawner;
@@ -23,6 +24,7 @@ static MEMORY: StaticCell<Memory<Dice>> = StaticCell::new();
 
 #[embassy_executor::main(entry = "riscv_rt::entry")]
 async fn main(_spawner: Spawner) {
+    stack::paint();
     clock::start();
     virtio::start();
     let (Some(card), Some(flash), Some(entropy)) = (Card::open(), Disk::open(), Dice::open())
@@ -33,7 +35,7 @@ async fn main(_spawner: Spawner) {
     // SAFETY: all handlers are in place.
     unsafe { riscv::interrupt::enable() };
     let serial = card.serial();
-    let board = Board { card, flash, entropy, serial, platform: "qemu-virt" };
+    let board = Board { card, flash, entropy, serial, platform: "qemu-virt", stack: stack::used };
     weft_board_app::run(board, MEMORY.init_with(Memory::new), &Console).await;
     machine::exit(3)
 }

@@ -111,7 +111,9 @@ fn rounds(
     let loss = loss(gateway.namespace(), address)?;
     stage.story.done("path", &format!("{path}, {loss} % of {PINGS} echoes lost"), None);
     let page = page(gateway.namespace(), address)?;
-    stage.story.done("page", page.lines().next().unwrap_or_default(), None);
+    let stack = stack(&page)?;
+    let words = format!("fetched; {stack} B of stack used");
+    stage.story.done("page", &words, None);
     for round in 1..=count {
         chip.kill()?;
         let took = first_answer(chip, gateway)?;
@@ -132,6 +134,7 @@ fn rounds(
         "ping_loss_pct": loss,
         "path": path,
         "services_ok": true,
+        "stack_bytes": stack,
     });
     // Over a relay alone nobody tells the gateway of a reboot: it finds out by silence.
     let late = if form.home == Kind::Prc { joined.max(alone) } else { joined };
@@ -182,6 +185,13 @@ fn loss(from: &Namespace, address: IpAddr) -> Result<f64> {
         lost += u32::from(answered.is_none());
     }
     Ok(100.0 * f64::from(lost) / f64::from(PINGS))
+}
+
+/// What the page says of the stack, in bytes.
+fn stack(page: &str) -> Result<u64> {
+    let line = page.lines().find_map(|line| line.strip_prefix("stack"));
+    let used = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    used.ok_or_else(|| Failure::expectation(format!("the chip's page has no stack: {page}")))
 }
 
 /// The chip's status page.

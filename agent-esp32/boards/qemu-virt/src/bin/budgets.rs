@@ -19,7 +19,7 @@ use weft_agent_core::agent::{
 };
 use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
-use weft_agent_core::config::implementation::{FLOWS_CHIP, HEADROOM};
+use weft_agent_core::config::implementation::{FLOWS_CHIP, HEADROOM, STAGED_CHIP};
 use weft_agent_core::control::{CacheHead, DoneCommands, Identity, Member, Membership};
 use weft_agent_core::datapath::Datapath;
 use weft_agent_core::event::{SocketId, Sockets, Source, Via};
@@ -29,6 +29,7 @@ use weft_noise::entropy::Entropy;
 use weft_noise::key::StaticSecret;
 use weft_noise::sealed::coordinator::CoordinatorKey;
 use weft_noise::sealed::device::{HelloHead, Initiator};
+use weft_noise::wg::CHIP_WINDOW_WORDS;
 use weft_wire::frame::{Hello, MAX_FRAME_CHIP, PskKind, PskSelector};
 use weft_wire::id::{
     DeviceId, Epoch, Inbox, Name, NetworkId, OrganisationId, PublicKey, Revision, Secret,
@@ -39,9 +40,9 @@ use weft_wire::map::{Lease, Overlay, PeerUpsert, Rule, Rules, Settings};
 use weft_wire::signal::{Candidate, CandidateKind};
 
 type Chip<const P: usize, const R: usize> =
-    Agent<Counter, NoTrace, P, R, FLOWS_CHIP, 8, 4, MAX_FRAME_CHIP, 0>;
+    Agent<Counter, NoTrace, P, R, FLOWS_CHIP, CHIP_WINDOW_WORDS, STAGED_CHIP, MAX_FRAME_CHIP, 0>;
 type Eight = Chip<8, 16>;
-type Data<const P: usize, const R: usize> = Datapath<P, R, FLOWS_CHIP, 8>;
+type Data<const P: usize, const R: usize> = Datapath<P, R, FLOWS_CHIP, CHIP_WINDOW_WORDS>;
 
 const SOCKET: SocketId = SocketId(0);
 const BUFFER: usize = capacity_for(1_420) + 64;
