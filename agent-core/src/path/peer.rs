@@ -731,7 +731,7 @@ mod tests {
             peer.handle_authenticated(around, turns, after(62));
             let late = peer.checks.poll(after(80)).map(|ping| ping.head);
             assert_eq!(late.is_some(), turns, "the neighbour's address is tried on");
-            let head = late.unwrap_or(ping(straight).head);
+            let head = late.unwrap_or_else(|| ping(straight).head);
             peer.handle_probe(straight, &head, Some(0), after(81)).unwrap();
             let selected = peer.selected.map(|selected| selected.route);
             assert_eq!(selected, Some(if turns { straight } else { around }));
