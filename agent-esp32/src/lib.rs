@@ -5,14 +5,32 @@
 //! local network, random bytes and a little flash memory, and runs on any embassy board and
 //! on a PC. It wants no allocator, no wall clock and no TLS.
 //!
-//! ```ignore
-//! static MESH: StaticCell<Resources<Trng>> = StaticCell::new();
-//! let settings = Settings { join: env!("WEFT_JOIN"), name: "sensor", ..board::settings() };
-//! let (mesh, mut runner) =
-//!     weft_agent_esp32::new(&settings, flash, trng, lan, MESH.init(Resources::new())).await?;
-//! spawner.spawn(agent(runner).unwrap()); // runner.run().await
-//! mesh.joined().await;
-//! let mut socket = UdpSocket::new(mesh.stack(), …);
+//! ```
+//! use embassy_net::{Stack, tcp::TcpSocket};
+//! use embedded_storage_async::nor_flash::NorFlash;
+//! use weft_agent_esp32::flash::Flash;
+//! use weft_agent_esp32::{Entropy, PORT, Resources, Settings};
+//!
+//! /// `lan`, `flash` and `entropy` are the board's, `memory` lies in a `StaticCell`.
+//! async fn serve<E: Entropy, F: NorFlash>(
+//!     lan: Stack<'static>,
+//!     flash: F,
+//!     entropy: E,
+//!     memory: &'static mut Resources<E>,
+//! ) {
+//!     let settings =
+//!         Settings { join: "WEFT1…", name: "sensor", serial: b"17", platform: "esp32c3", port: PORT };
+//!     let flash = Flash::new(flash, 0x3F_0000..0x3F_4000).expect("whole blocks");
+//!     let made = weft_agent_esp32::new(&settings, flash, entropy, lan, memory).await;
+//!     let Ok((mesh, mut runner)) = made else { return };
+//!     let application = async {
+//!         mesh.joined().await;
+//!         let (mut received, mut sent) = ([0; 1_024], [0; 1_024]);
+//!         let mut socket = TcpSocket::new(mesh.stack(), &mut received, &mut sent);
+//!         socket.accept(80).await
+//!     };
+//!     let _ = embassy_futures::join::join(runner.run(), application).await;
+//! }
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]

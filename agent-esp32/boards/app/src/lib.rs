@@ -75,13 +75,11 @@ impl<E> Default for Memory<E> {
 
 /// Runs the application. Comes back only if it cannot begin, with the reason on the
 /// console.
-pub async fn run<D: Driver, F: NorFlash, E: Entropy>(
+pub async fn run<D: Driver + 'static, F: NorFlash, E: Entropy>(
     board: Board<D, F, E>,
     memory: &'static mut Memory<E>,
     console: &impl Console,
-) where
-    D: 'static,
-{
+) {
     let Board { card, mut flash, mut entropy, serial, platform, stack } = board;
     let mut text = [0; PAGE];
     let provisioned = match provision::read(&mut flash, &mut text).await {
@@ -138,14 +136,12 @@ impl Default for LocalMemory {
 }
 
 /// The same services in the local network, without an agent: what firmware costs anyway.
-pub async fn run_local<D: Driver>(
+pub async fn run_local<D: Driver + 'static>(
     card: D,
     (seed, stack): (u64, fn() -> StackUse),
     memory: &'static mut LocalMemory,
     console: &impl Console,
-) where
-    D: 'static,
-{
+) {
     let config = Config::dhcpv4(DhcpConfig::default());
     let (local, mut runner) = embassy_net::new(card, config, &mut memory.lan, seed);
     let report = LocalReport { local, stack };

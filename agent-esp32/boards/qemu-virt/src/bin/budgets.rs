@@ -260,7 +260,7 @@ fn handshake(a: &mut Eight, b: &mut Eight, now: Instant) -> u64 {
     let mut now = now;
     // The stamp is stored, initiation, response, the packet that waited.
     for _ in 0..2 {
-        now = now + Duration::from_millis(50);
+        now += Duration::from_millis(50);
         let (due, ()) = cost(|| a.handle_timeout(now));
         let (ours, _) = carry(a, 1, b, now);
         b.handle_timeout(now);
