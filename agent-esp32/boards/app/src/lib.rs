@@ -6,7 +6,7 @@
 
 mod console;
 mod page;
-mod provision;
+pub mod provision;
 mod services;
 
 use embassy_futures::join::{join, join3, join4};

@@ -4,7 +4,11 @@
 //! ```text
 //! join=WEFT1…
 //! name=sensor-17
+//! ssid=Workshop
+//! password=correct horse battery staple
 //! ```
+//!
+//! The last two are for boards with Wi-Fi; a network without a password is open.
 
 use core::fmt;
 
@@ -14,9 +18,12 @@ use embedded_storage_async::nor_flash::ReadNorFlash;
 pub const PAGE: usize = 1_536;
 
 /// What is wrong with it.
-pub(crate) enum Problem {
+pub enum Problem {
+    /// The flash memory gives an error.
     Unreadable,
+    /// The block is erased, or is not UTF-8.
     NoText,
+    /// It has no line with this key.
     Missing(&'static str),
 }
 
@@ -32,12 +39,41 @@ impl fmt::Display for Problem {
     }
 }
 
-pub(crate) struct Provisioned<'a> {
-    pub(crate) join: &'a str,
-    pub(crate) name: &'a str,
+/// What is there.
+pub struct Provisioned<'a> {
+    /// The join string.
+    pub join: &'a str,
+    /// The name that the device would like on the mesh.
+    pub name: &'a str,
+    wifi: Option<Wifi<'a>>,
 }
 
-pub(crate) async fn read<'a>(
+impl<'a> Provisioned<'a> {
+    /// The wireless network to use, for a board that has nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::Missing`].
+    pub fn wifi(&self) -> Result<Wifi<'a>, Problem> {
+        self.wifi.ok_or(Problem::Missing("ssid"))
+    }
+}
+
+/// A wireless network.
+#[derive(Clone, Copy)]
+pub struct Wifi<'a> {
+    /// Its name.
+    pub ssid: &'a str,
+    /// `None`: it is open.
+    pub password: Option<&'a str>,
+}
+
+/// Reads what is there into `text`.
+///
+/// # Errors
+///
+/// [`Problem`].
+pub async fn read<'a>(
     flash: &mut impl ReadNorFlash,
     text: &'a mut [u8; PAGE],
 ) -> Result<Provisioned<'a>, Problem> {
@@ -45,9 +81,12 @@ pub(crate) async fn read<'a>(
     // Erased flash memory is all ones, which is no text.
     let text = text.split(|byte| matches!(byte, 0 | 0xFF)).next().unwrap_or_default();
     let text = core::str::from_utf8(text).map_err(|_| Problem::NoText)?;
-    let value = |key: &'static str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        line.ok_or(if text.is_empty() { Problem::NoText } else { Problem::Missing(key) })
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let wanted = |key: &'static str| {
+        let problem = if text.is_empty() { Problem::NoText } else { Problem::Missing(key) };
+        value(key).ok_or(problem)
     };
-    Ok(Provisioned { join: value("join")?, name: value("name")? })
+    let password = value("password").filter(|password| !password.is_empty());
+    let wifi = value("ssid").map(|ssid| Wifi { ssid, password });
+    Ok(Provisioned { join: wanted("join")?, name: wanted("name")?, wifi })
 }
