@@ -279,6 +279,20 @@ fn servers_are_asked_by_turns_beside_the_first() {
     assert_eq!(asked, [all[1], all[2], all[3], all[1]]);
 }
 
+#[test]
+fn each_family_is_known_by_itself() {
+    let all = ["[2001:db8::1]:3478", "[2001:db8::2]:3478", "[2001:db8::3]:3478"];
+    let mut desk = Desk::new(&all);
+    for many in [3, 2] {
+        desk.refresh();
+        let sent = desk.sent();
+        assert_eq!(sent.len(), many);
+        for request in &sent {
+            desk.answer(request, "[2001:db8::9]:51871").unwrap();
+        }
+    }
+}
+
 /// Two of its ports were equal, which happens once in five hundred rounds.
 #[test]
 fn a_block_that_looks_easy_to_two_servers_is_found_out_by_the_third() {

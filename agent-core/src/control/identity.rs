@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use weft_noise::key::StaticSecret;
+use weft_noise::mac;
 use weft_wire::id::{
     DeviceId, Inbox, KeyId, Name, NetworkId, OrganisationId, PublicKey, Secret, ShortSecret,
 };
@@ -110,6 +111,15 @@ impl Identity {
             }),
             second_wireguard: None,
         }
+    }
+
+    /// Which machine this is, by what tells it from others (an id, a serial number),
+    /// without saying which to anybody who knows it from elsewhere: salted with the
+    /// coordinator's key. One that has nothing of the kind is told apart by its own key.
+    pub fn fingerprint(&self, machine: &[u8]) -> [u8; 32] {
+        let key = StaticSecret::from_bytes(self.identity_key.0).public();
+        let machine = if machine.is_empty() { &key.0[..] } else { machine };
+        mac::keyed_hash(&self.coordinator.0, &[b"weft machine v1", machine])
     }
 
     /// What enrolment gave, if it is done.

@@ -225,8 +225,8 @@ impl StunClient {
             };
             let mut id = [0; 8];
             entropy.fill(&mut id);
-            let first = if self.ports.is_some() { FIRST } else { FIRST_HERE };
-            let active = asked.len().min(first);
+            let is_known = self.reflexive.get(place).is_some_and(Option::is_some);
+            let active = asked.len().min(if is_known { FIRST } else { FIRST_HERE });
             if let Some(round) = self.rounds.get_mut(place) {
                 *round = Some(Round { socket, id, asked, active, sends: 0, next: 0, began: now });
             }

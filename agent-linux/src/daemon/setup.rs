@@ -11,8 +11,6 @@ use weft_agent_core::control::Identity;
 use weft_agent_core::event::Sockets;
 use weft_agent_core::meter::Budget;
 use weft_agent_core::time::Duration;
-use weft_noise::key::StaticSecret;
-use weft_noise::mac;
 use weft_wire::id::Name;
 use weft_wire::item::{Abilities, Backend, family};
 use weft_wire::map::{PEER_ROUTES, RULES};
@@ -213,17 +211,6 @@ fn bind(config: &Config) -> Result<UdpPair> {
     }
 }
 
-/// Which machine this is, without saying which to anybody who knows the machine
-/// from elsewhere: salted with the coordinator's key.
-fn fingerprint(identity: &Identity) -> [u8; 32] {
-    let machine = std::fs::read("/etc/machine-id").unwrap_or_default();
-    let machine = machine.trim_ascii();
-    // A machine without an id (a minimal container) is told apart by its key.
-    let key = StaticSecret::from_bytes(identity.identity_key.0).public();
-    let machine = if machine.is_empty() { &key.0[..] } else { machine };
-    mac::keyed_hash(&identity.coordinator.0, &[b"weft machine v1", machine])
-}
-
 /// Where a peer without an agent may be told to send to: what an operator
 /// announces, then the addresses of this host.
 fn endpoints(config: &Config, mesh: &mut Mesh, udp: &UdpPair, log: &mut Log) -> Endpoints {
@@ -294,7 +281,9 @@ fn agent(
         on_demand: false,
         page_window: PAGE_WINDOW,
         staged_per_peer: STAGED_PER_PEER,
-        fingerprint: fingerprint(&identity),
+        // A machine without an id is a minimal container.
+        fingerprint: identity
+            .fingerprint(std::fs::read("/etc/machine-id").unwrap_or_default().trim_ascii()),
         name: name.map_err(|_| Failure::internal("the stored name is too long"))?,
         sockets: Sockets {
             v4: Some(SOCKET_V4),
