@@ -2,12 +2,13 @@
 //! 80) and a console that says what happens. A board brings a network card, flash memory
 //! and randomness.
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod console;
 mod page;
 pub mod provision;
 mod services;
+pub mod stack;
 
 use embassy_futures::join::{join, join3, join4};
 use embassy_net::driver::Driver;
@@ -21,6 +22,7 @@ pub use console::Console;
 use page::{LocalReport, MeshReport};
 pub use provision::PAGE;
 use services::Services;
+use stack::StackUse;
 
 /// Sockets in the local network: the tunnel's, the line's, DHCP's, the resolver's.
 const LAN_SOCKETS: usize = 5;
@@ -42,15 +44,6 @@ pub struct Board<D, F, E> {
     pub platform: &'static str,
     /// How much of the stack was ever used.
     pub stack: fn() -> StackUse,
-}
-
-/// A stack, in bytes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StackUse {
-    /// The most that was ever used.
-    pub used: usize,
-    /// All of it.
-    pub size: usize,
 }
 
 /// All memory of the application, for a `static`.

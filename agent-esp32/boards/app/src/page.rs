@@ -9,7 +9,7 @@ use heapless::String;
 use weft_agent_esp32::Mesh;
 use weft_agent_esp32::status::{Path, Peer, Status};
 
-use crate::StackUse;
+use crate::stack::StackUse;
 
 /// Of a request only its beginning counts.
 const REQUEST: usize = 256;

@@ -36,6 +36,12 @@ async fn main(_spawner: Spawner) {
     unsafe { riscv::interrupt::enable() };
     let serial = card.serial();
     let board = Board { card, flash, entropy, serial, platform: "qemu-virt", stack: stack::used };
-    weft_board_app::run(board, MEMORY.init_with(Memory::new), &Console).await;
+    weft_board_app::run(board, memory(), &Console).await;
     machine::exit(3)
+}
+
+/// In a function of its own the compiler makes it in place, and not on the stack first.
+#[inline(never)]
+fn memory() -> &'static mut Memory<Dice> {
+    MEMORY.init_with(Memory::new)
 }
