@@ -79,14 +79,19 @@ impl Cable {
         self.out.buffer.borrow_mut()
     }
 
-    /// The buffer into which datagrams are received, while the stack has taken the
-    /// packet before; registers for that otherwise.
+    /// The buffer into which datagrams are received, if the stack has taken the packet
+    /// before.
+    pub(crate) fn inbox(&self) -> Option<RefMut<'_, Buffer>> {
+        self.into.packet.get().is_none().then(|| self.into.buffer.borrow_mut())
+    }
+
+    /// The same; registers for that otherwise.
     pub(crate) fn poll_inbox(&self, context: &mut Context<'_>) -> Poll<RefMut<'_, Buffer>> {
-        if self.into.packet.get().is_some() {
+        let inbox = self.inbox();
+        if inbox.is_none() {
             self.into.register(context.waker());
-            return Poll::Pending;
         }
-        Poll::Ready(self.into.buffer.borrow_mut())
+        inbox.map_or(Poll::Pending, Poll::Ready)
     }
 
     /// The packet of `len` bytes at `at` in the inbox is the stack's.
@@ -113,10 +118,10 @@ impl Cable {
         Poll::Pending
     }
 
-    /// Sets the largest packet, in bytes, and whether the mesh can be used at all.
-    pub(crate) fn set_link(&self, mtu: u16, is_up: bool) {
+    /// The mesh can be used, with packets of so many bytes at most.
+    pub(crate) fn set_up(&self, mtu: u16) {
         self.mtu.set(mtu.min(MTU_MAX));
-        self.up.set(is_up);
+        self.up.set(true);
         self.stack.borrow_mut().wake();
     }
 }

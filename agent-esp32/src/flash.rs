@@ -7,14 +7,15 @@ use embedded_storage_async::nor_flash::NorFlash;
 use sequential_storage::Error;
 use sequential_storage::cache::{Cache, Uncached};
 use sequential_storage::map::{MapConfig, MapConfigError, MapStorage};
+use zeroize::Zeroize;
 
-use crate::storage::{Record, Storage};
+use crate::storage::{PIECE_LEN, Record, Storage};
 
-/// Room for the longest record and its number.
-const BUFFER_LEN: usize = 776;
+/// Room for the longest record and its number, in words of flash memory.
+const BUFFER_LEN: usize = PIECE_LEN + 8;
 
 /// Records in the part `range` of a flash memory, in bytes from its beginning: whole
-/// erase blocks, two at least; 16 KB wear out 8 times as slowly as 4 KB would.
+/// erase blocks, two at least. They are used in turn, so that more of them wear out later.
 pub struct Flash<F: NorFlash> {
     map: MapStorage<u8, F, Cache<Uncached, Uncached, Uncached, u8>>,
     buffer: [u8; BUFFER_LEN],
@@ -70,15 +71,20 @@ impl<F: NorFlash> Storage for Flash<F> {
             Err(Error::Corrupted { .. }) => None,
             Err(error) => return Err(error),
         };
-        Ok(data.and_then(|data| {
+        let len = data.and_then(|data| {
             out.get_mut(..data.len())?.copy_from_slice(data);
             Some(data.len())
-        }))
+        });
+        self.buffer.zeroize();
+        Ok(len)
     }
 
     async fn write(&mut self, record: Record, data: &[u8]) -> Result<(), Self::Error> {
         self.writes = self.writes.wrapping_add(1);
-        self.map.store_item(&mut self.buffer, &record.number(), &data).await
+        let written = self.map.store_item(&mut self.buffer, &record.number(), &data).await;
+        // Records are secrets, for the most part.
+        self.buffer.zeroize();
+        written
     }
 
     async fn erase(&mut self) -> Result<(), Self::Error> {

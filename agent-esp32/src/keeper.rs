@@ -13,12 +13,10 @@ use zeroize::Zeroizing;
 use crate::clock;
 use crate::parts::Parts;
 use crate::status::Event;
-use crate::storage::{CacheWriter, Index, KeptIdentity, Stamp, Storage};
+use crate::storage::{CacheWriter, Index, KeptIdentity, PIECE_LEN, Stamp, Storage};
 
 /// What could not be written is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
-/// The longest piece of a cache, in bytes.
-const PIECE: usize = 768;
 
 /// See the module.
 pub(crate) struct Keeper<'d, E, S, const P: usize, const R: usize> {
@@ -106,7 +104,7 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Keeper<'d, E, S
     fn set_interface(&self, config: &InterfaceConfig) -> Event {
         let InterfaceConfig { overlay, host, mtu, .. } = config;
         let (v4, v6) = (overlay.address_v4(*host), overlay.address_v6(*host));
-        self.parts.cable.set_link(*mtu, true);
+        self.parts.cable.set_up(*mtu);
         self.mesh.set_config_v4(ConfigV4::Static(StaticConfigV4 {
             address: Ipv4Cidr::new(v4, overlay.ipv4_len),
             gateway: Some(v4),
@@ -125,11 +123,11 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Keeper<'d, E, S
             Persist::Identity => self.write_identity().await,
             Persist::Stamp(floor) => {
                 let stamp = Stamp { floor: Some(floor), starts: self.starts };
-                stamp.write(&mut self.storage).await
+                stamp.write(&mut self.storage).await.is_ok()
             }
-            Persist::Cache(..) => self.write_cache().await,
+            Persist::Cache(..) => self.write_cache().await.is_some(),
         };
-        if written.is_ok() {
+        if written {
             self.parts.agent.borrow_mut().handle_persisted(what, clock::now());
             return;
         }
@@ -141,22 +139,27 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Keeper<'d, E, S
         self.retry_at = Some(Instant::now() + RETRY);
     }
 
-    async fn write_identity(&mut self) -> Result<(), S::Error> {
+    async fn write_identity(&mut self) -> bool {
         let kept = {
             let agent = self.parts.agent.borrow();
             KeptIdentity::new(&self.coordinator, agent.identity())
         };
-        kept.write(&mut self.storage).await
+        match kept {
+            Some(kept) => kept.write(&mut self.storage).await.is_ok(),
+            None => false,
+        }
     }
 
-    async fn write_cache(&mut self) -> Result<(), S::Error> {
+    /// Writes what has changed of the cache; `None`, and the old one holds, when that
+    /// fails or a piece is too long.
+    async fn write_cache(&mut self) -> Option<()> {
         let mut writer = CacheWriter::new(&mut self.storage, self.index);
-        let mut piece = Zeroizing::new([0; PIECE]);
-        let mut before = Zeroizing::new([0; PIECE]);
+        let mut piece = Zeroizing::new([0; PIECE_LEN]);
+        let mut scratch = Zeroizing::new([0; PIECE_LEN]);
         for number in 0.. {
             let (mut at, mut len) = (0, None);
-            let mut scratch = Zeroizing::new([0; PIECE]);
             let written = self.parts.agent.borrow().write_cache(&mut *scratch, |bytes| {
+                // As long as `scratch` at most.
                 if at == number
                     && let Some(place) = piece.get_mut(..bytes.len())
                 {
@@ -165,12 +168,11 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Keeper<'d, E, S
                 }
                 at += 1;
             });
-            let Some(len) = len.filter(|_| written.is_ok()) else {
-                break;
-            };
-            writer.put(piece.get(..len).unwrap_or_default(), &mut *before).await?;
+            written.ok()?;
+            let Some(len) = len else { break };
+            writer.put(piece.get(..len)?, &mut *scratch).await.ok()?;
         }
-        self.index = writer.finish().await?;
-        Ok(())
+        self.index = writer.finish().await.ok()?;
+        Some(())
     }
 }

@@ -32,7 +32,7 @@
 //!     let _ = embassy_futures::join::join(runner.run(), application).await;
 //! }
 //! ```
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 mod cable;

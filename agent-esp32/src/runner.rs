@@ -8,14 +8,14 @@ use embassy_net::udp::UdpSocket;
 use heapless::String;
 use weft_agent_core::agent::AgentConfig;
 use weft_agent_core::config::TunnelConfig;
-use weft_agent_core::config::implementation::MTU_MAX;
+use weft_agent_core::config::implementation::{MTU_MAX, STAGED_CHIP};
 use weft_agent_core::control::Identity;
 use weft_agent_core::entropy::Entropy;
 use weft_agent_core::event::Sockets;
-use weft_wire::id::Name;
+use weft_wire::id::{Name, is_name};
 use weft_wire::item::{Abilities, Backend, family};
 use weft_wire::join::{Carrier, JoinString};
-use weft_wire::map::{PEER_ROUTES, RULES};
+use weft_wire::map::PEER_ROUTES;
 use zeroize::Zeroizing;
 
 use crate::cable::Plug;
@@ -25,14 +25,12 @@ use crate::line::{self, LineBuffers};
 use crate::mesh::Mesh;
 use crate::parts::{ChipAgent, Parts};
 use crate::resources::Resources;
-use crate::settings::{Place, Settings, StartError, fingerprint};
-use crate::storage::{self, Index, Stamp, Storage};
+use crate::settings::{Place, Settings, StartError};
+use crate::storage::{self, Index, PIECE_LEN, Stamp, Storage};
 use crate::underlay::{SOCKET_V4, SOCKET_V6, Underlay};
 
-/// The longest piece of a cache, in bytes.
-const PIECE: usize = 768;
-/// Packets of one peer that wait for a session.
-const STAGED_PER_PEER: usize = 2;
+/// Filter rules that are asked for, of what a map may have.
+const CHIP_RULES: u8 = 32;
 
 /// Drives an agent: everything that it does happens while [`Runner::run`] is polled.
 pub struct Runner<'d, E, S, const PEERS: usize = 8, const ROUTES: usize = 16> {
@@ -70,16 +68,16 @@ where
 {
     let mut join = JoinString::parse(settings.join).map_err(StartError::Join)?;
     let place = Place::of(&mut join).ok_or(StartError::NoMqttAddress)?;
-    let kept = storage::identity(&mut storage, &join.coordinator).await;
-    let kept = kept.map_err(StartError::Storage)?;
+    let kept = storage::identity(&mut storage, &join.coordinator).await?;
     let mut stamp = Stamp::read(&mut storage).await.map_err(StartError::Storage)?;
-    let index = match &kept {
-        Some(_) => Index::read(&mut storage).await.map_err(StartError::Storage)?,
-        None => {
-            stamp = Stamp { floor: Some(stamp.floor.unwrap_or(0)), starts: stamp.starts };
-            Index::default()
-        }
+    let index = if kept.is_some() {
+        Index::read(&mut storage).await
+    } else {
+        // Nobody has seen a stamp of a new device's keys.
+        stamp.floor.get_or_insert(0);
+        Index::forget(&mut storage).await
     };
+    let index = index.map_err(StartError::Storage)?;
     let identity = kept.unwrap_or_else(|| Identity::generate(&join, &mut entropy));
     stamp.starts = stamp.starts.saturating_add(1);
     let mut seed = [0; 8];
@@ -96,7 +94,7 @@ where
     let _ = socket.bind(settings.port);
     let (coordinator, starts) = (join.coordinator, stamp.starts);
     drop(join);
-    let config = config(settings, &identity, stamp)?;
+    let config = config(settings, &identity, stamp, R.saturating_sub(P))?;
     let made = ChipAgent::new(config, identity, entropy, clock::now());
     agent.clear();
     // Cannot fail: its one place is free.
@@ -116,17 +114,18 @@ fn config<S>(
     settings: &Settings<'_>,
     identity: &Identity,
     stamp: Stamp,
+    routes: usize,
 ) -> Result<AgentConfig, StartError<S>> {
+    let name = Name::try_from(settings.name).ok().filter(|name| is_name(name));
+    let name = name.ok_or(StartError::Name)?;
     let text = |text: &str| text.chars().take(16).collect::<String<16>>();
-    let key = &identity.wireguard_key.0;
-    let fingerprint = fingerprint(settings.serial, key, &identity.coordinator);
     Ok(AgentConfig {
         boot_count: stamp.starts,
         on_demand: true,
         page_window: 1,
-        staged_per_peer: STAGED_PER_PEER,
-        fingerprint,
-        name: Name::try_from(settings.name).map_err(|_| StartError::Name)?,
+        staged_per_peer: STAGED_CHIP,
+        fingerprint: identity.fingerprint(settings.serial),
+        name,
         abilities: Abilities {
             families: family::IPV4 | family::IPV6,
             carriers: 1 << (Carrier::Mqtt as u8 - 1),
@@ -134,8 +133,8 @@ fn config<S>(
             backend: Backend::Chip,
             // The agent fills in how many it has.
             peer_slots: 0,
-            peer_routes: PEER_ROUTES as u8,
-            rules: RULES as u8,
+            peer_routes: routes.min(PEER_ROUTES) as u8,
+            rules: CHIP_RULES,
             agent: text(env!("CARGO_PKG_VERSION")),
             platform: settings.platform.chars().take(32).collect(),
             endpoints: heapless::Vec::new(),
@@ -154,7 +153,7 @@ async fn restore<E: Entropy, S: Storage, const P: usize, const R: usize>(
     storage: &mut S,
     index: Index,
 ) -> Result<(), S::Error> {
-    let mut piece = Zeroizing::new([0; PIECE]);
+    let mut piece = Zeroizing::new([0; PIECE_LEN]);
     for record in index.records() {
         let Some(len) = storage.read(record, &mut *piece).await? else {
             return Ok(());

@@ -4,9 +4,6 @@ use core::fmt;
 
 use heapless::String;
 use weft_agent_core::control::Credentials;
-use weft_noise::key::StaticSecret;
-use weft_noise::mac;
-use weft_wire::id::PublicKey;
 use weft_wire::join::{ADDRESS_LEN, BrokerAccount, Carrier, JoinError, JoinString};
 
 /// The usual UDP port of the tunnel.
@@ -40,7 +37,7 @@ pub enum StartError<S> {
     Join(JoinError),
     /// The join string has no `mqtt://` address: a chip speaks no TLS.
     NoMqttAddress,
-    /// The name is longer than 63 bytes, or no label.
+    /// The name is longer than 32 bytes, or no label.
     Name,
     /// The coordinator's key in the join string, or in storage, is no key.
     WeakKey,
@@ -62,7 +59,7 @@ impl<S: fmt::Debug> fmt::Display for StartError<S> {
                 "the join string has no mqtt:// address: let the coordinator announce one, a \
                  chip speaks no TLS",
             ),
-            Self::Name => f.write_str("the name must be a label: a to z, 0 to 9 and -, 63 at most"),
+            Self::Name => f.write_str("the name must be a label: a to z, 0 to 9 and -, 32 at most"),
             Self::WeakKey => f.write_str("the coordinator's key is no key: get a new join string"),
             Self::Storage(error) => write!(f, "the flash range does not answer: {error:?}"),
             Self::Identity => f.write_str(
@@ -98,11 +95,4 @@ impl Place {
         let foreign = self.account.as_ref().map(|account| account.password.as_str());
         foreign.unwrap_or_else(|| own.password.as_str()).as_bytes()
     }
-}
-
-/// Which chip this is, without saying which to anybody who knows it from elsewhere.
-pub(crate) fn fingerprint(serial: &[u8], key: &[u8; 32], coordinator: &PublicKey) -> [u8; 32] {
-    let public = StaticSecret::from_bytes(*key).public();
-    let chip = if serial.is_empty() { &public.0[..] } else { serial };
-    mac::keyed_hash(&coordinator.0, &[b"weft machine v1", chip])
 }

@@ -11,8 +11,12 @@ use weft_agent_core::control::Identity;
 use weft_wire::id::PublicKey;
 use zeroize::Zeroizing;
 
+use crate::settings::StartError;
+
 /// The most pieces of a cache.
 const PIECES: u8 = 16;
+/// The longest piece, in bytes: what a full map says of this device is some hundred less.
+pub(crate) const PIECE_LEN: usize = 1_280;
 
 /// What is kept, each under its number ([`Record::number`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +28,7 @@ pub enum Record {
     Stamp,
     /// Which pieces of the cache are in force; 3 bytes.
     Index,
-    /// A piece of the cache; at most 768 bytes. Holds pre-shared keys. May be lost.
+    /// A piece of the cache; at most 1,280 bytes. Holds pre-shared keys. May be lost.
     Piece(u8),
 }
 
@@ -113,15 +117,20 @@ struct Kept<I> {
 }
 
 /// The identity, if it is one for this coordinator.
+///
+/// # Errors
+///
+/// [`StartError::Storage`]; [`StartError::Identity`] when something else is in its place: a
+/// new one would overwrite what a person may still want to look at.
 pub(crate) async fn identity<S: Storage>(
     storage: &mut S,
     of: &PublicKey,
-) -> Result<Option<Identity>, S::Error> {
+) -> Result<Option<Identity>, StartError<S::Error>> {
     let mut buffer = Zeroizing::new([0; IDENTITY_LEN]);
-    let len = storage.read(Record::Identity, &mut *buffer).await?;
-    let bytes = len.and_then(|len| buffer.get(..len));
-    let kept = bytes.and_then(|bytes| postcard::from_bytes::<Kept<Identity>>(bytes).ok());
-    Ok(kept.filter(|kept| kept.of == *of).map(|kept| kept.identity))
+    let len = storage.read(Record::Identity, &mut *buffer).await.map_err(StartError::Storage)?;
+    let Some(bytes) = len.and_then(|len| buffer.get(..len)) else { return Ok(None) };
+    let kept: Kept<Identity> = postcard::from_bytes(bytes).map_err(|_| StartError::Identity)?;
+    Ok((kept.of == *of).then_some(kept.identity))
 }
 
 /// An identity as it is kept. A secret.
@@ -131,12 +140,12 @@ pub(crate) struct KeptIdentity {
 }
 
 impl KeptIdentity {
-    pub(crate) fn new(of: &PublicKey, identity: &Identity) -> Self {
+    /// `None` for one that is too long, which none is.
+    pub(crate) fn new(of: &PublicKey, identity: &Identity) -> Option<Self> {
         let mut bytes = Zeroizing::new([0; IDENTITY_LEN]);
         let kept = Kept { of: *of, identity };
-        // Every identity fits.
-        let len = postcard::to_slice(&kept, &mut *bytes).map_or(0, |written| written.len());
-        Self { bytes, len }
+        let len = postcard::to_slice(&kept, &mut *bytes).ok()?.len();
+        Some(Self { bytes, len })
     }
 
     pub(crate) async fn write<S: Storage>(&self, storage: &mut S) -> Result<(), S::Error> {
@@ -194,6 +203,14 @@ impl Index {
         storage.write(Record::Index, &[self.count, low, high]).await
     }
 
+    /// No piece is in force any more: they were another device's.
+    pub(crate) async fn forget<S: Storage>(storage: &mut S) -> Result<Self, S::Error> {
+        if Self::read(storage).await?.count > 0 {
+            Self::default().write(storage).await?;
+        }
+        Ok(Self::default())
+    }
+
     /// Pieces in force.
     pub(crate) fn records(self) -> impl Iterator<Item = Record> {
         (0..self.count).map(move |piece| self.record(piece))
@@ -247,3 +264,6 @@ impl<'a, S: Storage> CacheWriter<'a, S> {
         Ok(self.next)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,13 +160,7 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Underlay<'d, E,
     }
 
     fn receive(&self, len: usize, from: IpEndpoint) {
-        let Poll::Ready(mut inbox) = self
-            .parts
-            .cable
-            .poll_inbox(&mut core::task::Context::from_waker(core::task::Waker::noop()))
-        else {
-            return;
-        };
+        let Some(mut inbox) = self.parts.cable.inbox() else { return };
         let address = SocketAddr::new(from.addr.into(), from.port);
         let socket = if address.is_ipv4() { SOCKET_V4 } else { SOCKET_V6 };
         let start = inbox.as_ptr();
@@ -223,10 +217,7 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Underlay<'d, E,
 
     /// Writes a packet for our own stack into the inbox, if that is free.
     fn answer(&self, write: impl FnOnce(&mut [u8]) -> Option<usize>) -> bool {
-        let mut nobody = core::task::Context::from_waker(core::task::Waker::noop());
-        let Poll::Ready(mut inbox) = self.parts.cable.poll_inbox(&mut nobody) else {
-            return false;
-        };
+        let Some(mut inbox) = self.parts.cable.inbox() else { return false };
         let len = write(inbox.as_mut_slice());
         drop(inbox);
         if let Some(len) = len {
