@@ -23,6 +23,7 @@
 //! A handshake needs a stamp whose floor is in storage: write
 //! [`Persist::Stamp`] and confirm it at once, or nothing is initiated.
 
+mod begin;
 mod cache;
 mod inputs;
 mod metered;
@@ -37,24 +38,24 @@ mod status;
 pub mod trace;
 mod wiring;
 
+pub use begin::{AgentConfig, Beginning};
 pub use cache::{CacheEndpoint, CacheLine, CacheUsage};
 pub use outbox::{AgentEvent, Enrolled, InterfaceConfig, Persist};
 pub use status::{CoordinatorStatus, PeerStatus};
 
+use core::cell::RefCell;
+use core::mem::MaybeUninit;
 use core::net::SocketAddr;
 
 use weft_noise::key::{StaticSecret, WeakKey};
 use weft_noise::probe::hint;
 use weft_noise::wg::CHIP_WINDOW_WORDS;
-use weft_wire::id::{Inbox, Name};
-use weft_wire::item::Abilities;
 
-use crate::config::TunnelConfig;
 use crate::config::implementation::{FLOWS_CHIP, FLOWS_LINUX, MTU_MAX, STAGED_CHIP};
-use crate::control::{Control, ControlConfig, Identity};
+use crate::control::{Channel, Control, Identity};
 use crate::datapath::Datapath;
 use crate::entropy::Entropy;
-use crate::event::{Counters, DropCounters, PeerSlot, SocketId, Sockets, Via};
+use crate::event::{Counters, DropCounters, PeerSlot, SocketId, Via};
 use crate::meter::Meter;
 use crate::path::{Paths, ProbeMac};
 use crate::peers::{Peers, Staging};
@@ -67,8 +68,7 @@ use names::Names;
 use outbox::Outbox;
 use outputs::Fanout;
 use record::Recorder;
-use redact::Redactor;
-use trace::{Entry, NoTrace, Start, StartMember, TRACE_FORMAT, Trace};
+use trace::{Entry, NoTrace, Trace};
 
 /// The longest frame in a connection to a relay, in bytes: a sealed packet with
 /// what a Data indication puts around it.
@@ -92,36 +92,6 @@ pub type ChipAgent<E, T = NoTrace> = Agent<
     { weft_wire::frame::MAX_FRAME_CHIP },
     0,
 >;
-
-/// What an agent is told once.
-pub struct AgentConfig {
-    /// Starts of the device since it was made, this one counted.
-    pub boot_count: u32,
-    /// A full table replaces the peer that was not used for longest, and the
-    /// coordinator sends only what is asked for.
-    pub on_demand: bool,
-    /// Map pages asked for at once: 4 on Linux, 1 on a chip.
-    pub page_window: u8,
-    /// Most packets of one peer that wait for a session: 2 on a chip.
-    pub staged_per_peer: usize,
-    /// Salted hash of machine id, board serial or eFuse MAC.
-    pub fingerprint: [u8; 32],
-    /// The name the device would like.
-    pub name: Name,
-    /// Network and build. Peer slots are filled in.
-    pub abilities: Abilities,
-    /// The socket of each address family.
-    pub sockets: Sockets,
-    /// How many sockets the shell opens beside these, for a while, where a NAT
-    /// gives every destination another port: 250 on Linux, 0 on a chip and in
-    /// networks that are paid by the byte.
-    pub extra_sockets: u8,
-    /// Timers of the tunnel.
-    pub tunnel: TunnelConfig,
-    /// The floor of handshake stamps from storage; 0 for a new identity, `None`
-    /// when it was lost while the identity was not.
-    pub stamp_floor: Option<u64>,
-}
 
 /// A datagram of `len` bytes in the caller's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,43 +259,66 @@ impl<
         trace: T,
         now: Instant,
     ) -> Result<Self, WeakKey> {
-        let (secret, second) = wiring::own_keys(&identity);
-        let clock = Tai64nClock::new(config.stamp_floor);
-        let mut tunnel = Tunnel::new(config.tunnel, secret, clock);
-        if second.is_some() {
-            tunnel.set_own_keys(StaticSecret::from_bytes(identity.wireguard_key.0), second, now);
-        }
-        let mut recorder = Recorder::new(entropy, trace, *tunnel.public_key(), now);
-        let start = start(&config, &identity, recorder.redactor(), now);
+        let Beginning { config, identity, channel } = Beginning::new(config, identity)?;
+        let mut agent = Self::unbegun(&config, identity, channel, entropy, trace, now);
+        agent.begin(&config);
+        Ok(agent)
+    }
+
+    /// Makes an agent where it is to lie: it is large, and a chip's stack is small.
+    pub fn place(
+        memory: &mut MaybeUninit<RefCell<Self>>,
+        beginning: Beginning,
+        entropy: E,
+        trace: T,
+        now: Instant,
+    ) -> &RefCell<Self> {
+        let Beginning { config, identity, channel } = beginning;
+        let agent = Self::lay(memory, &config, identity, channel, entropy, trace, now);
+        agent.get_mut().begin(&config);
+        agent
+    }
+
+    /// In a function of its own, whose frame with the one copy is gone when the agent
+    /// begins.
+    #[inline(never)]
+    fn lay<'m>(
+        memory: &'m mut MaybeUninit<RefCell<Self>>,
+        config: &AgentConfig,
+        identity: Identity,
+        channel: Channel,
+        entropy: E,
+        trace: T,
+        now: Instant,
+    ) -> &'m mut RefCell<Self> {
+        memory.write(RefCell::new(Self::unbegun(config, identity, channel, entropy, trace, now)))
+    }
+
+    /// One expression, as each part's `new` is, and none of them is inlined: so the compiler
+    /// makes every part in its place, where a variable would be one copy more.
+    #[inline(never)]
+    fn unbegun(
+        config: &AgentConfig,
+        identity: Identity,
+        channel: Channel,
+        entropy: E,
+        trace: T,
+        now: Instant,
+    ) -> Self {
+        let secret = StaticSecret::from_bytes(identity.wireguard_key.0);
+        let mut recorder = Recorder::new(entropy, trace, &secret, now);
+        let start = begin::start(config, &identity, recorder.redactor(), now);
         recorder.put(now, &Entry::Start(start));
-        let slots = u16::try_from(PEERS).unwrap_or(u16::MAX);
-        let control = ControlConfig {
-            boot_count: config.boot_count,
-            on_demand: if config.on_demand { slots } else { 0 },
-            page_window: config.page_window,
-            fingerprint: config.fingerprint,
-            name: config.name,
-            abilities: Abilities { peer_slots: slots, ..config.abilities },
-        };
         let mut seed = [0; 8];
         recorder.fill(&mut seed);
-        let mut paths = Paths::new(config.sockets);
-        let mut relay = RelayClient::new();
-        relay.set_sockets(config.sockets, now);
-        paths.set_extra_sockets(config.extra_sockets);
-        if let Some(member) = identity.member() {
-            paths.set_own(member.device);
-        }
-        paths.set_hint(hint(tunnel.public_key()));
-        paths.set_online(false, &mut recorder, now);
-        let mut agent = Self {
-            control: Control::new(control, identity, &mut recorder, now)?,
+        Self {
+            control: Control::begun(config.control(PEERS), identity, channel, &mut recorder, now),
             recorder,
-            tunnel,
+            tunnel: Tunnel::new(config.tunnel, secret, Tai64nClock::new(config.stamp_floor)),
             datapath: Datapath::new(u64::from_le_bytes(seed)),
-            paths,
+            paths: Paths::new(config.sockets),
             stun: StunClient::new(),
-            relay,
+            relay: RelayClient::new(),
             peers: Peers::new(config.on_demand),
             staging: Staging::new(config.staged_per_peer),
             outbox: Outbox::default(),
@@ -342,34 +335,24 @@ impl<
             told_network: 0,
             started_at: now,
             now,
-        };
-        agent.pump();
-        Ok(agent)
+        }
     }
-}
 
-fn start(config: &AgentConfig, identity: &Identity, redactor: &Redactor, now: Instant) -> Start {
-    let short = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
-    let socket = |socket: Option<SocketId>| socket.map(|SocketId(number)| number);
-    let interval = config.tunnel.handshake_interval();
-    Start {
-        format: TRACE_FORMAT,
-        now_us: now.as_micros(),
-        boot_count: config.boot_count,
-        on_demand: config.on_demand,
-        page_window: config.page_window,
-        staged_per_peer: short(config.staged_per_peer as u64),
-        sockets: (socket(config.sockets.v4), socket(config.sockets.v6)),
-        extra_sockets: config.extra_sockets,
-        rekey_after_s: short(config.tunnel.rekey_after().as_secs()),
-        handshake_interval_us: u32::try_from(interval.as_micros()).unwrap_or(u32::MAX),
-        stamp_floor: config.stamp_floor,
-        pin: redactor.key(&identity.coordinator),
-        next_pin: identity.next_coordinator.as_ref().map(|pin| redactor.key(pin)),
-        member: identity.member().map(|member| StartMember {
-            device: member.device,
-            inbox: Inbox(redactor.short(&member.inbox.0)),
-            password_expiry: member.password_expiry,
-        }),
+    /// What the parts are told once they are there.
+    fn begin(&mut self, config: &AgentConfig) {
+        let identity = self.control.identity();
+        let member = identity.member().map(|member| member.device);
+        let (active, second) = wiring::own_keys(identity);
+        if second.is_some() {
+            self.tunnel.set_own_keys(active, second, self.now);
+        }
+        self.relay.set_sockets(config.sockets, self.now);
+        self.paths.set_extra_sockets(config.extra_sockets);
+        if let Some(device) = member {
+            self.paths.set_own(device);
+        }
+        self.paths.set_hint(hint(self.tunnel.public_key()));
+        self.paths.set_online(false, &mut self.recorder, self.now);
+        self.pump();
     }
 }

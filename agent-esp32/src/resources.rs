@@ -1,10 +1,10 @@
 //! Memory of an agent: all that it ever uses, handed in once.
 
 use core::cell::RefCell;
+use core::mem::MaybeUninit;
 
 use embassy_net::StackResources;
 use embassy_net::udp::PacketMetadata;
-use heapless::Vec;
 
 use crate::cable::{BUFFER_LEN, Cable};
 use crate::exchange::Exchange;
@@ -32,9 +32,10 @@ pub(crate) struct SocketBuffers {
 /// - `SOCKETS`: sockets on the mesh, one of them the resolver's.
 pub struct Resources<E, const PEERS: usize = 8, const ROUTES: usize = 16, const SOCKETS: usize = 4>
 {
-    /// Empty until the agent is made. No `Option`: this says nothing of bytes that nobody
-    /// has written, so that nothing has to be kept in flash memory for them.
-    pub(crate) agent: Vec<RefCell<ChipAgent<E, PEERS, ROUTES>>, 1>,
+    /// Written when the agent is made, and never read from here. No `Option`: this says
+    /// nothing of bytes that nobody has written, so that nothing has to be kept in flash
+    /// memory for them.
+    pub(crate) agent: MaybeUninit<RefCell<ChipAgent<E, PEERS, ROUTES>>>,
     pub(crate) cable: Cable,
     pub(crate) exchange: Exchange,
     pub(crate) news: News,
@@ -49,7 +50,7 @@ impl<E, const PEERS: usize, const ROUTES: usize, const SOCKETS: usize>
     /// Memory that nobody uses yet.
     pub const fn new() -> Self {
         Self {
-            agent: Vec::new(),
+            agent: MaybeUninit::uninit(),
             cable: Cable::new(),
             exchange: Exchange::new(),
             news: News::new(),

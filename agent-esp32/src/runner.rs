@@ -5,8 +5,9 @@ use core::cell::RefCell;
 use embassy_futures::join::join3;
 use embassy_net::Stack;
 use embassy_net::udp::UdpSocket;
-use heapless::String;
-use weft_agent_core::agent::AgentConfig;
+use heapless::{String, Vec};
+use weft_agent_core::agent::trace::NoTrace;
+use weft_agent_core::agent::{AgentConfig, Beginning};
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::config::implementation::{MTU_MAX, STAGED_CHIP};
 use weft_agent_core::control::Identity;
@@ -95,11 +96,8 @@ where
     let (coordinator, starts) = (join.coordinator, stamp.starts);
     drop(join);
     let config = config(settings, &identity, stamp, R.saturating_sub(P))?;
-    let made = ChipAgent::new(config, identity, entropy, clock::now());
-    agent.clear();
-    // Cannot fail: its one place is free.
-    let _ = agent.push(RefCell::new(made.map_err(|_| StartError::WeakKey)?));
-    let agent: &'d RefCell<_> = agent.first().ok_or(StartError::WeakKey)?;
+    let beginning = Beginning::new(config, identity).map_err(|_| StartError::WeakKey)?;
+    let agent = ChipAgent::place(agent, beginning, entropy, NoTrace, clock::now());
     restore(agent, &mut storage, index).await.map_err(StartError::Storage)?;
     let parts = Parts { agent, cable, exchange, news };
     let seed = u64::from_le_bytes(seed);
@@ -137,7 +135,7 @@ fn config<S>(
             rules: CHIP_RULES,
             agent: text(env!("CARGO_PKG_VERSION")),
             platform: settings.platform.chars().take(32).collect(),
-            endpoints: heapless::Vec::new(),
+            endpoints: Vec::new(),
         },
         sockets: Sockets { v4: Some(SOCKET_V4), v6: Some(SOCKET_V6) },
         extra_sockets: 0,

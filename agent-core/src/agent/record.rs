@@ -1,6 +1,7 @@
 //! Records what an agent is told and draws. Compiled to nothing for
 //! [`NoTrace`](super::trace::NoTrace).
 
+use weft_noise::key::StaticSecret;
 use weft_noise::wg::{self, Kind};
 use weft_wire::frame::{RECORD_HEADER_LEN, TAG_LEN};
 use weft_wire::id::{PublicKey, Secret};
@@ -119,12 +120,20 @@ impl<E: Entropy, T: Trace> Entropy for Recorder<E, T> {
 
 impl<E: Entropy, T: Trace> Recorder<E, T> {
     /// The salt is a draw of its own, so that it is not in the trace.
-    pub(super) fn new(mut inner: E, trace: T, own: PublicKey, now: Instant) -> Self {
+    pub(super) fn new(mut inner: E, trace: T, own: &StaticSecret, now: Instant) -> Self {
         let mut salt = [0; 32];
+        // A public key costs an X25519, and without a trace nobody asks for it.
+        let mut public = PublicKey([0; 32]);
         if T::ENABLED {
             inner.fill(&mut salt);
+            public = own.public();
         }
-        Self { inner, trace, redactor: Redactor { salt: Secret::take(&mut salt), own }, last: now }
+        Self {
+            inner,
+            trace,
+            redactor: Redactor { salt: Secret::take(&mut salt), own: public },
+            last: now,
+        }
     }
 
     pub(super) const fn redactor(&self) -> &Redactor {

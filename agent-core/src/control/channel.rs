@@ -11,6 +11,7 @@ use weft_noise::sealed::{SealedError, Session};
 use weft_wire::frame::{PskSelector, RecordHeader, Reset, TAG_LEN};
 use weft_wire::id::{Inbox, PublicKey, ReplicaId, Secret};
 
+use super::identity::Identity;
 use super::repeat::{Repeat, jittered};
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant};
@@ -74,7 +75,7 @@ pub(super) struct HelloPlan<'a> {
 }
 
 /// Handshakes and sessions with the coordinator.
-pub(super) struct Channel {
+pub(crate) struct Channel {
     initiator: Initiator,
     next: Option<Initiator>,
     waiting: Option<Waiting>,
@@ -88,12 +89,23 @@ pub(super) struct Channel {
 }
 
 impl Channel {
+    /// Of the coordinator's key, and of its next one where that is known: an X25519 each.
+    ///
+    /// # Errors
+    ///
+    /// [`WeakKey`] when the coordinator's key has low order.
+    pub(crate) fn of(identity: &Identity) -> Result<Self, WeakKey> {
+        let mut channel = Self::new(&identity.identity_key, &identity.coordinator)?;
+        channel.set_next_pin(&identity.identity_key, identity.next_coordinator.as_ref());
+        Ok(channel)
+    }
+
     /// Two X25519 (three with a next pin).
     ///
     /// # Errors
     ///
     /// [`WeakKey`] when the coordinator's key has low order.
-    pub(super) fn new(identity: &Secret, pin: &PublicKey) -> Result<Self, WeakKey> {
+    fn new(identity: &Secret, pin: &PublicKey) -> Result<Self, WeakKey> {
         Ok(Self {
             initiator: Initiator::new(StaticSecret::from_bytes(identity.0), pin)?,
             next: None,

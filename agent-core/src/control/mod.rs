@@ -49,7 +49,7 @@ use crate::entropy::Entropy;
 use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 
-use channel::Channel;
+pub(crate) use channel::Channel;
 use command::Commands;
 use heartbeat::Heartbeats;
 use inbound::{Inbound, Notice, Snapshot};
@@ -325,13 +325,24 @@ impl<const FRAME: usize> Control<FRAME> {
         entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Result<Self, WeakKey> {
-        let mut channel = Channel::new(&identity.identity_key, &identity.coordinator)?;
-        channel.set_next_pin(&identity.identity_key, identity.next_coordinator.as_ref());
+        let channel = Channel::of(&identity)?;
+        Ok(Self::begun(config, identity, channel, entropy, now))
+    }
+
+    /// The session of an identity whose channel was made before.
+    #[inline(never)]
+    pub(crate) fn begun(
+        config: ControlConfig,
+        identity: Identity,
+        channel: Channel,
+        entropy: &mut dyn Entropy,
+        now: Instant,
+    ) -> Self {
         let mut instance = Instance([0; 8]);
         entropy.fill(&mut instance.0);
         let mut enrol_inbox = Inbox([0; 16]);
         entropy.fill(&mut enrol_inbox.0);
-        Ok(Self {
+        Self {
             instance,
             line_inbox: enrol_inbox,
             enrol_inbox,
@@ -367,7 +378,7 @@ impl<const FRAME: usize> Control<FRAME> {
             config,
             identity,
             now,
-        })
+        }
     }
 
     /// What the shell has to do about the line.

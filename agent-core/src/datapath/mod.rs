@@ -103,6 +103,7 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
     Datapath<PEERS, ROUTES, FLOWS, WORDS>
 {
     /// Lets nothing pass yet. `seed` is random and spreads the flow table.
+    #[inline(never)]
     pub const fn new(seed: u64) -> Self {
         Self {
             slots: [const { Slot::new() }; PEERS],

@@ -239,6 +239,7 @@ pub struct Paths<const PEERS: usize> {
 
 impl<const PEERS: usize> Paths<PEERS> {
     /// No peers and no addresses yet.
+    #[inline(never)]
     pub const fn new(sockets: Sockets) -> Self {
         Self {
             own: DeviceId(0),

@@ -37,6 +37,7 @@ pub struct Staging<const PACKETS: usize, const LEN: usize> {
 
 impl<const PACKETS: usize, const LEN: usize> Staging<PACKETS, LEN> {
     /// An empty pool that holds at most `per_peer` packets of one peer.
+    #[inline(never)]
     pub const fn new(per_peer: usize) -> Self {
         Self { staged: Vec::new(), per_peer }
     }

@@ -85,6 +85,7 @@ pub struct Peers<const PEERS: usize, const ROUTES: usize> {
 impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
     /// An empty table. `on_demand`: a full table gives up the peer that was not
     /// used for longest instead of refusing a new one.
+    #[inline(never)]
     pub const fn new(on_demand: bool) -> Self {
         Self {
             peers: [const { None }; PEERS],

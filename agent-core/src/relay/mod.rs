@@ -277,6 +277,7 @@ impl<const PEERS: usize, const FRAME: usize> Default for RelayClient<PEERS, FRAM
 
 impl<const PEERS: usize, const FRAME: usize> RelayClient<PEERS, FRAME> {
     /// Without relays.
+    #[inline(never)]
     pub const fn new() -> Self {
         Self {
             core: Core::new(FRAME > 0),

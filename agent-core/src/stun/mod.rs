@@ -168,6 +168,7 @@ impl Default for StunClient {
 
 impl StunClient {
     /// Without servers.
+    #[inline(never)]
     pub const fn new() -> Self {
         Self {
             servers: Vec::new(),

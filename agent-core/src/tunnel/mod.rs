@@ -231,6 +231,7 @@ pub struct Tunnel<const PEERS: usize, const QUEUE: usize = PEERS> {
 impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
     /// A tunnel without peers. `secret` is the active own key; `clock` makes the
     /// timestamps of all own keys.
+    #[inline(never)]
     pub fn new(config: TunnelConfig, secret: StaticSecret, clock: Tai64nClock) -> Self {
         Self {
             config,
