@@ -155,7 +155,7 @@ impl Jar {
             return Err(HandshakeError::Unexpected);
         }
         let nonce = field(datagram, 8);
-        let cookie = aead::open_cookie(remote.cookie_key(), &nonce, &mac1, &field(datagram, 32))
+        let cookie = aead::open_cookie(&remote.cookie_key(), &nonce, &mac1, &field(datagram, 32))
             .ok_or(HandshakeError::Unauthentic)?;
         self.cookie = *cookie;
         self.received_at_us = Some(now_us);

@@ -49,7 +49,7 @@ impl LocalKey {
         out[88..100].copy_from_slice(&stamp.to_bytes());
         let tag = state.seal(&mut out[88..100]);
         out[100..116].copy_from_slice(&tag);
-        write_macs(out, remote.mac1_key());
+        write_macs(out, &remote.mac1_key());
         InitiationSent { secrets: Some(Secrets { state, ephemeral }), sender }
     }
 
@@ -190,7 +190,7 @@ impl ReceivedInitiation {
             state: self.state,
             ephemeral: self.ephemeral,
             peer: self.peer,
-            mac1_key: *remote.mac1_key(),
+            mac1_key: remote.mac1_key(),
             stamp: Tai64n::from_bytes(stamp),
             sender: self.sender,
         })
