@@ -51,7 +51,9 @@ use weft_noise::key::{StaticSecret, WeakKey};
 use weft_noise::probe::hint;
 use weft_noise::wg::CHIP_WINDOW_WORDS;
 
-use crate::config::implementation::{FLOWS_CHIP, FLOWS_LINUX, MTU_MAX, STAGED_CHIP};
+use crate::config::implementation::{
+    FLOWS_CHIP, FLOWS_LINUX, HANDSHAKES_CHIP, MTU_MAX, STAGED_CHIP,
+};
 use crate::control::{Channel, Control, Identity};
 use crate::datapath::Datapath;
 use crate::entropy::Entropy;
@@ -77,14 +79,25 @@ const RELAYED_FRAME: usize = 1_536;
 const STAGED_LEN: usize = MTU_MAX as usize;
 
 /// A Linux gateway's agent. Put it into a `Box`.
-pub type GatewayAgent<E, T = NoTrace> =
-    Agent<E, T, 256, 512, FLOWS_LINUX, 64, 64, { weft_wire::frame::MAX_FRAME }, { RELAYED_FRAME }>;
+pub type GatewayAgent<E, T = NoTrace> = Agent<
+    E,
+    T,
+    256,
+    256,
+    512,
+    FLOWS_LINUX,
+    64,
+    64,
+    { weft_wire::frame::MAX_FRAME },
+    { RELAYED_FRAME },
+>;
 
 /// A microcontroller's agent.
 pub type ChipAgent<E, T = NoTrace> = Agent<
     E,
     T,
     8,
+    HANDSHAKES_CHIP,
     16,
     FLOWS_CHIP,
     CHIP_WINDOW_WORDS,
@@ -142,9 +155,9 @@ pub enum Output {
 }
 
 /// MACs of probes, under the keys that the tunnel knows.
-struct TunnelMac<'a, const PEERS: usize>(&'a Tunnel<PEERS>);
+struct TunnelMac<'a, const PEERS: usize, const HANDSHAKES: usize>(&'a Tunnel<PEERS, HANDSHAKES>);
 
-impl<const PEERS: usize> ProbeMac for TunnelMac<'_, PEERS> {
+impl<const PEERS: usize, const HANDSHAKES: usize> ProbeMac for TunnelMac<'_, PEERS, HANDSHAKES> {
     fn mac(&mut self, slot: PeerSlot, bytes: &[u8]) -> Option<[u8; 16]> {
         Some(self.0.probe_key(slot)?.mac(bytes))
     }
@@ -156,7 +169,7 @@ impl<const PEERS: usize> ProbeMac for TunnelMac<'_, PEERS> {
 
 /// Control session, tunnel, data path, paths and peers of one device.
 ///
-/// - `PEERS` peers, `ROUTES` routes per address family (each peer takes one and
+/// - `PEERS` peers, `HANDSHAKES` initiations under way in each direction, `ROUTES` routes per address family (each peer takes one and
 ///   what lies behind it more), `FLOWS` flow-table entries, replay windows of
 ///   `WORDS` words, `STAGED` packets that wait for a session, `FRAME` bytes of
 ///   the longest control frame, `STREAM` bytes of the longest frame in a
@@ -167,6 +180,7 @@ pub struct Agent<
     E,
     T,
     const PEERS: usize,
+    const HANDSHAKES: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
@@ -177,7 +191,7 @@ pub struct Agent<
     /// Randomness, and the trace of this run.
     recorder: Recorder<E, T>,
     control: Control<FRAME>,
-    tunnel: Tunnel<PEERS>,
+    tunnel: Tunnel<PEERS, HANDSHAKES>,
     datapath: Datapath<PEERS, ROUTES, FLOWS, WORDS>,
     paths: Paths<PEERS>,
     stun: StunClient,
@@ -211,13 +225,14 @@ pub struct Agent<
 impl<
     E: Entropy,
     const PEERS: usize,
+    const HANDSHAKES: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
     const STREAM: usize,
-> Agent<E, NoTrace, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
+> Agent<E, NoTrace, PEERS, HANDSHAKES, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     /// An agent that wants to connect. Give back what storage held by
     /// [`Agent::restore`] before the first input.
@@ -239,13 +254,14 @@ impl<
     E: Entropy,
     T: Trace,
     const PEERS: usize,
+    const HANDSHAKES: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
     const STREAM: usize,
-> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
+> Agent<E, T, PEERS, HANDSHAKES, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     /// An agent whose run is recorded.
     ///

@@ -74,6 +74,8 @@ pub mod implementation {
     pub const FLOW_TIME: Duration = Duration::from_secs(60);
     /// Flow-table entries of a chip.
     pub const FLOWS_CHIP: usize = 32;
+    /// Handshakes that a chip begins, or is to answer, at once; a peer more waits its turn.
+    pub const HANDSHAKES_CHIP: usize = 4;
     /// Packets that wait for a session on a chip, of all peers.
     pub const STAGED_CHIP: usize = 2;
     /// Flow-table entries on Linux.

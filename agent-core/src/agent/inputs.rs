@@ -32,13 +32,14 @@ impl<
     E: Entropy,
     T: Trace,
     const PEERS: usize,
+    const HANDSHAKES: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
     const STREAM: usize,
-> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
+> Agent<E, T, PEERS, HANDSHAKES, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     /// The line is up, and the inbox that [`Agent::poll_line`] named subscribed
     /// to.

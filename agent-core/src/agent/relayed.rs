@@ -32,13 +32,14 @@ impl<
     E: Entropy,
     T: Trace,
     const PEERS: usize,
+    const HANDSHAKES: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
     const STREAM: usize,
-> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
+> Agent<E, T, PEERS, HANDSHAKES, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     /// What to do about connections to relays. Ask until `None`.
     #[must_use]

@@ -75,13 +75,14 @@ impl<
     E: Entropy,
     T: Trace,
     const PEERS: usize,
+    const HANDSHAKES: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
     const STREAM: usize,
-> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
+> Agent<E, T, PEERS, HANDSHAKES, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     /// The identity, to be stored.
     pub const fn identity(&self) -> &Identity {
@@ -173,12 +174,7 @@ impl<
     pub fn drops(&self) -> DropCounters {
         let mut all = self.drops.clone();
         all.merge(self.tunnel.drops());
-        all.merge(self.datapath.unattributed_drops());
-        for slot in self.peers.slots() {
-            if let Some(drops) = self.datapath.drops(slot) {
-                all.merge(drops);
-            }
-        }
+        all.merge(self.datapath.drops());
         all
     }
 

@@ -30,13 +30,14 @@ impl<
     E: Entropy,
     T: Trace,
     const PEERS: usize,
+    const HANDSHAKES: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
     const STREAM: usize,
-> Agent<E, T, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
+> Agent<E, T, PEERS, HANDSHAKES, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     /// Takes back what [`Agent::write_cache`] wrote, all of it or piece by
     /// piece, before the first input.
@@ -438,9 +439,6 @@ impl<
     /// Erases what every part knows of the peer that was in this slot.
     fn drop_peer(&mut self, slot: PeerSlot) {
         self.retired = add(self.retired, self.datapath.counters(slot));
-        if let Some(drops) = self.datapath.drops(slot) {
-            self.drops.merge(drops);
-        }
         self.tunnel.remove_peer(slot);
         self.datapath.remove_peer(slot);
         self.paths.remove_peer(slot);

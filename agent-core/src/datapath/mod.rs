@@ -253,47 +253,37 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
         buffer: &mut PacketBuf<'_>,
         now: Instant,
     ) -> Result<Sealed, PacketError> {
-        let (slot, result) = self.seal(buffer, now);
+        let result = self.seal(buffer, now);
         let reason = match result {
             Err(PacketError::Dropped(reason)) => Some(reason),
             Err(PacketError::TooBig { .. }) => Some(DropReason::TooBig),
             Ok(_) | Err(PacketError::NoSession { .. }) => None,
         };
         if let Some(reason) = reason {
-            self.count(slot, reason);
+            self.drops.count(reason);
         }
         result
     }
 
-    fn seal(
-        &mut self,
-        buffer: &mut PacketBuf<'_>,
-        now: Instant,
-    ) -> (Option<PeerSlot>, Result<Sealed, PacketError>) {
-        let dropped = |reason| Err(PacketError::Dropped(reason));
-        let Ok(packet) = Packet::parse(buffer.packet()) else {
-            return (None, dropped(DropReason::MalformedPacket));
-        };
-        let Some(slot) = self.routes.lookup(packet.destination) else {
-            return (None, dropped(DropReason::NoRoute));
-        };
-        let Some(peer) = self.slots.get_mut(slot.index()) else {
-            return (None, dropped(DropReason::NoRoute));
-        };
-        if let Err(reason) = self.filter.outbound(slot, peer.masks, &packet, now) {
-            return (Some(slot), dropped(reason));
-        }
+    fn seal(&mut self, buffer: &mut PacketBuf<'_>, now: Instant) -> Result<Sealed, PacketError> {
+        const NO_ROUTE: PacketError = PacketError::Dropped(DropReason::NoRoute);
+        let dropped = PacketError::Dropped;
+        let packet = Packet::parse(buffer.packet());
+        let packet = packet.map_err(|_| dropped(DropReason::MalformedPacket))?;
+        let slot = self.routes.lookup(packet.destination).ok_or(NO_ROUTE)?;
+        let peer = self.slots.get_mut(slot.index()).ok_or(NO_ROUTE)?;
+        self.filter.outbound(slot, peer.masks, &packet, now).map_err(dropped)?;
         let (len, mtu) = (packet.bytes.len(), self.mtu.min(peer.mtu));
         if len > usize::from(mtu) {
-            return (Some(slot), Err(PacketError::TooBig { slot, mtu }));
+            return Err(PacketError::TooBig { slot, mtu });
         }
         let result = match peer.seal(buffer.whole_mut(), len, mtu, now) {
             Ok(len) => Ok(Sealed { slot, len }),
             Err(NotSealed::NoSession) => Err(PacketError::NoSession { slot }),
-            Err(NotSealed::NoRoom) => dropped(DropReason::NoRoom),
+            Err(NotSealed::NoRoom) => Err(dropped(DropReason::NoRoom)),
         };
         self.dirty |= peer.has_edges();
-        (Some(slot), result)
+        result
     }
 
     /// Writes a keepalive (32 bytes) into `out`. `None` when there is no session
@@ -328,18 +318,8 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
             }
             _ => Err(DropReason::Malformed),
         };
-        let (slot, index) = match found {
-            Ok(found) => found,
-            Err(reason) => {
-                self.count(None, reason);
-                return Err(reason);
-            }
-        };
-        let result = self.open(slot, index, source, datagram, now);
-        if let Err(reason) = result {
-            self.count(Some(slot), reason);
-        }
-        result
+        let result = found.and_then(|(slot, index)| self.open(slot, index, source, datagram, now));
+        result.inspect_err(|&reason| self.drops.count(reason))
     }
 
     fn open<'a>(
@@ -369,13 +349,6 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
         Ok(Received { slot, packet: Some(packet.bytes) })
     }
 
-    fn count(&mut self, slot: Option<PeerSlot>, reason: DropReason) {
-        match slot.and_then(|slot| self.slots.get_mut(slot.index())) {
-            Some(peer) => peer.drops.count(reason),
-            None => self.drops.count(reason),
-        }
-    }
-
     /// The next peer with something to tell the tunnel that must not wait.
     #[must_use]
     pub fn poll_activity(&mut self) -> Option<(PeerSlot, Activity)> {
@@ -396,7 +369,7 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
 
     /// The times of a peer's traffic, for people and for `path`.
     pub fn activity(&self, slot: PeerSlot) -> Activity {
-        self.slots.get(slot.index()).map(|peer| *peer.activity()).unwrap_or_default()
+        self.slots.get(slot.index()).map(Slot::activity).unwrap_or_default()
     }
 
     /// Whether a packet for this peer could be sealed now.
@@ -414,13 +387,8 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
         self.slots.get(slot.index()).map(|peer| peer.counters).unwrap_or_default()
     }
 
-    /// What was dropped of a peer's traffic.
-    pub fn drops(&self, slot: PeerSlot) -> Option<&DropCounters> {
-        self.slots.get(slot.index()).map(|peer| &peer.drops)
-    }
-
-    /// What was dropped before a peer was known.
-    pub const fn unattributed_drops(&self) -> &DropCounters {
+    /// What was dropped here, by reason.
+    pub const fn drops(&self) -> &DropCounters {
         &self.drops
     }
 }

@@ -5,7 +5,7 @@ use weft_noise::wg::{
 };
 
 use crate::config::implementation::{HEADROOM, MTU_DEFAULT, TAILROOM};
-use crate::event::{Activity, Counters, DropCounters, DropReason, Edges, SessionTimes, Source};
+use crate::event::{Activity, Counters, DropReason, Edges, SessionTimes, Source};
 use crate::filter::Masks;
 use crate::time::Instant;
 
@@ -24,8 +24,8 @@ pub(super) struct Session<const WORDS: usize> {
     opening: SessionTimes,
     /// The counter has reached where either side replaces the session.
     used_up: bool,
-    /// The first packet's source, until it is reported.
-    first: Option<Source>,
+    /// The first packet came from [`Slot::first_from`], and is to be reported.
+    first: bool,
 }
 
 /// Why nothing was sealed.
@@ -44,11 +44,25 @@ pub(super) struct Slot<const WORDS: usize> {
     pub(super) mtu: u16,
     pub(super) masks: Masks,
     pub(super) endpoint: Option<Source>,
-    activity: Activity,
+    /// As [`Activity`] has them.
+    sent_at: Option<Instant>,
+    received_at: Option<Instant>,
+    data_sent_at: Option<Instant>,
+    data_received_at: Option<Instant>,
+    first_unanswered_at: Option<Instant>,
+    first_unreplied_at: Option<Instant>,
+    /// Where the newest authenticated packet came from, in the current session.
+    heard_from: Option<Source>,
+    /// Where the newest first packet of a session came from.
+    first_from: Option<Source>,
+    /// `heard_from` changed.
+    roamed: bool,
+    /// A data packet while nothing was waited for.
+    active: bool,
+    rekey_due: Option<u32>,
     /// Nothing is waited for: the next data packet is an edge.
     quiet: bool,
     pub(super) counters: Counters,
-    pub(super) drops: DropCounters,
 }
 
 impl<const WORDS: usize> Slot<WORDS> {
@@ -59,16 +73,17 @@ impl<const WORDS: usize> Slot<WORDS> {
             mtu: MTU_DEFAULT,
             masks: Masks { inbound: 0, outbound: 0 },
             endpoint: None,
-            activity: Activity {
-                sent_at: None,
-                received_at: None,
-                data_sent_at: None,
-                data_received_at: None,
-                first_unanswered_at: None,
-                first_unreplied_at: None,
-                heard_from: None,
-                edges: Edges::NONE,
-            },
+            sent_at: None,
+            received_at: None,
+            data_sent_at: None,
+            data_received_at: None,
+            first_unanswered_at: None,
+            first_unreplied_at: None,
+            heard_from: None,
+            first_from: None,
+            roamed: false,
+            active: false,
+            rekey_due: None,
             quiet: true,
             counters: Counters {
                 sent_packets: 0,
@@ -76,7 +91,6 @@ impl<const WORDS: usize> Slot<WORDS> {
                 received_packets: 0,
                 received_bytes: 0,
             },
-            drops: DropCounters::new(),
         }
     }
 
@@ -95,21 +109,21 @@ impl<const WORDS: usize> Slot<WORDS> {
         };
         let (sealer, opener) = keys.split();
         *place =
-            Some(Session { index, sealer, opener, sealing, opening, used_up: false, first: None });
+            Some(Session { index, sealer, opener, sealing, opening, used_up: false, first: false });
         if send {
             self.current = Some(index);
         }
         // The handshake may have moved the endpoint: the next newest packet
         // tells where it comes from, even if that is where it came from before.
-        self.activity.heard_from = None;
+        self.heard_from = None;
         if send {
             // The handshake was an answer: nothing before it is waited for. An initiation
             // of the peer's is none, for it may come where nothing that we send gets
             // through; the first packet of its session is one.
-            self.activity.first_unanswered_at = None;
+            self.first_unanswered_at = None;
         }
-        self.activity.first_unreplied_at = None;
-        self.quiet = self.activity.first_unanswered_at.is_none();
+        self.first_unreplied_at = None;
+        self.quiet = self.first_unanswered_at.is_none();
         true
     }
 
@@ -160,7 +174,7 @@ impl<const WORDS: usize> Slot<WORDS> {
         let rekey = session.sealing.take_rekey(now) || used_up;
         self.sent(len, now);
         if rekey {
-            self.activity.edges.rekey_due = Some(index);
+            self.rekey_due = Some(index);
         }
         Ok(sealed)
     }
@@ -173,11 +187,11 @@ impl<const WORDS: usize> Slot<WORDS> {
     }
 
     fn sent(&mut self, len: usize, now: Instant) {
-        self.activity.sent_at = Some(now);
-        self.activity.first_unreplied_at = None;
+        self.sent_at = Some(now);
+        self.first_unreplied_at = None;
         if len > 0 {
-            self.activity.data_sent_at = Some(now);
-            self.activity.first_unanswered_at.get_or_insert(now);
+            self.data_sent_at = Some(now);
+            self.first_unanswered_at.get_or_insert(now);
             self.wake();
             self.counters.sent_packets += 1;
             self.counters.sent_bytes += len as u64;
@@ -187,7 +201,7 @@ impl<const WORDS: usize> Slot<WORDS> {
     fn wake(&mut self) {
         if self.quiet {
             self.quiet = false;
-            self.activity.edges.active = true;
+            self.active = true;
         }
     }
 
@@ -209,21 +223,23 @@ impl<const WORDS: usize> Slot<WORDS> {
             OpenError::Malformed => DropReason::Malformed,
             _ => DropReason::Unauthentic,
         })?;
+        session.first |= opened.first;
+        let rekey = session.opening.take_rekey(now);
         if opened.first {
-            session.first = Some(source);
+            self.first_from = Some(source);
         }
-        if session.opening.take_rekey(now) {
-            self.activity.edges.rekey_due = Some(index);
+        if rekey {
+            self.rekey_due = Some(index);
         }
-        if opened.newest && self.activity.heard_from != Some(source) {
-            self.activity.heard_from = Some(source);
-            self.activity.edges.roamed = Some(source);
+        if opened.newest && self.heard_from != Some(source) {
+            self.heard_from = Some(source);
+            self.roamed = true;
         }
-        self.activity.received_at = Some(now);
-        self.activity.first_unanswered_at = None;
+        self.received_at = Some(now);
+        self.first_unanswered_at = None;
         if opened.len > 0 {
-            self.activity.data_received_at = Some(now);
-            self.activity.first_unreplied_at.get_or_insert(now);
+            self.data_received_at = Some(now);
+            self.first_unreplied_at.get_or_insert(now);
             self.wake();
         }
         Ok(opened.len)
@@ -231,28 +247,42 @@ impl<const WORDS: usize> Slot<WORDS> {
 
     /// Whether [`Slot::take_activity`] has an edge to tell.
     pub(super) fn has_edges(&self) -> bool {
-        self.activity.edges != Edges::NONE
-            || self.sessions.iter().flatten().any(|session| session.first.is_some())
+        self.active
+            || self.roamed
+            || self.rekey_due.is_some()
+            || self.sessions.iter().flatten().any(|session| session.first)
     }
 
     /// What the tunnel's timers read. With nothing unanswered on either side the
     /// tunnel waits for nothing, so the next data packet is an edge again.
     pub(super) fn take_activity(&mut self) -> Activity {
-        let mut activity = self.activity;
-        self.activity.edges = Edges::NONE;
-        activity.edges.first_packet = self
-            .sessions
-            .iter_mut()
-            .flatten()
-            .find_map(|session| session.first.take().map(|source| (session.index, source)));
-        self.quiet =
-            activity.first_unanswered_at.is_none() && activity.first_unreplied_at.is_none();
+        let mut activity = self.activity();
+        let first = self.sessions.iter_mut().flatten().find(|session| session.first);
+        activity.edges = Edges {
+            active: core::mem::take(&mut self.active),
+            rekey_due: self.rekey_due.take(),
+            first_packet: first.and_then(|session| {
+                session.first = false;
+                Some((session.index, self.first_from?))
+            }),
+            roamed: self.heard_from.filter(|_| core::mem::take(&mut self.roamed)),
+        };
+        self.quiet = self.first_unanswered_at.is_none() && self.first_unreplied_at.is_none();
         activity
     }
 
     /// The times as they are, for people.
-    pub(super) const fn activity(&self) -> &Activity {
-        &self.activity
+    pub(super) const fn activity(&self) -> Activity {
+        Activity {
+            sent_at: self.sent_at,
+            received_at: self.received_at,
+            data_sent_at: self.data_sent_at,
+            data_received_at: self.data_received_at,
+            first_unanswered_at: self.first_unanswered_at,
+            first_unreplied_at: self.first_unreplied_at,
+            heard_from: self.heard_from,
+            edges: Edges::NONE,
+        }
     }
 }
 

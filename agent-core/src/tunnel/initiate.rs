@@ -2,8 +2,10 @@
 
 use weft_noise::wg::INITIATION_LEN;
 
-use super::peer::{Peer, Pending, Timer, jitter};
-use super::{OUTGOING, Outgoing, To, Tunnel, allocate};
+use super::keys::KeyMark;
+use super::peer::{Peer, Timer, jitter};
+use super::pending::{Pending, Place};
+use super::{OUTGOING, Outgoing, To, Tunnel};
 use crate::config::implementation::KEEPALIVE_LEAST;
 use crate::config::specification::{REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
 use crate::entropy::Entropy;
@@ -15,7 +17,7 @@ use crate::timer::TimerKey;
 /// and one place is left for an initiation of our own.
 const SERVICES_PER_CALL: usize = OUTGOING - 1;
 
-impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
+impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
     /// Does what is due: answers waiting initiations, repeats our own, erases
     /// keys. What finds no room in the outputs stays due.
     pub fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
@@ -66,25 +68,30 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             return;
         };
         if now.since(since) >= REKEY_ATTEMPT_TIME {
-            if let Some(index) = peer.end_attempt() {
-                self.indices.remove(index);
-            }
+            peer.end_attempt();
             give_up(peer, now);
+            self.end_pending(slot, now);
             return;
         }
         if self.outgoing.is_full() {
             peer.timers.set(Timer::Initiate, now);
             return;
         }
+        if self.pendings.get(slot).is_none() && !self.find_place(slot, now) {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
         let Some(stamp) = self.clock.next(now) else {
             peer.waits_for_stamp = true;
             return;
         };
-        if let Some(pending) = peer.pending.take() {
+        if let Some(pending) = self.pendings.take(slot) {
             self.indices.remove(pending.sent.sender());
         }
         peer.timers.set(Timer::Initiate, now + REKEY_TIMEOUT + jitter(entropy));
-        let Some(index) = allocate(&mut self.indices, slot, entropy) else {
+        let Some(index) = self.indices.draw(slot, entropy) else {
             return;
         };
         let mut message = [0; INITIATION_LEN];
@@ -101,11 +108,32 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         };
         peer.tries = peer.tries.wrapping_add(1);
         peer.jar.attach(&mut message, now.as_micros());
-        peer.pending = Some(Pending { sent, sent_at: now, invalid: 0 });
+        self.pendings.put(Pending { slot, sent, sent_at: now, invalid: 0 });
         peer.initiated_at = Some(now);
         let outgoing = Outgoing { to: To::Peer(slot), len: INITIATION_LEN, message };
         // There is room, see above.
         let _ = self.outgoing.push_back(outgoing);
+    }
+
+    /// Whether there is a place for an initiation now; if not, the peer waits for one.
+    fn find_place(&mut self, slot: PeerSlot, now: Instant) -> bool {
+        match self.pendings.place(now) {
+            Place::Free => true,
+            Place::Of(other) => {
+                // Its timer goes on. The place is for this peer, whoever else waits.
+                if let Some(pending) = self.pendings.take(other) {
+                    self.indices.remove(pending.sent.sender());
+                }
+                true
+            }
+            Place::At(at) => {
+                if let Some(peer) = self.peers.get_mut(slot) {
+                    peer.waits_for_place = true;
+                    peer.timers.set(Timer::Initiate, at);
+                }
+                false
+            }
+        }
     }
 
     /// Erases the sessions of a peer; a handshake under way goes on.
@@ -123,7 +151,8 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             return;
         };
         peer.keys.second = None;
-        let gone = peer.sessions.retain(|key| *key == peer.keys.key);
+        let first = KeyMark::of(&peer.keys.key);
+        let gone = peer.sessions.retain(|key| key == first);
         peer.drop_sessions(&gone, &mut self.indices);
     }
 }

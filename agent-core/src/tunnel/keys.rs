@@ -6,6 +6,19 @@ use weft_wire::id::{PublicKey, Secret};
 
 use crate::time::{Duration, Instant};
 
+/// What tells one of a peer's two keys from the other, and both from any that it had before:
+/// the first eight bytes. Whoever makes a key that shares them with one of its own older
+/// keys keeps the sessions of that one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeyMark([u8; 8]);
+
+impl KeyMark {
+    pub(super) fn of(key: &PublicKey) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = key.0;
+        Self([a, b, c, d, e, f, g, h])
+    }
+}
+
 /// Which key of a rotation the second one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyRole {
@@ -53,6 +66,12 @@ impl PeerKeys {
     /// Which public keys are this peer's.
     pub(super) fn has(&self, key: &PublicKey) -> bool {
         self.key == *key || self.second.as_ref().is_some_and(|second| second.key == *key)
+    }
+
+    /// The key of this mark, if it is this peer's.
+    pub(super) fn marked(&self, mark: KeyMark) -> Option<&PublicKey> {
+        let second = self.second.as_ref().map(|second| &second.key);
+        [Some(&self.key), second].into_iter().flatten().find(|key| KeyMark::of(key) == mark)
     }
 
     /// Whether a key of the one is a key of the other: the same peer, some steps

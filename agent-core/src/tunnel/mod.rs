@@ -31,10 +31,12 @@
 //!
 //! About 1.2 KB per peer on a chip, plus 200 B per place of the initiation queue.
 
+mod indices;
 mod initiate;
 mod keys;
 mod outputs;
 mod peer;
+mod pending;
 mod queue;
 mod receive;
 mod session;
@@ -50,16 +52,16 @@ use weft_wire::id::PublicKey;
 pub use self::keys::{KeyRole, PeerKeys, SecondPeerKey};
 pub use self::stamp::{RESERVATION, Tai64nClock};
 
+use self::indices::Indices;
 use self::keys::OwnKeys;
-use self::peer::{Demand, INDICES, Peer, Timer};
+use self::peer::{Demand, Peer, Timer};
+use self::pending::Pendings;
 use self::queue::InitiationQueue;
 use self::session::Confirmed;
 use self::table::PeerTable;
 use crate::config::TunnelConfig;
 use crate::config::implementation::PATH_RETRY_INTERVAL;
-use crate::entropy::Entropy;
 use crate::event::{Activity, DropCounters, PeerSlot, SessionTimes, Source};
-use crate::index::IndexTable;
 use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 
@@ -213,22 +215,23 @@ struct Outgoing {
 /// most this many.
 const OUTGOING: usize = 4;
 
-/// Handshakes and timers of up to `PEERS` peers. `QUEUE` initiations may wait,
-/// and strangers need a cookie when half of that many do: a gateway whose peers
-/// all come at once has a place for each.
-pub struct Tunnel<const PEERS: usize, const QUEUE: usize = PEERS> {
+/// Handshakes and timers of up to `PEERS` peers. `HANDSHAKES` initiations of ours may be
+/// under way, and as many of others may wait for their answers; strangers need a cookie when
+/// half of that many do. A gateway whose peers all come at once has a place for each.
+pub struct Tunnel<const PEERS: usize, const HANDSHAKES: usize = PEERS> {
     config: TunnelConfig,
     own: OwnKeys,
     clock: Tai64nClock,
     peers: PeerTable<PEERS>,
-    indices: IndexTable<PEERS, INDICES>,
+    indices: Indices<PEERS>,
+    pendings: Pendings<HANDSHAKES>,
     cookies: Checker,
-    queue: InitiationQueue<QUEUE>,
+    queue: InitiationQueue<HANDSHAKES>,
     outgoing: Deque<Outgoing, OUTGOING>,
     drops: DropCounters,
 }
 
-impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
+impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
     /// A tunnel without peers. `secret` is the active own key; `clock` makes the
     /// timestamps of all own keys.
     #[inline(never)]
@@ -238,7 +241,8 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             own: OwnKeys::new(secret),
             clock,
             peers: PeerTable::new(),
-            indices: IndexTable::new(),
+            indices: Indices::new(),
+            pendings: Pendings::new(),
             cookies: Checker::new(),
             queue: InitiationQueue::new(config.handshake_interval()),
             outgoing: Deque::new(),
@@ -272,10 +276,11 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
             if let Ok(remote) = self.own.remote(&peer.keys.key) {
                 peer.remote = remote;
             }
-            restart(peer, &mut self.indices, now);
+            restart(peer, now);
             if peer.can_send(now) {
                 peer.want_handshake(now);
             }
+            self.end_pending(slot, now);
             self.peers.settle(slot);
         }
     }
@@ -316,10 +321,12 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
                 let continues = keys.continues(&peer.keys);
                 peer.keys = keys;
                 peer.remote = remote;
-                let gone = peer.sessions.retain(|key| continues || peer.keys.has(key));
+                let keys = &peer.keys;
+                let gone = peer.sessions.retain(|key| continues || keys.marked(key).is_some());
                 peer.drop_sessions(&gone, &mut self.indices);
                 if changed {
-                    restart(peer, &mut self.indices, now);
+                    restart(peer, now);
+                    self.end_pending(slot, now);
                 }
             }
             None => self.peers.insert(slot, Peer::new(keys, remote)),
@@ -343,8 +350,17 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         for session in peer.sessions.iter() {
             self.indices.remove(session.index);
         }
-        if let Some(pending) = &peer.pending {
+        // Who waits for its place looks again within a second.
+        if let Some(pending) = self.pendings.take(slot) {
             self.indices.remove(pending.sent.sender());
+        }
+    }
+
+    /// Ends an initiation that is under way: its index is free, and so is its place.
+    fn end_pending(&mut self, slot: PeerSlot, now: Instant) {
+        if let Some(pending) = self.pendings.take(slot) {
+            self.indices.remove(pending.sent.sender());
+            self.resume(now, |peer| core::mem::take(&mut peer.waits_for_place));
         }
     }
 
@@ -382,24 +398,24 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
+        let mut is_over = false;
         if let Some((index, source)) = activity.edges.first_packet {
             let (confirmed, gone) = peer.sessions.confirm(index);
             peer.drop_sessions(&gone, indices);
             if confirmed != Confirmed::Nothing {
                 peer.source = Some(source);
-                peer.waiting.endpoint = Some(source);
+                peer.waiting.endpoint = true;
             }
             if confirmed == Confirmed::Promoted {
                 peer.seal_with(index);
-                peer.waiting.established = Some((source, false));
-                if let Some(pending) = peer.end_attempt() {
-                    indices.remove(pending);
-                }
+                peer.waiting.established = Some(false);
+                peer.end_attempt();
+                is_over = true;
             }
         }
         if let Some(source) = activity.edges.roamed {
             peer.source = Some(source);
-            peer.waiting.endpoint = Some(source);
+            peer.waiting.endpoint = true;
         }
         let rekey = activity.edges.rekey_due.is_some_and(|index| {
             let current = peer.sessions.current.as_ref();
@@ -411,13 +427,16 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         }
         peer.waiting.keepalive |= demand == Demand::Keepalive;
         peer.query = false;
+        if is_over {
+            self.end_pending(slot, now);
+        }
         self.peers.settle(slot);
     }
 
     /// An authenticated Unix time in milliseconds, from the coordinator.
     pub fn set_time(&mut self, unix_ms: u64, now: Instant) {
         self.clock.set_time(unix_ms, now);
-        self.resume(now);
+        self.resume_stamped(now);
     }
 
     /// Another machine used our key: stamps go on at least `ahead` of real time,
@@ -436,16 +455,26 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
     /// The floor that [`Tunnel::poll_persist`] gave is written.
     pub fn handle_persisted(&mut self, floor: u64, now: Instant) {
         self.clock.handle_persisted(floor);
-        self.resume(now);
+        self.resume_stamped(now);
     }
 
     /// Goes on with handshakes that waited for a stamp.
-    fn resume(&mut self, now: Instant) {
+    fn resume_stamped(&mut self, now: Instant) {
+        self.resume(now, |peer| {
+            let waited = core::mem::take(&mut peer.waits_for_stamp);
+            if waited {
+                peer.attempt_since = Some(now);
+            }
+            waited
+        });
+    }
+
+    /// Goes on with handshakes of which this says that they waited.
+    fn resume(&mut self, now: Instant, mut waited: impl FnMut(&mut Peer) -> bool) {
         for slot in self.peers.slots() {
             if let Some(peer) = self.peers.get_mut(slot)
-                && core::mem::take(&mut peer.waits_for_stamp)
+                && waited(peer)
             {
-                peer.attempt_since = Some(now);
                 peer.timers.set(Timer::Initiate, now);
                 self.peers.settle(slot);
             }
@@ -504,55 +533,11 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
 }
 
 /// A handshake under way was begun with keys that changed: begins again at once.
-fn restart<const PEERS: usize>(
-    peer: &mut Peer,
-    indices: &mut IndexTable<PEERS, INDICES>,
-    now: Instant,
-) {
+fn restart(peer: &mut Peer, now: Instant) {
     let wanted = peer.attempt_since.is_some();
-    if let Some(index) = peer.end_attempt() {
-        indices.remove(index);
-    }
+    peer.end_attempt();
     peer.initiated_at = None;
     if wanted {
         peer.want_handshake(now);
-    }
-}
-
-/// Draws a receiver index: random, so that nobody can guess it, and unique over
-/// all peers and slots. `None` when the table is full, which its size rules out.
-fn allocate<const PEERS: usize>(
-    indices: &mut IndexTable<PEERS, INDICES>,
-    slot: PeerSlot,
-    entropy: &mut dyn Entropy,
-) -> Option<u32> {
-    if indices.is_full() {
-        return None;
-    }
-    // Two equal draws have a chance of 2^-32 per index in use. A source that
-    // repeats itself for ever is broken, and must not hang the agent.
-    (0..64).find_map(|_| {
-        let index = entropy.number();
-        indices.insert(index, slot).then_some(index)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Stuck;
-
-    impl Entropy for Stuck {
-        fn fill(&mut self, out: &mut [u8]) {
-            out.fill(7);
-        }
-    }
-
-    #[test]
-    fn a_stuck_entropy_source_gives_no_second_index() {
-        let mut indices = IndexTable::<2, INDICES>::new();
-        assert_eq!(allocate(&mut indices, PeerSlot(0), &mut Stuck), Some(0x0707_0707));
-        assert_eq!(allocate(&mut indices, PeerSlot(1), &mut Stuck), None);
     }
 }

@@ -1,12 +1,13 @@
 //! What is polled. Everything waits with its peer, so that nothing is lost
 //! whatever the number of peers.
 
+use super::indices::Indices;
 use super::peer::Peer;
 use super::table::Ready;
 use super::{Event, Install, Transmit, Tunnel};
 use crate::event::PeerSlot;
 
-impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
+impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
     /// The next thing the data path is to do.
     #[must_use]
     pub fn poll_install(&mut self) -> Option<Install> {
@@ -17,7 +18,7 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         let slot = self.peers.next_ready(Ready::Install)?;
         let rekey_after = self.config.rekey_after();
         let peer = self.peers.get_mut(slot)?;
-        let install = next_install(peer, slot, rekey_after);
+        let install = next_install(peer, &mut self.indices, slot, rekey_after);
         self.peers.settle(slot);
         install
     }
@@ -63,8 +64,9 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
     }
 }
 
-fn next_install(
+fn next_install<const PEERS: usize>(
     peer: &mut Peer,
+    indices: &mut Indices<PEERS>,
     slot: PeerSlot,
     rekey_after: core::time::Duration,
 ) -> Option<Install> {
@@ -76,8 +78,12 @@ fn next_install(
     }
     let wanted = peer.sealing.wanted;
     for session in peer.sessions.iter_mut() {
+        if session.held {
+            continue;
+        }
+        session.held = true;
         let (sealing, opening) = (session.sealing(rekey_after), session.opening());
-        if let Some(keys) = session.keys.take() {
+        if let Some(keys) = indices.take(session.index) {
             let send = wanted == Some(session.index);
             if send {
                 peer.sealing.told = wanted;
@@ -97,10 +103,13 @@ fn next_install(
 
 fn next_event(peer: &mut Peer, slot: PeerSlot) -> Option<Event> {
     let waiting = &mut peer.waiting;
-    if let Some((source, initiator)) = waiting.established.take() {
+    let initiator = waiting.established.take();
+    if let (Some(initiator), Some(source)) = (initiator, peer.source) {
         return Some(Event::Established { slot, source, initiator });
     }
-    if let Some(source) = waiting.endpoint.take() {
+    if core::mem::take(&mut waiting.endpoint)
+        && let Some(source) = peer.source
+    {
         return Some(Event::EndpointConfirmed { slot, source });
     }
     if core::mem::take(&mut waiting.keepalive) {

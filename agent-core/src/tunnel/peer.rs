@@ -3,8 +3,9 @@
 
 use heapless::Vec;
 use weft_noise::wg::cookie::Jar;
-use weft_noise::wg::{InitiationSent, RemoteKey, Tai64n};
+use weft_noise::wg::{RemoteKey, Tai64n};
 
+use super::indices::Indices;
 use super::keys::PeerKeys;
 use super::session::{Gone, SLOTS, Sessions};
 use super::table::Ready;
@@ -14,7 +15,6 @@ use crate::config::specification::{
 };
 use crate::entropy::Entropy;
 use crate::event::{Activity, Source};
-use crate::index::IndexTable;
 use crate::time::{Duration, Instant};
 use crate::timer::{Reason, TimerKey, TimerTable};
 
@@ -49,14 +49,6 @@ impl TimerKey for Timer {
     }
 }
 
-/// An initiation on its way.
-pub(super) struct Pending {
-    pub(super) sent: InitiationSent,
-    pub(super) sent_at: Instant,
-    /// Responses that did not open.
-    pub(super) invalid: u8,
-}
-
 /// What the data path was told to seal with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sealing {
@@ -66,12 +58,13 @@ pub(super) struct Sealing {
     pub(super) wanted: Option<u32>,
 }
 
-/// Events that wait to be polled. One of each kind suffices: a later one
-/// replaces an earlier.
+/// Events that wait to be polled. One of each kind suffices: a later one replaces an
+/// earlier. Those of a place speak of [`Peer::source`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Waiting {
-    pub(super) established: Option<(Source, bool)>,
-    pub(super) endpoint: Option<Source>,
+    /// Whether we initiated.
+    pub(super) established: Option<bool>,
+    pub(super) endpoint: bool,
     pub(super) keepalive: bool,
     pub(super) failed: bool,
     pub(super) expired: bool,
@@ -92,7 +85,6 @@ pub(super) struct Peer {
     /// The greatest timestamp; carries over a rotation of the peer's keys.
     pub(super) greatest: Tai64n,
     pub(super) initiation_received_at: Option<Instant>,
-    pub(super) pending: Option<Pending>,
     /// While a handshake is wanted: since when it is tried.
     pub(super) attempt_since: Option<Instant>,
     pub(super) initiated_at: Option<Instant>,
@@ -100,6 +92,8 @@ pub(super) struct Peer {
     pub(super) tries: u8,
     /// Waits for the clock to have a stamp.
     pub(super) waits_for_stamp: bool,
+    /// Waits for another peer's handshake to end.
+    pub(super) waits_for_place: bool,
     pub(super) jar: Jar,
     pub(super) sessions: Sessions,
     pub(super) sealing: Sealing,
@@ -117,9 +111,6 @@ pub(super) struct Peer {
     pub(super) handshakes: u32,
 }
 
-/// Indices that one peer can hold at once: its sessions and a handshake.
-pub(super) const INDICES: usize = SLOTS + 1;
-
 /// A random span up to the kernel's jitter.
 pub(super) fn jitter(entropy: &mut dyn Entropy) -> Duration {
     let most = REKEY_TIMEOUT_JITTER.as_millis() as u32 + 1;
@@ -133,11 +124,11 @@ impl Peer {
             remote,
             greatest: Tai64n::ZERO,
             initiation_received_at: None,
-            pending: None,
             attempt_since: None,
             initiated_at: None,
             tries: 0,
             waits_for_stamp: false,
+            waits_for_place: false,
             jar: Jar::new(),
             sessions: Sessions::default(),
             sealing: Sealing { told: None, wanted: None },
@@ -155,7 +146,7 @@ impl Peer {
     pub(super) fn ready(&self) -> u8 {
         let installs = !self.drops.is_empty()
             || self.sealing.told != self.sealing.wanted
-            || self.sessions.iter().any(|session| session.keys.is_some());
+            || self.sessions.iter().any(|session| !session.held);
         let bit = |ready: bool, kind: Ready| if ready { kind as u8 } else { 0 };
         bit(installs, Ready::Install)
             | bit(self.waiting != Waiting::default(), Ready::Event)
@@ -177,20 +168,20 @@ impl Peer {
         self.initiated_at.map_or(now, |last| now.max(last.min(now) + REKEY_TIMEOUT))
     }
 
-    /// The handshake is over, well or not. Gives the pending index to be freed.
-    pub(super) fn end_attempt(&mut self) -> Option<u32> {
+    /// The handshake is over, well or not. An initiation under way is to be ended too.
+    pub(super) fn end_attempt(&mut self) {
         self.attempt_since = None;
         self.tries = 0;
         self.waits_for_stamp = false;
+        self.waits_for_place = false;
         self.timers.stop(Timer::Initiate);
-        self.pending.take().map(|pending| pending.sent.sender())
     }
 
     /// Sessions that left their slots are to be dropped by the data path too.
     pub(super) fn drop_sessions<const PEERS: usize>(
         &mut self,
         gone: &Gone,
-        indices: &mut IndexTable<PEERS, INDICES>,
+        indices: &mut Indices<PEERS>,
     ) {
         for left in gone {
             indices.remove(left.index);

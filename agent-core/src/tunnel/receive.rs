@@ -3,9 +3,10 @@
 use weft_noise::wg::{self, COOKIE_REPLY_LEN, HandshakeError, INITIATION_LEN, Kind, RESPONSE_LEN};
 use weft_wire::id::PublicKey;
 
+use super::keys::KeyMark;
 use super::queue::{Admission, Standing, Waiting};
 use super::session::Session;
-use super::{Outgoing, To, Tunnel, allocate};
+use super::{Outgoing, To, Tunnel};
 use crate::config::implementation::{INITIATION_INTERVAL, INVALID_RESPONSES};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, Source};
@@ -22,7 +23,7 @@ impl From<HandshakeError> for DropReason {
     }
 }
 
-impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
+impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
     /// Takes a datagram of type 1 to 3. (Type 4 is the data path's; here it is
     /// malformed.)
     ///
@@ -131,11 +132,14 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         {
             return Err(DropReason::RateLimited);
         }
+        if !self.indices.has_room() {
+            return Err(DropReason::QueueFull);
+        }
         peer.greatest = authentic.stamp();
         peer.initiation_received_at = Some(now);
         let gone = peer.sessions.drop_next();
         peer.drop_sessions(&gone, &mut self.indices);
-        let index = allocate(&mut self.indices, slot, entropy).ok_or(DropReason::QueueFull)?;
+        let index = self.indices.draw(slot, entropy).ok_or(DropReason::QueueFull)?;
         let mut response = [0; RESPONSE_LEN];
         let psk = peer.keys.psk_for(&key, own.key.public());
         let keys = authentic.respond(index, &psk, entropy, &mut response);
@@ -143,13 +147,14 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         let sender = keys.remote_index();
         let session = Session {
             index,
-            key,
+            key: KeyMark::of(&key),
             initiator: false,
             established_at: now,
             started_at: now,
             yields: false,
-            keys: Some(keys),
+            held: false,
         };
+        self.indices.put(keys);
         peer.sessions.respond(session, sender);
         peer.established(entropy, now);
         self.peers.settle(slot);
@@ -168,11 +173,12 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         let index = wg::receiver(datagram).ok_or(DropReason::Malformed)?;
         let slot = self.indices.get(index).ok_or(DropReason::UnknownIndex)?;
         let peer = self.peers.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
-        let pending = peer
-            .pending
-            .as_mut()
-            .filter(|pending| pending.sent.sender() == index)
-            .ok_or(DropReason::UnknownIndex)?;
+        let pending = self.pendings.get_mut(slot);
+        let pending = pending.filter(|pending| pending.sent.sender() == index);
+        let pending = pending.ok_or(DropReason::UnknownIndex)?;
+        if !self.indices.has_room() {
+            return Err(DropReason::QueueFull);
+        }
         let (own, checked) = self.own.check_mac1(datagram)?;
         let micros = now.as_micros();
         if pending.invalid >= INVALID_RESPONSES
@@ -194,23 +200,26 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
         };
         let started_at = pending.sent_at;
         // The index goes on as the session's.
-        let _ = peer.end_attempt();
+        let _ = self.pendings.take(slot);
+        peer.end_attempt();
+        self.indices.put(answered.keys);
         let gone = peer.sessions.complete(Session {
             index,
-            key: peer.keys.key,
+            key: KeyMark::of(&peer.keys.key),
             initiator: true,
             established_at: now,
             started_at,
             yields: false,
-            keys: Some(answered.keys),
+            held: false,
         });
         peer.drop_sessions(&gone, &mut self.indices);
         peer.established(entropy, now);
         peer.seal_with(index);
         peer.source = Some(source);
-        peer.waiting.established = Some((source, true));
-        peer.waiting.endpoint = Some(source);
+        peer.waiting.established = Some(true);
+        peer.waiting.endpoint = true;
         self.peers.settle(slot);
+        self.resume(now, |peer| core::mem::take(&mut peer.waits_for_place));
         Ok(())
     }
 
@@ -238,14 +247,14 @@ impl<const PEERS: usize, const QUEUE: usize> Tunnel<PEERS, QUEUE> {
     fn key_of(&self, slot: PeerSlot, datagram: &[u8]) -> Result<PublicKey, DropReason> {
         let peer = self.peers.get(slot).ok_or(DropReason::UnknownIndex)?;
         let index = wg::receiver(datagram);
-        let pending = peer.pending.as_ref().map(|pending| pending.sent.sender());
+        let pending = self.pendings.get(slot).map(|pending| pending.sent.sender());
         if index == pending {
             return Ok(peer.keys.key);
         }
         peer.sessions
             .iter()
             .find(|session| Some(session.index) == index)
-            .map(|session| session.key)
+            .and_then(|session| peer.keys.marked(session.key).copied())
             .ok_or(DropReason::UnknownIndex)
     }
 }

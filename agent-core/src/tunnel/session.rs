@@ -19,9 +19,8 @@
 //! as always.
 
 use heapless::Vec;
-use weft_noise::wg::SessionKeys;
-use weft_wire::id::PublicKey;
 
+use super::keys::KeyMark;
 use crate::config::implementation::SEND_MARGIN;
 use crate::config::specification::{REJECT_AFTER_TIME, REKEY_ON_RECEIVE_TIME};
 use crate::event::SessionTimes;
@@ -31,8 +30,8 @@ use crate::time::{Duration, Instant};
 pub(super) struct Session {
     /// Our receiver index.
     pub(super) index: u32,
-    /// The peer's key that it was made with.
-    pub(super) key: PublicKey,
+    /// Of the peer's key that it was made with.
+    pub(super) key: KeyMark,
     /// Whether we initiated it.
     pub(super) initiator: bool,
     /// When the keys were made.
@@ -43,8 +42,8 @@ pub(super) struct Session {
     /// While *next*: our own handshake was answered meanwhile, and its session
     /// is the one to be sealed with.
     pub(super) yields: bool,
-    /// Keys that the data path did not take yet.
-    pub(super) keys: Option<SessionKeys>,
+    /// The data path took its keys.
+    pub(super) held: bool,
 }
 
 impl Session {
@@ -153,10 +152,10 @@ impl Sessions {
 
     /// Drops sessions made with keys that `keep` refuses.
     #[must_use]
-    pub(super) fn retain(&mut self, keep: impl Fn(&PublicKey) -> bool) -> Gone {
+    pub(super) fn retain(&mut self, keep: impl Fn(KeyMark) -> bool) -> Gone {
         let mut gone = Gone::new();
         for slot in [&mut self.previous, &mut self.current, &mut self.next] {
-            leave(&mut gone, slot.take_if(|session| !keep(&session.key)));
+            leave(&mut gone, slot.take_if(|session| !keep(session.key)));
         }
         gone
     }
@@ -173,23 +172,25 @@ impl Sessions {
 fn leave(gone: &mut Gone, session: Option<Session>) {
     if let Some(session) = session {
         // There is room, see `Gone`.
-        let _ = gone.push(Left { index: session.index, held: session.keys.is_none() });
+        let _ = gone.push(Left { index: session.index, held: session.held });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use weft_wire::id::PublicKey;
+
     use super::*;
 
     fn session(index: u32, key: u8, initiator: bool) -> Session {
         Session {
             index,
-            key: PublicKey([key; 32]),
+            key: KeyMark::of(&PublicKey([key; 32])),
             initiator,
             established_at: Instant::ZERO,
             started_at: Instant::ZERO,
             yields: false,
-            keys: None,
+            held: true,
         }
     }
 
@@ -215,7 +216,7 @@ mod tests {
     #[test]
     fn what_yields_is_current_when_there_is_nothing_to_yield_to() {
         let mut sessions = crossed();
-        assert_eq!(sessions.retain(|key| key.0 == [1; 32]).len(), 1);
+        assert_eq!(sessions.retain(|key| key == KeyMark::of(&PublicKey([1; 32]))).len(), 1);
         assert_eq!(sessions.confirm(1).0, Confirmed::Promoted);
         assert_eq!(current(&sessions), Some(1));
     }

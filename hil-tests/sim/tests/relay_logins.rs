@@ -235,7 +235,7 @@ fn the_relay_that_answered_before_is_asked_first() {
 }
 
 /// A gateway for few peers: one of 256 is larger than a thread's stack.
-type SmallGateway = Agent<Rng, NoTrace, 8, 16, 64, 8, 8, MAX_FRAME, 1_536>;
+type SmallGateway = Agent<Rng, NoTrace, 8, 8, 16, 64, 8, 8, MAX_FRAME, 1_536>;
 
 /// A gateway keeps what relays are called, over restarts too; a chip has no room.
 #[test]

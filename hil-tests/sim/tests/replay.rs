@@ -18,7 +18,7 @@ use weft_wire::item::Item;
 use weft_wire::signal::{Candidate, CandidateKind};
 
 fn again(trace: &[u8]) -> Recording {
-    match replay::<32, 64, 64, 8, 8, MAX_FRAME, 0>(trace, 77) {
+    match replay::<32, 32, 64, 64, 8, 8, MAX_FRAME, 0>(trace, 77) {
         Ok(replayed) => replayed,
         Err(error) => panic!("{error:?}"),
     }
@@ -125,7 +125,7 @@ fn a_trace_that_lacks_something_is_not_followed() {
             let mut without = trace[..at].to_vec();
             without.extend_from_slice(&trace[end..]);
             let same =
-                replay::<32, 64, 64, 8, 8, MAX_FRAME, 0>(&without, 1).is_ok_and(|replayed| {
+                replay::<32, 32, 64, 64, 8, 8, MAX_FRAME, 0>(&without, 1).is_ok_and(|replayed| {
                     // Times differ by the entry's own: compare what was decided.
                     let replayed = transitions(&replayed.0).expect("a trace");
                     replayed.iter().map(|(_, t)| t).eq(recorded.iter().map(|(_, t)| t))
@@ -306,9 +306,9 @@ fn a_run_with_one_family_and_few_handshakes_is_replayed() {
 fn what_is_no_trace_is_refused() {
     let (mut mesh, a, _) = Mesh::pair(5);
     let trace = mesh.stop(a).0;
-    let empty = replay::<32, 64, 64, 8, 8, MAX_FRAME, 0>(&[], 1);
+    let empty = replay::<32, 32, 64, 64, 8, 8, MAX_FRAME, 0>(&[], 1);
     assert_eq!(empty.err(), Some(ReplayError::Format));
-    let cut = replay::<32, 64, 64, 8, 8, MAX_FRAME, 0>(&trace[..trace.len() - 1], 1);
+    let cut = replay::<32, 32, 64, 64, 8, 8, MAX_FRAME, 0>(&trace[..trace.len() - 1], 1);
     assert_eq!(cut.err(), Some(ReplayError::Format));
     // Half of a run is a run.
     let mut rest = &trace[..];

@@ -9,7 +9,7 @@ use weft_agent_core::entropy::Entropy;
 use weft_agent_core::event::{DropReason, PeerSlot};
 use weft_agent_core::time::{Duration, Instant};
 use weft_agent_core::tunnel::{
-    Event, Install, KeyRole, PeerKeys, RESERVATION, SecondPeerKey, SetPeerError, Tai64nClock,
+    Event, Install, KeyRole, PeerKeys, RESERVATION, SecondPeerKey, SetPeerError, Tai64nClock, To,
     Tunnel,
 };
 use weft_noise::key::StaticSecret;
@@ -522,6 +522,59 @@ fn every_peer_is_served_when_all_are_due_at_once() {
         assert!(calls <= 64);
     }
     assert_eq!(sent, 64);
+}
+
+/// Eight peers that are wanted at once, of which the first `silent` do not answer, and two
+/// places: when each of the others was answered.
+fn takes_turns(silent: u16) -> Vec<Duration> {
+    type Few = Tunnel<8, 2>;
+    let mut clock = Tai64nClock::new(Some(0));
+    let floor = clock.poll_persist().expect("a floor");
+    clock.handle_persisted(floor);
+    let mut tunnel = Box::new(Few::new(TunnelConfig::new(), Node::secret(1), clock));
+    let start = Instant::from_secs(5);
+    let mut nodes = Vec::new();
+    for slot in 0..8u16 {
+        let keys = PeerKeys::new(Node::key(slot as u8 + 2), Secret([7; 32]));
+        tunnel.set_peer(PeerSlot(slot), keys, start).expect("a good key");
+        tunnel.handle_wanted(PeerSlot(slot), start);
+        let mut node = Node::new(slot as u8 + 2, u64::from(slot));
+        node.add_peer(0, 1, 7, start);
+        nodes.push(node);
+    }
+    let (mut rng, mut out, mut now, mut answered) = (Rng::new(18), [0; 148], start, Vec::new());
+    while answered.len() < 8 - usize::from(silent) {
+        now = now.max(tunnel.poll_timeout().expect("somebody waits").0);
+        tunnel.handle_timeout(&mut rng, now);
+        while let Some(sent) = tunnel.poll_transmit(&mut out) {
+            let To::Peer(slot) = sent.to else { continue };
+            if slot.0 < silent {
+                continue;
+            }
+            let node = &mut nodes[slot.index()];
+            node.handle_datagram(underlay(1), &out[..sent.len], now);
+            node.handle_timeout(now);
+            for (_, message) in std::mem::take(&mut node.out) {
+                let from = source(underlay(slot.0 as u8 + 2));
+                tunnel.handle_datagram(from, &message, &mut rng, now).expect("an answer");
+            }
+            while tunnel.poll_install().is_some() {}
+        }
+        while let Some(event) = tunnel.poll_event() {
+            if matches!(event, Event::Established { .. }) {
+                answered.push(now - start);
+            }
+        }
+    }
+    answered
+}
+
+#[test]
+fn peers_take_turns_where_there_are_few_places_for_handshakes() {
+    assert_eq!(takes_turns(0), [Duration::ZERO; 8], "an answer makes room at once");
+    assert_eq!(takes_turns(1), [Duration::ZERO; 7], "one place goes round");
+    assert_eq!(takes_turns(2), [secs(1); 6], "who does not answer gives way after a second");
+    assert!(takes_turns(7)[0] <= secs(4));
 }
 
 #[test]

@@ -38,7 +38,7 @@ use crate::rng::Rng;
 
 /// The agent of a mesh: a gateway in small.
 pub type MeshAgent<E = Rng, T = Recording, const PEERS: usize = 32, const ROUTES: usize = 64> =
-    Agent<E, T, PEERS, ROUTES, 64, 8, 8, MAX_FRAME, 0>;
+    Agent<E, T, PEERS, PEERS, ROUTES, 64, 8, 8, MAX_FRAME, 0>;
 
 /// A trace in memory, whatever its length.
 #[derive(Clone, Debug, Default)]

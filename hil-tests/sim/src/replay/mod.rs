@@ -114,6 +114,7 @@ pub fn transitions(trace: &[u8]) -> Result<Vec<(u64, Entry<'_>)>, ReplayError> {
 /// [`ReplayError`].
 pub fn replay<
     const PEERS: usize,
+    const HANDSHAKES: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
@@ -131,8 +132,9 @@ pub fn replay<
     if start.format != TRACE_FORMAT {
         return Err(ReplayError::Format);
     }
-    let mut replay =
-        Replay::<PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>::new(start, &entries, seed);
+    let mut replay = Replay::<PEERS, HANDSHAKES, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>::new(
+        start, &entries, seed,
+    );
     for (number, (passed, entry)) in entries.iter().enumerate().skip(1) {
         replay.now += Duration::from_micros(*passed);
         replay.step(entry).map_err(|what| ReplayError::Diverged(number, what))?;
@@ -146,6 +148,7 @@ pub fn replay<
 
 struct Replay<
     const PEERS: usize,
+    const HANDSHAKES: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
@@ -153,7 +156,9 @@ struct Replay<
     const FRAME: usize,
     const STREAM: usize,
 > {
-    agent: Box<Agent<Draws, Recording, PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>>,
+    agent: Box<
+        Agent<Draws, Recording, PEERS, HANDSHAKES, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>,
+    >,
     draws: Draws,
     coordinator: GhostCoordinator,
     peers: GhostPeers,
@@ -163,13 +168,14 @@ struct Replay<
 
 impl<
     const PEERS: usize,
+    const HANDSHAKES: usize,
     const ROUTES: usize,
     const FLOWS: usize,
     const WORDS: usize,
     const STAGED: usize,
     const FRAME: usize,
     const STREAM: usize,
-> Replay<PEERS, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
+> Replay<PEERS, HANDSHAKES, ROUTES, FLOWS, WORDS, STAGED, FRAME, STREAM>
 {
     fn new(start: &Start, entries: &[(u64, Entry<'_>)], seed: u64) -> Self {
         let recorded = entries.iter().filter_map(|(_, entry)| match entry {

@@ -19,7 +19,7 @@ use weft_agent_core::agent::{
 };
 use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
-use weft_agent_core::config::implementation::{FLOWS_CHIP, HEADROOM, STAGED_CHIP};
+use weft_agent_core::config::implementation::{FLOWS_CHIP, HANDSHAKES_CHIP, HEADROOM, STAGED_CHIP};
 use weft_agent_core::control::{CacheHead, DoneCommands, Identity, Member, Membership};
 use weft_agent_core::datapath::Datapath;
 use weft_agent_core::event::{SocketId, Sockets, Source, Via};
@@ -39,8 +39,18 @@ use weft_wire::item::{Abilities, Backend, ItemWriter, family};
 use weft_wire::map::{Lease, Overlay, PeerUpsert, Rule, Rules, Settings};
 use weft_wire::signal::{Candidate, CandidateKind};
 
-type Chip<const P: usize, const R: usize> =
-    Agent<Counter, NoTrace, P, R, FLOWS_CHIP, CHIP_WINDOW_WORDS, STAGED_CHIP, MAX_FRAME_CHIP, 0>;
+type Chip<const P: usize, const R: usize> = Agent<
+    Counter,
+    NoTrace,
+    P,
+    HANDSHAKES_CHIP,
+    R,
+    FLOWS_CHIP,
+    CHIP_WINDOW_WORDS,
+    STAGED_CHIP,
+    MAX_FRAME_CHIP,
+    0,
+>;
 type Eight = Chip<8, 16>;
 type Data<const P: usize, const R: usize> = Datapath<P, R, FLOWS_CHIP, CHIP_WINDOW_WORDS>;
 
@@ -329,7 +339,8 @@ fn main() -> ! {
     let now = now + Duration::from_secs(1);
     say!("seal_1420_instructions={}", seal(&mut a, now));
     say!("control_handshake_instructions={}", control_handshake());
-    let tunnel = size_of::<Tunnel<16>>() - size_of::<Tunnel<8>>() + size_of::<Data<16, 32>>()
+    let tunnel = size_of::<Tunnel<16, HANDSHAKES_CHIP>>() - size_of::<Tunnel<8, HANDSHAKES_CHIP>>()
+        + size_of::<Data<16, 32>>()
         - size_of::<Data<8, 16>>();
     say!("tunnel_ram_per_peer={}", tunnel / 8);
     say!("ram_per_peer={}", (size_of::<Chip<16, 32>>() - size_of::<Eight>()) / 8);
