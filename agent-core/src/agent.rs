@@ -43,7 +43,6 @@ pub use cache::{CacheEndpoint, CacheLine, CacheUsage};
 pub use outbox::{AgentEvent, Enrolled, InterfaceConfig, Persist};
 pub use status::{CoordinatorStatus, PeerStatus};
 
-use core::cell::RefCell;
 use core::mem::MaybeUninit;
 use core::net::SocketAddr;
 
@@ -283,15 +282,15 @@ impl<
 
     /// Makes an agent where it is to lie: it is large, and a chip's stack is small.
     pub fn place(
-        memory: &mut MaybeUninit<RefCell<Self>>,
+        memory: &mut MaybeUninit<Self>,
         beginning: Beginning,
         entropy: E,
         trace: T,
         now: Instant,
-    ) -> &RefCell<Self> {
+    ) -> &mut Self {
         let Beginning { config, identity, channel } = beginning;
         let agent = Self::lay(memory, &config, identity, channel, entropy, trace, now);
-        agent.get_mut().begin(&config);
+        agent.begin(&config);
         agent
     }
 
@@ -299,15 +298,15 @@ impl<
     /// begins.
     #[inline(never)]
     fn lay<'m>(
-        memory: &'m mut MaybeUninit<RefCell<Self>>,
+        memory: &'m mut MaybeUninit<Self>,
         config: &AgentConfig,
         identity: Identity,
         channel: Channel,
         entropy: E,
         trace: T,
         now: Instant,
-    ) -> &'m mut RefCell<Self> {
-        memory.write(RefCell::new(Self::unbegun(config, identity, channel, entropy, trace, now)))
+    ) -> &'m mut Self {
+        memory.write(Self::unbegun(config, identity, channel, entropy, trace, now))
     }
 
     /// One expression, as each part's `new` is, and none of them is inlined: so the compiler

@@ -2,6 +2,7 @@
 //! buffers with room for what is put around a packet, so that nothing is copied.
 
 use core::cell::{Cell, RefCell, RefMut};
+use core::num::NonZeroU16;
 use core::task::{Context, Poll, Waker};
 
 use embassy_net_driver::{Capabilities, Driver, HardwareAddress, LinkState, RxToken, TxToken};
@@ -58,6 +59,7 @@ pub(crate) struct Cable {
     open: Cell<bool>,
     /// The stack, while it waits for that, or for a packet.
     stack: RefCell<WakerRegistration>,
+    /// 0: nobody has said.
     mtu: Cell<u16>,
     up: Cell<bool>,
 }
@@ -69,7 +71,7 @@ impl Cable {
             into: Way::new(),
             open: Cell::new(false),
             stack: RefCell::new(WakerRegistration::new()),
-            mtu: Cell::new(MTU_DEFAULT),
+            mtu: Cell::new(0),
             up: Cell::new(false),
         }
     }
@@ -160,7 +162,8 @@ impl Driver for Plug<'_> {
 
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
-        capabilities.max_transmission_unit = self.0.mtu.get().into();
+        let mtu = NonZeroU16::new(self.0.mtu.get()).map_or(MTU_DEFAULT, NonZeroU16::get);
+        capabilities.max_transmission_unit = mtu.into();
         capabilities.max_burst_size = Some(1);
         capabilities
     }

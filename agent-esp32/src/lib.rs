@@ -12,7 +12,7 @@
 //! use weft_agent_esp32::{Entropy, PORT, Resources, Settings};
 //!
 //! /// `lan`, `flash` and `entropy` are the board's, `memory` lies in a `StaticCell`.
-//! async fn serve<E: Entropy, F: NorFlash>(
+//! async fn serve<E: Entropy + 'static, F: NorFlash>(
 //!     lan: Stack<'static>,
 //!     flash: F,
 //!     entropy: E,

@@ -31,6 +31,10 @@ pub(crate) type ChipAgent<E, const P: usize, const R: usize> = Agent<
     0,
 >;
 
+/// The agent, for one user at a time.
+pub(crate) type SharedAgent<'d, E, const P: usize, const R: usize> =
+    RefCell<&'d mut ChipAgent<E, P, R>>;
+
 /// Events that wait for the application; of more the oldest go.
 const EVENTS: usize = 8;
 
@@ -76,7 +80,7 @@ impl News {
 
 /// See the module.
 pub(crate) struct Parts<'d, E, const P: usize, const R: usize> {
-    pub(crate) agent: &'d RefCell<ChipAgent<E, P, R>>,
+    pub(crate) agent: &'d SharedAgent<'d, E, P, R>,
     pub(crate) cable: &'d Cable,
     pub(crate) exchange: &'d Exchange,
     pub(crate) news: &'d News,

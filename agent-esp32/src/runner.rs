@@ -21,11 +21,12 @@ use zeroize::Zeroizing;
 
 use crate::cable::Plug;
 use crate::clock;
+use crate::exchange::Exchange;
 use crate::keeper::Keeper;
 use crate::line::{self, LineBuffers};
 use crate::mesh::Mesh;
-use crate::parts::{ChipAgent, Parts};
-use crate::resources::Resources;
+use crate::parts::{ChipAgent, News, Parts, SharedAgent};
+use crate::resources::{EMPTY, Resources};
 use crate::settings::{Place, Settings, StartError};
 use crate::storage::{self, Index, PIECE_LEN, Stamp, Storage};
 use crate::underlay::{SOCKET_V4, SOCKET_V6, Underlay};
@@ -56,15 +57,15 @@ impl<E: Entropy, S: Storage, const P: usize, const R: usize> Runner<'_, E, S, P,
 /// # Errors
 ///
 /// [`StartError`], each with a sentence that says what to do.
-pub async fn new<'d, E, S, const P: usize, const R: usize, const SOCKETS: usize>(
+pub async fn new<E, S, const P: usize, const R: usize, const SOCKETS: usize>(
     settings: &Settings<'_>,
     mut storage: S,
     mut entropy: E,
-    lan: Stack<'d>,
-    resources: &'d mut Resources<E, P, R, SOCKETS>,
-) -> Result<(Mesh<'d>, Runner<'d, E, S, P, R>), StartError<S::Error>>
+    lan: Stack<'static>,
+    resources: &'static mut Resources<E, P, R, SOCKETS>,
+) -> Result<(Mesh<'static>, Runner<'static, E, S, P, R>), StartError<S::Error>>
 where
-    E: Entropy,
+    E: Entropy + 'static,
     S: Storage,
 {
     let mut join = JoinString::parse(settings.join).map_err(StartError::Join)?;
@@ -83,14 +84,11 @@ where
     stamp.starts = stamp.starts.saturating_add(1);
     let mut seed = [0; 8];
     entropy.fill(&mut seed);
-    let Resources { agent, cable, exchange, news, socket: buffers, line, mesh } = resources;
-    let mut socket = UdpSocket::new(
-        lan,
-        &mut buffers.received.0,
-        &mut buffers.received.1,
-        &mut buffers.sent.0,
-        &mut buffers.sent.1,
-    );
+    let Resources { agent, shared, exchange, news, places, cable, received, sent, line, mesh } =
+        resources;
+    let (exchange, news) = (&*exchange.write(Exchange::new()), &*news.write(News::new()));
+    let places = places.write(EMPTY);
+    let mut socket = UdpSocket::new(lan, &mut places.0, received, &mut places.1, sent);
     // With port 0 the stack chooses one; a socket that was just made is not bound.
     let _ = socket.bind(settings.port);
     let (coordinator, starts) = (join.coordinator, stamp.starts);
@@ -98,6 +96,7 @@ where
     let config = config(settings, &identity, stamp, R.saturating_sub(P))?;
     let beginning = Beginning::new(config, identity).map_err(|_| StartError::WeakKey)?;
     let agent = ChipAgent::place(agent, beginning, entropy, NoTrace, clock::now());
+    let agent = &*shared.write(RefCell::new(agent));
     restore(agent, &mut storage, index).await.map_err(StartError::Storage)?;
     let parts = Parts { agent, cable, exchange, news };
     let seed = u64::from_le_bytes(seed);
@@ -147,7 +146,7 @@ fn config<S>(
 /// Gives the agent back what it knew. A cache that cannot be read is none: everything in
 /// it comes again from the coordinator.
 async fn restore<E: Entropy, S: Storage, const P: usize, const R: usize>(
-    agent: &RefCell<ChipAgent<E, P, R>>,
+    agent: &SharedAgent<'_, E, P, R>,
     storage: &mut S,
     index: Index,
 ) -> Result<(), S::Error> {

@@ -1,6 +1,5 @@
 //! What an application can see of its agent.
 
-use core::cell::RefCell;
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use heapless::Vec;
@@ -9,7 +8,7 @@ use weft_wire::id::{DeviceId, Name};
 use weft_wire::item::{Refused, Standing};
 use weft_wire::path::Way;
 
-use crate::parts::ChipAgent;
+use crate::parts::SharedAgent;
 
 /// Peers that [`Status`] lists.
 pub const PEERS_SHOWN: usize = 16;
@@ -120,7 +119,7 @@ pub(crate) trait Inspect {
     fn status(&self, trouble: Option<LineTrouble>) -> Status;
 }
 
-impl<E: Entropy, const P: usize, const R: usize> Inspect for RefCell<ChipAgent<E, P, R>> {
+impl<E: Entropy, const P: usize, const R: usize> Inspect for SharedAgent<'_, E, P, R> {
     fn status(&self, trouble: Option<LineTrouble>) -> Status {
         let agent = self.borrow();
         let coordinator = agent.coordinator(crate::clock::now());

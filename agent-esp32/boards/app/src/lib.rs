@@ -47,20 +47,20 @@ pub struct Board<D, F, E> {
 }
 
 /// All memory of the application, for a `static`.
-pub struct Memory<E> {
+pub struct Memory<E: 'static> {
     lan: StackResources<LAN_SOCKETS>,
     agent: Resources<E, 8, 16, MESH_SOCKETS>,
     services: Services,
 }
 
-impl<E> Memory<E> {
+impl<E: 'static> Memory<E> {
     /// Memory that nobody uses yet.
     pub const fn new() -> Self {
         Self { lan: StackResources::new(), agent: Resources::new(), services: Services::new() }
     }
 }
 
-impl<E> Default for Memory<E> {
+impl<E: 'static> Default for Memory<E> {
     fn default() -> Self {
         Self::new()
     }
@@ -68,7 +68,7 @@ impl<E> Default for Memory<E> {
 
 /// Runs the application. Comes back only if it cannot begin, with the reason on the
 /// console.
-pub async fn run<D: Driver + 'static, F: NorFlash, E: Entropy>(
+pub async fn run<D: Driver + 'static, F: NorFlash, E: Entropy + 'static>(
     board: Board<D, F, E>,
     memory: &'static mut Memory<E>,
     console: &impl Console,

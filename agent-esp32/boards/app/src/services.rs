@@ -18,24 +18,20 @@ const DATAGRAM: usize = 1_400;
 
 /// Their memory.
 pub(crate) struct Services {
-    echo: [([PacketMetadata; 2], [u8; DATAGRAM]); 2],
+    echo: [[u8; DATAGRAM]; 2],
     datagram: [u8; DATAGRAM],
     http: [[u8; 1_024]; 2],
 }
 
 impl Services {
     pub(crate) const fn new() -> Self {
-        Self {
-            echo: [([PacketMetadata::EMPTY; 2], [0; DATAGRAM]); 2],
-            datagram: [0; DATAGRAM],
-            http: [[0; 1_024]; 2],
-        }
+        Self { echo: [[0; DATAGRAM]; 2], datagram: [0; DATAGRAM], http: [[0; 1_024]; 2] }
     }
 
     pub(crate) async fn run(&mut self, stack: Stack<'_>, report: &impl Report) {
         let Self { echo: [received, sent], datagram, http: [incoming, outgoing] } = self;
-        let socket =
-            UdpSocket::new(stack, &mut received.0, &mut received.1, &mut sent.0, &mut sent.1);
+        let [mut places, mut sent_places] = [[PacketMetadata::EMPTY; 2]; 2];
+        let socket = UdpSocket::new(stack, &mut places, received, &mut sent_places, sent);
         let page = TcpSocket::new(stack, incoming, outgoing);
         join(echo(socket, datagram), serve(page, report)).await;
     }

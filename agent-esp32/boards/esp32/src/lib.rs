@@ -31,7 +31,7 @@ use esp_hal::ram;
 use esp_hal::timer::timg::TimerGroup;
 use esp_hal::{efuse, system};
 use esp_radio::wifi::{Interface, WifiController};
-use static_cell::StaticCell;
+use static_cell::ConstStaticCell;
 use weft_board_app::{Board, Console as _, Memory, provision};
 
 use console::Console;
@@ -50,7 +50,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 const RECLAIMED: usize = 64 * 1_024;
 const MORE: usize = 36 * 1_024;
 
-static MEMORY: StaticCell<Memory<Dice>> = StaticCell::new();
+static MEMORY: ConstStaticCell<Memory<Dice>> = ConstStaticCell::new(Memory::new());
 
 /// Runs the application. If it cannot begin, it says why and starts again, so that who
 /// opens the console later sees it too.
@@ -68,7 +68,7 @@ pub async fn run() -> ! {
         serial.iter_mut().zip(efuse::base_mac_address().as_bytes()).for_each(|(a, b)| *a = *b);
         let card = Interface::station();
         let board = Board { card, flash, entropy, serial, platform: PLATFORM, stack: stack::used };
-        let app = weft_board_app::run(board, memory(), &Console);
+        let app = weft_board_app::run(board, MEMORY.take(), &Console);
         select(app, radio::stay_connected(controller)).await;
     }
     Timer::after(PAUSE).await;
@@ -90,11 +90,4 @@ async fn open(
 
 fn told<T, E: Display>(result: Result<T, E>) -> Option<T> {
     result.map_err(|error| Console.line(format_args!("error: {error}"))).ok()
-}
-
-/// In a function of its own the compiler makes it in place. In the task's it would be made on
-/// the stack first, which would be that much deeper for ever.
-#[inline(never)]
-fn memory() -> &'static mut Memory<Dice> {
-    MEMORY.init_with(Memory::new)
 }

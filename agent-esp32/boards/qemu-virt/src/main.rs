@@ -12,7 +12,7 @@ mod stack;
 mod virtio;
 
 use embassy_executor::Spawner;
-use static_cell::StaticCell;
+use static_cell::ConstStaticCell;
 use weft_board_app::{Board, Memory};
 
 use card::Card;
@@ -20,7 +20,7 @@ use dice::Dice;
 use disk::Disk;
 use machine::{Console, say};
 
-static MEMORY: StaticCell<Memory<Dice>> = StaticCell::new();
+static MEMORY: ConstStaticCell<Memory<Dice>> = ConstStaticCell::new(Memory::new());
 
 #[embassy_executor::main(entry = "riscv_rt::entry")]
 async fn main(_spawner: Spawner) {
@@ -36,12 +36,6 @@ async fn main(_spawner: Spawner) {
     unsafe { riscv::interrupt::enable() };
     let serial = card.serial();
     let board = Board { card, flash, entropy, serial, platform: "qemu-virt", stack: stack::used };
-    weft_board_app::run(board, memory(), &Console).await;
+    weft_board_app::run(board, MEMORY.take(), &Console).await;
     machine::exit(3)
-}
-
-/// In a function of its own the compiler makes it in place, and not on the stack first.
-#[inline(never)]
-fn memory() -> &'static mut Memory<Dice> {
-    MEMORY.init_with(Memory::new)
 }

@@ -15,13 +15,13 @@ mod stack;
 mod virtio;
 
 use embassy_executor::Spawner;
-use static_cell::StaticCell;
+use static_cell::ConstStaticCell;
 use weft_board_app::LocalMemory;
 
 use card::Card;
 use machine::{Console, say};
 
-static MEMORY: StaticCell<LocalMemory> = StaticCell::new();
+static MEMORY: ConstStaticCell<LocalMemory> = ConstStaticCell::new(LocalMemory::new());
 
 #[embassy_executor::main(entry = "riscv_rt::entry")]
 async fn main(_spawner: Spawner) {
@@ -35,7 +35,7 @@ async fn main(_spawner: Spawner) {
     // SAFETY: all handlers are in place.
     unsafe { riscv::interrupt::enable() };
     let seed = u64::from_le_bytes(card.serial());
-    let memory = MEMORY.init_with(LocalMemory::new);
+    let memory = MEMORY.take();
     weft_board_app::run_local(card, (seed, stack::used), memory, &Console).await;
     machine::exit(3)
 }
