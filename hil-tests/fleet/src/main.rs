@@ -3,7 +3,8 @@
 //!
 //! Each device is the agent's own control session ([`device`]) on the agents'
 //! own MQTT client ([`line`]), a task of one thread. There is no tunnel: what is
-//! measured is the coordinator.
+//! measured is the coordinator. Tunnels have the members of [`peers`], which the
+//! laboratory plays against one device.
 
 mod board;
 mod clock;
@@ -15,6 +16,7 @@ mod entropy;
 mod failure;
 mod fleet;
 mod line;
+mod peers;
 mod plan;
 mod proc;
 mod report;
@@ -46,6 +48,8 @@ use rest::Operator;
 
 /// Open files that are no line.
 const OTHER_FILES: u64 = 64;
+/// Members with tunnels in one process.
+const PEERS_MAX: u64 = 1_000;
 
 /// Thousands of simulated devices against a real coordinator, on loopback
 #[derive(Parser)]
@@ -121,6 +125,26 @@ struct Arguments {
 enum Other {
     /// Kill the coordinator while devices enrol, and check what it answered
     Crash(CrashArguments),
+    /// Be members of a mesh, with tunnels, that talk to one device when told on standard input
+    Peers(PeersArguments),
+}
+
+#[derive(Args)]
+struct PeersArguments {
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=PEERS_MAX))]
+    devices: u64,
+    /// Lets that many in; the policy may show each of them eight peers at most
+    #[arg(long, value_name = "WEFT1…")]
+    join: String,
+    /// Where their sockets are
+    #[arg(long, value_name = "ADDRESS")]
+    address: std::net::IpAddr,
+    /// Seconds after which the run ends, whatever it is doing
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=7_200))]
+    limit: u64,
 }
 
 #[derive(Args)]
@@ -195,6 +219,9 @@ fn main() -> ExitCode {
         }
         return end(result.map(drop));
     }
+    if let Some(Other::Peers(arguments)) = &arguments.other {
+        return end(start_peers(arguments));
+    }
     let mut report = Report::new(arguments.course().layout, arguments.json);
     let result = start(&arguments, &mut report);
     if arguments.json {
@@ -230,6 +257,14 @@ fn start_crash(arguments: &CrashArguments) -> Result<Value> {
         None => beside()?,
     };
     block_on(until_stopped(arguments.limit, crash::run(arguments.trial(), &program)))
+}
+
+fn start_peers(arguments: &PeersArguments) -> Result<()> {
+    // A socket and a line each.
+    raise_files(2 * arguments.devices)?;
+    let count = usize::try_from(arguments.devices).unwrap_or(DEVICES_MAX);
+    let work = peers::run(&arguments.join, count, arguments.address);
+    block_on(until_stopped(arguments.limit, work))
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -3,7 +3,8 @@
 //! that it was.
 
 use std::fs;
-use std::net::IpAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use crate::failure::{During, Failure, Result};
 use crate::net::namespace::Namespace;
 use crate::process::{Process, find_program};
 use crate::run::Run;
-use crate::site::Site;
+use crate::site::{Lease, Site};
 
 /// The board, from the folder of this project on.
 const BOARD: &str = "agent-esp32/boards/qemu-virt";
@@ -31,7 +32,7 @@ pub(crate) struct Chip {
     flash: PathBuf,
     logs: PathBuf,
     home: Namespace,
-    number: u8,
+    mac: String,
     process: Option<Process>,
     /// What gives it its address in the local network.
     _dhcp: Process,
@@ -83,8 +84,9 @@ impl Chip {
         join_string: &str,
     ) -> Result<Self> {
         let firmware = firmware()?;
-        let cable = format!("chip{number}");
-        let (home, dhcp) = site.socket(run, &cable)?;
+        let (cable, mac) = (format!("chip{number}"), format!("02:00:00:c0:00:{number:02x}"));
+        let home = site.socket(run, &cable)?;
+        let dhcp = site.lease(run, &mac, Lease::USUAL)?;
         let chip = Self {
             name: name.to_owned(),
             cable,
@@ -92,7 +94,7 @@ impl Chip {
             flash: run.folder().join(format!("{name}.flash")),
             logs: run.logs().to_path_buf(),
             home: Namespace::open(home.name()).during("open a chip's namespace")?,
-            number,
+            mac,
             process: None,
             _dhcp: dhcp,
         };
@@ -124,7 +126,7 @@ impl Chip {
             .arg("-netdev")
             .arg(format!("tap,id=net,ifname={},script=no,downscript=no", self.cable))
             .arg("-device")
-            .arg(format!("virtio-net-device,netdev=net,mac=02:00:00:c0:00:{:02x}", self.number))
+            .arg(format!("virtio-net-device,netdev=net,mac={}", self.mac))
             .arg("-drive")
             .arg(format!("if=none,id=flash,format=raw,file={}", self.flash.display()))
             .args(["-device", "virtio-blk-device,drive=flash"])
@@ -159,4 +161,20 @@ impl Chip {
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
+}
+
+/// The status page of a chip, fetched from a namespace that has a way to it.
+pub(crate) fn page(from: &Namespace, address: IpAddr) -> Result<String> {
+    let fetch = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&(address, 80).into(), LIMIT)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = from.within(fetch).and_then(|page| page).during("fetch the chip's page")?;
+    let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    let body = body.filter(|body| text.starts_with("HTTP/1.0 200 ") && body.starts_with("addr"));
+    body.ok_or_else(|| Failure::expectation(format!("the chip's page is {text:?}")))
 }

@@ -258,7 +258,8 @@ impl Coordinator {
         self.join_string_with(name, &["--needs-approval", "--tag", tag])
     }
 
-    fn join_string_with(&self, name: &str, flags: &[&str]) -> Result<String> {
+    /// One with flags of `key create`.
+    pub(crate) fn join_string_with(&self, name: &str, flags: &[&str]) -> Result<String> {
         let arguments = [&["key", "create", "--name", name, "-q"], flags].concat();
         let finished = self.command("key", &arguments)?;
         // A secret has no place among the logs.

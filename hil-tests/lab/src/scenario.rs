@@ -70,6 +70,12 @@ pub(crate) struct Options {
     /// nat-matrix: these cells only, as in prc:symrand,open:prc
     #[arg(long, value_name = "A:B,…")]
     pub(crate) cells: Option<String>,
+    /// chip, chip-relay: the NAT box that the chip is behind [default: prc, symrand]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) chip: Option<String>,
+    /// chip, chip-relay: the NAT box that the gateway is behind [default: prc]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) gateway: Option<String>,
     /// nat-matrix: hosts have public IPv6 addresses besides, behind firewalls; adds
     /// pairs that have it open, firewalled, or alone and translated (NAT64)
     #[arg(long)]
@@ -99,6 +105,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "chip",
         about: "an emulated chip and a gateway: joined how soon, direct, page, reboot alone",
         play: chip::play,
+    },
+    Scenario {
+        name: "chip-many",
+        about: "a chip with room for 8 peers and 200 that talk to it in turn: each answered",
+        play: chip::many::play,
     },
     Scenario {
         name: "chip-relay",

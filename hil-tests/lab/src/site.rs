@@ -29,6 +29,20 @@ pub(crate) const SECOND_UPLINK: &str = "eth1";
 /// Number of a guest at a site.
 const GUEST: u8 = 9;
 
+/// What a machine is given by DHCP.
+#[derive(Clone, Copy)]
+pub(crate) struct Lease {
+    /// The address of the host with this number, from 1 on.
+    pub(crate) host: u8,
+    /// It asks again after this, if not after half of twelve hours.
+    pub(crate) renewed: Option<Duration>,
+}
+
+impl Lease {
+    /// As a router at home gives it.
+    pub(crate) const USUAL: Self = Self { host: 1, renewed: None };
+}
+
 /// A site to be built.
 #[derive(Clone)]
 pub(crate) struct SitePlan {
@@ -324,27 +338,48 @@ impl Site {
         ip_batch(Some(&self.home), &leg).during(&format!("lead a cable to {}", host.name))
     }
 
-    /// A socket in the LAN for a machine that asks for its address: the cable's name,
-    /// and where it ends. What gives addresses away runs until the end.
-    pub(crate) fn socket(&self, run: &mut Run, cable: &str) -> Result<(&Namespace, Process)> {
+    /// A socket in the LAN for a machine that asks for its address: the end of this cable
+    /// is in the namespace that is returned.
+    pub(crate) fn socket(&self, run: &mut Run, cable: &str) -> Result<&Namespace> {
         run.count_links(1);
         let commands =
             [format!("tuntap add dev {cable} mode tap"), format!("link set {cable} master lan up")];
         ip_batch(Some(&self.home), &commands).during("lead a cable to a machine")?;
+        Ok(&self.home)
+    }
+
+    /// What gives the machine with this MAC address the address of a host of the site, by
+    /// DHCP, while the process runs. The first host is the one that kinds let strangers
+    /// in to.
+    pub(crate) fn lease(&self, run: &Run, mac: &str, lease: Lease) -> Result<Process> {
         let name = format!("dhcp-{}", self.plan.name);
-        let [from, to] = [100, 199].map(|number| self.plan.host_ipv4(number));
+        let [network, address] = [0, lease.host].map(|host| self.plan.host_ipv4(host));
+        let file = run.folder().join(&name);
+        // What another process before it had given away is not known any more.
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).during("forget leases");
+            }
+            _ => {}
+        }
         let mut command = Command::new(found("dnsmasq")?);
         command
             .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root"])
             .args(["--interface=lan", "--bind-interfaces", "--no-ping", "--log-facility=-"])
             .args(["--dhcp-authoritative", "--dhcp-rapid-commit"])
-            .arg(format!("--dhcp-range={from},{to},12h"))
-            .arg(format!("--dhcp-leasefile={}", run.folder().join(&name).display()));
+            .arg(format!("--dhcp-range={network},static,12h"))
+            .arg(format!("--dhcp-host={mac},{address}"))
+            .arg(format!("--dhcp-leasefile={}", file.display()));
+        if let Some(renewed) = lease.renewed {
+            let (first, then) = (renewed.as_secs(), 2 * renewed.as_secs());
+            command.arg(format!("--dhcp-option-force=option:T1,{first}"));
+            command.arg(format!("--dhcp-option-force=option:T2,{then}"));
+        }
         let process = Process::start(&name, &self.home, run.logs(), &mut command)?;
         process.wait_for(0, LIMIT, "that it gives addresses away", |line| {
-            line.contains("DHCP, IP range").then_some(())
+            line.contains("static leases").then_some(())
         })?;
-        Ok((&self.home, process))
+        Ok(process)
     }
 
     /// Its own host, or a guest, is here from now on and nowhere else.

@@ -2,16 +2,17 @@
 //! another. How soon it answers after its network card has a link, as a new device and
 //! after a reboot, with the coordinator and without it; and what it offers.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, TcpStream};
+pub(super) mod many;
+
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::Stage;
-use crate::chip::{self, Chip};
+use crate::chip::{self, Chip, page};
 use crate::clock;
-use crate::failure::{During, Failure, Result};
+use crate::failure::{During, Failure, Result, status};
 use crate::internet::{Families, Internet, Plan};
 use crate::measure::wait_until;
 use crate::mesh::{Coordinator, Gateway};
@@ -36,23 +37,80 @@ const ROUNDS: usize = 5;
 const SITES: [(&str, u8); 2] = [("chip-home", 40), ("gw", 30)];
 const CHIP: &str = "chip";
 
-/// What is different when everything is relayed.
+/// The boxes that the two are behind, and the way that they find, where that is certain.
 struct Form {
-    home: Kind,
-    path: &'static str,
+    chip: Kind,
+    gateway: Kind,
+    path: Option<&'static str>,
 }
 
-/// Both behind port-restricted boxes: they meet.
+impl Form {
+    /// What the command line says, or else the chip behind this kind and the gateway
+    /// behind a home router.
+    fn new(stage: &Stage<'_>, chip: Kind) -> Result<Self> {
+        let given = |flag: &str, name: Option<&String>, usual: Kind, not: &[Kind]| {
+            let Some(name) = name else { return Ok(usual) };
+            let all = Kind::MATRIX.into_iter().chain(Kind::FURTHER);
+            let mut fits = all.filter(|kind| !not.contains(kind));
+            fits.clone().find(|kind| kind.name() == name).ok_or_else(|| {
+                let names = fits.by_ref().map(Kind::name).collect::<Vec<_>>().join(", ");
+                Failure::new("lab.kind", format!("{flag} {name}: no box of that kind is possible"))
+                    .line("kinds", names)
+                    .exit(status::USAGE)
+            })
+        };
+        let options = stage.options;
+        let chip = given("--chip", options.chip.as_ref(), chip, NOT_FOR_CHIPS)?;
+        let gateway =
+            given("--gateway", options.gateway.as_ref(), Kind::Prc, &[Kind::Nat64, Kind::Small])?;
+        Ok(Self { chip, gateway, path: path_of(chip, gateway) })
+    }
+
+    /// Both behind home routers, where everything is judged.
+    fn is_usual(&self) -> bool {
+        (self.chip, self.gateway) == (Kind::Prc, Kind::Prc)
+    }
+}
+
+/// A chip speaks IPv4 to relays, and by UDP alone.
+const NOT_FOR_CHIPS: &[Kind] = &[Kind::Blocked, Kind::Udp443, Kind::Nat64, Kind::Small];
+
+/// The way that is certain. Pairs where gateways guess ports are not: a chip has no
+/// sockets to guess with.
+fn path_of(chip: Kind, gateway: Kind) -> Option<&'static str> {
+    use Kind::{AdMap, Blocked, NoFw, SymRand, SymSeq, SymSeq2, SymWin, Udp443};
+    let kinds = [chip, gateway];
+    if kinds.iter().any(|kind| matches!(kind, Blocked | Udp443)) {
+        return Some("relay");
+    }
+    let is_hard = |kind: &Kind| matches!(kind, SymSeq | SymSeq2 | SymWin | SymRand | AdMap | NoFw);
+    let is_easy = |kind: &Kind| {
+        matches!(kind, Kind::Open | Kind::FullCone | Kind::SymEif | Kind::ConeHairpin)
+    };
+    if !kinds.iter().any(is_hard) || kinds.iter().any(is_easy) {
+        return Some("direct");
+    }
+    let is_random = |kind: &Kind| matches!(kind, SymRand | SymWin);
+    let is_strict = |kind: &Kind| matches!(kind, Kind::Prc | Kind::PrcHairpin | SymRand | SymWin);
+    let [a, b] = &kinds;
+    let is_hopeless = is_random(a) && is_strict(b) || is_random(b) && is_strict(a);
+    is_hopeless.then_some("relay")
+}
+
+/// Both behind port-restricted boxes, if nobody says otherwise: they meet.
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
-    tell(stage, &Form { home: Kind::Prc, path: "direct" })
+    let form = Form::new(stage, Kind::Prc)?;
+    tell(stage, &form)
 }
 
 /// The chip behind a symmetric box: they do not.
 pub(super) fn relayed(stage: &mut Stage<'_>) -> Result<Value> {
-    tell(stage, &Form { home: Kind::SymRand, path: "relay" })
+    let form = Form::new(stage, Kind::SymRand)?;
+    tell(stage, &form)
 }
 
-fn tell(stage: &mut Stage<'_>, form: &Form) -> Result<Value> {
+/// Everything that a chip needs is there, and its firmware as its sources are.
+fn ready(stage: &mut Stage<'_>) -> Result<()> {
     for program in ["nft", "conntrack"] {
         if find_program(program).is_none() {
             return Err(Failure::skipped(format!("the program {program} is missing"))
@@ -62,19 +120,28 @@ fn tell(stage: &mut Stage<'_>, form: &Form) -> Result<Value> {
     let began = clock::now();
     chip::firmware()?;
     stage.story.done("firmware", "as its sources are", Some(began.elapsed()));
+    Ok(())
+}
+
+fn tell(stage: &mut Stage<'_>, form: &Form) -> Result<Value> {
+    ready(stage)?;
     let site = |(name, number): (&str, u8), kind, hosts| SitePlan {
         name: name.to_owned(),
         hosts,
         ..SitePlan::new(kind, number)
     };
-    let sites = [site(SITES[0], form.home, 0), site(SITES[1], Kind::Prc, 1)];
+    let sites = [site(SITES[0], form.chip, 0), site(SITES[1], form.gateway, 1)];
     let plan = Plan {
         hosts: &[("coord", 10), ("relay", 11)],
         sites: &sites,
         ..Plan::new("core", Families::Ipv4)
     };
     let internet = Internet::of(stage.run, &plan)?;
-    stage.story.done("internet", &format!("a chip behind {}", form.home.name()), None);
+    stage.story.done(
+        "internet",
+        &format!("a chip behind {}, a gateway behind {}", form.chip.name(), form.gateway.name()),
+        None,
+    );
     let (host, relay) = (internet.host("coord")?, internet.host("relay")?);
     let relay = Relay::start(stage.run, relay, &[relay.ipv4()])?;
     let mut coordinator =
@@ -110,8 +177,7 @@ fn rounds(
     let path = settled(form, gateway, chip)?;
     let loss = loss(gateway.namespace(), address)?;
     stage.story.done("path", &format!("{path}, {loss} % of {PINGS} echoes lost"), None);
-    let page = page(gateway.namespace(), address)?;
-    let stack = stack(&page)?;
+    let stack = stack(&page(gateway.namespace(), address)?)?;
     let words = format!("fetched; {stack} B of stack used");
     stage.story.done("page", &words, None);
     for round in 1..=count {
@@ -125,7 +191,7 @@ fn rounds(
     let alone = first_answer(chip, gateway)?;
     let words = format!("{}, the coordinator is dead", ui::span(alone));
     stage.story.done("reboot alone", &words, None);
-    self::page(gateway.namespace(), address)?;
+    page(gateway.namespace(), address)?;
     let joined = all.iter().copied().max().unwrap_or(Duration::MAX);
     let document = json!({
         "joined_ms": joined.as_millis() as u64,
@@ -134,13 +200,15 @@ fn rounds(
         "cached_ms": alone.as_millis() as u64,
         "ping_loss_pct": loss,
         "path": path,
+        "chip": form.chip.name(),
+        "gateway": form.gateway.name(),
         "services_ok": true,
         "stack_bytes": stack,
     });
     // Over a relay alone nobody tells the gateway of a reboot: it finds out by silence, and
     // how long that takes is told and not judged yet.
     let new = all.iter().take(count).copied().max().unwrap_or(Duration::MAX);
-    let late = if form.home == Kind::Prc { joined.max(alone) } else { new };
+    let late = if form.is_usual() { joined.max(alone) } else { new };
     if late > JOINED_GOAL {
         let (late, goal) = (ui::span(late), ui::span(JOINED_GOAL));
         return Err(Failure::expectation(format!("joined after {late}, the goal is {goal}"))
@@ -168,13 +236,14 @@ fn first_answer(chip: &mut Chip, gateway: &Gateway) -> Result<Duration> {
 }
 
 /// The way of the gateway's packets to the chip, once it is the one that is expected.
+/// Where none is certain, any that carries them is told.
 fn settled(form: &Form, gateway: &Gateway, chip: &Chip) -> Result<String> {
     let mut last = String::new();
-    let what = format!("the way to the chip is {}", form.path);
+    let what = format!("the way to the chip is {}", form.path.unwrap_or("direct or a relay"));
     wait_until(PATIENCE, &what, || {
         gateway.ping(chip.name())?;
         last = gateway.peer(chip.name())?["path"]["kind"].as_str().unwrap_or_default().to_owned();
-        Ok(last == form.path)
+        Ok(form.path.map_or_else(|| ["direct", "relay"].contains(&&*last), |path| last == path))
     })?;
     Ok(last)
 }
@@ -195,20 +264,4 @@ fn stack(page: &str) -> Result<u64> {
     let line = page.lines().find_map(|line| line.strip_prefix("stack"));
     let used = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     used.ok_or_else(|| Failure::expectation(format!("the chip's page has no stack: {page}")))
-}
-
-/// The chip's status page.
-fn page(from: &Namespace, address: IpAddr) -> Result<String> {
-    let fetch = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&(address, 80).into(), PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    };
-    let text = from.within(fetch).and_then(|page| page).during("fetch the chip's page")?;
-    let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
-    let body = body.filter(|body| text.starts_with("HTTP/1.0 200 ") && body.starts_with("addr"));
-    body.ok_or_else(|| Failure::expectation(format!("the chip's page is {text:?}")))
 }
