@@ -278,6 +278,9 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Underlay<'d, E,
             // A chip opens no connections to relays: it has no room for their frames.
             return;
         };
+        if !has_way(&self.addresses, to.ip()) {
+            return;
+        }
         let end = CHANNEL_LEN + transmit.len;
         let start = {
             let mut buffer = self.parts.cable.buffer();
@@ -302,5 +305,49 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Underlay<'d, E,
             Ok(Err(_)) => self.is_stuck,
             Err(_) => true,
         };
+    }
+}
+
+/// Whether the local network leads to an address. The stack takes a datagram to one that
+/// it has no way to, keeps it and all that come after it, and sends nothing more.
+fn has_way((v4, v6): &Addresses, to: IpAddr) -> bool {
+    match to {
+        IpAddr::V4(to) => v4
+            .as_ref()
+            .is_some_and(|config| config.gateway.is_some() || config.address.contains_addr(&to)),
+        IpAddr::V6(to) => v6
+            .as_ref()
+            .is_some_and(|config| config.gateway.is_some() || config.address.contains_addr(&to)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use embassy_net::{Ipv4Cidr, Ipv6Cidr};
+
+    #[test]
+    fn nothing_is_sent_where_no_way_leads() {
+        let v4 = |gateway| StaticConfigV4 {
+            address: Ipv4Cidr::new([10, 40, 0, 2].into(), 24),
+            gateway,
+            dns_servers: heapless::Vec::new(),
+        };
+        let v6 = |gateway| StaticConfigV6 {
+            address: Ipv6Cidr::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 2].into(), 64),
+            gateway,
+            dns_servers: heapless::Vec::new(),
+        };
+        let [near, far] = ["10.40.0.9", "203.0.113.9"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let [near6, far6] = ["2001:db8::9", "2001:db8:1::9"].map(|ip| ip.parse().unwrap());
+        let leads =
+            |addresses: Addresses| [near, far, near6, far6].map(|to| has_way(&addresses, to));
+        assert_eq!(leads((None, None)), [false; 4]);
+        assert_eq!(leads((Some(v4(None)), None)), [true, false, false, false]);
+        let router = Some([10, 40, 0, 1].into());
+        assert_eq!(leads((Some(v4(router)), None)), [true, true, false, false]);
+        assert_eq!(leads((None, Some(v6(None)))), [false, false, true, false]);
+        let router6 = Some([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into());
+        assert_eq!(leads((Some(v4(router)), Some(v6(router6)))), [true; 4]);
     }
 }
