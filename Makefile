@@ -4,7 +4,7 @@
 .PHONY: help demo install test test-full
 
 help:
-	@echo "make demo [ARGS=--once]   two gateways on a simulated internet, with a live ping"
+	@echo "make demo [ARGS=--once]   two gateways and a chip on a simulated internet, a live ping"
 	@echo "make install              programs, units, completions, group weft (DESTDIR, PREFIX)"
 	@echo "make test                 everything a change must pass"
 	@echo "make test-full            and what takes long: every interop cell, ignored tests"

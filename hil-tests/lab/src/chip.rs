@@ -19,6 +19,7 @@ use crate::site::{Lease, Site};
 /// The board, from the folder of this project on.
 const BOARD: &str = "agent-esp32/boards/qemu-virt";
 const FIRMWARE: &str = "target/riscv32imc-unknown-none-elf/release/weft-board-qemu-virt";
+const BUILD: &str = "cd agent-esp32/boards/qemu-virt && cargo build --release";
 /// Size of its flash memory: a block for what it was provisioned with, 15 for the agent.
 const FLASH: usize = 65_536;
 /// Until it says something that it says in a second when all is well.
@@ -38,12 +39,8 @@ pub(crate) struct Chip {
     _dhcp: Process,
 }
 
-/// The firmware as its sources are now.
-///
-/// # Errors
-///
-/// A skip that names what is missing, or what the compiler said.
-pub(crate) fn firmware() -> Result<PathBuf> {
+/// What a chip needs of this machine, and where its board lies.
+fn board() -> Result<PathBuf> {
     for (name, package) in
         [("qemu-system-riscv32", "qemu-system-misc"), ("dnsmasq", "dnsmasq-base")]
     {
@@ -53,11 +50,33 @@ pub(crate) fn firmware() -> Result<PathBuf> {
         }
     }
     let program = std::env::current_exe().during("find this program")?;
-    let root = program.ancestors().nth(3).unwrap_or_else(|| Path::new("."));
-    let board = root.join(BOARD);
+    Ok(program.ancestors().nth(3).unwrap_or_else(|| Path::new(".")).join(BOARD))
+}
+
+/// The firmware that was built before, whatever its sources are now: for those who have no
+/// compiler, as root often has none. Where there is none it is built.
+///
+/// # Errors
+///
+/// As of [`firmware`].
+pub(crate) fn built() -> Result<PathBuf> {
+    let firmware = board()?.join(FIRMWARE);
+    if firmware.exists() { Ok(firmware) } else { self::firmware() }
+}
+
+/// The firmware as its sources are now.
+///
+/// # Errors
+///
+/// A skip that names what is missing, or what the compiler said.
+pub(crate) fn firmware() -> Result<PathBuf> {
+    let board = board()?;
     let firmware = board.join(FIRMWARE);
-    if find_program("cargo").is_none() && firmware.exists() {
-        return Ok(firmware);
+    if find_program("cargo").is_none() {
+        let missing = || {
+            Failure::skipped("there is no firmware, and no cargo to build it").line("try", BUILD)
+        };
+        return if firmware.exists() { Ok(firmware) } else { Err(missing()) };
     }
     let output = Command::new("cargo")
         .args(["build", "--release", "--locked"])
@@ -70,9 +89,13 @@ pub(crate) fn firmware() -> Result<PathBuf> {
         return Ok(firmware);
     }
     let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("target may not be installed") {
+        return Err(Failure::skipped("the compiler has no riscv32imc-unknown-none-elf")
+            .line("try", "cross/setup test"));
+    }
     let error = said.lines().find(|line| line.starts_with("error")).unwrap_or("no reason given");
-    Err(Failure::new("lab.firmware", format!("the firmware cannot be built: {error}"))
-        .line("try", format!("cd {BOARD} && cargo build --release")))
+    let message = format!("the firmware cannot be built: {error}");
+    Err(Failure::new("lab.firmware", message).line("try", BUILD))
 }
 
 impl Chip {
@@ -82,15 +105,15 @@ impl Chip {
         site: &Site,
         (name, number): (&str, u8),
         join_string: &str,
+        firmware: &Path,
     ) -> Result<Self> {
-        let firmware = firmware()?;
         let (cable, mac) = (format!("chip{number}"), format!("02:00:00:c0:00:{number:02x}"));
         let home = site.socket(run, &cable)?;
         let dhcp = site.lease(run, &mac, Lease::USUAL)?;
         let chip = Self {
             name: name.to_owned(),
             cable,
-            firmware,
+            firmware: firmware.to_path_buf(),
             flash: run.folder().join(format!("{name}.flash")),
             logs: run.logs().to_path_buf(),
             home: Namespace::open(home.name()).during("open a chip's namespace")?,

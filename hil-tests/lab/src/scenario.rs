@@ -138,7 +138,7 @@ pub(crate) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "demo",
-        about: "two gateways, told as a story, then a live ping (make demo)",
+        about: "two gateways and a chip, told as a story, then a live ping (make demo)",
         play: demo::play,
     },
     Scenario {

@@ -5,6 +5,7 @@
 pub(super) mod many;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -110,7 +111,7 @@ pub(super) fn relayed(stage: &mut Stage<'_>) -> Result<Value> {
 }
 
 /// Everything that a chip needs is there, and its firmware as its sources are.
-fn ready(stage: &mut Stage<'_>) -> Result<()> {
+fn ready(stage: &mut Stage<'_>) -> Result<PathBuf> {
     for program in ["nft", "conntrack"] {
         if find_program(program).is_none() {
             return Err(Failure::skipped(format!("the program {program} is missing"))
@@ -118,13 +119,13 @@ fn ready(stage: &mut Stage<'_>) -> Result<()> {
         }
     }
     let began = clock::now();
-    chip::firmware()?;
+    let firmware = chip::firmware()?;
     stage.story.done("firmware", "as its sources are", Some(began.elapsed()));
-    Ok(())
+    Ok(firmware)
 }
 
 fn tell(stage: &mut Stage<'_>, form: &Form) -> Result<Value> {
-    ready(stage)?;
+    let firmware = ready(stage)?;
     let site = |(name, number): (&str, u8), kind, hosts| SitePlan {
         name: name.to_owned(),
         hosts,
@@ -148,7 +149,8 @@ fn tell(stage: &mut Stage<'_>, form: &Form) -> Result<Value> {
         Coordinator::start_with(stage.run, host, host.ipv4(), Vec::new(), &relay.section)?;
     let key = coordinator.join_string("chips", 20)?;
     let gateway = Gateway::join(stage.run, internet.site(SITES[1].0)?.host(), &key, "")?;
-    let mut chip = Chip::new(stage.run, internet.site(SITES[0].0)?, (CHIP, 1), &key)?;
+    let site = internet.site(SITES[0].0)?;
+    let mut chip = Chip::new(stage.run, site, (CHIP, 1), &key, &firmware)?;
     let told = rounds(stage, form, &mut chip, &gateway, &mut coordinator, &key);
     // Killed with everything else, if it was not.
     let killed = chip.kill();

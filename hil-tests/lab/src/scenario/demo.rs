@@ -1,4 +1,6 @@
-//! `make demo`: two gateways on a simulated internet, told as a story.
+//! `make demo`: two gateways and a chip on a simulated internet, told as a story.
+
+mod chip;
 
 use std::time::Duration;
 
@@ -7,13 +9,15 @@ use serde_json::{Value, json};
 use super::Stage;
 use crate::clock;
 use crate::failure::{During, Failure, Result};
-use crate::internet::{Families, Internet};
+use crate::internet::{Families, Internet, Plan};
 use crate::measure::{Pings, pings};
 use crate::mesh::{Coordinator, Gateway, program, rss_kib, shortened, text};
 use crate::net::echo::Pinger;
 use crate::net::signal;
 use crate::ui::{self, Story};
 use crate::wall;
+
+use chip::Part;
 
 /// From the first `weft join` to the first answer.
 const GOAL: Duration = Duration::from_secs(2);
@@ -22,7 +26,11 @@ const PINGS: u32 = 5;
 const LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
-    stage.story.area("lab", "1 coordinator and 2 gateways on a simulated internet, 20 ms apart;");
+    let part = Part::new()?;
+    let devices = if part.is_played() { "2 gateways and a chip" } else { "2 gateways" };
+    stage
+        .story
+        .area("lab", &format!("1 coordinator, {devices} on a simulated internet, 20 ms apart;"));
     let id = stage.run.id().to_owned();
     stage.story.area(
         "",
@@ -31,20 +39,29 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     stage.story.line("");
     stage.story.restart();
     let hosts = [("coord", 10), ("gw-a", 21), ("gw-b", 22)];
-    let internet = Internet::build(stage.run, "core", &hosts, &[], Families::Both)?;
-    stage.story.done("internet", "core, coord, gw-a, gw-b", None);
+    let sites = part.sites();
+    let plan = Plan { hosts: &hosts, sites: &sites, ..Plan::new("core", Families::Both) };
+    let internet = Internet::of(stage.run, &plan)?;
+    let home = if part.is_played() { ", a router at home" } else { "" };
+    stage.story.done("internet", &format!("core, coord, gw-a, gw-b{home}"), None);
     let host = internet.host("coord")?;
     let coordinator = Coordinator::start(stage.run, host, host.ipv4())?;
     let text = format!("{}, key {}, 0 devices", host.ipv4(), coordinator.fingerprint);
     stage.story.done("coordinator", &text, None);
-    let told = tell(stage, &internet, &coordinator);
+    let told = tell(stage, &internet, &coordinator, &part);
     stage.processes.push(coordinator.process);
     told
 }
 
-fn tell(stage: &mut Stage<'_>, internet: &Internet, coordinator: &Coordinator) -> Result<Value> {
-    let key = coordinator.join_string_for("demo", 2, "1h")?;
-    stage.story.done("key \"demo\"", &format!("{}, 2 uses, 1 hour", shortened(&key)), None);
+fn tell(
+    stage: &mut Stage<'_>,
+    internet: &Internet,
+    coordinator: &Coordinator,
+    part: &Part,
+) -> Result<Value> {
+    let uses = if part.is_played() { 3 } else { 2 };
+    let key = coordinator.join_string_for("demo", uses, "1h")?;
+    stage.story.done("key \"demo\"", &format!("{}, {uses} uses, 1 hour", shortened(&key)), None);
     let began = clock::now();
     let mut gateways = Vec::new();
     for name in ["gw-a", "gw-b"] {
@@ -55,13 +72,18 @@ fn tell(stage: &mut Stage<'_>, internet: &Internet, coordinator: &Coordinator) -
         gateways.push(gateway);
     }
     let told = match gateways.as_slice() {
-        [a, b] => talk(stage, a, b, began),
+        [a, b] => meet(stage, a, b, began).and_then(|(pinger, took)| {
+            let chip = part.tell(stage, internet, &key, a)?;
+            talk(stage, [a, b], pinger, took, chip)
+        }),
         _ => Err(Failure::new("lab.internal", "two gateways joined")),
     };
     let told = told.and_then(|told| {
         let (a, b) = (internet.host("gw-a")?, internet.host("gw-b")?);
         let wire = pings(a.namespace(), b.ipv4(), PINGS, LIMIT)?.median();
-        summarise(stage, coordinator, &gateways, told, wire)
+        let mut document = summarise(stage, coordinator, &gateways, told, wire)?;
+        document["skipped"] = part.skipped().into();
+        Ok(document)
     });
     stage.processes.extend(gateways.into_iter().map(|gateway| gateway.process));
     told
@@ -72,14 +94,16 @@ struct Told {
     join_to_first_ping: Duration,
     pings: Pings,
     path: String,
+    chip: Option<chip::Told>,
 }
 
-fn talk(
+/// The first packet between the two, and how long after the first `weft join` it was.
+fn meet(
     stage: &mut Stage<'_>,
     a: &Gateway,
     b: &Gateway,
     began: std::time::Instant,
-) -> Result<Told> {
+) -> Result<(Pinger, Duration)> {
     let target = b.addresses.ipv4;
     let mut pinger = Pinger::open(a.namespace(), target).during("open a socket")?;
     let first = pinger.ping(5 * LIMIT).unwrap_or(None).ok_or_else(|| silent(b.name()))?;
@@ -95,16 +119,27 @@ fn talk(
             "join to first ping took {took}, the goal is 2.0 s"
         )));
     }
+    Ok((pinger, join_to_first_ping))
+}
+
+fn talk(
+    stage: &mut Stage<'_>,
+    [a, b]: [&Gateway; 2],
+    mut pinger: Pinger,
+    join_to_first_ping: Duration,
+    chip: Option<chip::Told>,
+) -> Result<Told> {
     let path = table(stage, a, b)?;
     let pings = if stage.options.once {
         five(stage.story, &mut pinger)?
     } else {
-        live(stage, a, &mut pinger, &path)?
+        let hint = chip.as_ref().map(|chip| chip.hint(a));
+        live(stage, a, &mut pinger, &path, hint)?
     };
     if pings.received() == 0 {
         return Err(silent(b.name()));
     }
-    Ok(Told { join_to_first_ping, pings, path })
+    Ok(Told { join_to_first_ping, pings, path, chip })
 }
 
 fn silent(name: &str) -> Failure {
@@ -160,11 +195,20 @@ fn five(story: &mut Story, pinger: &mut Pinger) -> Result<Pings> {
 }
 
 /// One request a second until Ctrl-C, which is the normal end here.
-fn live(stage: &mut Stage<'_>, a: &Gateway, pinger: &mut Pinger, path: &str) -> Result<Pings> {
+fn live(
+    stage: &mut Stage<'_>,
+    a: &Gateway,
+    pinger: &mut Pinger,
+    path: &str,
+    page: Option<String>,
+) -> Result<Pings> {
     let weft = program("weft")?;
     let socket = a.socket();
     let inside = format!("{} --socket {} status", weft.display(), socket.display());
     stage.story.line(&format!("  look inside  {inside}"));
+    if let Some(page) = page {
+        stage.story.line(&format!("  the page     {page}"));
+    }
     stage.story.line("");
     let mut pings = Pings::default();
     while !signal::asked_to_stop() {
@@ -208,7 +252,7 @@ fn summarise(
     told: Told,
     wire: Option<Duration>,
 ) -> Result<Value> {
-    let Told { join_to_first_ping, pings, path } = told;
+    let Told { join_to_first_ping, pings, path, chip } = told;
     let median = pings.median().unwrap_or_default();
     let memory = rss_kib(&coordinator.process)?;
     let each = gateways.iter().map(Gateway::rss_kib).collect::<Result<Vec<u64>>>()?;
@@ -233,10 +277,15 @@ fn summarise(
         mib(memory),
         mib(largest)
     ));
+    if let Some(chip) = &chip {
+        story.line(&format!("  chip                 {}", chip.summary()));
+    }
     stage.closing = vec![
         "next:  make demo              same, stays up with a live ping".to_owned(),
         format!("       {:<22} every scenario", "target/release/weft-lab list"),
     ];
+    let told = chip.as_ref().map(chip::Told::document);
+    chip.map_or(Ok(()), chip::Told::end)?;
     Ok(json!({
         "ping_loss_pct": pings.loss_json(),
         "join_to_first_ping_ms": join_to_first_ping.as_millis() as u64,
@@ -244,6 +293,7 @@ fn summarise(
         "path": path,
         "coordinator_rss_kib": memory,
         "weft_rss_kib": largest,
+        "chip": told,
     }))
 }
 

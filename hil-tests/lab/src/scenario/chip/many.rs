@@ -47,7 +47,7 @@ allow = \"any\"
 ";
 
 pub(in super::super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
-    ready(stage)?;
+    let firmware = ready(stage)?;
     let count = if stage.options.short { SHORT } else { PEERS };
     let home = SitePlan { name: "chip-home".to_owned(), hosts: 0, ..SitePlan::new(Kind::Prc, 40) };
     let plan = Plan {
@@ -63,7 +63,7 @@ pub(in super::super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     fs::write(&file, POLICY).during("write a policy")?;
     coordinator.command("policy", &["policy", "set", &file.display().to_string()])?;
     let key = coordinator.tagged_join_string("chips", "role=chip")?;
-    let mut chip = Chip::new(stage.run, internet.site("chip-home")?, (CHIP, 1), &key)?;
+    let mut chip = Chip::new(stage.run, internet.site("chip-home")?, (CHIP, 1), &key, &firmware)?;
     let told = tell(stage, &mut chip, internet.host("peers")?, &mut coordinator, count);
     let killed = chip.kill();
     stage.processes.push(coordinator.process);
