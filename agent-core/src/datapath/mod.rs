@@ -85,8 +85,8 @@ impl PacketError {
 }
 
 /// Packets of up to `PEERS` peers with `ROUTES` routes per family, `FLOWS`
-/// flow-table entries and replay windows of `WORDS` words. About 1.2 KB per peer
-/// on a chip (`WORDS` = 8).
+/// flow-table entries and replay windows of `WORDS` words. About 760 B per peer
+/// on a chip (`WORDS` = 4).
 pub struct Datapath<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: usize>
 {
     slots: [Slot<WORDS>; PEERS],

@@ -24,7 +24,8 @@ pub(super) struct Session<const WORDS: usize> {
     opening: SessionTimes,
     /// The counter has reached where either side replaces the session.
     used_up: bool,
-    /// The first packet came from [`Slot::first_from`], and is to be reported.
+    /// The first packet came, which is the newest of its session, so that it came from
+    /// [`Slot::heard_from`]; it is to be reported.
     first: bool,
 }
 
@@ -53,8 +54,6 @@ pub(super) struct Slot<const WORDS: usize> {
     first_unreplied_at: Option<Instant>,
     /// Where the newest authenticated packet came from, in the current session.
     heard_from: Option<Source>,
-    /// Where the newest first packet of a session came from.
-    first_from: Option<Source>,
     /// `heard_from` changed.
     roamed: bool,
     /// A data packet while nothing was waited for.
@@ -80,7 +79,6 @@ impl<const WORDS: usize> Slot<WORDS> {
             first_unanswered_at: None,
             first_unreplied_at: None,
             heard_from: None,
-            first_from: None,
             roamed: false,
             active: false,
             rekey_due: None,
@@ -224,11 +222,7 @@ impl<const WORDS: usize> Slot<WORDS> {
             _ => DropReason::Unauthentic,
         })?;
         session.first |= opened.first;
-        let rekey = session.opening.take_rekey(now);
-        if opened.first {
-            self.first_from = Some(source);
-        }
-        if rekey {
+        if session.opening.take_rekey(now) {
             self.rekey_due = Some(index);
         }
         if opened.newest && self.heard_from != Some(source) {
@@ -263,7 +257,7 @@ impl<const WORDS: usize> Slot<WORDS> {
             rekey_due: self.rekey_due.take(),
             first_packet: first.and_then(|session| {
                 session.first = false;
-                Some((session.index, self.first_from?))
+                Some((session.index, self.heard_from?))
             }),
             roamed: self.heard_from.filter(|_| core::mem::take(&mut self.roamed)),
         };

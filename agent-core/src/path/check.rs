@@ -61,9 +61,7 @@ const PONG_RATE: u16 = 40;
 #[derive(Clone, Copy, Debug)]
 struct Check {
     packed: Packed,
-    /// When the next ping goes; `FAR_FUTURE` = none is due.
-    due_at: Instant,
-    /// When its pings began.
+    /// When its pings began, or are to; `FAR_FUTURE` = nobody has said.
     began: Instant,
     /// When it answered last; `ZERO` = it did not.
     answered_at: Instant,
@@ -71,17 +69,53 @@ struct Check {
     rtt_ms: u16,
     /// Pings sent in this round.
     sends: u8,
+    /// Bits of [`mark`].
+    marks: u8,
+}
+
+/// What is so of an address. Bits, because there are ten addresses to each peer.
+mod mark {
+    /// The next ping of the burst goes in its turn.
+    pub(super) const DUE: u8 = 1;
+    /// It goes now.
+    pub(super) const AT_ONCE: u8 = 2;
     /// The peer named it, or is there: it gets the whole burst.
-    named: bool,
+    pub(super) const NAMED: u8 = 4;
     /// A relay is on the way.
-    relayed: bool,
+    pub(super) const RELAYED: u8 = 8;
 }
 
 impl Check {
     fn new(route: Route, relayed: bool, began: Instant, named: bool) -> Self {
-        let answered_at = Instant::ZERO;
+        let mut marks = mark::DUE;
+        if named {
+            marks |= mark::NAMED;
+        }
+        if relayed {
+            marks |= mark::RELAYED;
+        }
         let packed = Packed::from(route);
-        Self { packed, due_at: began, began, answered_at, rtt_ms: 0, sends: 0, named, relayed }
+        Self { packed, began, answered_at: Instant::ZERO, rtt_ms: 0, sends: 0, marks }
+    }
+
+    const fn is(&self, mark: u8) -> bool {
+        self.marks & mark != 0
+    }
+
+    /// When the next ping goes; `FAR_FUTURE` = none is due.
+    fn due_at(&self) -> Instant {
+        match BURST.get(usize::from(self.sends)) {
+            _ if self.is(mark::AT_ONCE) => Instant::ZERO,
+            Some(&after) if self.is(mark::DUE) && self.began != Instant::FAR_FUTURE => {
+                self.began + after
+            }
+            _ => Instant::FAR_FUTURE,
+        }
+    }
+
+    /// No ping is due.
+    const fn rest(&mut self) {
+        self.marks &= !(mark::DUE | mark::AT_ONCE);
     }
 
     fn route(&self) -> Route {
@@ -102,8 +136,9 @@ impl Check {
 
     /// All of its pings are to be sent once more.
     const fn restart(&mut self, began: Instant) {
+        self.rest();
+        self.marks |= mark::DUE;
         self.began = began;
-        self.due_at = began;
         self.answered_at = Instant::ZERO;
         self.sends = 0;
     }
@@ -119,14 +154,28 @@ pub(super) struct Outgoing {
     pub(super) heard_at: Instant,
 }
 
+/// An answer that waits to be sent.
+#[derive(Clone, Copy, Debug)]
+struct Pong {
+    packed: Packed,
+    relayed: bool,
+    number: u8,
+    clock_ms: u32,
+    transaction: u64,
+    /// Since when it waits.
+    heard_at: Instant,
+}
+
 /// All probes with one peer.
 #[derive(Debug)]
 pub(super) struct Checks {
     list: Vec<Check, CHECKS>,
     /// Nothing has confirmed or replaced what the peer named.
     open: bool,
-    pongs: Deque<Outgoing, PONGS>,
-    seen: [u64; SEEN],
+    pongs: Deque<Pong, PONGS>,
+    /// Names of pings in four bytes: of 40 in a second hardly one of a year is taken for
+    /// another.
+    seen: [u32; SEEN],
     next_seen: u8,
     /// The latest clock of a ping of this call.
     newest_ms: Option<u32>,
@@ -205,7 +254,7 @@ impl Checks {
             let _ = self.list.push(Check::new(route, relayed, now, true));
         }
         for check in self.list.iter_mut().filter(|check| check.leads(route)) {
-            check.named = true;
+            check.marks |= mark::NAMED;
             check.restart(now);
         }
     }
@@ -214,7 +263,9 @@ impl Checks {
     pub(super) fn retry(&mut self, transaction: u64, now: Instant) {
         self.transaction = transaction;
         for (check, place) in self.list.iter_mut().zip(0..) {
-            check.named |= check.answered_at != Instant::ZERO;
+            if check.answered_at != Instant::ZERO {
+                check.marks |= mark::NAMED;
+            }
             check.restart(now + PACE * place);
         }
     }
@@ -222,17 +273,18 @@ impl Checks {
     /// The round begins at `at`.
     pub(super) fn start(&mut self, at: Instant) {
         for (place, check) in (0..).zip(&mut self.list).filter(|(_, check)| check.sends == 0) {
-            let is_kept = check.relayed && !check.route().is_ours();
+            let is_kept = check.is(mark::RELAYED) && !check.route().is_ours();
             let lag = if is_kept { RELAYED_LAG } else { Duration::ZERO };
+            check.rest();
+            check.marks |= mark::DUE;
             check.began = at + PACE * place + lag;
-            check.due_at = check.began;
         }
     }
 
     /// Sockets were closed: what was found through them is no way any more.
     pub(super) fn close(&mut self, is_closed: impl Fn(Route) -> bool) {
         for check in self.list.iter_mut().filter(|check| is_closed(check.route())) {
-            check.due_at = Instant::FAR_FUTURE;
+            check.rest();
             check.answered_at = Instant::ZERO;
         }
     }
@@ -241,7 +293,7 @@ impl Checks {
     pub(super) fn end(&mut self) {
         self.open = false;
         for check in &mut self.list {
-            check.due_at = Instant::FAR_FUTURE;
+            check.rest();
         }
     }
 
@@ -251,7 +303,7 @@ impl Checks {
     pub(super) fn end_but_near(&mut self) {
         self.open = false;
         for check in self.list.iter_mut().filter(|check| is_public(check.ip())) {
-            check.due_at = Instant::FAR_FUTURE;
+            check.rest();
         }
     }
 
@@ -259,20 +311,22 @@ impl Checks {
     /// fastest; of those that are alike, a neighbour's. Whether a relay is on it.
     pub(super) fn best(&self, now: Instant) -> Option<(Route, bool)> {
         let answered = self.list.iter().filter(|check| check.is_good(now));
-        let best = answered
-            .min_by_key(|check| (check.relayed, check.rtt_ms / ALIKE_MS, is_public(check.ip())))?;
-        Some((best.route(), best.relayed))
+        let best = answered.min_by_key(|check| {
+            (check.is(mark::RELAYED), check.rtt_ms / ALIKE_MS, is_public(check.ip()))
+        })?;
+        Some((best.route(), best.is(mark::RELAYED)))
     }
 
     /// Whether the peer named this address.
     pub(super) fn names(&self, address: SocketAddr) -> bool {
-        self.list.iter().any(|check| check.named && check.route().address() == address)
+        self.list.iter().any(|check| check.is(mark::NAMED) && check.route().address() == address)
     }
 
     /// Another port that the peer named at the host of an address of its own: new
     /// flows may come from there.
     pub(super) fn other_port(&self, of: SocketAddr) -> Option<SocketAddr> {
-        let named = self.list.iter().filter(|check| check.named && !check.relayed);
+        let named =
+            self.list.iter().filter(|check| check.is(mark::NAMED) && !check.is(mark::RELAYED));
         let mut addresses = named.map(|check| check.route().address());
         addresses.find(|address| address.ip() == of.ip() && *address != of)
     }
@@ -290,7 +344,7 @@ impl Checks {
     /// Whether a relay is on this way, as far as the peer has named it.
     pub(super) fn is_relayed(&self, route: Route) -> Option<bool> {
         let known = self.list.iter().find(|check| check.leads(route));
-        known.map(|check| check.relayed)
+        known.map(|check| check.is(mark::RELAYED))
     }
 
     /// Addresses that are reached through our own allocation.
@@ -301,7 +355,7 @@ impl Checks {
 
     /// What was tried of addresses that no relay keeps.
     pub(super) fn tried(&self) -> Tried {
-        let direct = self.list.iter().filter(|check| !check.relayed && check.sends > 0);
+        let direct = self.list.iter().filter(|check| !check.is(mark::RELAYED) && check.sends > 0);
         direct.fold(Tried::default(), |all, check| Tried {
             addresses: all.addresses + 1,
             answered: all.answered + u8::from(check.answered_at != Instant::ZERO),
@@ -320,7 +374,7 @@ impl Checks {
 
     /// Whether nothing more is to be sent.
     pub(super) fn is_spent(&self) -> bool {
-        self.list.iter().all(|check| check.due_at == Instant::FAR_FUTURE)
+        self.list.iter().all(|check| check.due_at() == Instant::FAR_FUTURE)
     }
 
     /// Where the peer may be, as far as nothing has told since.
@@ -345,6 +399,8 @@ impl Checks {
     ) -> Result<(), DropReason> {
         // Both are the peer's own choice, and it is authentic.
         let name = ping.transaction.rotate_left(8) ^ u64::from(ping.number).wrapping_add(1);
+        // Never 0, which is nobody's.
+        let name = ((name ^ (name >> 32)) as u32).max(1);
         let behind = self.newest_ms.map_or(0, |newest| newest.wrapping_sub(ping.clock_ms));
         // In the other half of the circle it is ahead.
         if self.seen.contains(&name) || (LATE..1 << 31).contains(&behind) {
@@ -365,9 +421,10 @@ impl Checks {
         }
         self.remember(name);
         if !self.learn(route, relayed, proven, now) {
-            let head = ProbeHead { receiver: self.handle, epoch: self.epoch, ..*ping };
+            let ProbeHead { relayed, number, clock_ms, transaction, .. } = *ping;
+            let packed = route.into();
+            let pong = Pong { packed, relayed, number, clock_ms, transaction, heard_at: now };
             // Cannot fail: there is room.
-            let pong = Outgoing { route, kind: ProbeKind::Pong, head, heard_at: now };
             let _ = self.pongs.push_back(pong);
         }
         Ok(())
@@ -394,7 +451,7 @@ impl Checks {
         let first = check.answered_at == Instant::ZERO;
         check.rtt_ms = u16::try_from(passed).unwrap_or(u16::MAX);
         check.answered_at = now;
-        check.due_at = Instant::FAR_FUTURE;
+        check.rest();
         Some(first)
     }
 
@@ -421,21 +478,27 @@ impl Checks {
         if let Some(pong) = self.pongs.front() {
             return Some(pong.heard_at);
         }
-        let at = self.list.iter().map(|check| check.due_at).min()?;
+        let at = self.list.iter().map(Check::due_at).min()?;
         (at != Instant::FAR_FUTURE).then_some(at)
     }
 
     /// The next probe that is to be sent.
     pub(super) fn poll(&mut self, now: Instant) -> Option<Outgoing> {
         if let Some(pong) = self.pongs.pop_front() {
-            return Some(pong);
+            let Pong { packed, relayed, number, clock_ms, transaction, heard_at } = pong;
+            let (receiver, epoch) = (self.handle, self.epoch);
+            let head = ProbeHead { receiver, epoch, transaction, clock_ms, relayed, number };
+            let route = packed.into();
+            return Some(Outgoing { route, kind: ProbeKind::Pong, head, heard_at });
         }
-        let (place, check) = (0..).zip(&mut self.list).find(|(_, check)| check.due_at <= now)?;
+        let (place, check) = (0..).zip(&mut self.list).find(|(_, check)| check.due_at() <= now)?;
         let number = check.sends;
         check.sends = check.sends.saturating_add(1);
-        let next = BURST.get(usize::from(check.sends)).filter(|_| check.named);
-        check.due_at = next.map_or(Instant::FAR_FUTURE, |&after| check.began + after);
-        let (route, relayed) = (check.route(), check.relayed);
+        check.rest();
+        if check.is(mark::NAMED) && usize::from(check.sends) < BURST.len() {
+            check.marks |= mark::DUE;
+        }
+        let (route, relayed) = (check.route(), check.is(mark::RELAYED));
         let mut ping = self.outgoing(route, self.transaction.wrapping_add(place), now);
         (ping.head.number, ping.head.relayed) = (number, relayed);
         Some(ping)
@@ -445,14 +508,14 @@ impl Checks {
     /// ping is all that goes there for what came.
     fn learn(&mut self, route: Route, relayed: bool, proven: bool, now: Instant) -> bool {
         let ip = route.address().ip();
-        let is_named = |check: &Check| check.named && check.route().address().ip() == ip;
+        let is_named = |check: &Check| check.is(mark::NAMED) && check.route().address().ip() == ip;
         let is_its = proven || self.list.iter().any(is_named);
         let known = self.list.iter_mut().find(|check| check.leads(route));
         match known {
             // Our round has begun there, and nothing has answered.
-            Some(check) if check.due_at != Instant::FAR_FUTURE => check.due_at = now,
+            Some(check) if check.due_at() != Instant::FAR_FUTURE => check.marks |= mark::AT_ONCE,
             Some(check) if is_its && check.sends > 0 && check.answered_at == Instant::ZERO => {
-                check.due_at = now;
+                check.marks |= mark::AT_ONCE;
             }
             Some(_) => {}
             None => {
@@ -465,7 +528,7 @@ impl Checks {
         false
     }
 
-    fn remember(&mut self, name: u64) {
+    fn remember(&mut self, name: u32) {
         if let Some(place) = self.seen.get_mut(usize::from(self.next_seen)) {
             *place = name;
         }
