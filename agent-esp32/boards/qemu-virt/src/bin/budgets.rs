@@ -5,14 +5,10 @@
 #![no_std]
 #![no_main]
 
-#[path = "../machine.rs"]
-mod machine;
-
 use core::mem::size_of;
 use core::net::{Ipv4Addr, SocketAddr};
 
 use heapless::{String, Vec};
-use machine::say;
 use weft_agent_core::agent::trace::NoTrace;
 use weft_agent_core::agent::{
     Agent, AgentConfig, AgentEvent, CacheEndpoint, Input, Output, Transmit,
@@ -30,6 +26,7 @@ use weft_noise::key::StaticSecret;
 use weft_noise::sealed::coordinator::CoordinatorKey;
 use weft_noise::sealed::device::{HelloHead, Initiator};
 use weft_noise::wg::CHIP_WINDOW_WORDS;
+use weft_qemu_virt::say;
 use weft_wire::frame::{Hello, MAX_FRAME_CHIP, PskKind, PskSelector};
 use weft_wire::id::{
     DeviceId, Epoch, Inbox, Name, NetworkId, OrganisationId, PublicKey, Revision, Secret,
@@ -57,6 +54,11 @@ type Data<const P: usize, const R: usize> = Datapath<P, R, FLOWS_CHIP, CHIP_WIND
 const SOCKET: SocketId = SocketId(0);
 const BUFFER: usize = capacity_for(1_420) + 64;
 const COORDINATOR: [u8; 32] = [9; 32];
+/// On a word, as drivers' buffers are: where the compiler put an array of bytes would be
+/// chance, and is 5,000 instructions of one packet's copies.
+#[repr(align(4))]
+struct Aligned([u8; BUFFER]);
+
 /// How often a packet is sealed: the first ones fill caches that the counter does not
 /// know of, and cost what the last one costs.
 const SEALED: usize = 4;
@@ -154,7 +156,7 @@ fn config() -> AgentConfig {
 /// A member that knows seven others, the last of them at its place.
 fn agent(who: u8, other: u8, now: Instant) -> Eight {
     let made = Eight::new(config(), identity(who), Counter(who.into()), now);
-    let Ok(mut agent) = made else { machine::exit(2) };
+    let Ok(mut agent) = made else { weft_qemu_virt::exit(2) };
     let mut bytes = [0; 2_048];
     let mut items = ItemWriter::new(&mut bytes);
     let rule = Rule { number: 0, protocol: 0, first_port: 0, last_port: u16::MAX };
@@ -195,7 +197,7 @@ fn agent(who: u8, other: u8, now: Instant) -> Eight {
     })();
     let len = items.len();
     if written.is_err() || agent.restore(&bytes[..len], now).is_err() {
-        machine::exit(3);
+        weft_qemu_virt::exit(3);
     }
     let own = Candidate { kind: CandidateKind::Host, address: place(who) };
     agent.set_local_addresses(&[own], now);
@@ -261,11 +263,11 @@ fn handshake(a: &mut Eight, b: &mut Eight, now: Instant) -> u64 {
     let mut buffer = [0; BUFFER];
     packet(1, 2, 64, &mut buffer);
     let (mut paid, staged) = cost(|| {
-        let Some(mut packet) = PacketBuf::new(&mut buffer, 64) else { machine::exit(4) };
+        let Some(mut packet) = PacketBuf::new(&mut buffer, 64) else { weft_qemu_virt::exit(4) };
         matches!(a.handle_packet(&mut packet, now), Ok(Output::Staged))
     });
     if !staged {
-        machine::exit(5);
+        weft_qemu_virt::exit(5);
     }
     let mut now = now;
     // The stamp is stored, initiation, response, the packet that waited.
@@ -282,16 +284,17 @@ fn handshake(a: &mut Eight, b: &mut Eight, now: Instant) -> u64 {
 
 /// A packet of 1,420 bytes, from the stack's buffer to the datagram.
 fn seal(a: &mut Eight, now: Instant) -> u64 {
-    let mut buffer = [0; BUFFER];
+    let mut buffer = Aligned([0; BUFFER]);
     let mut last = 0;
     for _ in 0..SEALED {
-        packet(1, 2, 1_420, &mut buffer);
+        packet(1, 2, 1_420, &mut buffer.0);
         let (paid, sealed) = cost(|| {
-            let Some(mut packet) = PacketBuf::new(&mut buffer, 1_420) else { machine::exit(6) };
+            let packet = PacketBuf::new(&mut buffer.0, 1_420);
+            let Some(mut packet) = packet else { weft_qemu_virt::exit(6) };
             matches!(a.handle_packet(&mut packet, now), Ok(Output::Transmit(_)))
         });
         if !sealed {
-            machine::exit(7);
+            weft_qemu_virt::exit(7);
         }
         last = paid;
     }
@@ -303,7 +306,7 @@ fn control_handshake() -> u64 {
     let key = CoordinatorKey::new(StaticSecret::from_bytes(COORDINATOR));
     let pin: PublicKey = StaticSecret::from_bytes(COORDINATOR).public();
     let Ok(device) = Initiator::new(StaticSecret::from_bytes([5; 32]), &pin) else {
-        machine::exit(8)
+        weft_qemu_virt::exit(8)
     };
     let head = HelloHead {
         selector: PskSelector { kind: PskKind::Device, master: 0 },
@@ -315,7 +318,7 @@ fn control_handshake() -> u64 {
     let (mut entropy, mut theirs) = (Counter(1), Counter(2));
     let (mut frame, mut text) = ([0; MAX_FRAME_CHIP], [0; MAX_FRAME_CHIP]);
     let (hello, made) = cost(|| device.hello(&head, &psk, &payload, &mut entropy, &mut frame));
-    let Ok((len, mut pending)) = made else { machine::exit(9) };
+    let Ok((len, mut pending)) = made else { weft_qemu_virt::exit(9) };
     let mut answer = [0; MAX_FRAME_CHIP];
     let welcomed = (|| {
         let hello = Hello::parse(&frame[..len]).ok()?;
@@ -323,10 +326,10 @@ fn control_handshake() -> u64 {
             key.open_hello(&hello).ok()?.verify(&key, &hello, &psk, &mut text).ok()?;
         verified.welcome(1, &payload, &mut theirs, &mut answer).ok()
     })();
-    let Some((len, _)) = welcomed else { machine::exit(10) };
+    let Some((len, _)) = welcomed else { weft_qemu_virt::exit(10) };
     let (welcome, read) = cost(|| pending.welcome(&device, &answer[..len], &mut text).is_ok());
     if !read {
-        machine::exit(11);
+        weft_qemu_virt::exit(11);
     }
     hello + welcome
 }
@@ -345,5 +348,5 @@ fn main() -> ! {
     say!("tunnel_ram_per_peer={}", tunnel / 8);
     say!("ram_per_peer={}", (size_of::<Chip<16, 32>>() - size_of::<Eight>()) / 8);
     say!("agent_struct={}", size_of::<Eight>());
-    machine::exit(0)
+    weft_qemu_virt::exit(0)
 }

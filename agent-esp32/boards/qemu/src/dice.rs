@@ -9,7 +9,7 @@ use crate::machine;
 use crate::virtio::{Pool, find};
 
 /// The host's randomness.
-pub(crate) struct Dice(VirtIORng<Pool, MmioTransport<'static>>);
+pub struct Dice(VirtIORng<Pool, MmioTransport<'static>>);
 
 impl Dice {
     /// `None` if the machine has none.

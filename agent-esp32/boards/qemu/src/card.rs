@@ -92,7 +92,7 @@ impl Inner {
 }
 
 /// The card.
-pub(crate) struct Card(&'static RefCell<Inner>);
+pub struct Card(&'static RefCell<Inner>);
 
 impl Card {
     /// Looks for a card and starts it. `None` if the machine has none.
@@ -118,7 +118,7 @@ impl Card {
 
 impl Card {
     /// What tells this machine from others.
-    pub(crate) fn serial(&self) -> [u8; 8] {
+    pub fn serial(&self) -> [u8; 8] {
         let [a, b, c, d, e, f] = self.0.borrow().raw.mac_address();
         [a, b, c, d, e, f, 0, 0]
     }
@@ -171,7 +171,7 @@ impl Driver for Card {
 }
 
 /// A frame that came.
-pub(crate) struct Received<'a>(&'a RefCell<Inner>);
+pub struct Received<'a>(&'a RefCell<Inner>);
 
 impl RxToken for Received<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, look: F) -> R {
@@ -187,7 +187,7 @@ impl RxToken for Received<'_> {
 }
 
 /// Room for a frame.
-pub(crate) struct Sending<'a>(&'a RefCell<Inner>);
+pub struct Sending<'a>(&'a RefCell<Inner>);
 
 impl TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, fill: F) -> R {

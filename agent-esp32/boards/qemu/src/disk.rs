@@ -14,13 +14,13 @@ use crate::virtio::{Pool, find};
 const BLOCK: usize = 4_096;
 
 /// The flash memory.
-pub(crate) struct Disk {
+pub struct Disk {
     device: VirtIOBlk<Pool, MmioTransport<'static>>,
 }
 
 /// It did not do what it was asked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum DiskError {
+pub enum DiskError {
     /// Not there.
     Range,
     /// The host said no.
