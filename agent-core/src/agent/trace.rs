@@ -4,7 +4,7 @@
 //! transitions elsewhere: types and times of inputs, headers, random handles,
 //! and the map's structure. It holds **no key, no PSK, no password, no name and
 //! no payload**: keys become handles that mean nothing outside the trace
-//! ([`super::redact`]), a packet is its headers and its length.
+//! (`agent/redact.rs`), a packet is its headers and its length.
 //!
 //! A trace is a sequence of `(microseconds since the entry before, Entry)` in
 //! postcard, one after another. It begins at an agent's start; there is no way

@@ -179,7 +179,7 @@ pub enum ControlEvent {
     IdentityChanged,
     /// The WireGuard keys in [`Control::identity`] changed.
     OwnKeys,
-    /// What [`Control::cache_head`] and the map hold is to be stored; then
+    /// What [`Control::write_cache`] writes and the map holds is to be stored; then
     /// [`Control::handle_cache_stored`].
     CacheChanged,
     /// The device was taken in (or waits for an operator).

@@ -9,6 +9,7 @@ mod bench_noise;
 mod bench_relay;
 mod clock;
 mod edges;
+mod firmware;
 mod footprint;
 mod fuzz;
 mod layers;
@@ -19,6 +20,7 @@ mod source;
 mod suite;
 mod tables;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -43,6 +45,11 @@ enum Task {
         /// One JSON document
         #[arg(long, global = true)]
         json: bool,
+    },
+    /// Makes a firmware crate from the template, with packages of the crates that it links
+    Firmware {
+        /// Where: a folder that is not there yet, or is empty
+        folder: PathBuf,
     },
     /// Fuzzes decoders and state machine borders; fails if a promise breaks
     Fuzz {
@@ -98,6 +105,7 @@ fn main() -> ExitCode {
         Task::Bench { what: Bench::Footprint, json } => footprint::run(&root, json),
         Task::Bench { what: Bench::Relay, json } => bench_relay::run(&root, json),
         Task::Bench { what: Bench::Noise, json } => bench_noise::run(json),
+        Task::Firmware { folder } => firmware::run(&root, &folder),
         Task::Fuzz { target, seconds, json } => fuzz::run(&root, target.as_deref(), seconds, json),
         Task::Test { full, only } => suite::run(&root, full, only.as_deref()),
     }

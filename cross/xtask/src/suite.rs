@@ -5,6 +5,7 @@
 //! end of the log of what failed.
 
 mod cargo;
+mod chip;
 mod laboratory;
 
 use std::path::Path;
@@ -77,7 +78,9 @@ pub(crate) fn run(root: &Path, full: bool, only: Option<&str>) -> ExitCode {
         ("pairs", Box::new(|| cargo::pairs(root, full))),
         ("oracles", Box::new(|| cargo::measured(root, "oracles", &["-p", "weft-oracles"], full))),
         ("fuzz", Box::new(|| fuzzed(root, full))),
-        ("riscv32imc", Box::new(|| cargo::riscv(root))),
+        ("documentation", Box::new(|| cargo::documentation(root))),
+        ("riscv32imc", Box::new(|| chip::riscv(root))),
+        ("template", Box::new(|| chip::template(root))),
         ("licences", Box::new(|| cargo::licences(root, full))),
         ("release build", Box::new(|| cargo::release(root))),
         ("laboratory", Box::new(|| laboratory::run(root, full))),

@@ -10,11 +10,9 @@ use crate::source::target;
 
 /// How many lines of a failing log are shown.
 const SHOWN: usize = 40;
-const TARGET: &str = "riscv32imc-unknown-none-elf";
-/// Firmware for machines, in their folders.
-const BOARDS: &[&str] = &["agent-esp32/boards/qemu-virt"];
 /// The crates that chips link.
-const CHIP_CRATES: &[&str] = &["weft-wire", "weft-noise", "weft-agent-core", "weft-agent-esp32"];
+pub(super) const CHIP_CRATES: &[&str] =
+    &["weft-wire", "weft-noise", "weft-agent-core", "weft-agent-esp32"];
 
 /// Formatting and Clippy over everything, warnings are errors.
 pub(super) fn lints(root: &Path) -> Outcome {
@@ -123,26 +121,15 @@ fn run_tests(root: &Path, log: &str, selection: &[&str], full: bool, figures: bo
     outcome
 }
 
-/// The chip's crates for the chip's target, in one build that nothing else joins, and
-/// the boards, which are workspaces of their own.
-pub(super) fn riscv(root: &Path) -> Outcome {
-    let installed = Command::new("rustup")
-        .args(["target", "list", "--installed"])
-        .output()
-        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(TARGET));
-    if !installed {
-        return Outcome::skip("riscv32imc", &format!("rustup target {TARGET} is missing"));
-    }
-    let mut arguments = vec!["build", "--target", TARGET];
+/// Documentation of the crates that firmware links, without a warning. The examples in it
+/// are built with the other tests.
+pub(super) fn documentation(root: &Path) -> Outcome {
+    let mut arguments = vec!["doc", "--no-deps"];
     CHIP_CRATES.iter().for_each(|package| arguments.extend(["-p", *package]));
-    let mut outcome = shown(root, &arguments);
-    outcome.passed *= CHIP_CRATES.len();
-    for board in BOARDS {
-        // Its folder says for what it is built, and how it is linked.
-        outcome.merge(shown(&root.join(board), &["build", "--release", "--locked"]));
-    }
-    let (crates, boards) = (CHIP_CRATES.len(), BOARDS.len());
-    outcome.detail = Some(format!("{crates} crates and {boards} board built"));
+    let mut command = cargo(root, &arguments);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    let mut outcome = judged(root, "documentation", "doc", &mut command);
+    outcome.detail = Some(format!("{} crates without a warning", CHIP_CRATES.len()));
     outcome
 }
 
@@ -189,7 +176,7 @@ pub(super) fn release(root: &Path) -> Outcome {
 }
 
 /// One command with Cargo's own progress on the screen.
-fn shown(root: &Path, arguments: &[&str]) -> Outcome {
+pub(super) fn shown(root: &Path, arguments: &[&str]) -> Outcome {
     let what = format!("cargo {}", arguments.join(" "));
     match cargo(root, arguments).stdin(Stdio::null()).stdout(Stdio::null()).status() {
         Ok(status) if status.success() => Outcome::pass("ok"),
@@ -200,7 +187,11 @@ fn shown(root: &Path, arguments: &[&str]) -> Outcome {
 
 /// One command that passes or fails as a whole.
 fn step(root: &Path, log: &str, name: &str, arguments: &[&str]) -> Outcome {
-    match logged(root, log, &mut cargo(root, arguments)) {
+    judged(root, log, name, &mut cargo(root, arguments))
+}
+
+pub(super) fn judged(root: &Path, log: &str, name: &str, command: &mut Command) -> Outcome {
+    match logged(root, log, command) {
         Ok((_, true)) => Outcome::pass("ok"),
         Ok((text, false)) => {
             let mut trouble = vec![format!("cargo {name} failed:")];
@@ -212,7 +203,7 @@ fn step(root: &Path, log: &str, name: &str, arguments: &[&str]) -> Outcome {
     }
 }
 
-fn cargo(root: &Path, arguments: &[&str]) -> Command {
+pub(super) fn cargo(root: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("cargo");
     command.args(arguments).current_dir(root);
     // Set by the alias that runs this program; they would reach the tests.
