@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::clock;
 use crate::failure::{During, Failure, Result};
 use crate::net::namespace::Namespace;
 use crate::process::{Process, find_program};
-use crate::run::Run;
+use crate::run::{Run, ip_batch};
 use crate::site::{Lease, Site};
 
 /// The board, from the folder of this project on.
@@ -36,7 +36,7 @@ pub(crate) struct Chip {
     mac: String,
     process: Option<Process>,
     /// What gives it its address in the local network.
-    _dhcp: Process,
+    dhcp: Process,
 }
 
 /// What a chip needs of this machine, and where its board lies.
@@ -119,7 +119,7 @@ impl Chip {
             home: Namespace::open(home.name()).during("open a chip's namespace")?,
             mac,
             process: None,
-            _dhcp: dhcp,
+            dhcp,
         };
         chip.write_flash(join_string)?;
         Ok(chip)
@@ -176,8 +176,56 @@ impl Chip {
 
     /// Waits for a line of its console.
     pub(crate) fn says<T>(&self, what: &str, find: impl FnMut(&str) -> Option<T>) -> Result<T> {
+        self.says_after(0, LIMIT, what, find)
+    }
+
+    /// The same of lines after the first `from`, and for no longer than this.
+    pub(crate) fn says_after<T>(
+        &self,
+        from: usize,
+        limit: Duration,
+        what: &str,
+        find: impl FnMut(&str) -> Option<T>,
+    ) -> Result<T> {
+        self.running()?.wait_for(from, limit, what, find)
+    }
+
+    /// How many lines its console has shown since its power is on.
+    pub(crate) fn lines_so_far(&self) -> Result<usize> {
+        self.running().map(Process::lines_so_far)
+    }
+
+    fn running(&self) -> Result<&Process> {
         let off = || Failure::new("lab.internal", format!("{} is off", self.name));
-        self.process.as_ref().ok_or_else(off)?.wait_for(0, LIMIT, what, find)
+        self.process.as_ref().ok_or_else(off)
+    }
+
+    /// Pulls its cable, or puts it back in. Its card does not notice.
+    pub(crate) fn set_cable(&self, is_in: bool) -> Result<()> {
+        let state = if is_in { "up" } else { "down" };
+        let commands = [format!("link set {} {state}", self.cable)];
+        ip_batch(Some(&self.home), &commands).during("pull a chip's cable")
+    }
+
+    /// The local network gives it something else from now on, once it asks.
+    pub(crate) fn set_lease(&mut self, run: &Run, site: &Site, lease: Lease) -> Result<()> {
+        // The old one holds the port.
+        self.dhcp.kill()?;
+        self.dhcp = site.lease(run, &self.mac, lease)?;
+        Ok(())
+    }
+
+    /// Waits until it takes an address: when that was.
+    pub(crate) fn takes(&self, address: Ipv4Addr, limit: Duration) -> Result<Instant> {
+        let taken = format!("DHCPACK(lan) {address} ");
+        self.dhcp.wait_for(0, limit, &format!("that the chip takes {address}"), |line| {
+            line.contains(&taken).then(clock::now)
+        })
+    }
+
+    /// Where its cable ends, and the address of its card.
+    pub(crate) fn socket(&self) -> (&Namespace, &str) {
+        (&self.home, &self.mac)
     }
 
     /// Its name on the mesh.

@@ -70,10 +70,10 @@ pub(crate) struct Options {
     /// nat-matrix: these cells only, as in prc:symrand,open:prc
     #[arg(long, value_name = "A:B,…")]
     pub(crate) cells: Option<String>,
-    /// chip, chip-relay: the NAT box that the chip is behind [default: prc, symrand]
+    /// chip, chip-relay, chip-faults: the NAT box that the chip is behind [default: prc, symrand]
     #[arg(long, value_name = "KIND")]
     pub(crate) chip: Option<String>,
-    /// chip, chip-relay: the NAT box that the gateway is behind [default: prc]
+    /// chip, chip-relay, chip-faults: the NAT box that the gateway is behind [default: prc]
     #[arg(long, value_name = "KIND")]
     pub(crate) gateway: Option<String>,
     /// nat-matrix: hosts have public IPv6 addresses besides, behind firewalls; adds
@@ -105,6 +105,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "chip",
         about: "an emulated chip and a gateway: joined how soon, direct, page, reboot alone",
         play: chip::play,
+    },
+    Scenario {
+        name: "chip-faults",
+        about: "cable, address, coordinator, floods, power, old backup: a chip answers again",
+        play: chip::faults::play,
     },
     Scenario {
         name: "chip-many",

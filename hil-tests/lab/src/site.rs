@@ -338,6 +338,11 @@ impl Site {
         ip_batch(Some(&self.home), &leg).during(&format!("lead a cable to {}", host.name))
     }
 
+    /// The address of the host with this number, from 1 on.
+    pub(crate) fn address(&self, host: u8) -> Ipv4Addr {
+        self.plan.host_ipv4(host)
+    }
+
     /// A socket in the LAN for a machine that asks for its address: the end of this cable
     /// is in the namespace that is returned.
     pub(crate) fn socket(&self, run: &mut Run, cable: &str) -> Result<&Namespace> {

@@ -30,6 +30,7 @@ const SHORTENED: &[&str] = &[
     "near",
     "idle-day",
     "chip",
+    "chip-faults",
     "chip-many",
     "chip-relay",
 ];

@@ -204,7 +204,7 @@ fn parse(packet: &[u8], target: IpAddr, identifier: u16) -> Option<u16> {
 }
 
 /// RFC 1071.
-pub(super) fn checksum(bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let words =
         bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();

@@ -38,8 +38,8 @@ pub(crate) struct Flood {
     frames: Vec<Vec<u8>>,
     next: usize,
     source: u32,
-    from: Ipv4Addr,
-    sources: u32,
+    /// Addresses that frames come from by turns, where they are not sent as they are.
+    sources: Option<(Ipv4Addr, u32)>,
 }
 
 impl Flood {
@@ -51,8 +51,17 @@ impl Flood {
     pub(crate) fn new(target: &Target, datagrams: &[Vec<u8>]) -> io::Result<Self> {
         let frames = datagrams.iter().map(|datagram| frame(target, datagram)).collect();
         let socket = open(target.interface)?;
-        let Target { from, sources, .. } = *target;
-        Ok(Self { socket, frames, next: 0, source: 0, from, sources })
+        let sources = Some((target.from, target.sources));
+        Ok(Self { socket, frames, next: 0, source: 0, sources })
+    }
+
+    /// Sends these frames as they are, from the calling thread's namespace.
+    ///
+    /// # Errors
+    ///
+    /// What the system says about the socket or the interface.
+    pub(crate) fn of_frames(interface: &str, frames: Vec<Vec<u8>>) -> io::Result<Self> {
+        Ok(Self { socket: open(interface)?, frames, next: 0, source: 0, sources: None })
     }
 
     /// Sends at a rate per second, or as fast as the kernel takes it, for a
@@ -83,10 +92,12 @@ impl Flood {
         let first = self.next;
         let count = BATCH.min(self.frames.len() - first);
         self.next = (first + count) % self.frames.len();
-        for frame in &mut self.frames[first..first + count] {
-            self.source = self.source.wrapping_add(1);
-            let address = u32::from(self.from) + self.source % self.sources;
-            set_source(frame, address.into(), self.source as u16 | 1_024);
+        if let Some((from, sources)) = self.sources {
+            for frame in &mut self.frames[first..first + count] {
+                self.source = self.source.wrapping_add(1);
+                let address = u32::from(from) + self.source % sources;
+                set_source(frame, address.into(), self.source as u16 | 1_024);
+            }
         }
         // SAFETY: all-zero is a value of these structures.
         let (mut vectors, mut headers): ([libc::iovec; BATCH], [libc::mmsghdr; BATCH]) =

@@ -2,6 +2,7 @@
 //! another. How soon it answers after its network card has a link, as a new device and
 //! after a reboot, with the coordinator and without it; and what it offers.
 
+pub(super) mod faults;
 pub(super) mod many;
 
 use std::net::IpAddr;
@@ -9,6 +10,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use weft_wire::base64;
+use weft_wire::id::PublicKey;
 
 use super::Stage;
 use crate::chip::{self, Chip, page};
@@ -20,7 +23,7 @@ use crate::mesh::{Coordinator, Gateway};
 use crate::nat::Kind;
 use crate::net::echo::Pinger;
 use crate::net::namespace::Namespace;
-use crate::process::find_program;
+use crate::process::{Process, find_program};
 use crate::relay::Relay;
 use crate::site::SitePlan;
 use crate::ui;
@@ -124,48 +127,72 @@ fn ready(stage: &mut Stage<'_>) -> Result<PathBuf> {
     Ok(firmware)
 }
 
+/// What a chip meets: a coordinator, a relay, and a gateway behind its own box.
+struct Stand {
+    relay: Relay,
+    coordinator: Coordinator,
+    gateway: Gateway,
+    /// Lets a few devices more in.
+    key: String,
+}
+
+impl Stand {
+    /// All of it, and the internet with a site for the chip.
+    fn new(stage: &mut Stage<'_>, form: &Form) -> Result<(Self, Internet)> {
+        let site = |(name, number): (&str, u8), kind, hosts| SitePlan {
+            name: name.to_owned(),
+            hosts,
+            ..SitePlan::new(kind, number)
+        };
+        let sites = [site(SITES[0], form.chip, 0), site(SITES[1], form.gateway, 1)];
+        let plan = Plan {
+            hosts: &[("coord", 10), ("relay", 11)],
+            sites: &sites,
+            ..Plan::new("core", Families::Ipv4)
+        };
+        let internet = Internet::of(stage.run, &plan)?;
+        let [chip, gateway] = [form.chip.name(), form.gateway.name()];
+        let words = format!("a chip behind {chip}, a gateway behind {gateway}");
+        stage.story.done("internet", &words, None);
+        let (host, relay) = (internet.host("coord")?, internet.host("relay")?);
+        let relay = Relay::start(stage.run, relay, &[relay.ipv4()])?;
+        let sections = &relay.section;
+        let coordinator =
+            Coordinator::start_with(stage.run, host, host.ipv4(), Vec::new(), sections)?;
+        let key = coordinator.join_string("chips", 20)?;
+        let gateway = Gateway::join(stage.run, internet.site(SITES[1].0)?.host(), &key, "")?;
+        Ok((Self { relay, coordinator, gateway, key }, internet))
+    }
+
+    /// The WireGuard key of a device.
+    fn key_of(&self, name: &str) -> Result<PublicKey> {
+        let shown = self.coordinator.command("device", &["device", "show", name, "--json"])?;
+        let document: Value = serde_json::from_str(&shown.stdout).unwrap_or_default();
+        let key = document["device"]["wg_public_key"].as_str().unwrap_or_default();
+        let wrong = || Failure::expectation(format!("{name} has no WireGuard key"));
+        base64::decode(key).map(PublicKey).ok_or_else(wrong)
+    }
+
+    /// What runs until the end.
+    fn processes(self) -> [Process; 3] {
+        [self.relay.process, self.coordinator.process, self.gateway.process]
+    }
+}
+
 fn tell(stage: &mut Stage<'_>, form: &Form) -> Result<Value> {
     let firmware = ready(stage)?;
-    let site = |(name, number): (&str, u8), kind, hosts| SitePlan {
-        name: name.to_owned(),
-        hosts,
-        ..SitePlan::new(kind, number)
-    };
-    let sites = [site(SITES[0], form.chip, 0), site(SITES[1], form.gateway, 1)];
-    let plan = Plan {
-        hosts: &[("coord", 10), ("relay", 11)],
-        sites: &sites,
-        ..Plan::new("core", Families::Ipv4)
-    };
-    let internet = Internet::of(stage.run, &plan)?;
-    stage.story.done(
-        "internet",
-        &format!("a chip behind {}, a gateway behind {}", form.chip.name(), form.gateway.name()),
-        None,
-    );
-    let (host, relay) = (internet.host("coord")?, internet.host("relay")?);
-    let relay = Relay::start(stage.run, relay, &[relay.ipv4()])?;
-    let mut coordinator =
-        Coordinator::start_with(stage.run, host, host.ipv4(), Vec::new(), &relay.section)?;
-    let key = coordinator.join_string("chips", 20)?;
-    let gateway = Gateway::join(stage.run, internet.site(SITES[1].0)?.host(), &key, "")?;
+    let (mut stand, internet) = Stand::new(stage, form)?;
     let site = internet.site(SITES[0].0)?;
-    let mut chip = Chip::new(stage.run, site, (CHIP, 1), &key, &firmware)?;
-    let told = rounds(stage, form, &mut chip, &gateway, &mut coordinator, &key);
+    let mut chip = Chip::new(stage.run, site, (CHIP, 1), &stand.key, &firmware)?;
+    let told = rounds(stage, form, &mut chip, &mut stand);
     // Killed with everything else, if it was not.
     let killed = chip.kill();
-    stage.processes.extend([relay.process, coordinator.process, gateway.process]);
+    stage.processes.extend(stand.processes());
     told.and_then(|document| killed.map(|()| document))
 }
 
-fn rounds(
-    stage: &mut Stage<'_>,
-    form: &Form,
-    chip: &mut Chip,
-    gateway: &Gateway,
-    coordinator: &mut Coordinator,
-    key: &str,
-) -> Result<Value> {
+fn rounds(stage: &mut Stage<'_>, form: &Form, chip: &mut Chip, stand: &mut Stand) -> Result<Value> {
+    let Stand { coordinator, gateway, key, .. } = stand;
     let count = if stage.options.short { 1 } else { ROUNDS };
     let mut all = Vec::new();
     for round in 1..=count {
@@ -266,4 +293,25 @@ fn stack(page: &str) -> Result<u64> {
     let line = page.lines().find_map(|line| line.strip_prefix("stack"));
     let used = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     used.ok_or_else(|| Failure::expectation(format!("the chip's page has no stack: {page}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::nat_matrix::is_relayed;
+
+    #[test]
+    fn a_way_that_is_certain_is_that_of_gateways() {
+        for chip in Kind::MATRIX {
+            for gateway in Kind::MATRIX {
+                // Other pairs of gateways find one by chance, with sockets to guess.
+                if is_relayed([chip, gateway]) {
+                    assert_ne!(path_of(chip, gateway), Some("direct"));
+                }
+            }
+        }
+        assert_eq!(path_of(Kind::Prc, Kind::Prc), Some("direct"));
+        assert_eq!(path_of(Kind::SymRand, Kind::Prc), Some("relay"));
+        assert_eq!(path_of(Kind::SymSeq, Kind::SymSeq), None);
+    }
 }

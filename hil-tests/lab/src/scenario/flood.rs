@@ -118,6 +118,11 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<Value> {
     played
 }
 
+/// Initiations to a key by keys that nobody knows, each with a right mac1.
+pub(super) fn forged(receiver: &PublicKey, count: usize) -> Result<Vec<Vec<u8>>> {
+    (0..count).map(|number| honest::forged(receiver, number)).collect()
+}
+
 /// A link of the attacker's own. Answers go back over it, to a neighbour that
 /// takes everything.
 fn link(stage: &mut Stage<'_>, gateway: &Host, attacker: &Namespace) -> Result<()> {

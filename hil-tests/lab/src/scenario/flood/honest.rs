@@ -182,18 +182,21 @@ pub(super) fn hostile(gateway: &PublicKey, count: usize) -> Result<Vec<Vec<u8>>>
                 bytes.truncate(wg::COOKIE_REPLY_LEN);
                 bytes[..4].copy_from_slice(&[3, 0, 0, 0]);
             }
-            _ => {
-                let own = LocalKey::new(StaticSecret::generate(&mut Random));
-                let remote = own
-                    .remote(gateway)
-                    .map_err(|_| Failure::expectation("the gateway's key has low order"))?;
-                let mut message = [0; INITIATION_LEN];
-                let stamp = Tai64n::from_steps(number as u64);
-                own.initiate(&remote, number as u32, stamp, &mut Random, &mut message);
-                bytes = message.to_vec();
-            }
+            _ => bytes = forged(gateway, number)?,
         }
         datagrams.push(bytes);
     }
     Ok(datagrams)
+}
+
+/// An initiation by a key that nobody knows, with a right mac1.
+pub(super) fn forged(receiver: &PublicKey, number: usize) -> Result<Vec<u8>> {
+    let own = LocalKey::new(StaticSecret::generate(&mut Random));
+    let remote = own
+        .remote(receiver)
+        .map_err(|_| Failure::expectation("the receiver's key has low order"))?;
+    let mut message = [0; INITIATION_LEN];
+    let stamp = Tai64n::from_steps(number as u64);
+    own.initiate(&remote, number as u32, stamp, &mut Random, &mut message);
+    Ok(message.to_vec())
 }
