@@ -1,0 +1,86 @@
+//! The boards' application on a PC: a chip whose network card is a TAP interface, whose
+//! flash memory is a file, and whose randomness is the operating system's. What works here
+//! is what a board runs, and a debugger is at hand.
+
+mod arguments;
+mod flash;
+mod stack;
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::process::exit;
+
+use embassy_executor::Spawner;
+use embassy_net_tuntap::TunTapDevice;
+use static_cell::StaticCell;
+use weft_agent_esp32::Entropy;
+use weft_board_app::{Board, Memory};
+
+use arguments::{Arguments, USAGE};
+use flash::FileFlash;
+
+static MEMORY: StaticCell<Memory<Dice>> = StaticCell::new();
+
+#[embassy_executor::main]
+async fn main(_spawner: Spawner) {
+    let arguments = Arguments::parse(std::env::args().skip(1)).unwrap_or_else(|mistake| {
+        eprintln!("error: {mistake}\n{USAGE}");
+        exit(2)
+    });
+    let (card, flash, serial) = open(&arguments).unwrap_or_else(|problem| {
+        eprintln!("error: {problem}");
+        exit(3)
+    });
+    let board = Board { card, flash, entropy: Dice, serial, platform: "host", stack: stack::used };
+    weft_board_app::run(board, MEMORY.init_with(Memory::new), &Lines).await;
+    exit(3)
+}
+
+/// Card and flash memory, and what tells this chip from others.
+fn open(arguments: &Arguments) -> Result<(TunTapDevice, FileFlash, [u8; 8]), String> {
+    let Arguments { tap, flash: path, join, name } = arguments;
+    let flash = FileFlash::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if let Some(join) = join {
+        let name = name.as_deref().unwrap_or("sensor");
+        let text = format!("join={join}\nname={name}\n");
+        flash.provision(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let mut card = TunTapDevice::new(tap).map_err(|error| {
+        format!("{tap}: {error}; try  sudo ip tuntap add {tap} mode tap user $USER")
+    })?;
+    let address = address(&path.canonicalize().unwrap_or_else(|_| path.clone()));
+    card.set_hardware_address(address);
+    let [a, b, c, d, e, f] = address;
+    Ok((card, flash, [a, b, c, d, e, f, 0, 0]))
+}
+
+/// The card's address, the same for the same flash memory: a locally administered one of a
+/// single card.
+fn address(of: &impl Hash) -> [u8; 6] {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    let [a, b, c, d, e, ..] = hasher.finish().to_be_bytes();
+    [2, a, b, c, d, e]
+}
+
+/// The operating system's randomness.
+struct Dice;
+
+impl Entropy for Dice {
+    fn fill(&mut self, out: &mut [u8]) {
+        if let Err(error) = getrandom::fill(out) {
+            // Keys of a broken source would be no keys.
+            eprintln!("error: the operating system gives no randomness: {error}");
+            exit(4)
+        }
+    }
+}
+
+/// The console.
+struct Lines;
+
+impl weft_board_app::Console for Lines {
+    fn line(&self, words: fmt::Arguments<'_>) {
+        println!("{words}");
+    }
+}
