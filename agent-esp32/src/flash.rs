@@ -9,10 +9,10 @@ use sequential_storage::cache::{Cache, Uncached};
 use sequential_storage::map::{MapConfig, MapConfigError, MapStorage};
 use zeroize::Zeroize;
 
-use crate::storage::{PIECE_LEN, Record, Storage};
+use crate::storage::{Record, Storage, WRAPPED_LEN};
 
 /// Room for the longest record and its number, in words of flash memory.
-const BUFFER_LEN: usize = PIECE_LEN + 8;
+const BUFFER_LEN: usize = WRAPPED_LEN + 8;
 
 /// Records in the part `range` of a flash memory, in bytes from its beginning: whole
 /// erase blocks, two at least. They are used in turn, so that more of them wear out later.

@@ -63,7 +63,8 @@ impl<S: fmt::Debug> fmt::Display for StartError<S> {
             Self::WeakKey => f.write_str("the coordinator's key is no key: get a new join string"),
             Self::Storage(error) => write!(f, "the flash range does not answer: {error:?}"),
             Self::Identity => f.write_str(
-                "the stored identity is damaged: erase the flash range, and the device joins anew",
+                "the stored identity is damaged, or was kept under another key: erase the flash \
+                 range, and the device joins anew",
             ),
         }
     }

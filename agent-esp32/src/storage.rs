@@ -6,6 +6,11 @@
 //! piece which of its two places is in force: whatever is cut, the cache is the old one or
 //! the new one.
 
+mod wrapped;
+
+pub(crate) use wrapped::WRAPPED_LEN;
+pub use wrapped::{WrapError, Wrapped};
+
 use serde::{Deserialize, Serialize};
 use weft_agent_core::control::Identity;
 use weft_wire::id::PublicKey;

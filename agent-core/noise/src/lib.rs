@@ -82,6 +82,7 @@ pub mod key;
 pub mod legacy;
 pub mod mac;
 pub mod probe;
+pub mod rest;
 pub mod sealed;
 pub mod seed;
 pub mod wg;

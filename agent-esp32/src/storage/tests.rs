@@ -24,7 +24,8 @@ impl Storage for Memory {
 
     async fn read(&mut self, record: Record, out: &mut [u8]) -> Result<Option<usize>, ()> {
         let Some(data) = self.records.get(&record.number()) else { return Ok(None) };
-        out[..data.len()].copy_from_slice(data);
+        let Some(place) = out.get_mut(..data.len()) else { return Ok(None) };
+        place.copy_from_slice(data);
         Ok(Some(data.len()))
     }
 
@@ -165,4 +166,60 @@ fn what_is_no_identity_is_not_taken_for_a_new_device() {
         let read = block_on(identity(&mut memory, &of));
         assert!(matches!(read, Err(StartError::Identity)), "{} bytes", bytes.len());
     }
+}
+
+/// A memory of which every record is sealed under this chip's key.
+fn chip(memory: Memory, secret: u8) -> Wrapped<Memory> {
+    Wrapped::new(memory, Some(&[secret; 32]))
+}
+
+#[test]
+fn a_wrapped_identity_is_of_use_to_its_chip_alone() {
+    let of = PublicKey([3; 32]);
+    let kept = KeptIdentity::new(&of, &longest()).expect("it fits");
+    let mut first = chip(Memory::default(), 1);
+    block_on(kept.write(&mut first)).unwrap();
+    let found = block_on(identity(&mut first, &of)).ok().flatten().expect("it is there");
+    assert_eq!(found.wireguard_key.0, [2; 32]);
+    let memory = first.into_inner();
+    let raw = &memory.records[&Record::Identity.number()];
+    assert!(!raw.windows(4).any(|part| part == [2; 4]), "a key shows through");
+    // Another chip with this memory, the same without its key, and a key that came late:
+    // none of them goes on, and none makes a new device of it.
+    let mut plain = Memory::default();
+    block_on(kept.write(&mut plain)).unwrap();
+    for mut other in [chip(memory.clone(), 9), Wrapped::new(memory, None), chip(plain, 1)] {
+        let read = block_on(identity(&mut other, &of));
+        assert!(matches!(read, Err(StartError::Identity)));
+    }
+}
+
+#[test]
+fn a_wrapped_cache_is_lost_where_it_was_changed_or_moved() {
+    let mut storage = chip(Memory::default(), 1);
+    let longest = [7; PIECE_LEN];
+    block_on(storage.write(Record::Piece(3), &longest)).unwrap();
+    let mut out = [0; PIECE_LEN];
+    let read = |storage: &mut Wrapped<Memory>, piece, out: &mut [u8]| {
+        block_on(storage.read(Record::Piece(piece), out)).unwrap()
+    };
+    assert_eq!(read(&mut storage, 3, &mut out), Some(PIECE_LEN));
+    assert_eq!(out, longest);
+    let too_long = block_on(storage.write(Record::Piece(3), &[7; PIECE_LEN + 1]));
+    assert_eq!(too_long, Err(WrapError::TooLong));
+    let mut memory = storage.into_inner();
+    let moved = memory.records[&Record::Piece(3).number()].clone();
+    memory.records.insert(Record::Piece(4).number(), moved);
+    memory.records.get_mut(&Record::Piece(3).number()).expect("it is there")[40] ^= 1;
+    let mut storage = chip(memory, 1);
+    assert_eq!(read(&mut storage, 3, &mut out), None);
+    assert_eq!(read(&mut storage, 4, &mut out), None);
+}
+
+#[test]
+fn what_is_no_secret_is_kept_as_it_is() {
+    let stamp = Stamp { floor: Some(77), starts: 3 };
+    let mut storage = chip(Memory::default(), 1);
+    block_on(stamp.write(&mut storage)).unwrap();
+    assert_eq!(block_on(Stamp::read(&mut storage.into_inner())), Ok(stamp));
 }

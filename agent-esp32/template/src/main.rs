@@ -8,6 +8,7 @@ use embassy_net::{Config, StackResources};
 use embedded_io_async::Write as _;
 use static_cell::ConstStaticCell;
 use weft_agent_esp32::flash::Flash;
+use weft_agent_esp32::storage::Wrapped;
 use weft_agent_esp32::{Entropy as _, PORT, Resources, Runner, Settings};
 use weft_qemu_virt::{Card, Dice, Disk, Machine, PLATFORM, say};
 
@@ -20,7 +21,7 @@ static MESH: ConstStaticCell<Resources<Dice>> = ConstStaticCell::new(Resources::
 #[embassy_executor::main(entry = "riscv_rt::entry")]
 async fn main(spawner: Spawner) {
     // The board and its local network, as any firmware on embassy has them.
-    let Machine { card, flash, mut entropy, serial } = weft_qemu_virt::start();
+    let Machine { card, flash, mut entropy, serial, secret } = weft_qemu_virt::start();
     let mut seed = [0; 8];
     entropy.fill(&mut seed);
     let seed = u64::from_le_bytes(seed);
@@ -31,7 +32,7 @@ async fn main(spawner: Spawner) {
     // The mesh.
     let settings =
         Settings { join: JOIN, name: "sensor", serial: &serial, platform: PLATFORM, port: PORT };
-    let storage = Flash::new(flash, 0..0x1_0000).unwrap();
+    let storage = Wrapped::new(Flash::new(flash, 0..0x1_0000).unwrap(), secret.as_ref());
     let made = weft_agent_esp32::new(&settings, storage, entropy, lan, MESH.take()).await;
     let (mesh, runner) = made.unwrap_or_else(|error| panic!("{error}"));
     spawner.spawn(agent(runner).unwrap());
@@ -64,6 +65,6 @@ async fn network(mut runner: embassy_net::Runner<'static, Card>) -> ! {
 }
 
 #[embassy_executor::task]
-async fn agent(mut runner: Runner<'static, Dice, Flash<Disk>>) -> ! {
+async fn agent(mut runner: Runner<'static, Dice, Wrapped<Flash<Disk>>>) -> ! {
     runner.run().await
 }

@@ -152,7 +152,7 @@ impl Chip {
             .arg(format!("virtio-net-device,netdev=net,mac={}", self.mac))
             .arg("-drive")
             .arg(format!("if=none,id=flash,format=raw,file={}", self.flash.display()))
-            .args(["-device", "virtio-blk-device,drive=flash"])
+            .args(["-device", "virtio-blk-device,drive=flash,serial=a key in the fuses"])
             .args(["-device", "virtio-rng-device"]);
         let process = Process::start(&self.name, &self.home, &self.logs, &mut command)?;
         process.wait_for(0, LIMIT, "link", |line| (line == "link").then_some(()))?;

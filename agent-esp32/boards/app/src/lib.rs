@@ -16,6 +16,7 @@ use embassy_net::{Config, DhcpConfig, StackResources};
 use embedded_storage_async::nor_flash::NorFlash;
 use weft_agent_esp32::flash::Flash;
 use weft_agent_esp32::status::Event;
+use weft_agent_esp32::storage::Wrapped;
 use weft_agent_esp32::{Entropy, Mesh, PORT, Resources, Runner, Settings};
 
 pub use console::Console;
@@ -42,6 +43,9 @@ pub struct Board<D, F, E> {
     pub serial: [u8; 8],
     /// Chip and board.
     pub platform: &'static str,
+    /// What records are wrapped with, of a key outside of the flash memory; `None`: this
+    /// board has none.
+    pub secret: Option<[u8; 32]>,
     /// How much of the stack was ever used.
     pub stack: fn() -> StackUse,
 }
@@ -73,7 +77,7 @@ pub async fn run<D: Driver + 'static, F: NorFlash, E: Entropy + 'static>(
     memory: &'static mut Memory<E>,
     console: &impl Console,
 ) {
-    let Board { card, mut flash, mut entropy, serial, platform, stack } = board;
+    let Board { card, mut flash, mut entropy, serial, platform, secret, stack } = board;
     let mut text = [0; PAGE];
     let provisioned = match provision::read(&mut flash, &mut text).await {
         Ok(provisioned) => provisioned,
@@ -97,6 +101,10 @@ pub async fn run<D: Driver + 'static, F: NorFlash, E: Entropy + 'static>(
         Ok(storage) => storage,
         Err(problem) => return console.line(format_args!("error: {problem}")),
     };
+    if secret.is_none() {
+        console.line(format_args!("warning: keys lie in flash memory as plain text: no fuse key"));
+    }
+    let storage = Wrapped::new(storage, secret.as_ref());
     let made = weft_agent_esp32::new(&settings, storage, entropy, lan, agent).await;
     let (mesh, mut runner) = match made {
         Ok(made) => made,
@@ -142,7 +150,7 @@ pub async fn run_local<D: Driver + 'static>(
     join3(runner.run(), served, say_lan(local, console)).await;
 }
 
-async fn drive<E: Entropy, F: NorFlash>(runner: &mut Runner<'_, E, Flash<F>>) {
+async fn drive<E: Entropy, F: NorFlash>(runner: &mut Runner<'_, E, Wrapped<Flash<F>>>) {
     runner.run().await;
 }
 

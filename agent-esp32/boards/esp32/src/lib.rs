@@ -17,6 +17,7 @@
 
 mod console;
 mod dice;
+mod fuses;
 mod partition;
 mod radio;
 mod stack;
@@ -67,7 +68,8 @@ pub async fn run() -> ! {
         let mut serial = [0; 8];
         serial.iter_mut().zip(efuse::base_mac_address().as_bytes()).for_each(|(a, b)| *a = *b);
         let card = Interface::station();
-        let board = Board { card, flash, entropy, serial, platform: PLATFORM, stack: stack::used };
+        let (secret, platform, stack) = (fuses::secret(chip.HMAC), PLATFORM, stack::used);
+        let board = Board { card, flash, entropy, serial, platform, secret, stack };
         let app = weft_board_app::run(board, MEMORY.take(), &Console);
         select(app, radio::stay_connected(controller)).await;
     }

@@ -12,14 +12,14 @@ use std::process::exit;
 
 use embassy_executor::Spawner;
 use embassy_net_tuntap::TunTapDevice;
-use static_cell::StaticCell;
+use static_cell::ConstStaticCell;
 use weft_agent_esp32::Entropy;
 use weft_board_app::{Board, Memory};
 
 use arguments::{Arguments, USAGE};
 use flash::FileFlash;
 
-static MEMORY: StaticCell<Memory<Dice>> = StaticCell::new();
+static MEMORY: ConstStaticCell<Memory<Dice>> = ConstStaticCell::new(Memory::new());
 
 #[embassy_executor::main]
 async fn main(_spawner: Spawner) {
@@ -31,8 +31,9 @@ async fn main(_spawner: Spawner) {
         eprintln!("error: {problem}");
         exit(3)
     });
-    let board = Board { card, flash, entropy: Dice, serial, platform: "host", stack: stack::used };
-    weft_board_app::run(board, MEMORY.init_with(Memory::new), &Lines).await;
+    let (entropy, platform, stack) = (Dice, "host", stack::used);
+    let board = Board { card, flash, entropy, serial, platform, secret: None, stack };
+    weft_board_app::run(board, MEMORY.take(), &Lines).await;
     exit(3)
 }
 

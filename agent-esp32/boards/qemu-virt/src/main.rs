@@ -18,8 +18,9 @@ static MEMORY: ConstStaticCell<Memory<Dice>> = ConstStaticCell::new(Memory::new(
 #[embassy_executor::main(entry = "riscv_rt::entry")]
 async fn main(_spawner: Spawner) {
     stack::paint();
-    let Machine { card, flash, entropy, serial } = weft_qemu_virt::start();
-    let board = Board { card, flash, entropy, serial, platform: PLATFORM, stack: stack::used };
+    let Machine { card, flash, entropy, serial, secret } = weft_qemu_virt::start();
+    let (platform, stack) = (PLATFORM, stack::used);
+    let board = Board { card, flash, entropy, serial, platform, secret, stack };
     weft_board_app::run(board, MEMORY.take(), &Lines).await;
     exit(3)
 }

@@ -43,6 +43,15 @@ impl Disk {
         Some(Self { device: VirtIOBlk::new(transport).ok()? })
     }
 
+    /// The disk's serial number.
+    pub(crate) fn secret(&mut self) -> Option<[u8; 32]> {
+        let mut id = [0; 20];
+        let len = self.device.device_id(&mut id).ok().filter(|len| *len > 0)?;
+        let mut secret = [0; 32];
+        secret.iter_mut().zip(id.iter().take(len)).for_each(|(place, byte)| *place = *byte);
+        Some(secret)
+    }
+
     /// Hands the bytes from `offset` on to `look`, sector by sector: the sector, where in
     /// it they begin, how many they are. What `look` says is written back.
     fn each(

@@ -30,19 +30,22 @@ pub struct Machine {
     pub entropy: Dice,
     /// What tells this machine from others: the card's address.
     pub serial: [u8; 8],
+    /// Its key outside of the flash memory, as fuses hold one: the disk's serial number,
+    /// `-device virtio-blk-device,drive=flash,serial=…`. `None` without one.
+    pub secret: Option<[u8; 32]>,
 }
 
 /// Starts the clock and all devices; once.
 pub fn start() -> Machine {
     begin();
-    let (Some(card), Some(flash), Some(entropy)) = (Card::open(), Disk::open(), Dice::open())
+    let (Some(card), Some(mut flash), Some(entropy)) = (Card::open(), Disk::open(), Dice::open())
     else {
         say!("error: this machine wants a network card, a disk and a source of randomness");
         exit(2)
     };
-    let serial = card.serial();
+    let (serial, secret) = (card.serial(), flash.secret());
     interrupts();
-    Machine { card, flash, entropy, serial }
+    Machine { card, flash, entropy, serial, secret }
 }
 
 /// Starts the clock and the network card alone; instead of [`start`].
