@@ -71,7 +71,7 @@ impl<S: Storage> Storage for Wrapped<S> {
             Some(plain.len())
         });
         self.buffer.zeroize();
-        Ok(copied.or(matches!(record, Record::Identity).then_some(0)))
+        Ok(copied.or_else(|| matches!(record, Record::Identity).then_some(0)))
     }
 
     async fn write(&mut self, record: Record, data: &[u8]) -> Result<(), Self::Error> {
