@@ -126,6 +126,56 @@ fn the_least_recently_used_gives_up_its_slot() {
     assert_eq!(error, UpsertError::Busy(at(10)));
 }
 
+/// A table whose four peers carried data at 9 s, and a fifth that came half a second later.
+fn full_for_a_moment(routes: usize) -> Table {
+    let mut table = Table::new(true);
+    for id in 0..4 {
+        let slot = add(&mut table, id, 0).unwrap();
+        table.handle_established(slot, at(1));
+    }
+    let busy = at(9) + Duration::from_millis(500);
+    let error = table.upsert(peer(9, routes), |_| Some(at(9)), busy).unwrap_err();
+    assert_eq!(error, UpsertError::Busy(at(10)));
+    table
+}
+
+#[test]
+fn who_meets_a_full_table_has_the_next_place_that_is_free() {
+    let mut table = full_for_a_moment(2);
+    assert_eq!(table.poll_timeout().unwrap().0, at(10));
+    assert_eq!(table.poll_waiting(|_| Some(at(9)), at(9)), None, "not yet");
+    // Everybody goes on talking: it waits on.
+    assert_eq!(table.poll_waiting(|_| Some(at(10)), at(10)), None);
+    assert_eq!(table.poll_timeout().unwrap().0, at(11));
+    let used = |slot| Some(if slot == PeerSlot(3) { at(10) } else { at(11) });
+    let upserted = table.poll_waiting(used, at(11)).unwrap();
+    assert_eq!((upserted.slot, upserted.dropped), (PeerSlot(3), Some(PeerSlot(3))));
+    assert_eq!(table.slot_of(DeviceId(9)), Some(PeerSlot(3)));
+    assert_eq!(table.routes(PeerSlot(3)).count(), 2);
+    assert_eq!(table.poll_waiting(used, at(12)), None);
+}
+
+#[test]
+fn nobody_waits_for_ever_or_after_the_map_changed() {
+    let talking = |now| move |_| Some(now);
+    let mut table = full_for_a_moment(0);
+    for second in 10..=15 {
+        assert_eq!(table.poll_waiting(talking(at(second)), at(second)), None);
+    }
+    assert_eq!(table.poll_waiting(|_| None, at(16)), None, "it gave up");
+    let mut gone = full_for_a_moment(0);
+    assert_eq!(gone.remove(DeviceId(9)), None);
+    let mut renamed = full_for_a_moment(0);
+    renamed.begin_snapshot();
+    let mut many_routes = full_for_a_moment(3);
+    for table in [&mut gone, &mut renamed, &mut many_routes] {
+        assert_eq!(table.poll_waiting(|_| None, at(20)), None);
+    }
+    let mut again = full_for_a_moment(0);
+    add(&mut again, 9, 20).unwrap();
+    assert_eq!(again.poll_waiting(|_| None, at(20)), None, "it has a place");
+}
+
 #[test]
 fn a_snapshot_drops_what_it_does_not_name() {
     let mut table = Table::new(false);

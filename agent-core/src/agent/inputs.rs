@@ -390,6 +390,7 @@ impl<
         self.relay.handle_timeout(now);
         self.paths.handle_timeout(&mut self.recorder, now);
         self.peers.handle_timeout();
+        self.seat_waiting();
         self.staging.handle_timeout(now);
         self.pump();
     }

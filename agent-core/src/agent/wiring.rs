@@ -356,10 +356,22 @@ impl<
     fn upsert(&mut self, peer: PeerUpsert) {
         let datapath = &self.datapath;
         let used_at = |slot| last_used(&datapath.activity(slot));
-        let Ok(Upserted { slot, dropped }) = self.peers.upsert(peer, used_at, self.now) else {
-            self.refused_peers = self.refused_peers.saturating_add(1);
-            return;
-        };
+        match self.peers.upsert(peer, used_at, self.now) {
+            Ok(upserted) => self.take_in(upserted),
+            Err(_) => self.refused_peers = self.refused_peers.saturating_add(1),
+        }
+    }
+
+    /// Whoever met a table that was full for a moment has a place now.
+    pub(super) fn seat_waiting(&mut self) {
+        let datapath = &self.datapath;
+        let used_at = |slot| last_used(&datapath.activity(slot));
+        if let Some(upserted) = self.peers.poll_waiting(used_at, self.now) {
+            self.take_in(upserted);
+        }
+    }
+
+    fn take_in(&mut self, Upserted { slot, dropped }: Upserted) {
         if let Some(dropped) = dropped {
             self.drop_peer(dropped);
         }

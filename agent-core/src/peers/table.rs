@@ -6,7 +6,7 @@ use weft_wire::map::{PEER_ROUTES, PeerUpsert, Prefix, SecondKey, peer_flags};
 
 use super::{BUSY_FOR, FRESH_FOR, IDLE_AFTER, PeerChange, PeerState, UpsertError};
 use crate::event::PeerSlot;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::timer::Reason;
 
 /// What the map says of a peer, without its routes ([`Peers::routes`]).
@@ -47,6 +47,12 @@ impl PeerEntry {
     }
 }
 
+/// Routes of somebody who waits: its addresses. Who has more is introduced again, as every
+/// caller is that hears nothing.
+const WAITING_ROUTES: usize = 2;
+/// Somebody waits no longer than this.
+const WAITS_FOR: Duration = Duration::from_secs(5);
+
 struct Peer {
     entry: PeerEntry,
     state: PeerState,
@@ -60,6 +66,15 @@ struct Peer {
     look_at: Instant,
     /// Named by the snapshot that is coming in.
     named: bool,
+}
+
+/// Somebody for whom there was no place a moment ago.
+struct Waiting {
+    entry: PeerEntry,
+    routes: Vec<Prefix, WAITING_ROUTES>,
+    since: Instant,
+    /// When there may be one.
+    at: Instant,
 }
 
 /// What became of a peer of the map.
@@ -80,6 +95,7 @@ pub struct Peers<const PEERS: usize, const ROUTES: usize> {
     on_demand: bool,
     changed: bool,
     querying: Option<usize>,
+    waiting: Option<Waiting>,
 }
 
 impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
@@ -93,6 +109,7 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
             on_demand,
             changed: false,
             querying: None,
+            waiting: None,
         }
     }
 
@@ -101,23 +118,68 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
     ///
     /// # Errors
     ///
-    /// [`UpsertError`]; the table is as it was.
+    /// [`UpsertError`]; the table is as it was. The last one that met
+    /// [`UpsertError::Busy`] waits for [`Peers::poll_waiting`].
     pub fn upsert(
         &mut self,
         peer: PeerUpsert,
         used_at: impl Fn(PeerSlot) -> Option<Instant>,
         now: Instant,
     ) -> Result<Upserted, UpsertError> {
-        let known = self.slot_of(peer.device);
+        self.waiting.take_if(|waiting| waiting.entry.device == peer.device);
+        let (device, key, routes) = (peer.device, peer.key, peer.routes.clone());
+        let found = self.place_for((device, &key), routes.len(), used_at, now);
+        let entry = entry(peer);
+        if let Err(UpsertError::Busy(at)) = found
+            && let Ok(routes) = Vec::from_slice(&routes)
+        {
+            self.waiting = Some(Waiting { entry, routes, since: now, at });
+        } else if let Ok(upserted) = found {
+            self.seat(upserted, entry, &routes, now);
+        }
+        found
+    }
+
+    /// Whoever waited for a place, if there is one now.
+    #[must_use]
+    pub fn poll_waiting(
+        &mut self,
+        used_at: impl Fn(PeerSlot) -> Option<Instant>,
+        now: Instant,
+    ) -> Option<Upserted> {
+        let mut waiting = self.waiting.take_if(|waiting| waiting.at <= now)?;
+        let who = (waiting.entry.device, &waiting.entry.key);
+        match self.place_for(who, waiting.routes.len(), used_at, now) {
+            Ok(upserted) => {
+                self.seat(upserted, waiting.entry, &waiting.routes, now);
+                Some(upserted)
+            }
+            Err(UpsertError::Busy(at)) if now - waiting.since < WAITS_FOR => {
+                waiting.at = at;
+                self.waiting = Some(waiting);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Which place a peer has, or is to have, and who has to leave for it.
+    fn place_for(
+        &mut self,
+        (device, key): (DeviceId, &PublicKey),
+        routes: usize,
+        used_at: impl Fn(PeerSlot) -> Option<Instant>,
+        now: Instant,
+    ) -> Result<Upserted, UpsertError> {
+        let known = self.slot_of(device);
         let held = known.map_or(0, |slot| self.routes(slot).count());
-        if self.routes.len() - held + peer.routes.len() > ROUTES {
+        if self.routes.len() - held + routes > ROUTES {
             return Err(UpsertError::Routes);
         }
         // A key is one device's: whom the map gave it before is somebody else
         // now, and will be removed later or never named again.
         let stale = self.slots().find(|&slot| {
-            let entry = self.entry(slot);
-            entry.is_some_and(|entry| entry.key == peer.key && entry.device != peer.device)
+            self.entry(slot).is_some_and(|entry| entry.key == *key && entry.device != device)
         });
         let slot = match known.or(stale).or_else(|| self.free_slot()) {
             Some(slot) => slot,
@@ -125,32 +187,39 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
         };
         let leaving = stale.or_else(|| known.is_none().then_some(slot));
         let dropped = leaving.filter(|&slot| self.remove_slot(slot).is_some());
+        Ok(Upserted { slot, dropped })
+    }
+
+    fn seat(
+        &mut self,
+        Upserted { slot, .. }: Upserted,
+        entry: PeerEntry,
+        routes: &[Prefix],
+        now: Instant,
+    ) {
         self.routes.retain(|&(owner, _)| owner != slot);
-        for &route in &peer.routes {
-            // Cannot fail: counted above.
+        for &route in routes {
+            // Cannot fail: counted by `place_for`.
             let _ = self.routes.push((slot, route));
         }
-        let entry = entry(peer);
-        if let Some(place) = self.peers.get_mut(slot.index()) {
-            match place {
-                Some(old) => {
-                    old.entry = entry;
-                    old.named = true;
-                }
-                None => {
-                    *place = Some(Peer {
-                        entry,
-                        state: PeerState::Known,
-                        told: PeerState::Known,
-                        since: now,
-                        proven: false,
-                        look_at: Instant::FAR_FUTURE,
-                        named: true,
-                    });
-                }
+        match self.peers.get_mut(slot.index()) {
+            Some(Some(old)) => {
+                old.entry = entry;
+                old.named = true;
             }
+            Some(place) => {
+                *place = Some(Peer {
+                    entry,
+                    state: PeerState::Known,
+                    told: PeerState::Known,
+                    since: now,
+                    proven: false,
+                    look_at: Instant::FAR_FUTURE,
+                    named: true,
+                });
+            }
+            None => {}
         }
-        Ok(Upserted { slot, dropped })
     }
 
     /// A peer's second key came, changed or went. Its place, if it is known.
@@ -162,6 +231,7 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
 
     /// Forgets a peer; its place was this.
     pub fn remove(&mut self, device: DeviceId) -> Option<PeerSlot> {
+        self.waiting.take_if(|waiting| waiting.entry.device == device);
         let slot = self.slot_of(device)?;
         self.remove_slot(slot);
         Some(slot)
@@ -170,6 +240,7 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
     /// A map comes that names every peer: those it does not name go at
     /// [`Peers::poll_unnamed`].
     pub fn begin_snapshot(&mut self) {
+        self.waiting = None;
         for peer in self.peers.iter_mut().flatten() {
             peer.named = false;
         }
@@ -186,6 +257,7 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
     /// `None`.
     #[must_use]
     pub fn poll_any(&mut self) -> Option<PeerSlot> {
+        self.waiting = None;
         self.take_where(|_| true)
     }
 
@@ -256,8 +328,12 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
     /// When to call [`Peers::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
-        let at = self.peers.iter().flatten().map(|peer| peer.look_at).min()?;
-        (at != Instant::FAR_FUTURE).then_some((at, Reason::new("peers: look who is idle")))
+        let idle = self.peers.iter().flatten().map(|peer| peer.look_at).min();
+        let idle = idle.filter(|&at| at != Instant::FAR_FUTURE);
+        let idle = idle.map(|at| (at, Reason::new("peers: look who is idle")));
+        let waiting = self.waiting.as_ref();
+        let waiting = waiting.map(|one| (one.at, Reason::new("peers: a place may be free")));
+        idle.into_iter().chain(waiting).min_by_key(|&(at, _)| at)
     }
 
     /// A peer that stands elsewhere than when it was last polled. Ask until
