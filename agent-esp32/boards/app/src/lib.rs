@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod console;
+pub mod mqtt;
 mod page;
 pub mod provision;
 mod services;
@@ -27,7 +28,7 @@ use stack::StackUse;
 
 /// Sockets in the local network: the tunnel's, the line's, DHCP's, the resolver's.
 const LAN_SOCKETS: usize = 5;
-/// Sockets on the mesh: echo, two of the page's, the resolver's.
+/// Sockets on the mesh: echo, the page's, the resolver's, one more.
 const MESH_SOCKETS: usize = 4;
 
 /// What a board brings.
@@ -77,6 +78,16 @@ pub async fn run<D: Driver + 'static, F: NorFlash, E: Entropy + 'static>(
     memory: &'static mut Memory<E>,
     console: &impl Console,
 ) {
+    run_with(board, memory, console, async |_| {}).await;
+}
+
+/// The same with something more on the mesh; there is one socket for it.
+pub async fn run_with<D: Driver + 'static, F: NorFlash, E: Entropy + 'static>(
+    board: Board<D, F, E>,
+    memory: &'static mut Memory<E>,
+    console: &impl Console,
+    more: impl AsyncFnOnce(Mesh<'static>),
+) {
     let Board { card, mut flash, mut entropy, serial, platform, secret, stack } = board;
     let mut text = [0; PAGE];
     let provisioned = match provision::read(&mut flash, &mut text).await {
@@ -114,6 +125,7 @@ pub async fn run<D: Driver + 'static, F: NorFlash, E: Entropy + 'static>(
     let report = MeshReport { mesh, stack };
     let told = join(say_lan(lan, console), say_mesh(mesh, stack, console));
     let served = services.run(mesh.stack(), &report);
+    let served = join(served, more(mesh));
     join4(lan_runner.run(), drive(&mut runner), served, told).await;
 }
 

@@ -8,12 +8,15 @@ mod stack;
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::process::exit;
 
 use embassy_executor::Spawner;
 use embassy_net_tuntap::TunTapDevice;
+use embassy_time::{Duration, Instant};
 use static_cell::ConstStaticCell;
-use weft_agent_esp32::Entropy;
+use weft_agent_esp32::{Entropy, Mesh};
+use weft_board_app::mqtt::{self, Sensor};
 use weft_board_app::{Board, Memory};
 
 use arguments::{Arguments, USAGE};
@@ -33,13 +36,28 @@ async fn main(_spawner: Spawner) {
     });
     let (entropy, platform, stack) = (Dice, "host", stack::used);
     let board = Board { card, flash, entropy, serial, platform, secret: None, stack };
-    weft_board_app::run(board, MEMORY.take(), &Lines).await;
+    let sensor = async |mesh: Mesh<'static>| {
+        if let Some(broker) = arguments.broker {
+            publish(mesh, broker).await;
+        }
+    };
+    weft_board_app::run_with(board, MEMORY.take(), &Lines, sensor).await;
     exit(3)
+}
+
+/// Seconds since the start, as a reading; the name is what the mesh's address is.
+async fn publish(mesh: Mesh<'static>, broker: SocketAddr) {
+    mesh.joined().await;
+    let name = mesh.status().addresses.map(|(v4, _)| v4.to_string()).unwrap_or_default();
+    let sensor = Sensor { broker, name: &name, every: Duration::from_secs(10) };
+    let uptime = || u32::try_from(Instant::now().as_secs()).unwrap_or(u32::MAX);
+    let ended = |why| println!("broker {why:?}");
+    mqtt::run(mesh.stack(), &sensor, uptime, ended).await;
 }
 
 /// Card and flash memory, and what tells this chip from others.
 fn open(arguments: &Arguments) -> Result<(TunTapDevice, FileFlash, [u8; 8]), String> {
-    let Arguments { tap, flash: path, join, name } = arguments;
+    let Arguments { tap, mac, flash: path, join, name, .. } = arguments;
     let flash = FileFlash::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
     if let Some(join) = join {
         let name = name.as_deref().unwrap_or("sensor");
@@ -49,7 +67,8 @@ fn open(arguments: &Arguments) -> Result<(TunTapDevice, FileFlash, [u8; 8]), Str
     let mut card = TunTapDevice::new(tap).map_err(|error| {
         format!("{tap}: {error}; try  sudo ip tuntap add {tap} mode tap user $USER")
     })?;
-    let address = address(&path.canonicalize().unwrap_or_else(|_| path.clone()));
+    let path = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
+    let address = mac.unwrap_or_else(|| address(&path));
     card.set_hardware_address(address);
     let [a, b, c, d, e, f] = address;
     Ok((card, flash, [a, b, c, d, e, f, 0, 0]))
