@@ -150,7 +150,7 @@ fn counted(firmware: &PathBuf) -> Result<Figures, String> {
 }
 
 /// Sizes of a program's sections, in bytes.
-fn sections(program: &PathBuf) -> Result<BTreeMap<String, u64>, String> {
+pub(crate) fn sections(program: &Path) -> Result<BTreeMap<String, u64>, String> {
     let output = Command::new("size")
         .arg("-A")
         .arg(program)

@@ -3,6 +3,7 @@
 //! `layers` and `sizes` are also tests of this package, so that a plain
 //! `cargo test` finds what they find.
 
+mod bench_boards;
 mod bench_chip;
 mod bench_coordinator;
 mod bench_noise;
@@ -75,6 +76,8 @@ enum Task {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Image, sections and free RAM of the ESP32 boards' firmware
+    Boards,
     /// Instructions, flash memory and RAM that the agent costs a microcontroller
     Chip,
     /// What a device costs the coordinator, in fleets of several sizes
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
         Task::Bench { what: Bench::Coordinator { devices }, json } => {
             bench_coordinator::run(&root, &devices, json)
         }
+        Task::Bench { what: Bench::Boards, json } => bench_boards::run(&root, json),
         Task::Bench { what: Bench::Chip, json } => bench_chip::run(&root, json),
         Task::Bench { what: Bench::Footprint, json } => footprint::run(&root, json),
         Task::Bench { what: Bench::Relay, json } => bench_relay::run(&root, json),

@@ -23,6 +23,8 @@ pub(crate) struct Outcome {
     skipped: Vec<(String, String)>,
     /// Printed instead of the count.
     detail: Option<String>,
+    /// Figures that are shown whatever came of it.
+    notes: Vec<String>,
     /// Lines that explain a failure.
     trouble: Vec<String>,
 }
@@ -47,6 +49,7 @@ impl Outcome {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
+        self.notes.extend(other.notes);
         self.trouble.extend(other.trouble);
     }
 
@@ -80,6 +83,7 @@ pub(crate) fn run(root: &Path, full: bool, only: Option<&str>) -> ExitCode {
         ("fuzz", Box::new(|| fuzzed(root, full))),
         ("documentation", Box::new(|| cargo::documentation(root))),
         ("riscv32imc", Box::new(|| chip::riscv(root))),
+        ("boards", Box::new(|| chip::boards(root))),
         ("template", Box::new(|| chip::template(root))),
         ("licences", Box::new(|| cargo::licences(root, full))),
         ("release build", Box::new(|| cargo::release(root))),
@@ -175,7 +179,7 @@ fn print(name: &str, outcome: &Outcome, took: Duration) {
     for line in skips(&outcome.skipped) {
         out::line(&format!("  {line}"));
     }
-    for line in &outcome.trouble {
+    for line in outcome.notes.iter().chain(&outcome.trouble) {
         out::line(&format!("  {line}"));
     }
 }

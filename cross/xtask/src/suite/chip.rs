@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::Outcome;
 use super::cargo::{self, CHIP_CRATES};
+use crate::bench_boards::{self, BOARDS as RADIOS, Board};
 use crate::firmware;
 
 const TARGET: &str = "riscv32imc-unknown-none-elf";
@@ -18,7 +19,7 @@ const BUILT: &str = "agent-esp32/boards/qemu-virt/target";
 /// The chip's crates for the chip's target, in one build that nothing else joins, and
 /// the boards, which are workspaces of their own.
 pub(super) fn riscv(root: &Path) -> Outcome {
-    if let Some(skipped) = without_target("riscv32imc") {
+    if let Some(skipped) = without_target("riscv32imc", TARGET) {
         return skipped;
     }
     let mut arguments = vec!["build", "--target", TARGET];
@@ -34,10 +35,48 @@ pub(super) fn riscv(root: &Path) -> Outcome {
     outcome
 }
 
+/// Firmware of the boards with a radio: built and linked, an image made of it, and no less
+/// RAM free than at the last change that was meant.
+pub(super) fn boards(root: &Path) -> Outcome {
+    let mut outcome = Outcome::default();
+    for board in &RADIOS {
+        outcome.merge(without_target(board.name, board.target).unwrap_or_else(|| one(root, board)));
+    }
+    outcome
+}
+
+fn one(root: &Path, board: &Board) -> Outcome {
+    let folder = bench_boards::folder(root, board);
+    let arguments = ["build", "--release", "--locked", "--target-dir", "../target"];
+    let mut outcome = cargo::shown(&folder, &arguments);
+    if outcome.failed > 0 {
+        return outcome;
+    }
+    let figures = bench_boards::measure(root, board)
+        .and_then(|figures| Ok((bench_boards::baseline(root, board)?, figures)));
+    let (before, figures) = match figures {
+        Ok(figures) => figures,
+        Err(error) => return Outcome::fail(vec![error]),
+    };
+    let Board { name, .. } = board;
+    outcome.notes.push(format!("{name}: {}", figures.words()));
+    if figures.image.is_none() {
+        outcome.merge(Outcome::skip(&format!("{name} image"), "esptool is missing"));
+    }
+    if figures.free < before {
+        outcome.merge(Outcome::fail(vec![format!(
+            "{name}: {} B of RAM are free, and {before} were; cargo xtask bench boards takes the \
+             new number",
+            figures.free
+        )]));
+    }
+    outcome
+}
+
 /// What a firmware developer begins with: a crate from the template, outside of this
 /// folder, with our crates as they are packaged.
 pub(super) fn template(root: &Path) -> Outcome {
-    if let Some(skipped) = without_target("template") {
+    if let Some(skipped) = without_target("template", TARGET) {
         return skipped;
     }
     let folder = elsewhere(root);
@@ -73,12 +112,12 @@ fn elsewhere(root: &Path) -> PathBuf {
     std::env::temp_dir().join(format!("weft-firmware{name}"))
 }
 
-/// A skip, if the chip's target is not installed.
-fn without_target(name: &str) -> Option<Outcome> {
+/// A skip, if a target is not installed.
+fn without_target(name: &str, target: &str) -> Option<Outcome> {
     let installed = Command::new("rustup")
         .args(["target", "list", "--installed"])
         .output()
-        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(TARGET));
-    let reason = format!("rustup target {TARGET} is missing");
+        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(target));
+    let reason = format!("rustup target {target} is missing");
     (!installed).then(|| Outcome::skip(name, &reason))
 }
