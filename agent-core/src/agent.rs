@@ -327,7 +327,7 @@ impl<
         let mut seed = [0; 8];
         recorder.fill(&mut seed);
         Self {
-            control: Control::begun(config.control(PEERS), identity, channel, &mut recorder, now),
+            control: Control::begun(config.control(PEERS), identity, channel, now),
             recorder,
             tunnel: Tunnel::new(config.tunnel, secret, Tai64nClock::new(config.stamp_floor)),
             datapath: Datapath::new(u64::from_le_bytes(seed)),
@@ -367,7 +367,9 @@ impl<
             self.paths.set_own(device);
         }
         self.paths.set_hint(hint(self.tunnel.public_key()));
+        // Draws come in this order in every trace.
         self.paths.set_online(false, &mut self.recorder, self.now);
+        self.control.draw(&mut self.recorder);
         self.pump();
     }
 }

@@ -326,22 +326,20 @@ impl<const FRAME: usize> Control<FRAME> {
         now: Instant,
     ) -> Result<Self, WeakKey> {
         let channel = Channel::of(&identity)?;
-        Ok(Self::begun(config, identity, channel, entropy, now))
+        let mut control = Self::begun(config, identity, channel, now);
+        control.draw(entropy);
+        Ok(control)
     }
 
-    /// The session of an identity whose channel was made before.
+    /// The session of an identity whose channel was made before; [`Control::draw`] follows.
     #[inline(never)]
     pub(crate) fn begun(
         config: ControlConfig,
         identity: Identity,
         channel: Channel,
-        entropy: &mut dyn Entropy,
         now: Instant,
     ) -> Self {
-        let mut instance = Instance([0; 8]);
-        entropy.fill(&mut instance.0);
-        let mut enrol_inbox = Inbox([0; 16]);
-        entropy.fill(&mut enrol_inbox.0);
+        let (instance, enrol_inbox) = (Instance([0; 8]), Inbox([0; 16]));
         Self {
             instance,
             line_inbox: enrol_inbox,
@@ -379,6 +377,13 @@ impl<const FRAME: usize> Control<FRAME> {
             identity,
             now,
         }
+    }
+
+    /// Draws what names this run of the device.
+    pub(crate) fn draw(&mut self, entropy: &mut dyn Entropy) {
+        entropy.fill(&mut self.instance.0);
+        entropy.fill(&mut self.enrol_inbox.0);
+        self.line_inbox = self.enrol_inbox;
     }
 
     /// What the shell has to do about the line.

@@ -399,8 +399,9 @@ impl Checks {
     ) -> Result<(), DropReason> {
         // Both are the peer's own choice, and it is authentic.
         let name = ping.transaction.rotate_left(8) ^ u64::from(ping.number).wrapping_add(1);
-        // Never 0, which is nobody's.
-        let name = ((name ^ (name >> 32)) as u32).max(1);
+        // Names of one peer differ by little numbers here and there (a round counts on from its
+        // first, a ladder 2^32 further): a product mixes them. Never 0, which is nobody's.
+        let name = ((name.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32).max(1);
         let behind = self.newest_ms.map_or(0, |newest| newest.wrapping_sub(ping.clock_ms));
         // In the other half of the circle it is ahead.
         if self.seen.contains(&name) || (LATE..1 << 31).contains(&behind) {
@@ -558,6 +559,23 @@ mod tests {
 
     fn sent(checks: &mut Checks, now: Instant) -> std::vec::Vec<Outgoing> {
         core::iter::from_fn(|| checks.poll(now)).collect()
+    }
+
+    #[test]
+    fn pings_of_a_round_and_of_a_ladder_are_told_apart() {
+        let mut theirs = Checks::new();
+        theirs.transaction = 0x0123_4567_89AB_CDEF;
+        let name = |transaction: u64| {
+            let mut checks = Checks::new();
+            let ping = theirs.outgoing(route(8), transaction, at(0)).head;
+            checks.handle_ping(route(8), false, false, &ping, at(0)).unwrap();
+            checks.seen[0]
+        };
+        let mut names = std::collections::BTreeSet::new();
+        for number in 0..200 {
+            assert!(names.insert(name(theirs.transaction.wrapping_add(number))));
+            assert!(names.insert(name(theirs.ladder().wrapping_add(number))));
+        }
     }
 
     #[test]
