@@ -105,7 +105,9 @@ fn package(root: &Path, manifest: &Path, names: &[&str]) -> Result<(), String> {
 
 fn unpack(archive: &Path, folder: &Path) -> Result<(), String> {
     let mut command = Command::new("tar");
-    command.arg("-xzf").arg(archive).arg("-C").arg(folder);
+    // Packaged files are all of one time long ago, by which Cargo would take a package for
+    // the one that it built in the same place before: they are of now.
+    command.arg("-xzmf").arg(archive).arg("-C").arg(folder);
     succeed(&mut command, "tar")
 }
 
