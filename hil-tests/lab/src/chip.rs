@@ -20,6 +20,10 @@ use crate::site::{Lease, Site};
 const BOARD: &str = "agent-esp32/boards/qemu-virt";
 const FIRMWARE: &str = "target/riscv32imc-unknown-none-elf/release/weft-board-qemu-virt";
 const BUILD: &str = "cd agent-esp32/boards/qemu-virt && cargo build --release";
+/// The same application as a program of this machine.
+const PROGRAM_BOARD: &str = "agent-esp32/boards/host";
+const PROGRAM: &str = "target/release/weft-board-host";
+const PROGRAM_BUILD: &str = "cd agent-esp32/boards/host && cargo build --release";
 /// Size of its flash memory: a block for what it was provisioned with, 15 for the agent.
 const FLASH: usize = 65_536;
 /// Until it says something that it says in a second when all is well.
@@ -41,16 +45,27 @@ pub(crate) struct Chip {
 
 /// What a chip needs of this machine, and where its board lies.
 fn board() -> Result<PathBuf> {
-    for (name, package) in
-        [("qemu-system-riscv32", "qemu-system-misc"), ("dnsmasq", "dnsmasq-base")]
-    {
+    needs(&[("qemu-system-riscv32", "qemu-system-misc"), DNSMASQ])?;
+    Ok(project()?.join(BOARD))
+}
+
+/// What gives a chip its address.
+const DNSMASQ: (&str, &str) = ("dnsmasq", "dnsmasq-base");
+
+fn needs(programs: &[(&str, &str)]) -> Result<()> {
+    for (name, package) in programs {
         if find_program(name).is_none() {
             return Err(Failure::skipped(format!("the program {name} is missing ({package})"))
                 .line("try", "cross/setup test"));
         }
     }
+    Ok(())
+}
+
+/// The folder of this project.
+fn project() -> Result<PathBuf> {
     let program = std::env::current_exe().during("find this program")?;
-    Ok(program.ancestors().nth(3).unwrap_or_else(|| Path::new(".")).join(BOARD))
+    Ok(program.ancestors().nth(3).unwrap_or_else(|| Path::new(".")).to_path_buf())
 }
 
 /// The firmware that was built before, whatever its sources are now: for those who have no
@@ -71,16 +86,31 @@ pub(crate) fn built() -> Result<PathBuf> {
 /// A skip that names what is missing, or what the compiler said.
 pub(crate) fn firmware() -> Result<PathBuf> {
     let board = board()?;
-    let firmware = board.join(FIRMWARE);
+    build(&board, board.join(FIRMWARE), BUILD)
+}
+
+/// The application as a program of this machine, as its sources are now.
+///
+/// # Errors
+///
+/// As of [`firmware`].
+pub(crate) fn program() -> Result<PathBuf> {
+    needs(&[DNSMASQ])?;
+    let board = project()?.join(PROGRAM_BOARD);
+    build(&board, board.join(PROGRAM), PROGRAM_BUILD)
+}
+
+/// `by_hand` is what does the same.
+fn build(board: &Path, firmware: PathBuf, by_hand: &str) -> Result<PathBuf> {
     if find_program("cargo").is_none() {
         let missing = || {
-            Failure::skipped("there is no firmware, and no cargo to build it").line("try", BUILD)
+            Failure::skipped("there is no firmware, and no cargo to build it").line("try", by_hand)
         };
         return if firmware.exists() { Ok(firmware) } else { Err(missing()) };
     }
     let output = Command::new("cargo")
         .args(["build", "--release", "--locked"])
-        .current_dir(&board)
+        .current_dir(board)
         .stdin(Stdio::null())
         .env_remove("CARGO_TARGET_DIR")
         .output()
@@ -95,7 +125,7 @@ pub(crate) fn firmware() -> Result<PathBuf> {
     }
     let error = said.lines().find(|line| line.starts_with("error")).unwrap_or("no reason given");
     let message = format!("the firmware cannot be built: {error}");
-    Err(Failure::new("lab.firmware", message).line("try", BUILD))
+    Err(Failure::new("lab.firmware", message).line("try", by_hand))
 }
 
 impl Chip {
@@ -139,6 +169,19 @@ impl Chip {
 
     /// Power on: when its network card has a link.
     pub(crate) fn start(&mut self) -> Result<Instant> {
+        let mut command = self.command();
+        let process = Process::start(&self.name, &self.home, &self.logs, &mut command)?;
+        process.wait_for(0, LIMIT, "link", |line| (line == "link").then_some(()))?;
+        self.process = Some(process);
+        Ok(clock::now())
+    }
+
+    fn command(&self) -> Command {
+        if self.firmware.ends_with(PROGRAM) {
+            let mut command = Command::new(&self.firmware);
+            command.args(["--tap", &self.cable, "--mac", &self.mac, "--flash"]).arg(&self.flash);
+            return command;
+        }
         let mut command = Command::new("qemu-system-riscv32");
         command
             .args(["-M", "virt", "-bios", "none", "-m", "16M", "-display", "none"])
@@ -154,10 +197,7 @@ impl Chip {
             .arg(format!("if=none,id=flash,format=raw,file={}", self.flash.display()))
             .args(["-device", "virtio-blk-device,drive=flash,serial=a key in the fuses"])
             .args(["-device", "virtio-rng-device"]);
-        let process = Process::start(&self.name, &self.home, &self.logs, &mut command)?;
-        process.wait_for(0, LIMIT, "link", |line| (line == "link").then_some(()))?;
-        self.process = Some(process);
-        Ok(clock::now())
+        command
     }
 
     /// Power off, in the middle of whatever it does.

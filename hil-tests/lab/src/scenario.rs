@@ -76,6 +76,9 @@ pub(crate) struct Options {
     /// chip, chip-relay, chip-faults: the NAT box that the gateway is behind [default: prc]
     #[arg(long, value_name = "KIND")]
     pub(crate) gateway: Option<String>,
+    /// chip, chip-relay: the application is a program of this machine, and not emulated
+    #[arg(long)]
+    pub(crate) host: bool,
     /// nat-matrix: hosts have public IPv6 addresses besides, behind firewalls; adds
     /// pairs that have it open, firewalled, or alone and translated (NAT64)
     #[arg(long)]

@@ -13,7 +13,9 @@ use std::process::exit;
 
 use embassy_executor::Spawner;
 use embassy_net_tuntap::TunTapDevice;
-use embassy_time::{Duration, Instant};
+use embassy_time::{Duration, Instant, Timer};
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
 use static_cell::ConstStaticCell;
 use weft_agent_esp32::{Entropy, Mesh};
 use weft_board_app::mqtt::{self, Sensor};
@@ -21,6 +23,10 @@ use weft_board_app::{Board, Memory};
 
 use arguments::{Arguments, USAGE};
 use flash::FileFlash;
+
+/// How long an interface may take until it carries something, and how often we look.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PACE: Duration = Duration::from_millis(2);
 
 static MEMORY: ConstStaticCell<Memory<Dice>> = ConstStaticCell::new(Memory::new());
 
@@ -35,6 +41,10 @@ async fn main(_spawner: Spawner) {
         exit(3)
     });
     let (entropy, platform, stack) = (Dice, "host", stack::used);
+    if let Err(problem) = running(&arguments.tap).await {
+        eprintln!("error: {problem}");
+        exit(3)
+    }
     let board = Board { card, flash, entropy, serial, platform, secret: None, stack };
     let sensor = async |mesh: Mesh<'static>| {
         if let Some(broker) = arguments.broker {
@@ -43,6 +53,26 @@ async fn main(_spawner: Spawner) {
     };
     weft_board_app::run_with(board, MEMORY.take(), &Lines, sensor).await;
     exit(3)
+}
+
+/// Until the interface carries something. The system takes up to a second for that once
+/// somebody holds its other end, and drops what is sent to it before: the first answer of
+/// DHCP would be lost, and asked for again after ten seconds.
+async fn running(tap: &str) -> Result<(), String> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let all = getifaddrs().map_err(|error| format!("{tap}: {error}"))?;
+        let is_running = |interface: &InterfaceAddress| {
+            interface.interface_name == tap && interface.flags.contains(InterfaceFlags::IFF_RUNNING)
+        };
+        if all.into_iter().any(|interface| is_running(&interface)) {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(format!("{tap} is not up; try  sudo ip link set {tap} up"));
+        }
+        Timer::after(PACE).await;
+    }
 }
 
 /// Seconds since the start, as a reading; the name is what the mesh's address is.

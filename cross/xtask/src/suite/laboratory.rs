@@ -70,6 +70,9 @@ pub(super) fn run(root: &Path, full: bool) -> Outcome {
         let short: &[&str] = if full { &[] } else { &["--short"] };
         outcome.merge(scenario(root, &[&[*name, "--relayed"], short].concat()));
     }
+    // The same application as firmware developers run it on their machines.
+    let long: &[&str] = if full { &[] } else { &["--short"] };
+    outcome.merge(scenario(root, &[&["chip", "--host"], long].concat()));
     // The short form leaves out what is left to chance.
     let matrix: &[&str] = if full { &["nat-matrix"] } else { &["nat-matrix", "--short"] };
     outcome.merge(scenario(root, matrix));
@@ -103,6 +106,7 @@ fn scenario(root: &Path, arguments: &[&str]) -> Outcome {
     let has = |flag: &str| arguments.contains(&flag);
     let form = if has("--relayed") { "-relayed" } else { "" };
     let form = if has("--ipv6") { "-ipv6" } else { form };
+    let form = if has("--host") { "-host" } else { form };
     program(root, "weft-lab", &format!("lab-{}{form}", arguments[0]), &words)
 }
 

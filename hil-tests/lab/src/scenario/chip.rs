@@ -122,7 +122,7 @@ fn ready(stage: &mut Stage<'_>) -> Result<PathBuf> {
         }
     }
     let began = clock::now();
-    let firmware = chip::firmware()?;
+    let firmware = if stage.options.host { chip::program()? } else { chip::firmware()? };
     stage.story.done("firmware", "as its sources are", Some(began.elapsed()));
     Ok(firmware)
 }
