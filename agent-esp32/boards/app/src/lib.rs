@@ -73,12 +73,13 @@ impl<E: 'static> Default for Memory<E> {
 
 /// Runs the application. Comes back only if it cannot begin, with the reason on the
 /// console.
-pub async fn run<D: Driver + 'static, F: NorFlash, E: Entropy + 'static>(
+pub fn run<D: Driver + 'static, F: NorFlash, E: Entropy + 'static>(
     board: Board<D, F, E>,
     memory: &'static mut Memory<E>,
-    console: &impl Console,
-) {
-    run_with(board, memory, console, async |_| {}).await;
+    console: &'static impl Console,
+) -> impl Future<Output = ()> {
+    // Not awaited here: a future within a future is moved once more on the stack.
+    run_with(board, memory, console, async |_| {})
 }
 
 /// The same with something more on the mesh; there is one socket for it.
