@@ -77,17 +77,20 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
             peer.timers.set(Timer::Initiate, now);
             return;
         }
-        if self.pendings.get(slot).is_none() && !self.find_place(slot, now) {
+        let place = self.pendings.place(slot, now);
+        peer.waits_for_place = matches!(place, Place::At(_));
+        if let Place::At(at) = place {
+            peer.timers.set(Timer::Initiate, at);
             return;
         }
-        let Some(peer) = self.peers.get_mut(slot) else {
-            return;
-        };
         let Some(stamp) = self.clock.next(now) else {
             peer.waits_for_stamp = true;
             return;
         };
-        if let Some(pending) = self.pendings.take(slot) {
+        // Of another peer, whose timer goes on, or of our own before this one.
+        if let Place::Of(holder) = place
+            && let Some(pending) = self.pendings.take(holder)
+        {
             self.indices.remove(pending.sent.sender());
         }
         peer.timers.set(Timer::Initiate, now + REKEY_TIMEOUT + jitter(entropy));
@@ -113,27 +116,6 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
         let outgoing = Outgoing { to: To::Peer(slot), len: INITIATION_LEN, message };
         // There is room, see above.
         let _ = self.outgoing.push_back(outgoing);
-    }
-
-    /// Whether there is a place for an initiation now; if not, the peer waits for one.
-    fn find_place(&mut self, slot: PeerSlot, now: Instant) -> bool {
-        match self.pendings.place(now) {
-            Place::Free => true,
-            Place::Of(other) => {
-                // Its timer goes on. The place is for this peer, whoever else waits.
-                if let Some(pending) = self.pendings.take(other) {
-                    self.indices.remove(pending.sent.sender());
-                }
-                true
-            }
-            Place::At(at) => {
-                if let Some(peer) = self.peers.get_mut(slot) {
-                    peer.waits_for_place = true;
-                    peer.timers.set(Timer::Initiate, at);
-                }
-                false
-            }
-        }
     }
 
     /// Erases the sessions of a peer; a handshake under way goes on.

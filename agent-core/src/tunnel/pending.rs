@@ -24,7 +24,7 @@ pub(super) struct Pending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Free,
-    /// Take this one's.
+    /// Take this one's, which is its own if it has one.
     Of(PeerSlot),
     /// Wait until then, or until one ends.
     At(Instant),
@@ -48,8 +48,11 @@ impl<const PLACES: usize> Pendings<PLACES> {
         self.list.iter_mut().find(|pending| pending.slot == slot)
     }
 
-    /// Where a peer without an initiation could have one.
-    pub(super) fn place(&self, now: Instant) -> Place {
+    /// Where a peer could have an initiation now.
+    pub(super) fn place(&self, slot: PeerSlot, now: Instant) -> Place {
+        if self.get(slot).is_some() {
+            return Place::Of(slot);
+        }
         if !self.list.is_full() {
             return Place::Free;
         }
@@ -60,7 +63,7 @@ impl<const PLACES: usize> Pendings<PLACES> {
         }
     }
 
-    /// In a place that is free, see [`Pendings::place`].
+    /// In a place that is free, or was made free, see [`Pendings::place`].
     pub(super) fn put(&mut self, pending: Pending) {
         let _ = self.list.push(pending);
     }

@@ -525,7 +525,7 @@ fn every_peer_is_served_when_all_are_due_at_once() {
 }
 
 /// Eight peers that are wanted at once, of which the first `silent` do not answer, and two
-/// places: when each of the others was answered.
+/// places: when each of the others was answered. Nobody is asked twice within five seconds.
 fn takes_turns(silent: u16) -> Vec<Duration> {
     type Few = Tunnel<8, 2>;
     let mut clock = Tai64nClock::new(Some(0));
@@ -543,11 +543,14 @@ fn takes_turns(silent: u16) -> Vec<Duration> {
         nodes.push(node);
     }
     let (mut rng, mut out, mut now, mut answered) = (Rng::new(18), [0; 148], start, Vec::new());
+    let mut asked = [None; 8];
     while answered.len() < 8 - usize::from(silent) {
         now = now.max(tunnel.poll_timeout().expect("somebody waits").0);
         tunnel.handle_timeout(&mut rng, now);
         while let Some(sent) = tunnel.poll_transmit(&mut out) {
             let To::Peer(slot) = sent.to else { continue };
+            let before: Option<Instant> = asked[slot.index()].replace(now);
+            assert!(before.is_none_or(|at| now - at >= secs(5)), "{slot:?} again at {now:?}");
             if slot.0 < silent {
                 continue;
             }
@@ -574,6 +577,7 @@ fn peers_take_turns_where_there_are_few_places_for_handshakes() {
     assert_eq!(takes_turns(0), [Duration::ZERO; 8], "an answer makes room at once");
     assert_eq!(takes_turns(1), [Duration::ZERO; 7], "one place goes round");
     assert_eq!(takes_turns(2), [secs(1); 6], "who does not answer gives way after a second");
+    assert_eq!(takes_turns(3), [secs(1); 5], "one that waited and was asked waits no more");
     assert!(takes_turns(7)[0] <= secs(4));
 }
 
