@@ -113,7 +113,10 @@ impl<const WORDS: usize> Slot<WORDS> {
         }
         // The handshake may have moved the endpoint: the next newest packet
         // tells where it comes from, even if that is where it came from before.
-        self.heard_from = None;
+        // Not while a first packet is to be reported, which came from there.
+        if !self.has_first() {
+            self.heard_from = None;
+        }
         if send {
             // The handshake was an answer: nothing before it is waited for. An initiation
             // of the peer's is none, for it may come where nothing that we send gets
@@ -241,10 +244,12 @@ impl<const WORDS: usize> Slot<WORDS> {
 
     /// Whether [`Slot::take_activity`] has an edge to tell.
     pub(super) fn has_edges(&self) -> bool {
-        self.active
-            || self.roamed
-            || self.rekey_due.is_some()
-            || self.sessions.iter().flatten().any(|session| session.first)
+        self.active || self.roamed || self.rekey_due.is_some() || self.has_first()
+    }
+
+    /// Whether a session's first packet is to be reported.
+    fn has_first(&self) -> bool {
+        self.sessions.iter().flatten().any(|session| session.first)
     }
 
     /// What the tunnel's timers read. With nothing unanswered on either side the
