@@ -53,10 +53,10 @@ use weft_noise::wg::CHIP_WINDOW_WORDS;
 use crate::config::implementation::{
     FLOWS_CHIP, FLOWS_LINUX, HANDSHAKES_CHIP, MTU_MAX, STAGED_CHIP,
 };
-use crate::control::{Channel, Control, Identity};
+use crate::control::{Control, Identity};
 use crate::datapath::Datapath;
 use crate::entropy::Entropy;
-use crate::event::{Counters, DropCounters, PeerSlot, SocketId, Via};
+use crate::event::{Counters, DropCounters, PeerSlot, SocketId, Sockets, Via};
 use crate::meter::Meter;
 use crate::path::{Paths, ProbeMac};
 use crate::peers::{Peers, Staging};
@@ -92,12 +92,15 @@ pub type GatewayAgent<E, T = NoTrace> = Agent<
 >;
 
 /// A microcontroller's agent.
-pub type ChipAgent<E, T = NoTrace> = Agent<
+pub type ChipAgent<E, T = NoTrace> = ChipAgentOf<E, T, 8, 16>;
+
+/// The same for another number of peers, and of routes.
+pub type ChipAgentOf<E, T, const PEERS: usize, const ROUTES: usize> = Agent<
     E,
     T,
-    8,
+    PEERS,
     HANDSHAKES_CHIP,
-    16,
+    ROUTES,
     FLOWS_CHIP,
     CHIP_WINDOW_WORDS,
     STAGED_CHIP,
@@ -168,10 +171,10 @@ impl<const PEERS: usize, const HANDSHAKES: usize> ProbeMac for TunnelMac<'_, PEE
 
 /// Control session, tunnel, data path, paths and peers of one device.
 ///
-/// - `PEERS` peers, `HANDSHAKES` initiations under way in each direction, `ROUTES` routes per address family (each peer takes one and
-///   what lies behind it more), `FLOWS` flow-table entries, replay windows of
-///   `WORDS` words, `STAGED` packets that wait for a session, `FRAME` bytes of
-///   the longest control frame, `STREAM` bytes of the longest frame in a
+/// - `PEERS` peers, `HANDSHAKES` initiations under way in each direction, `ROUTES` routes per
+///   address family (each peer takes one and what lies behind it more), `FLOWS` flow-table
+///   entries, replay windows of `WORDS` words, `STAGED` packets that wait for a session,
+///   `FRAME` bytes of the longest control frame, `STREAM` bytes of the longest frame in a
 ///   connection to a relay (0: none is opened, and relays' names are not kept).
 ///
 /// [`GatewayAgent`] and [`ChipAgent`] are what programs use.
@@ -212,7 +215,7 @@ pub struct Agent<
     retired: Counters,
     handshakes: u32,
     handshake_failures: u32,
-    /// Peers of the map that found no place, or whose key cannot be one.
+    /// Peers of the map that found no place at once, or whose key cannot be one.
     refused_peers: u32,
     /// A mark of this device's network, as the coordinator was told of it.
     told_network: u32,
@@ -274,9 +277,10 @@ impl<
         trace: T,
         now: Instant,
     ) -> Result<Self, WeakKey> {
-        let Beginning { config, identity, channel } = Beginning::new(config, identity)?;
-        let mut agent = Self::unbegun(&config, identity, channel, entropy, trace, now);
-        agent.begin(&config);
+        let beginning = Beginning::new(config, identity)?;
+        let sockets = beginning.sockets();
+        let mut agent = Self::unbegun(beginning, entropy, trace, now);
+        agent.begin(sockets);
         Ok(agent)
     }
 
@@ -288,41 +292,33 @@ impl<
         trace: T,
         now: Instant,
     ) -> &mut Self {
-        let Beginning { config, identity, channel } = beginning;
-        let agent = Self::lay(memory, &config, identity, channel, entropy, trace, now);
-        agent.begin(&config);
+        let sockets = beginning.sockets();
+        let agent = Self::lay(memory, beginning, entropy, trace, now);
+        agent.begin(sockets);
         agent
     }
 
     /// In a function of its own, whose frame with the one copy is gone when the agent
     /// begins.
     #[inline(never)]
-    fn lay<'m>(
-        memory: &'m mut MaybeUninit<Self>,
-        config: &AgentConfig,
-        identity: Identity,
-        channel: Channel,
+    fn lay(
+        memory: &mut MaybeUninit<Self>,
+        beginning: Beginning,
         entropy: E,
         trace: T,
         now: Instant,
-    ) -> &'m mut Self {
-        memory.write(Self::unbegun(config, identity, channel, entropy, trace, now))
+    ) -> &mut Self {
+        memory.write(Self::unbegun(beginning, entropy, trace, now))
     }
 
     /// One expression, as each part's `new` is, and none of them is inlined: so the compiler
     /// makes every part in its place, where a variable would be one copy more.
     #[inline(never)]
-    fn unbegun(
-        config: &AgentConfig,
-        identity: Identity,
-        channel: Channel,
-        entropy: E,
-        trace: T,
-        now: Instant,
-    ) -> Self {
+    fn unbegun(beginning: Beginning, entropy: E, trace: T, now: Instant) -> Self {
+        let Beginning { config, identity, channel } = beginning;
         let secret = StaticSecret::from_bytes(identity.wireguard_key.0);
         let mut recorder = Recorder::new(entropy, trace, &secret, now);
-        let start = begin::start(config, &identity, recorder.redactor(), now);
+        let start = begin::start(&config, &identity, recorder.redactor(), now);
         recorder.put(now, &Entry::Start(start));
         let mut seed = [0; 8];
         recorder.fill(&mut seed);
@@ -354,15 +350,15 @@ impl<
     }
 
     /// What the parts are told once they are there.
-    fn begin(&mut self, config: &AgentConfig) {
+    fn begin(&mut self, (sockets, extra_sockets): (Sockets, u8)) {
         let identity = self.control.identity();
         let member = identity.member().map(|member| member.device);
         let (active, second) = wiring::own_keys(identity);
         if second.is_some() {
             self.tunnel.set_own_keys(active, second, self.now);
         }
-        self.relay.set_sockets(config.sockets, self.now);
-        self.paths.set_extra_sockets(config.extra_sockets);
+        self.relay.set_sockets(sockets, self.now);
+        self.paths.set_extra_sockets(extra_sockets);
         if let Some(device) = member {
             self.paths.set_own(device);
         }

@@ -6,34 +6,17 @@ use core::future::poll_fn;
 
 use embassy_sync::waitqueue::WakerRegistration;
 use heapless::Deque;
-use weft_agent_core::agent::Agent;
+use weft_agent_core::agent::ChipAgentOf;
 use weft_agent_core::agent::trace::NoTrace;
-use weft_agent_core::config::implementation::{FLOWS_CHIP, HANDSHAKES_CHIP, STAGED_CHIP};
 use weft_agent_core::entropy::Entropy;
-use weft_noise::wg::CHIP_WINDOW_WORDS;
-use weft_wire::frame::MAX_FRAME_CHIP;
 
 use crate::cable::Cable;
 use crate::exchange::Exchange;
 use crate::status::{Event, LineTrouble};
 
-/// A chip's agent: `P` peers at once, `R` routes.
-pub(crate) type ChipAgent<E, const P: usize, const R: usize> = Agent<
-    E,
-    NoTrace,
-    P,
-    HANDSHAKES_CHIP,
-    R,
-    FLOWS_CHIP,
-    CHIP_WINDOW_WORDS,
-    STAGED_CHIP,
-    MAX_FRAME_CHIP,
-    0,
->;
-
 /// The agent, for one user at a time.
 pub(crate) type SharedAgent<'d, E, const P: usize, const R: usize> =
-    RefCell<&'d mut ChipAgent<E, P, R>>;
+    RefCell<&'d mut ChipAgentOf<E, NoTrace, P, R>>;
 
 /// Events that wait for the application; of more the oldest go.
 const EVENTS: usize = 8;

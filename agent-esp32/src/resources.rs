@@ -4,11 +4,13 @@ use core::mem::MaybeUninit;
 
 use embassy_net::StackResources;
 use embassy_net::udp::PacketMetadata;
+use weft_agent_core::agent::ChipAgentOf;
+use weft_agent_core::agent::trace::NoTrace;
 
 use crate::cable::{BUFFER_LEN, Cable};
 use crate::exchange::Exchange;
 use crate::line::LineBuffers;
-use crate::parts::{ChipAgent, News, SharedAgent};
+use crate::parts::{News, SharedAgent};
 
 /// Datagrams that wait to be read, and to be sent.
 const RECEIVED: usize = 3;
@@ -37,7 +39,7 @@ pub struct Resources<
     const SOCKETS: usize = 4,
 > {
     /// Written when the agent is made, and never read from here; so are the next ones.
-    pub(crate) agent: MaybeUninit<ChipAgent<E, PEERS, ROUTES>>,
+    pub(crate) agent: MaybeUninit<ChipAgentOf<E, NoTrace, PEERS, ROUTES>>,
     /// What its users share. Not around the agent, which would then be moved once more.
     pub(crate) shared: MaybeUninit<SharedAgent<'static, E, PEERS, ROUTES>>,
     pub(crate) exchange: MaybeUninit<Exchange>,

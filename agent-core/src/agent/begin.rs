@@ -64,7 +64,7 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    /// Costs an X25519, two where the coordinator's next key is known.
+    /// Two X25519, four where the coordinator's next key is known.
     ///
     /// # Errors
     ///
@@ -72,6 +72,11 @@ impl Beginning {
     pub fn new(config: AgentConfig, identity: Identity) -> Result<Self, WeakKey> {
         let channel = Channel::of(&identity)?;
         Ok(Self { config, identity, channel })
+    }
+
+    /// Those of each family, and how many beside them.
+    pub(super) const fn sockets(&self) -> (Sockets, u8) {
+        (self.config.sockets, self.config.extra_sockets)
     }
 }
 

@@ -123,7 +123,7 @@ impl<E: Entropy, T: Trace> Recorder<E, T> {
     pub(super) fn new(mut inner: E, trace: T, own: &StaticSecret, now: Instant) -> Self {
         let mut salt = [0; 32];
         // A public key costs an X25519, and without a trace nobody asks for it.
-        let mut public = PublicKey([0; 32]);
+        let mut public = PublicKey::ZERO;
         if T::ENABLED {
             inner.fill(&mut salt);
             public = own.public();

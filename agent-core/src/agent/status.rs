@@ -178,7 +178,7 @@ impl<
         all
     }
 
-    /// Peers of the map that found no place here, or whose key cannot be one.
+    /// Peers of the map that found no place here at once, or whose key cannot be one.
     pub const fn refused_peers(&self) -> u32 {
         self.refused_peers
     }

@@ -89,25 +89,15 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// Of the coordinator's key, and of its next one where that is known: an X25519 each.
+    /// With the coordinator's key, and its next one where that is known: two X25519 each.
     ///
     /// # Errors
     ///
     /// [`WeakKey`] when the coordinator's key has low order.
     pub(crate) fn of(identity: &Identity) -> Result<Self, WeakKey> {
-        let mut channel = Self::new(&identity.identity_key, &identity.coordinator)?;
-        channel.set_next_pin(&identity.identity_key, identity.next_coordinator.as_ref());
-        Ok(channel)
-    }
-
-    /// Two X25519 (three with a next pin).
-    ///
-    /// # Errors
-    ///
-    /// [`WeakKey`] when the coordinator's key has low order.
-    fn new(identity: &Secret, pin: &PublicKey) -> Result<Self, WeakKey> {
-        Ok(Self {
-            initiator: Initiator::new(StaticSecret::from_bytes(identity.0), pin)?,
+        let secret = StaticSecret::from_bytes(identity.identity_key.0);
+        let mut channel = Self {
+            initiator: Initiator::new(secret, &identity.coordinator)?,
             next: None,
             waiting: None,
             hello: None,
@@ -115,7 +105,9 @@ impl Channel {
             token: None,
             current: None,
             previous: None,
-        })
+        };
+        channel.set_next_pin(&identity.identity_key, identity.next_coordinator.as_ref());
+        Ok(channel)
     }
 
     /// The key that the device knows the coordinator will use next.

@@ -1,5 +1,7 @@
 //! The table of peers.
 
+use core::mem;
+
 use heapless::Vec;
 use weft_wire::id::{DeviceId, Name, PublicKey, Secret};
 use weft_wire::map::{PEER_ROUTES, PeerUpsert, Prefix, SecondKey, peer_flags};
@@ -122,12 +124,12 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
     /// [`UpsertError::Busy`] waits for [`Peers::poll_waiting`].
     pub fn upsert(
         &mut self,
-        peer: PeerUpsert,
+        mut peer: PeerUpsert,
         used_at: impl Fn(PeerSlot) -> Option<Instant>,
         now: Instant,
     ) -> Result<Upserted, UpsertError> {
         self.waiting.take_if(|waiting| waiting.entry.device == peer.device);
-        let (device, key, routes) = (peer.device, peer.key, peer.routes.clone());
+        let (device, key, routes) = (peer.device, peer.key, mem::take(&mut peer.routes));
         let found = self.place_for((device, &key), routes.len(), used_at, now);
         let entry = entry(peer);
         if let Err(UpsertError::Busy(at)) = found
@@ -345,7 +347,7 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
         }
         for (position, peer) in self.peers.iter_mut().enumerate() {
             if let Some(peer) = peer.as_mut().filter(|peer| peer.told != peer.state) {
-                let from = core::mem::replace(&mut peer.told, peer.state);
+                let from = mem::replace(&mut peer.told, peer.state);
                 let (device, to) = (peer.entry.device, peer.state);
                 return slot_at(position).map(|slot| PeerChange { slot, device, from, to });
             }

@@ -11,11 +11,11 @@ use core::net::{Ipv4Addr, SocketAddr};
 use heapless::{String, Vec};
 use weft_agent_core::agent::trace::NoTrace;
 use weft_agent_core::agent::{
-    Agent, AgentConfig, AgentEvent, CacheEndpoint, Input, Output, Transmit,
+    AgentConfig, AgentEvent, CacheEndpoint, ChipAgentOf, Input, Output, Transmit,
 };
 use weft_agent_core::buffer::{PacketBuf, capacity_for};
 use weft_agent_core::config::TunnelConfig;
-use weft_agent_core::config::implementation::{FLOWS_CHIP, HANDSHAKES_CHIP, HEADROOM, STAGED_CHIP};
+use weft_agent_core::config::implementation::{FLOWS_CHIP, HANDSHAKES_CHIP, HEADROOM};
 use weft_agent_core::control::{CacheHead, DoneCommands, Identity, Member, Membership};
 use weft_agent_core::datapath::Datapath;
 use weft_agent_core::event::{SocketId, Sockets, Source, Via};
@@ -36,18 +36,7 @@ use weft_wire::item::{Abilities, Backend, ItemWriter, family};
 use weft_wire::map::{Lease, Overlay, PeerUpsert, Rule, Rules, Settings};
 use weft_wire::signal::{Candidate, CandidateKind};
 
-type Chip<const P: usize, const R: usize> = Agent<
-    Counter,
-    NoTrace,
-    P,
-    HANDSHAKES_CHIP,
-    R,
-    FLOWS_CHIP,
-    CHIP_WINDOW_WORDS,
-    STAGED_CHIP,
-    MAX_FRAME_CHIP,
-    0,
->;
+type Chip<const P: usize, const R: usize> = ChipAgentOf<Counter, NoTrace, P, R>;
 type Eight = Chip<8, 16>;
 type Data<const P: usize, const R: usize> = Datapath<P, R, FLOWS_CHIP, CHIP_WINDOW_WORDS>;
 
