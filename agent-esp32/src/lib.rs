@@ -11,7 +11,7 @@
 //! use weft_agent_esp32::flash::Flash;
 //! use weft_agent_esp32::{Entropy, PORT, Resources, Settings};
 //!
-//! /// `lan`, `flash` and `entropy` are the board's, `memory` lies in a `StaticCell`.
+//! /// `lan`, `flash` and `entropy` are the board's, `memory` in a `ConstStaticCell`.
 //! async fn serve<E: Entropy + 'static, F: NorFlash>(
 //!     lan: Stack<'static>,
 //!     flash: F,

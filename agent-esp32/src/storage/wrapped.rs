@@ -8,8 +8,8 @@ use super::{PIECE_LEN, Record, Storage};
 /// The longest record as it is kept.
 pub(crate) const WRAPPED_LEN: usize = PIECE_LEN + OVERHEAD;
 
-/// A storage in which the identity and the cache are sealed; stamps and the index are no
-/// secrets, and stay as they are.
+/// A storage in which the identity and the cache are sealed, 32 bytes longer each; stamps
+/// and the index are no secrets, and stay as they are.
 ///
 /// Who reads the flash memory out then has nothing without this very chip. Whoever runs code
 /// on the chip has everything, and who can write the memory can put older records back.
@@ -78,6 +78,9 @@ impl<S: Storage> Storage for Wrapped<S> {
         let Some(key) = self.key.as_ref().filter(|_| record.is_secret()) else {
             return self.storage.write(record, data).await.map_err(WrapError::Storage);
         };
+        if data.len() > PIECE_LEN {
+            return Err(WrapError::TooLong);
+        }
         let place = self.buffer.get_mut(..data.len()).ok_or(WrapError::TooLong)?;
         place.copy_from_slice(data);
         let sealed = key.seal(record.number(), &mut self.buffer, data.len());

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use embedded_storage_async::nor_flash::{
@@ -41,10 +41,12 @@ impl NorFlashError for FileError {
 }
 
 impl FileFlash {
-    /// An erased one, if there is no such file.
+    /// An erased one, for its owner's eyes, if there is no such file.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        // It holds private keys.
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path)?;
         match file.metadata()?.len() {
             0 => file.write_all_at(&[0xFF; LEN], 0)?,
             len if len == LEN as u64 => {}
