@@ -139,12 +139,8 @@ impl Peer {
         let request = echo::request(own, target, number);
         let mut bytes = [0; capacity_for(echo::LEN)];
         let Some(mut packet) = PacketBuf::copy_from(&mut bytes, &request) else { return };
-        let mut sealed = None;
         self.input(|agent, now| {
             if let Ok(Output::Transmit(transmit)) = agent.handle_packet(&mut packet, now) {
-                sealed = Some(transmit);
-            }
-            if let Some(transmit) = sealed {
                 self.send(&transmit, packet.datagram(transmit.len));
             }
         });

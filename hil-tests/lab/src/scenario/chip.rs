@@ -222,11 +222,12 @@ fn rounds(stage: &mut Stage<'_>, form: &Form, chip: &mut Chip, stand: &mut Stand
     stage.story.done("reboot alone", &words, None);
     page(gateway.namespace(), address)?;
     let joined = all.iter().copied().max().unwrap_or(Duration::MAX);
+    let new = all.iter().take(count).copied().max().unwrap_or(Duration::MAX);
     let document = json!({
-        "joined_ms": joined.as_millis() as u64,
-        "new_ms": all.iter().take(count).map(Duration::as_millis).max().map(|ms| ms as u64),
-        "joined_all_ms": all.iter().map(|took| took.as_millis() as u64).collect::<Vec<_>>(),
-        "cached_ms": alone.as_millis() as u64,
+        "joined_ms": millis(joined),
+        "new_ms": millis(new),
+        "joined_all_ms": all.iter().copied().map(millis).collect::<Vec<_>>(),
+        "cached_ms": millis(alone),
         "ping_loss_pct": loss,
         "path": path,
         "chip": form.chip.name(),
@@ -236,7 +237,6 @@ fn rounds(stage: &mut Stage<'_>, form: &Form, chip: &mut Chip, stand: &mut Stand
     });
     // Over a relay alone nobody tells the gateway of a reboot: it finds out by silence, and
     // how long that takes is told and not judged yet.
-    let new = all.iter().take(count).copied().max().unwrap_or(Duration::MAX);
     let late = if form.is_usual() { joined.max(alone) } else { new };
     if late > JOINED_GOAL {
         let (late, goal) = (ui::span(late), ui::span(JOINED_GOAL));
@@ -286,6 +286,10 @@ fn loss(from: &Namespace, address: IpAddr) -> Result<f64> {
         lost += u32::from(answered.is_none());
     }
     Ok(100.0 * f64::from(lost) / f64::from(PINGS))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What the page says of the stack, in bytes.

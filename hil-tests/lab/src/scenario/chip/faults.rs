@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::super::Stage;
-use super::{CHIP, Form, SITES, Stand, ready};
+use super::{CHIP, Form, SITES, Stand, millis, ready};
 use crate::chip::{Chip, page};
 use crate::clock;
 use crate::failure::{During, Failure, Result, status};
@@ -358,8 +358,4 @@ impl Scene<'_> {
         });
         Ok((words, figures))
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::Stage;
-use super::{CHIP, ready};
+use super::{CHIP, millis, ready};
 use crate::chip::Chip;
 use crate::failure::{During, Failure, Result};
 use crate::internet::{Families, Host, Internet, Plan};
@@ -147,10 +147,6 @@ fn judge(document: &Value, late: &[String], resident: &[Duration]) -> Result<()>
         return Err(Failure::expectation(words).line("measured", document.to_string()));
     }
     Ok(())
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `weft-fleet peers`, once all are members.
