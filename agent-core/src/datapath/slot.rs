@@ -295,3 +295,62 @@ impl SessionTimes {
         due
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::net::SocketAddr;
+
+    use weft_noise::entropy::Entropy;
+    use weft_noise::key::StaticSecret;
+    use weft_noise::wg::{INITIATION_LEN, LocalKey, RESPONSE_LEN, Tai64n};
+    use weft_wire::id::Secret;
+
+    use super::*;
+    use crate::event::SocketId;
+
+    struct Count(u8);
+
+    impl Entropy for Count {
+        fn fill(&mut self, out: &mut [u8]) {
+            out.iter_mut().for_each(|byte| {
+                self.0 = self.0.wrapping_mul(5).wrapping_add(1);
+                *byte = self.0;
+            });
+        }
+    }
+
+    /// The two ends of a session; the responder's index is this.
+    fn session(index: u32) -> (SessionKeys, SessionKeys) {
+        let (mut rng, psk) = (Count(index as u8), Secret([7; 32]));
+        let [a, b] = [1, 2].map(|key| LocalKey::new(StaticSecret::from_bytes([key; 32])));
+        let (a_sees_b, b_sees_a) = (a.remote(b.public()).unwrap(), b.remote(a.public()).unwrap());
+        let mut initiation = [0; INITIATION_LEN];
+        let stamp = Tai64n::from_steps(1);
+        let mut sent = a.initiate(&a_sees_b, 100 + index, stamp, &mut rng, &mut initiation);
+        let received = b.receive_initiation(&b.check_mac1(&initiation).unwrap()).unwrap();
+        let mut response = [0; RESPONSE_LEN];
+        let authentic = received.authenticate(&b_sees_a).unwrap();
+        let theirs = authentic.respond(index, &psk, &mut rng, &mut response);
+        let checked = a.check_mac1(&response).unwrap();
+        (sent.receive_response(&a, &checked, &[&psk]).unwrap().keys, theirs)
+    }
+
+    #[test]
+    fn a_first_packet_is_reported_whatever_is_installed_meanwhile() {
+        const ALWAYS: SessionTimes =
+            SessionTimes { rekey_at: Instant::FAR_FUTURE, expires_at: Instant::FAR_FUTURE };
+        let mut slot = Slot::<4>::new();
+        let (first, next) = (session(1), session(2));
+        assert!(slot.install(first.1, ALWAYS, ALWAYS, false));
+        let (mut sealer, _) = first.0.split::<4>();
+        let mut keepalive = [0; 32];
+        let len = sealer.seal(&mut keepalive, 0, 0).unwrap();
+        let address = SocketAddr::from(([192, 0, 2, 1], 4_000));
+        let source = Source { socket: SocketId(0), address };
+        slot.open(1, source, &mut keepalive[..len], Instant::from_secs(1)).unwrap();
+        assert!(slot.install(next.1, ALWAYS, ALWAYS, false));
+        assert!(slot.has_edges());
+        assert_eq!(slot.take_activity().edges.first_packet, Some((1, source)));
+        assert!(!slot.has_edges());
+    }
+}
