@@ -1,13 +1,13 @@
 //! Every number that the tunnel and the data path obey, those of the WireGuard
 //! paper apart from ours.
 
-use core::time::Duration;
+use crate::time::Duration;
 
 /// Constants of the WireGuard paper, section 6.1 (and 6.6 for keepalives). Two
 /// implementations that differ in one of these misunderstand each other. Those
 /// that count messages, and the life of a cookie, stand in `weft_noise::wg`.
 pub mod specification {
-    use core::time::Duration;
+    use crate::time::Duration;
 
     /// The initiator of a session replaces it after this long, when it sends.
     pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
@@ -32,7 +32,7 @@ pub mod specification {
 
 /// Numbers of our own. Another implementation never notices them.
 pub mod implementation {
-    use core::time::Duration;
+    use crate::time::Duration;
 
     /// Free bytes before a packet: the header of transport data.
     pub const HEADROOM: usize = 16;

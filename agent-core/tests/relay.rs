@@ -652,7 +652,7 @@ proptest! {
     #[test]
     fn nothing_expires_at_a_relay_that_answers(lost in proptest::collection::vec(0_u8..4, 1..60)) {
         let mut desk = Desk::ready();
-        desk.grant(7, 4 * HOUR);
+        desk.grant(7, HOUR * 4);
         let (mut refreshed, mut bound) = (desk.now, desk.now);
         let mut lost = lost.into_iter().cycle();
         let mut in_a_row = [0; 2];

@@ -149,7 +149,7 @@ impl<E: Entropy, T: Trace> Recorder<E, T> {
         if !T::ENABLED {
             return;
         }
-        let passed = u64::try_from((now - self.last).as_micros()).unwrap_or(u64::MAX);
+        let passed = (now - self.last).as_micros();
         self.last = now.max(self.last);
         self.trace.write(&mut |out| {
             postcard::to_slice(&(passed, entry), out).ok().map(|written| written.len())

@@ -208,8 +208,8 @@ impl Line {
         let failures = self.failures;
         self.failures = failures.saturating_add(1);
         let (min, max) = self.window;
-        let share = ((max - min).as_millis() * u128::from(entropy.number())) >> 32;
-        let spread = min + Duration::from_millis(u64::try_from(share).unwrap_or(0));
+        let share = (max - min).as_millis().saturating_mul(entropy.number().into()) >> 32;
+        let spread = min + Duration::from_millis(share);
         let Some(doublings) = failures.checked_sub(1) else {
             return spread;
         };
@@ -238,7 +238,7 @@ mod tests {
         let mut line = Line::new();
         let mut waits = Vec::new();
         let mut now = start;
-        while now < start + 2 * YOUNG {
+        while now < start + YOUNG * 2 {
             assert_eq!(line.poll(now), Some(LineAction::Connect));
             assert_eq!(line.poll(now), None);
             assert!(line.handle_connected());

@@ -11,7 +11,7 @@ const WAITS: [Duration; 3] =
 /// `span`, up to a quarter longer: devices that lost the same message do not
 /// repeat it together.
 pub(super) fn jittered(span: Duration, entropy: &mut dyn Entropy) -> Duration {
-    let quarter = u64::try_from(span.as_micros() / 4).unwrap_or(u64::MAX);
+    let quarter = span.as_micros() / 4;
     let share = u64::from(entropy.number());
     // The product needs 96 bits for spans beyond 4 hours: shift first there.
     let extra = match quarter.checked_mul(share) {

@@ -68,7 +68,7 @@ fn next_install<const PEERS: usize>(
     peer: &mut Peer,
     indices: &mut Indices<PEERS>,
     slot: PeerSlot,
-    rekey_after: core::time::Duration,
+    rekey_after: crate::time::Duration,
 ) -> Option<Install> {
     if let Some(index) = peer.drops.pop() {
         if peer.sealing.told == Some(index) {

@@ -79,7 +79,7 @@ impl Tai64nClock {
 
     fn steps_at(&self, now: Instant) -> Option<u64> {
         let (unix_ms, at) = self.time?;
-        let passed = u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+        let passed = now.since(at).as_millis();
         Some(Tai64n::steps_of_unix_ms(unix_ms.saturating_add(passed)).min(LATEST))
     }
 
@@ -98,7 +98,7 @@ impl Tai64nClock {
     /// `ahead` of real time. Nothing is stamped until that floor is written.
     pub fn advance(&mut self, ahead: Duration, now: Instant) {
         let from = self.steps_at(now).unwrap_or_else(|| self.last.max(self.written));
-        let ahead_ms = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX);
+        let ahead_ms = ahead.as_millis();
         let least = from.saturating_add(Tai64n::steps_of_unix_ms(ahead_ms)).min(LATEST);
         if least > self.last {
             self.last = least;
@@ -172,7 +172,7 @@ impl Tai64nClock {
     pub fn unix_ms(&self, now: Instant) -> Option<u64> {
         let (unix_ms, at) = self.time?;
         let passed: Duration = now.since(at);
-        Some(unix_ms.saturating_add(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)))
+        Some(unix_ms.saturating_add(passed.as_millis()))
     }
 }
 

@@ -97,7 +97,7 @@ fn hexadecimal(mark: [u8; 4]) -> String {
 
 impl Daemon {
     fn age_ms(at: Option<Instant>) -> Option<u64> {
-        at.map(|at| (now() - at).as_millis() as u64)
+        at.map(|at| (now() - at).as_millis())
     }
 
     /// The way of a peer's data, and since when.

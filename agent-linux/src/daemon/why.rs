@@ -18,12 +18,12 @@ impl Daemon {
         let attempts = self.agent.attempts(peer.slot)?;
         let nat = self.agent.nat(now);
         let seen = || self.agent.seen();
-        let millis = |at: Instant| (now - at).as_millis() as u64;
+        let millis = |at: Instant| (now - at).as_millis();
         let tried = |attempt: &Attempt| {
             let (tried, answered) = attempt.addresses();
             Tried {
                 end: attempt.end().map_or(0, |end| end as u16),
-                ago_ms: attempt.age(now).as_millis() as u64,
+                ago_ms: attempt.age(now).as_millis(),
                 took_ms: attempt.took_ms(),
                 tried,
                 answered,
@@ -41,7 +41,7 @@ impl Daemon {
             attempts: attempts.iter().map(tried).collect(),
             failed: attempts.failed(),
             trying_ms: attempts.began().map(millis),
-            next_ms: attempts.next().map(|at| (at - now).as_millis() as u64),
+            next_ms: attempts.next().map(|at| (at - now).as_millis()),
             mapped: match self.way_in.told() {
                 Told::Mapped { name, external, public: true, .. } => Some((name, external.port())),
                 _ => None,

@@ -46,7 +46,7 @@ pub(super) fn both(v4: Vec<SocketAddr>, v6: Vec<SocketAddr>, plan: &Plan) -> io:
         for socket in looks.iter().flatten().flat_map(|looking| &looking.sockets) {
             set.add(socket.as_fd(), Interest::READ);
         }
-        set.wait(Some(due.since(now).as_micros() as u64))?;
+        set.wait(Some(due.since(now).as_micros()))?;
     }
     Ok(looks.map(|looking| looking.map(|looking| looking.look)))
 }

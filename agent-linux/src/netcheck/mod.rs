@@ -249,7 +249,7 @@ fn report_relay(relay: &Relay, looks: &[Look; 2], streams: &[stream::Timed]) -> 
                 Err(Unlooked::NobodyToAsk) => continue,
                 Ok(look) => {
                     let answer = look.seen().find(|seen| seen.server == address);
-                    let rtt = answer.and_then(|seen| seen.answer).map(|(_, rtt)| rtt);
+                    let rtt = answer.and_then(|seen| seen.answer).map(|(_, rtt)| rtt.into());
                     rtt.ok_or_else(|| "no answer".to_owned())
                 }
             };

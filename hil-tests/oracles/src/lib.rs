@@ -65,7 +65,7 @@ pub trait Oracle {
 }
 
 /// How often both devices look at their timers.
-pub const TICK: Duration = Duration::from_millis(250);
+pub const TICK: weft_agent_core::time::Duration = weft_agent_core::time::Duration::from_millis(250);
 
 /// Sets the clocks of both oracles, in this thread.
 pub fn set_time(time: Duration) {

@@ -11,11 +11,10 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::event::PeerSlot;
-use weft_agent_core::time::Instant;
+use weft_agent_core::time::{Duration, Instant};
 use weft_agent_core::tunnel::{PeerKeys, RESERVATION};
 use weft_noise::key::StaticSecret;
 use weft_oracles::{Boringtun, Gotatun, Oracle, OracleNode, Setup};
@@ -189,7 +188,7 @@ impl Run {
         while self.world.now() < end {
             let step = Duration::from_millis(20 + self.rng.below(400));
             for (from, gap) in gap.into_iter().enumerate() {
-                if gap > 0 && self.rng.below(gap) < step.as_millis() as u64 {
+                if gap > 0 && self.rng.below(gap) < step.as_millis() {
                     self.send(from);
                 }
             }

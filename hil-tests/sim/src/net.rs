@@ -9,9 +9,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
-use weft_agent_core::time::Instant;
+use weft_agent_core::time::{Duration, Instant};
 
 use crate::rng::Rng;
 

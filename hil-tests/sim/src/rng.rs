@@ -1,8 +1,7 @@
 //! Reproducible randomness.
 
-use std::time::Duration;
-
 use weft_agent_core::entropy::Entropy;
+use weft_agent_core::time::Duration;
 
 /// SplitMix64. Reproducible, and no secret ever.
 #[derive(Clone, Debug)]
@@ -35,8 +34,7 @@ impl Rng {
 
     /// A duration up to `most`, to the microsecond.
     pub fn up_to(&mut self, most: Duration) -> Duration {
-        let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX - 1);
-        Duration::from_micros(self.below(micros + 1))
+        Duration::from_micros(self.below(most.as_micros().saturating_add(1)))
     }
 
     /// Another source, independent of this one's later numbers.

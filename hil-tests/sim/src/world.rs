@@ -1,9 +1,8 @@
 //! A clock, a network and nodes.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use weft_agent_core::time::Instant;
+use weft_agent_core::time::{Duration, Instant};
 
 use crate::net::{Datagram, HostId, Link, Network};
 

@@ -137,7 +137,7 @@ fn ping_until_answered(mesh: &mut Mesh, from: usize, host: u32, limit_ms: u64) -
     let (start, before) = (mesh.now, mesh.replies(from));
     let mut sequence = 0;
     while mesh.replies(from) == before {
-        let passed = (mesh.now - start).as_millis() as u64;
+        let passed = (mesh.now - start).as_millis();
         assert!(passed < limit_ms, "no reply in {limit_ms} ms\n{}", mesh.log.join("\n"));
         if passed.is_multiple_of(200) {
             mesh.ping(from, host, sequence);

@@ -181,7 +181,7 @@ fn a_budget_that_is_used_up_ends_searches_and_nothing_else() {
     let told = mesh.coordinator.usages.iter().rev().find(|(_, usage)| usage.used_up);
     assert!(told.is_some(), "and so is the coordinator");
     // A new day.
-    let left = (midnight() - mesh.now).as_millis() as u64;
+    let left = (midnight() - mesh.now).as_millis();
     talk(&mut mesh, a, b, left / PAUSE * PAUSE);
     assert_eq!(mesh.coordinator.calls, calls);
     talk(&mut mesh, a, b, HOUR);
@@ -234,7 +234,7 @@ fn a_way_is_kept_open_while_there_are_bytes() {
         limit(&mut mesh, a, 0);
         mesh.run_for(HOUR);
         let probed = probes(&mesh, a);
-        mesh.run_for((midnight() - mesh.now).as_millis() as u64 - HOUR);
+        mesh.run_for((midnight() - mesh.now).as_millis() - HOUR);
         assert_eq!(probes(&mesh, a), probed, "{}", kind.name());
         assert_eq!(mesh.relays[0].turn.allocations(), 0, "{}", kind.name());
         mesh.run_for(2 * HOUR);

@@ -3,11 +3,10 @@
 #![allow(missing_docs, reason = "a test")]
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::event::PeerSlot;
-use weft_agent_core::time::Instant;
+use weft_agent_core::time::{Duration, Instant};
 use weft_agent_core::tunnel::PeerKeys;
 use weft_noise::key::StaticSecret;
 use weft_sim::{Link, TunnelNode, World};

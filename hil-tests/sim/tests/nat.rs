@@ -3,9 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
-use weft_agent_core::time::Instant;
+use weft_agent_core::time::{Duration, Instant};
 use weft_sim::nat::{Filtering, Kind, Mapping, Nat, Pass, Ports, Rules};
 use weft_sim::{Datagram, GatewayId, HostId, Link, Network};
 

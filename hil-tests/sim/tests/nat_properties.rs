@@ -4,10 +4,9 @@
 #![allow(missing_docs, reason = "a test")]
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use proptest::prelude::*;
-use weft_agent_core::time::Instant;
+use weft_agent_core::time::{Duration, Instant};
 use weft_sim::nat::{Filtering, Mapping, Nat, Ports, Rules};
 use weft_sim::{Datagram, Middlebox};
 

@@ -33,7 +33,7 @@ fn meshed(seed: u64, first: Kind, round_trips_ms: [u64; 2]) -> (Mesh, usize, usi
 
 /// A call to the other one that is over again when this returns: at which relay the
 /// caller was, and how long the first answer took.
-fn call(mesh: &mut Mesh, a: usize, b: usize) -> (u16, u128) {
+fn call(mesh: &mut Mesh, a: usize, b: usize) -> (u16, u64) {
     let (host, before, began) = (mesh.host(b), mesh.replies(a), mesh.now);
     let took = loop {
         mesh.ping(a, host, 1);

@@ -3,9 +3,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use weft_agent_core::time::Instant;
+use weft_agent_core::time::{Duration, Instant};
 use weft_sim::{Datagram, HostId, Link, Middlebox, Network};
 
 const NOW: Instant = Instant::from_secs(1);

@@ -13,9 +13,8 @@
 mod table;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
-use weft_agent_core::time::Instant;
+use weft_agent_core::time::{Duration, Instant};
 
 use crate::net::{Datagram, GatewayId, Middlebox, Network};
 use crate::rng::Rng;

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
-use weft_agent_core::time::Instant;
+use weft_agent_core::time::{Duration, Instant};
 
 use super::{Filtering, Mapping, Ports, Rules};
 use crate::rng::Rng;

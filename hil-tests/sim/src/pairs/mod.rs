@@ -23,10 +23,9 @@ mod watch;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use weft_agent_core::agent::trace::NoTrace;
-use weft_agent_core::time::Instant;
+use weft_agent_core::time::{Duration, Instant};
 use weft_wire::signal::{Candidate, CandidateKind};
 
 use crate::mesh::{Coordinator, Mesh, echo};

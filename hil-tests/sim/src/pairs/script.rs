@@ -1,6 +1,6 @@
 //! What happens to a pair, and when: drawn from the seed before it begins.
 
-use std::time::Duration;
+use weft_agent_core::time::Duration;
 
 use crate::rng::Rng;
 
@@ -94,11 +94,11 @@ impl Writer<'_> {
             let period = Duration::from_millis(period);
             self.put(at, Event::Talk { senders, period });
             for _ in 0..self.pick(&[0, 1, 1, 2]) {
-                let within = at + self.between(0, length.as_millis() as u64);
+                let within = at + self.between(0, length.as_millis());
                 self.trouble(within);
             }
             at += length;
-            let each = (length.as_millis() / period.as_millis()) as u64;
+            let each = length.as_millis() / period.as_millis();
             packets += each * senders.iter().filter(|sends| **sends).count() as u64;
             let pause = self.pick(&[5_000, 35_000, 65_000, 130_000, 400_000]);
             if self.rng.chance(700_000) {

@@ -2,7 +2,8 @@
 //! that makes possible.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+
+use weft_agent_core::time::Duration;
 
 use crate::nat::{Filtering, Kind, Mapping, Nat, Pass, Ports, Rules};
 use crate::net::{GatewayId, Network};

@@ -1,8 +1,6 @@
 //! What is promised of one direction of a pair, checked packet by packet.
 
-use std::time::Duration;
-
-use weft_agent_core::time::Instant;
+use weft_agent_core::time::{Duration, Instant};
 
 use super::Outcome;
 
