@@ -11,8 +11,8 @@ mod wrapped;
 pub(crate) use wrapped::WRAPPED_LEN;
 pub use wrapped::{WrapError, Wrapped};
 
-use serde::{Deserialize, Serialize};
 use weft_agent_core::control::Identity;
+use weft_wire::body::{Body as _, Reader, Writer};
 use weft_wire::id::PublicKey;
 use zeroize::Zeroizing;
 
@@ -114,14 +114,7 @@ impl<S: Storage> Storage for &mut S {
 /// Longest [`Record::Identity`], in bytes.
 const IDENTITY_LEN: usize = 448;
 
-/// The identity as it is kept: with the coordinator that the join string named.
-#[derive(Serialize, Deserialize)]
-struct Kept<I> {
-    of: PublicKey,
-    identity: I,
-}
-
-/// The identity, if it is one for this coordinator.
+/// The identity, if it is one for this coordinator, which stands before it.
 ///
 /// # Errors
 ///
@@ -134,8 +127,10 @@ pub(crate) async fn identity<S: Storage>(
     let mut buffer = Zeroizing::new([0; IDENTITY_LEN]);
     let len = storage.read(Record::Identity, &mut *buffer).await.map_err(StartError::Storage)?;
     let Some(bytes) = len.and_then(|len| buffer.get(..len)) else { return Ok(None) };
-    let kept: Kept<Identity> = postcard::from_bytes(bytes).map_err(|_| StartError::Identity)?;
-    Ok((kept.of == *of).then_some(kept.identity))
+    let mut reader = Reader::new(bytes);
+    let (kept_of, identity) = (PublicKey::take(&mut reader), Identity::take(&mut reader));
+    reader.rest().ok_or(StartError::Identity)?;
+    Ok((kept_of == *of).then_some(identity))
 }
 
 /// An identity as it is kept. A secret.
@@ -148,8 +143,10 @@ impl KeptIdentity {
     /// `None` for one that is too long, which none is.
     pub(crate) fn new(of: &PublicKey, identity: &Identity) -> Option<Self> {
         let mut bytes = Zeroizing::new([0; IDENTITY_LEN]);
-        let kept = Kept { of: *of, identity };
-        let len = postcard::to_slice(&kept, &mut *bytes).ok()?.len();
+        let mut writer = Writer::new(&mut *bytes);
+        of.put(&mut writer);
+        identity.put(&mut writer);
+        let len = writer.written()?;
         Some(Self { bytes, len })
     }
 

@@ -21,6 +21,8 @@ pub struct CacheEndpoint {
     pub address: SocketAddr,
 }
 
+weft_wire::body!(struct CacheEndpoint { device, address });
+
 impl Item for CacheEndpoint {
     const TAG: u32 = (1 << 16) + 1;
 }
@@ -35,6 +37,8 @@ pub struct CacheUsage {
     pub bytes: Bytes,
 }
 
+weft_wire::body!(struct CacheUsage { day, bytes });
+
 impl Item for CacheUsage {
     const TAG: u32 = (1 << 16) + 2;
 }
@@ -48,6 +52,8 @@ pub struct CacheLine {
     /// As it travels.
     pub line: [u8; 24],
 }
+
+weft_wire::body!(struct CacheLine { device, line });
 
 impl Item for CacheLine {
     const TAG: u32 = (1 << 16) + 3;

@@ -29,6 +29,8 @@ pub struct CacheHead {
     pub done: DoneCommands,
 }
 
+weft_wire::body!(struct CacheHead { epoch, revision, lease_used_s, done });
+
 impl Item for CacheHead {
     // Far above every tag of weft-wire: the two are never in one sequence by
     // mistake and told apart if they are.

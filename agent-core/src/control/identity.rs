@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use weft_noise::key::StaticSecret;
 use weft_noise::mac;
+use weft_wire::body::{Body, Reader, Writer};
 use weft_wire::id::{
     DeviceId, Inbox, KeyId, Name, NetworkId, OrganisationId, PublicKey, Secret, ShortSecret,
 };
@@ -35,6 +36,10 @@ pub struct Identity {
     pub second_wireguard: Option<SecondWireguard>,
 }
 
+weft_wire::body!(struct Identity {
+    identity_key, wireguard_key, coordinator, next_coordinator, membership, second_wireguard,
+});
+
 /// A second private key of the tunnel.
 #[derive(Serialize, Deserialize)]
 pub struct SecondWireguard {
@@ -44,6 +49,8 @@ pub struct SecondWireguard {
     pub kind: SecondKind,
 }
 
+weft_wire::body!(struct SecondWireguard { key, kind });
+
 /// How a device stands towards its network.
 #[derive(Serialize, Deserialize)]
 pub enum Membership {
@@ -51,6 +58,32 @@ pub enum Membership {
     Enrolling(Enrolment),
     /// Was taken in (or waits for an operator's yes).
     Member(Member),
+}
+
+impl Body for Membership {
+    fn put(&self, writer: &mut Writer<'_>) {
+        match self {
+            Self::Enrolling(enrolment) => {
+                writer.byte(0);
+                enrolment.put(writer);
+            }
+            Self::Member(member) => {
+                writer.byte(1);
+                member.put(writer);
+            }
+        }
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Self {
+        match reader.number(32) {
+            0 => Self::Enrolling(Body::take(reader)),
+            1 => Self::Member(Body::take(reader)),
+            _ => {
+                reader.fail();
+                Self::Member(Body::take(reader))
+            }
+        }
+    }
 }
 
 /// What of a join string is needed to enrol.
@@ -67,6 +100,8 @@ pub struct Enrolment {
     /// Host number that the device held before, or 0.
     pub host: u32,
 }
+
+weft_wire::body!(struct Enrolment { key, psk, token_expiry, token, host });
 
 /// What enrolment gave.
 #[derive(Serialize, Deserialize)]
@@ -92,6 +127,11 @@ pub struct Member {
     /// Version of the master that the PSK is derived from.
     pub master: u8,
 }
+
+weft_wire::body!(struct Member {
+    device, network, organisation, name, network_name, inbox, password, password_expiry, psk,
+    master,
+});
 
 impl Identity {
     /// A new device with new keys that will enrol with this join string. Keep

@@ -83,6 +83,8 @@ macro_rules! number_id {
         )]
         pub struct $name(pub u32);
 
+        crate::body!(struct $name { 0 });
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write_sixty($prefix, scramble(self.0), f)
@@ -125,6 +127,8 @@ number_id!(
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KeyId(u64);
 
+crate::body!(struct KeyId { 0 });
+
 impl KeyId {
     /// Takes the lower 60 bits of random bytes.
     pub const fn from_random(random: [u8; 8]) -> Self {
@@ -165,6 +169,8 @@ impl FromStr for KeyId {
 /// Not derivable from any key, and replaceable by the coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Inbox(pub [u8; 16]);
+
+crate::body!(struct Inbox { 0 });
 
 /// Characters of an inbox in topics and client ids.
 pub const INBOX_TEXT_LEN: usize = base32::encoded_len(16);
@@ -211,6 +217,8 @@ impl FromStr for Inbox {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PublicKey(pub [u8; 32]);
 
+crate::body!(struct PublicKey { 0 });
+
 impl PublicKey {
     /// All zero: never a valid key, so the low-order check refuses it.
     pub const ZERO: Self = Self([0; 32]);
@@ -229,6 +237,8 @@ impl fmt::Debug for PublicKey {
 /// no `Debug`, no `Clone`, no comparison.
 #[derive(Serialize, Deserialize)]
 pub struct Secret(pub [u8; 32]);
+
+crate::body!(struct Secret { 0 });
 
 impl Secret {
     /// Takes the bytes over and erases the source.
@@ -262,6 +272,8 @@ impl Drop for Secret {
 #[derive(Serialize, Deserialize)]
 pub struct ShortSecret(pub [u8; 16]);
 
+crate::body!(struct ShortSecret { 0 });
+
 impl ShortSecret {
     /// A second copy, named so that every place that makes one is found.
     pub const fn duplicate(&self) -> Self {
@@ -280,6 +292,8 @@ impl Drop for ShortSecret {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u32);
 
+crate::body!(struct Epoch { 0 });
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)
@@ -292,14 +306,20 @@ impl fmt::Display for Epoch {
 )]
 pub struct Revision(pub u64);
 
+crate::body!(struct Revision { 0 });
+
 /// Which coordinator process holds a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReplicaId(pub u16);
+
+crate::body!(struct ReplicaId { 0 });
 
 /// One start of one agent process: 8 random bytes drawn at start, so that two
 /// machines with one identity are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Instance(pub [u8; 8]);
+
+crate::body!(struct Instance { 0 });
 
 /// The longest name of a device or network: a lower-case RFC 1123 label.
 pub const NAME_LEN: usize = 32;

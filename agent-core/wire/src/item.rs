@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as De, Serialize as Ser};
 
+use crate::body::{Body, Reader, Writer};
 use crate::frame::PADDING;
 use crate::id::{
     CommandId, DeviceId, Epoch, Inbox, Instance, Name, NetworkId, OrganisationId, PublicKey,
@@ -14,7 +15,7 @@ use crate::id::{
 };
 
 /// A type that is the body of an item.
-pub trait Item: Serialize + DeserializeOwned {
+pub trait Item: Body + Serialize + DeserializeOwned {
     /// The tag that names this body for ever.
     const TAG: u32;
 }
@@ -71,7 +72,9 @@ impl<'a> RawItem<'a> {
         if self.tag != T::TAG {
             return Err(ItemError::Body(self.tag));
         }
-        postcard::take_from_bytes(self.body).map_err(|_| ItemError::Body(self.tag))
+        let mut reader = Reader::new(self.body);
+        let value = T::take(&mut reader);
+        Ok((value, reader.rest().ok_or(ItemError::Body(self.tag))?))
     }
 }
 
@@ -172,7 +175,7 @@ impl<'a> ItemWriter<'a> {
     ///
     /// [`ItemError::NoRoom`].
     pub fn put<T: Item>(&mut self, body: &T) -> Result<(), ItemError> {
-        self.put_nested(body, |_| Ok(()))
+        self.append(T::TAG, &mut |writer| body.put(writer), &mut |_| Ok(()))
     }
 
     /// Appends one item as it came; on an error nothing was written.
@@ -199,15 +202,27 @@ impl<'a> ItemWriter<'a> {
     pub fn put_nested<T: Item>(
         &mut self,
         body: &T,
-        inner: impl FnOnce(&mut ItemWriter<'_>) -> Result<(), ItemError>,
+        mut inner: impl FnMut(&mut ItemWriter<'_>) -> Result<(), ItemError>,
+    ) -> Result<(), ItemError> {
+        self.append(T::TAG, &mut |writer| body.put(writer), &mut inner)
+    }
+
+    /// The same for every type of body.
+    fn append(
+        &mut self,
+        tag: u32,
+        body: &mut dyn FnMut(&mut Writer<'_>),
+        inner: &mut dyn FnMut(&mut ItemWriter<'_>) -> Result<(), ItemError>,
     ) -> Result<(), ItemError> {
         let mut at = self.len;
-        put_varint(self.buffer, &mut at, T::TAG)?;
+        put_varint(self.buffer, &mut at, tag)?;
         // The length's own length is known only afterwards: write the body
         // where a one-byte length would end and move it if that was too short.
         let start = at + 1;
         let room = self.buffer.get_mut(start..).ok_or(ItemError::NoRoom)?;
-        let head = postcard::to_slice(body, room).map_err(|_| ItemError::NoRoom)?.len();
+        let mut writer = Writer::new(room);
+        body(&mut writer);
+        let head = writer.written().ok_or(ItemError::NoRoom)?;
         let mut nested = ItemWriter::new(&mut room[head..]);
         inner(&mut nested)?;
         let len = head + nested.len;
@@ -260,6 +275,8 @@ macro_rules! item {
         $(#[$doc])*
         #[derive(::serde::Serialize, ::serde::Deserialize)]
         pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+
+        $crate::body!(struct $name { $($field),* });
 
         impl $crate::item::Item for $name {
             const TAG: u32 = $tag;
@@ -342,6 +359,8 @@ pub enum Backend {
     Chip,
 }
 
+crate::body!(enum Backend, else Self::User; { 0 = User, 1 = Kernel, 2 = Chip });
+
 /// What a device's network and build can do.
 #[derive(Clone, Debug, PartialEq, Eq, Ser, De)]
 pub struct Abilities {
@@ -366,6 +385,11 @@ pub struct Abilities {
     /// Local addresses of the WireGuard socket.
     pub endpoints: heapless::Vec<core::net::SocketAddr, 4>,
 }
+
+crate::body!(struct Abilities {
+    families, carriers, mtu, backend, peer_slots, peer_routes, rules, agent, platform,
+    endpoints,
+});
 
 item!(
     /// Request: take this device in. Only in a session made with an enrolment
@@ -400,6 +424,10 @@ pub enum Standing {
     /// An operator said no.
     Rejected,
 }
+
+crate::body!(enum Standing, else Self::Active; {
+    0 = Active, 1 = Pending, 2 = Blocked, 3 = Quarantined, 4 = Rejected,
+});
 
 item!(
     /// Answer to [`Register`].
@@ -501,6 +529,8 @@ pub enum CommandKind {
     Restart,
 }
 
+crate::body!(enum CommandKind, else Self::Restart; { 0 = Restart });
+
 item!(
     /// A command to the device.
     10 Command {
@@ -523,6 +553,8 @@ pub enum Outcome {
     /// This device cannot do it.
     Unsupported,
 }
+
+crate::body!(enum Outcome, else Self::Accepted; { 0 = Accepted, 1 = Expired, 2 = Unsupported });
 
 item!(
     /// The device's word on a command.
@@ -553,6 +585,8 @@ pub struct NewInbox {
     /// Unix time in seconds after which the broker refuses the password.
     pub password_expiry: u32,
 }
+
+crate::body!(struct NewInbox { inbox, password, password_expiry });
 
 item!(
     /// Another machine uses this device's identity. The copy that is

@@ -28,6 +28,7 @@
 
 pub mod base32;
 pub mod base64;
+pub mod body;
 pub mod crc;
 pub mod frame;
 pub mod http;

@@ -9,6 +9,7 @@ use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize as De, Serialize as Ser};
 
+use crate::body::{Body, Reader, Writer};
 use crate::id::{DeviceId, Epoch, Name, PublicKey, Revision, Secret};
 use crate::item::{RequestId, item};
 
@@ -20,6 +21,8 @@ pub enum Prefix {
     /// IPv6 and a length of at most 128.
     V6(Ipv6Addr, u8),
 }
+
+crate::body!(enum Prefix, else Self::V4(Ipv4Addr::UNSPECIFIED, 0); { 0 = V4(value, len), 1 = V6(value, len) });
 
 /// A network's addresses. A device is one number `host`; both its addresses
 /// follow from it. Does not decode with another length than 8 to 28.
@@ -52,6 +55,24 @@ impl TryFrom<OverlayFields> for Overlay {
         } else {
             Err("an overlay's length is 8 to 28")
         }
+    }
+}
+
+/// Reads the fields as they travel, and refuses another length as serde does.
+impl Body for Overlay {
+    fn put(&self, writer: &mut Writer<'_>) {
+        self.ipv4.put(writer);
+        self.ipv4_len.put(writer);
+        self.ipv6.put(writer);
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Self {
+        let (ipv4, ipv4_len) = Body::take(reader);
+        let ipv6 = Body::take(reader);
+        Self::try_from(OverlayFields { ipv4, ipv4_len, ipv6 }).unwrap_or_else(|_| {
+            reader.fail();
+            Self { ipv4: Ipv4Addr::UNSPECIFIED, ipv4_len: 8, ipv6 }
+        })
     }
 }
 
@@ -129,6 +150,8 @@ pub enum SecondKind {
     Previous,
 }
 
+crate::body!(enum SecondKind, else Self::Next; { 0 = Next, 1 = Previous });
+
 /// A peer's second key during a rotation.
 #[derive(Ser, De)]
 pub struct SecondKey {
@@ -141,6 +164,8 @@ pub struct SecondKey {
     /// Dropped at this Unix time in milliseconds; 0 = when told.
     pub until_ms: u64,
 }
+
+crate::body!(struct SecondKey { key, psk, kind, until_ms });
 
 /// Bits of [`PeerUpsert::flags`].
 pub mod peer_flags {
@@ -160,6 +185,8 @@ pub const PEER_ROUTES: usize = 64;
 /// 64 bytes in two halves (serde's arrays end at 32).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Ser, De)]
 pub struct Signature(pub [u8; 32], pub [u8; 32]);
+
+crate::body!(struct Signature { 0, 1 });
 
 item!(
     /// Op: this peer is as follows, whatever was known before.
@@ -229,6 +256,8 @@ pub struct Rule {
     pub last_port: u16,
 }
 
+crate::body!(struct Rule { number, protocol, first_port, last_port });
+
 /// The most rules on any device; a chip says how many it takes.
 pub const RULES: usize = 64;
 
@@ -283,6 +312,8 @@ pub struct OwnSecond {
     /// Next or previous.
     pub kind: SecondKind,
 }
+
+crate::body!(struct OwnSecond { key, kind });
 
 item!(
     /// Op: what peers know of this device's own WireGuard keys. State like every

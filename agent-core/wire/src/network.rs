@@ -41,6 +41,11 @@ pub enum NatMapping {
     Random,
 }
 
+crate::body!(enum NatMapping, else Self::Unknown; {
+    0 = Unknown, 1 = NoNat, 2 = EndpointIndependent, 3 = Address, 4 = AddressAndPort,
+    5 = Sequential(value), 6 = Window(value), 7 = Random,
+});
+
 /// Whose packets a NAT lets in (RFC 4787 section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Ser, De)]
 pub enum NatFiltering {
@@ -55,6 +60,10 @@ pub enum NatFiltering {
     AddressAndPort,
 }
 
+crate::body!(enum NatFiltering, else Self::Unknown; {
+    0 = Unknown, 1 = EndpointIndependent, 2 = Address, 3 = AddressAndPort,
+});
+
 /// A protocol by which a router lets packets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Ser, De)]
 pub enum MappedBy {
@@ -65,6 +74,8 @@ pub enum MappedBy {
     /// The Internet Gateway Device of UPnP.
     Upnp,
 }
+
+crate::body!(enum MappedBy, else Self::Pcp; { 0 = Pcp, 1 = NatPmp, 2 = Upnp });
 
 /// A way to a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Ser, De)]
@@ -77,6 +88,8 @@ pub enum RelayRung {
     Tls,
 }
 
+crate::body!(enum RelayRung, else Self::Udp; { 0 = Udp, 1 = Tcp, 2 = Tls });
+
 /// How a relay answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Ser, De)]
 pub struct RelayReached {
@@ -86,6 +99,8 @@ pub struct RelayReached {
     /// none did.
     pub answered: Option<(RelayRung, u32)>,
 }
+
+crate::body!(struct RelayReached { relay, answered });
 
 /// A device's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Ser, De)]
@@ -107,6 +122,10 @@ pub struct NetworkReport {
     /// The relays of the map.
     pub relays: heapless::Vec<RelayReached, RELAYS>,
 }
+
+crate::body!(struct NetworkReport {
+    v4, v6, mapping, filtering, hairpin, mapped, metered, relays,
+});
 
 item!(
     /// The device's word on a [`Netcheck`].

@@ -32,6 +32,8 @@ pub enum Rung {
     Tls,
 }
 
+crate::body!(enum Rung, else Self::Udp; { 0 = Udp, 1 = SecondUdp, 2 = Tcp, 3 = Tls });
+
 impl Rung {
     /// The word in lists and documents.
     pub const fn as_str(self) -> &'static str {
@@ -68,6 +70,10 @@ pub enum Way {
     },
 }
 
+crate::body!(enum Way, else Self::Idle; {
+    0 = Idle, 1 = Nowhere, 2 = Direct(value), 3 = Relay { relay, rung },
+});
+
 /// How looking for a direct way ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Ser, De)]
 pub struct Attempt {
@@ -93,6 +99,8 @@ pub struct Attempt {
     pub took_ms: u16,
 }
 
+crate::body!(struct Attempt { end, ago_s, failed, own, peer, tried, answered, sent, took_ms });
+
 /// One peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Ser, De)]
 pub struct PeerReport {
@@ -110,6 +118,8 @@ pub struct PeerReport {
     /// cause it.
     pub next_s: Option<u32>,
 }
+
+crate::body!(struct PeerReport { peer, way, since_s, rtt_ms, attempt, next_s });
 
 item!(
     /// Request: this is how peers are reached; those that are not named are

@@ -36,6 +36,8 @@ pub struct Relay {
     pub tls: u16,
 }
 
+crate::body!(struct Relay { number, v4, v6, udp, tcp, tls });
+
 item!(
     /// Op: the complete list of relays.
     48 Relays {
@@ -52,6 +54,8 @@ pub struct RelayName {
     /// A lower-case RFC 1123 label.
     pub name: Name,
 }
+
+crate::body!(struct RelayName { relay, name });
 
 item!(
     /// Op: the names of the relays of [`Relays`]. A device that holds its peers on
@@ -77,6 +81,8 @@ item!(
 #[derive(Ser, De)]
 pub struct RelayMac(pub [u8; 20]);
 
+crate::body!(struct RelayMac { 0 });
+
 impl RelayMac {
     /// A second copy, named so that every place that makes one is found.
     pub const fn duplicate(&self) -> Self {
@@ -98,6 +104,8 @@ pub struct RelayLogin {
     /// Its password's MAC.
     pub mac: RelayMac,
 }
+
+crate::body!(struct RelayLogin { relay, mac });
 
 item!(
     /// Answer: credentials as relays with a shared secret take them, ours and

@@ -46,6 +46,8 @@ pub struct RelayPlace {
     pub tls: u16,
 }
 
+crate::body!(struct RelayPlace { v4, v6, udp, tcp, tls });
+
 item!(
     /// Request: to be taken in as a relay. Answered by [`RelayRegistered`] or
     /// [`crate::item::Refused`].
@@ -130,6 +132,8 @@ pub struct RelayDenial {
     /// Whether it is denied; `false` = it was, and is no more.
     pub denied: bool,
 }
+
+crate::body!(struct RelayDenial { device, organisation, denied });
 
 item!(
     /// Who is denied, from one revision to another.

@@ -9,6 +9,7 @@ use core::net::SocketAddr;
 
 use serde::{Deserialize as De, Serialize as Ser};
 
+use crate::body::{Reader, Writer};
 use crate::id::DeviceId;
 use crate::item::{Item, item};
 
@@ -33,6 +34,10 @@ pub enum CandidateKind {
     Configured,
 }
 
+crate::body!(enum CandidateKind, else Self::Host; {
+    0 = Host, 1 = Mapped, 2 = ServerReflexive, 3 = Relayed, 4 = Configured,
+});
+
 /// An address where a device may be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Ser, De)]
 pub struct Candidate {
@@ -41,6 +46,8 @@ pub struct Candidate {
     /// The address.
     pub address: SocketAddr,
 }
+
+crate::body!(struct Candidate { kind, address });
 
 /// How a NAT chooses ports (RFC 4787), as far as the device could tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Ser, De)]
@@ -60,6 +67,11 @@ pub enum Mapping {
     Blocked,
 }
 
+crate::body!(enum Mapping, else Self::Unknown; {
+    0 = Unknown, 1 = EndpointIndependent, 2 = Sequential(value), 3 = Window(value), 4 = Random,
+    5 = Blocked,
+});
+
 /// What a device knows of its network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Ser, De)]
 pub struct NatReport {
@@ -70,6 +82,8 @@ pub struct NatReport {
     /// Age of this report, in milliseconds.
     pub age_ms: u32,
 }
+
+crate::body!(struct NatReport { mapping, lifetime_s, age_ms });
 
 item!(
     /// "I have a packet for you; here is where I am."
@@ -134,13 +148,16 @@ item!(
 /// Writes a signal as it travels in a probe; returns its length. `None` without
 /// room.
 pub fn put<T: Item>(signal: &T, room: &mut [u8]) -> Option<usize> {
-    postcard::to_slice(signal, room).ok().map(|written| written.len())
+    let mut writer = Writer::new(room);
+    signal.put(&mut writer);
+    writer.written()
 }
 
 /// Reads what a probe carries: a signal, and zero bytes behind it.
 pub fn take<T: Item>(body: &[u8]) -> Option<T> {
-    let (signal, rest) = postcard::take_from_bytes(body).ok()?;
-    rest.iter().all(|byte| *byte == 0).then_some(signal)
+    let mut reader = Reader::new(body);
+    let signal = T::take(&mut reader);
+    reader.rest()?.iter().all(|byte| *byte == 0).then_some(signal)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use weft_agent_core::time::Duration;
 use weft_sim::mesh::Mesh;
 use weft_sim::mesh::coordinator::UNIX_MS;
 use weft_sim::{Link, Rng};
+use weft_wire::body::{Body, Reader, Writer};
 use weft_wire::frame::{FrameKind, RecordHeader, Reset, Retry, kind};
 use weft_wire::id::{CommandId, DeviceId, PublicKey};
 use weft_wire::item::{Command, CommandKind, Item, Outcome, Standing, State};
@@ -730,6 +731,17 @@ fn a_look_at_the_network_is_asked_of_the_shell_and_told_until_it_is_heard() {
 #[test]
 fn unknown_items_are_skipped_counted_and_answered() {
     struct Unknown;
+
+    impl Body for Unknown {
+        fn put(&self, writer: &mut Writer<'_>) {
+            writer.byte(7);
+        }
+
+        fn take(reader: &mut Reader<'_>) -> Self {
+            reader.byte();
+            Self
+        }
+    }
 
     impl serde::Serialize for Unknown {
         fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

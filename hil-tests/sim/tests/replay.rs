@@ -219,6 +219,8 @@ impl<'de> serde::Deserialize<'de> for Tomorrow {
     }
 }
 
+weft_wire::body!(struct Tomorrow { 0 });
+
 impl Item for Tomorrow {
     const TAG: u32 = 9_999;
 }
