@@ -136,7 +136,8 @@ impl fmt::Debug for Duration {
     }
 }
 
-/// Microseconds of the caller's monotonic clock.
+/// Microseconds of the caller's monotonic clock. Its arithmetic is not inlined: a call takes
+/// a third of what 64 bits that saturate take on a chip.
 ///
 /// One more than that is what is kept, so that an `Option` of it takes no more room: a
 /// chip has hundreds of them.
@@ -182,16 +183,19 @@ impl Instant {
     }
 
     /// How long after `earlier` this is; zero when it is not later.
+    #[inline(never)]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.get().saturating_sub(earlier.0.get()))
     }
 
     /// This much later, or [`Instant::FAR_FUTURE`].
+    #[inline(never)]
     pub const fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration.0))
     }
 
     /// This much earlier, or [`Instant::ZERO`].
+    #[inline(never)]
     pub const fn before(self, duration: Duration) -> Self {
         Self::from_micros(self.as_micros().saturating_sub(duration.0))
     }

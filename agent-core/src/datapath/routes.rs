@@ -98,7 +98,10 @@ impl<K: Key, const ROUTES: usize> Table<K, ROUTES> {
         self.lens.iter().zip([0u8, 64, 128]).rev().flat_map(|(&word, base)| {
             let mut left = word;
             core::iter::from_fn(move || {
-                let bit = 63u8.checked_sub(left.leading_zeros() as u8)?;
+                if left == 0 {
+                    return None;
+                }
+                let bit = 63 - left.leading_zeros() as u8;
                 left &= !(1 << bit);
                 Some(base + bit)
             })

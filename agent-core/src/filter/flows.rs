@@ -29,12 +29,14 @@ impl Flow {
         let head = ports << 24 | u64::from(self.slot.0) << 8 | u64::from(self.protocol);
         let mut hash = mix(seed ^ head);
         for address in [self.local, self.remote] {
-            let bits = match address {
-                IpAddr::V4(address) => u128::from(address.to_bits()),
-                IpAddr::V6(address) => address.to_bits(),
-            };
-            hash = mix(hash ^ bits as u64);
-            hash = mix(hash ^ (bits >> 64) as u64);
+            match address {
+                IpAddr::V4(address) => hash = mix(hash ^ u64::from(address.to_bits())),
+                IpAddr::V6(address) => {
+                    let bits = address.to_bits();
+                    hash = mix(hash ^ bits as u64);
+                    hash = mix(hash ^ (bits >> 64) as u64);
+                }
+            }
         }
         hash
     }
@@ -76,11 +78,11 @@ impl<const FLOWS: usize> FlowTable<FLOWS> {
         let set = self.set(&flow);
         let place = set
             .iter()
-            .position(|entry| entry.is_some_and(|entry| entry.flow == flow))
+            .position(|entry| entry.as_ref().is_some_and(|entry| entry.flow == flow))
             .or_else(|| {
                 let oldest = set.iter().enumerate().min_by_key(|(_, entry)| {
                     // An empty place comes before every other.
-                    entry.map_or(Instant::ZERO, |entry| entry.until)
+                    entry.as_ref().map_or(Instant::ZERO, |entry| entry.until)
                 });
                 oldest.map(|(place, _)| place)
             });
@@ -97,7 +99,7 @@ impl<const FLOWS: usize> FlowTable<FLOWS> {
     /// Forgets every flow of a peer.
     pub(super) fn forget(&mut self, slot: PeerSlot) {
         for entry in &mut self.entries {
-            if entry.is_some_and(|entry| entry.flow.slot == slot) {
+            if entry.as_ref().is_some_and(|entry| entry.flow.slot == slot) {
                 *entry = None;
             }
         }

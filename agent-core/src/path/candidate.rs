@@ -71,17 +71,26 @@ fn is_near(one: IpAddr, other: IpAddr) -> bool {
     is_within(one, other, len)
 }
 
-/// Whether the first `len` bits of two addresses of one family are the same.
+/// Whether the first `len` bits of two addresses of one family are the same. Byte by byte:
+/// zeros in 128 bits are hundreds of instructions on a chip.
+#[inline(never)]
 fn is_within(one: IpAddr, other: IpAddr, len: u32) -> bool {
     match (one, other) {
-        (IpAddr::V4(one), IpAddr::V4(other)) => {
-            (one.to_bits() ^ other.to_bits()).leading_zeros() >= len
-        }
-        (IpAddr::V6(one), IpAddr::V6(other)) => {
-            (one.to_bits() ^ other.to_bits()).leading_zeros() >= len
-        }
+        (IpAddr::V4(one), IpAddr::V4(other)) => same_bits(&one.octets(), &other.octets()) >= len,
+        (IpAddr::V6(one), IpAddr::V6(other)) => same_bits(&one.octets(), &other.octets()) >= len,
         _ => false,
     }
+}
+
+fn same_bits(one: &[u8], other: &[u8]) -> u32 {
+    let mut bits = 0;
+    for (one, other) in one.iter().zip(other) {
+        bits += (one ^ other).leading_zeros();
+        if one != other {
+            break;
+        }
+    }
+    bits
 }
 
 /// Whether whoever is seen at these two is behind one router. Of IPv6 each device has
