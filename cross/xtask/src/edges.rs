@@ -78,8 +78,10 @@ fn judge(edge: &Edge) -> Option<String> {
             .then(|| format!("{from} depends on {to}, which is for {allowed:?}"));
     }
     let cipher = CIPHERS.contains(&to.as_str()) && edge.shipped;
-    (cipher && from != "weft-noise" && !TESTERS.contains(&from.as_str()))
-        .then(|| format!("{from} depends on {to}; only weft-noise names a cipher"))
+    (cipher
+        && !["weft-noise", "weft-aead"].contains(&from.as_str())
+        && !TESTERS.contains(&from.as_str()))
+    .then(|| format!("{from} depends on {to}; only weft-noise names a cipher"))
 }
 
 #[cfg(test)]

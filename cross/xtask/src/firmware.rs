@@ -15,7 +15,7 @@ const TEMPLATE: &str = "agent-esp32/template";
 const PACKAGES: &str = "weft";
 /// The workspaces that packages come from, and which.
 const SOURCES: [(&str, &[&str]); 2] = [
-    ("", &["weft-wire", "weft-noise", "weft-agent-core", "weft-agent-esp32"]),
+    ("", &["weft-wire", "weft-aead", "weft-noise", "weft-agent-core", "weft-agent-esp32"]),
     ("agent-esp32/boards/qemu", &["weft-qemu-virt"]),
 ];
 /// Of the template's folder, what builds and runs leave there.

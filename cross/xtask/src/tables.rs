@@ -147,7 +147,8 @@ pub(crate) const COORDINATOR: Crate = Crate {
 /// Crate edges of the workspace: who may depend on whom, in any kind of dependency.
 pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("weft-wire", &[]),
-    ("weft-noise", &["weft-wire"]),
+    ("weft-aead", &[]),
+    ("weft-noise", &["weft-aead", "weft-wire"]),
     ("weft-agent-core", &["weft-noise", "weft-wire"]),
     ("weft-agent-linux", &["weft-agent-core", "weft-noise", "weft-wire"]),
     ("weft-agent-esp32", &["weft-agent-core", "weft-noise", "weft-wire"]),

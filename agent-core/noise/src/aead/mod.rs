@@ -1,11 +1,9 @@
 //! ChaCha20-Poly1305 (RFC 8439) with Noise's nonce: four zero bytes and the
 //! counter, little-endian.
 //!
-//! Two backends stand behind one trait. [`Key`] is the one in use, and its
-//! functions are not generic and never inlined into another crate: so the
-//! opt-level of *this* crate decides how fast they are.
+//! Two backends stand behind one trait; [`Key`] is the one in use. The opt-level of
+//! `weft-aead` decides how fast the portable one is.
 
-mod cookie;
 #[cfg(any(test, not(feature = "ring")))]
 mod portable;
 #[cfg(feature = "ring")]
@@ -14,7 +12,7 @@ mod ring;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use cookie::{open_cookie, seal_cookie};
+pub(crate) use weft_aead::{open_cookie, seal_cookie};
 
 pub(crate) const TAG_LEN: usize = 16;
 const NONCE_LEN: usize = 12;
@@ -38,10 +36,9 @@ pub(crate) trait Aead: Sized {
     ) -> bool;
 }
 
-fn nonce(counter: u64) -> [u8; NONCE_LEN] {
-    let mut nonce = [0; NONCE_LEN];
-    nonce[4..].copy_from_slice(&counter.to_le_bytes());
-    nonce
+const fn nonce(counter: u64) -> [u8; NONCE_LEN] {
+    let [a, b, c, d, e, f, g, h] = counter.to_le_bytes();
+    [0, 0, 0, 0, a, b, c, d, e, f, g, h]
 }
 
 #[cfg(feature = "ring")]
@@ -53,18 +50,15 @@ type Backend = portable::Key;
 pub(crate) struct Key(Backend);
 
 impl Key {
-    #[inline(never)]
     pub(crate) fn new(key: &[u8; 32]) -> Self {
         Self(Backend::new(key))
     }
 
-    #[inline(never)]
     pub(crate) fn seal(&self, counter: u64, associated: &[u8], data: &mut [u8]) -> [u8; TAG_LEN] {
         self.0.seal(nonce(counter), associated, data)
     }
 
     #[must_use]
-    #[inline(never)]
     pub(crate) fn open(
         &self,
         counter: u64,

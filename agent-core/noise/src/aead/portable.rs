@@ -1,23 +1,16 @@
 //! RustCrypto's implementation: every target.
 
-use chacha20poly1305::ChaCha20Poly1305;
-use chacha20poly1305::aead::{AeadInOut, KeyInit};
-
 use super::{Aead, NONCE_LEN, TAG_LEN};
 
-/// Erased when dropped (feature `zeroize` of the cipher).
-pub(crate) struct Key(ChaCha20Poly1305);
+pub(crate) struct Key(weft_aead::Key);
 
 impl Aead for Key {
     fn new(key: &[u8; 32]) -> Self {
-        Self(ChaCha20Poly1305::new(key.into()))
+        Self(weft_aead::Key::new(key))
     }
 
     fn seal(&self, nonce: [u8; NONCE_LEN], associated: &[u8], data: &mut [u8]) -> [u8; TAG_LEN] {
-        // Fails only above 256 GiB, and then the zero tag does not verify.
-        self.0
-            .encrypt_inout_detached(&nonce.into(), associated, data.into())
-            .map_or([0; TAG_LEN], Into::into)
+        self.0.seal(nonce, associated, data)
     }
 
     fn open(
@@ -27,6 +20,6 @@ impl Aead for Key {
         data: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> bool {
-        self.0.decrypt_inout_detached(&nonce.into(), associated, data.into(), tag.into()).is_ok()
+        self.0.open(nonce, associated, data, tag)
     }
 }

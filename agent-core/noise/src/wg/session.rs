@@ -83,6 +83,12 @@ pub const fn padded_len(len: usize, mtu: usize) -> usize {
     }
 }
 
+/// Type, receiver and counter, in one piece: a chip stores words sooner than it copies slices.
+const fn transport_header(receiver: u32, counter: u64) -> [u8; HEADER_LEN] {
+    let header = Kind::Transport as u128 | (receiver as u128) << 32 | (counter as u128) << 64;
+    header.to_le_bytes()
+}
+
 /// The sending direction of a session. No `Clone`: two copies would use one
 /// nonce twice.
 ///
@@ -128,11 +134,9 @@ impl Sealer {
         let padded = padded_len(len, mtu);
         let end = padded.checked_add(KEEPALIVE_LEN).ok_or(SealError::NoRoom)?;
         let datagram = buffer.get_mut(..end).ok_or(SealError::NoRoom)?;
-        let (header, rest) = datagram.split_at_mut(HEADER_LEN);
+        let (header, rest) = datagram.split_first_chunk_mut().ok_or(SealError::NoRoom)?;
         let (packet, tag) = rest.split_at_mut(padded);
-        header[..4].copy_from_slice(&[Kind::Transport as u8, 0, 0, 0]);
-        header[4..8].copy_from_slice(&self.receiver.to_le_bytes());
-        header[8..].copy_from_slice(&self.counter.to_le_bytes());
+        *header = transport_header(self.receiver, self.counter);
         packet[len..].fill(0);
         tag.copy_from_slice(&self.key.seal(self.counter, &[], packet));
         self.counter += 1;

@@ -7,8 +7,8 @@ fn main() {
     let level = std::env::var("OPT_LEVEL").unwrap_or_default();
     if level != "3" {
         println!(
-            "cargo::warning=weft-noise is built at opt-level {level}; give it 3: \
-             [profile.<name>.package.weft-noise] opt-level = 3"
+            "cargo::warning=weft-aead is built at opt-level {level}; give it 3: \
+             [profile.<name>.package.weft-aead] opt-level = 3"
         );
     }
 }
