@@ -93,26 +93,20 @@ impl<K: Key, const ROUTES: usize> Table<K, ROUTES> {
         }
     }
 
-    /// Lengths in use, longest first.
-    fn lens(&self) -> impl Iterator<Item = u8> + '_ {
-        self.lens.iter().zip([0u8, 64, 128]).rev().flat_map(|(&word, base)| {
-            let mut left = word;
-            core::iter::from_fn(move || {
-                if left == 0 {
-                    return None;
-                }
+    /// Tries the lengths in use, longest first.
+    fn lookup(&self, address: K) -> Option<PeerSlot> {
+        for (base, word) in [128u8, 64, 0].into_iter().zip(self.lens.iter().rev()) {
+            let mut left = *word;
+            while left != 0 {
                 let bit = 63 - left.leading_zeros() as u8;
                 left &= !(1 << bit);
-                Some(base + bit)
-            })
-        })
-    }
-
-    fn lookup(&self, address: K) -> Option<PeerSlot> {
-        self.lens().find_map(|len| {
-            let position = self.position(len, address.masked(len)).ok()?;
-            self.routes.get(position).map(|route| route.slot)
-        })
+                let len = base + bit;
+                if let Ok(position) = self.position(len, address.masked(len)) {
+                    return self.routes.get(position).map(|route| route.slot);
+                }
+            }
+        }
+        None
     }
 }
 
