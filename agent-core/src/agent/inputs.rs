@@ -24,6 +24,8 @@ use crate::relay::Rung;
 use crate::stun;
 use crate::time::{Duration, Instant};
 
+/// Peers that are called at most because nobody knows who talks to us: a chip's whole table.
+const GREETED: usize = 8;
 /// A new session that a peer does not use is confirmed to it again, no more often
 /// than this.
 const CONFIRM_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -246,18 +248,39 @@ impl<
             return;
         }
         let Some(slot) = self.paths.slot_at(source.address) else {
-            return;
+            return self.greet_all();
         };
+        self.greet_once(slot);
+        let activity = self.datapath.activity(slot);
+        let is_silent = activity.sent_at.is_none_or(|at| self.now - at >= CONFIRM_AGAIN_AFTER);
+        if activity.heard_from.is_none() && is_silent {
+            self.set_keepalive(slot, true);
+        }
+    }
+
+    /// The same from an address that nobody is known at, or in a channel of an allocation
+    /// that we have no more: a peer talks to us over a relay, and does not say which. Those
+    /// are called to whom no way is known, and few in all, for anybody can send such a
+    /// packet.
+    pub(super) fn greet_all(&mut self) {
+        if self.now - self.started_at >= REJECT_AFTER_TIME {
+            return;
+        }
+        for slot in (0..).map(PeerSlot).take(PEERS) {
+            let greeted = self.greeted.iter().filter(|greeted| **greeted).count();
+            let is_lost = self.peers.state(slot).is_some() && self.paths.selected(slot).is_none();
+            if greeted < GREETED && is_lost {
+                self.greet_once(slot);
+            }
+        }
+    }
+
+    fn greet_once(&mut self, slot: PeerSlot) {
         let place = self.greeted.get_mut(slot.index());
         let greeted = place.is_none_or(|place| core::mem::replace(place, true));
         if !greeted && !self.datapath.has_session(slot, self.now) && self.peers.handle_wanted(slot)
         {
             self.paths.handle_wanted(slot, &mut self.recorder, self.now);
-        }
-        let activity = self.datapath.activity(slot);
-        let is_silent = activity.sent_at.is_none_or(|at| self.now - at >= CONFIRM_AGAIN_AFTER);
-        if activity.heard_from.is_none() && is_silent {
-            self.set_keepalive(slot, true);
         }
     }
 

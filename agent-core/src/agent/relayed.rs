@@ -137,7 +137,13 @@ impl<
             return Relayed::No;
         }
         let head = T::ENABLED.then(|| Head::of_datagram(datagram));
-        match self.relay.handle_datagram(source, datagram, self.now) {
+        let received = self.relay.handle_datagram(source, datagram, self.now);
+        if let Ok(Received::NotMine) | Err(DropReason::Unsolicited) = received
+            && is_data(datagram)
+        {
+            self.greet_all();
+        }
+        match received {
             Ok(Received::NotMine) => Relayed::No,
             Ok(Received::Data { peer, at }) => {
                 Relayed::Data(Source { socket: RELAY, address: peer }, at)
@@ -250,6 +256,12 @@ impl<
             }
         }
     }
+}
+
+/// Whether it is what a relay wraps a peer's packet in: a channel's frame, or a Data
+/// indication (RFC 8656, sections 12 and 11).
+fn is_data(datagram: &[u8]) -> bool {
+    matches!(datagram, [0x40..=0x4F, ..] | [0, 0x17, ..])
 }
 
 /// Whether bytes can be a relay's: STUN, or ChannelData. WireGuard's first byte

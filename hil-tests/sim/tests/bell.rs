@@ -147,6 +147,35 @@ fn a_device_that_has_just_started_calls_at_once() {
     }
 }
 
+/// Somebody talks to a device that starts anew, over a relay at which it has nothing any
+/// more: what comes from there tells it that it is waited for.
+#[test]
+fn a_device_that_starts_under_traffic_calls_whoever_may_talk() {
+    for (one, other) in [(Kind::SymRand, Kind::Prc), (Kind::SymRand, Kind::SymRand)] {
+        for seed in 0..5 {
+            let mut mesh = Mesh::new(20 + seed);
+            // As a chip, which searches no ports.
+            mesh.extra_sockets = 0;
+            mesh.add_stun_servers();
+            mesh.add_relay(RELAY.into());
+            let (a, b) = mesh.add_pair(one, other);
+            mesh.run_for(1_000);
+            talk(&mut mesh, b, a, 20);
+            mesh.stop(a);
+            mesh.run_for(100);
+            mesh.boot(a);
+            let (host, start, before) = (mesh.host(a), mesh.now, mesh.replies(b));
+            while mesh.replies(b) == before && mesh.now - start < Duration::from_secs(20) {
+                mesh.ping(b, host, 1);
+                mesh.run_for(20);
+            }
+            let took = mesh.now - start;
+            println!("{} {}: {took:?}", one.name(), other.name());
+            assert!(took < Duration::from_secs(1), "{}", mesh.log.join("\n"));
+        }
+    }
+}
+
 /// Whoever is somewhere else has another line there, and says so over those of
 /// others.
 #[test]
