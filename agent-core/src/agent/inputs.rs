@@ -19,7 +19,7 @@ use crate::datapath::{PacketError, Sealed};
 use crate::entropy::Entropy;
 use crate::event::{DropReason, PeerSlot, SocketId, Sockets, Source};
 use crate::meter::{self, Cause};
-use crate::path::{Pauses, Wish};
+use crate::path::{Pauses, Why, Wish};
 use crate::relay::Rung;
 use crate::stun;
 use crate::time::{Duration, Instant};
@@ -260,17 +260,20 @@ impl<
 
     /// The same from an address that nobody is known at, or in a channel of an allocation
     /// that we have no more: a peer talks to us over a relay, and does not say which. Those
-    /// are called to whom no way is known, and few in all, for anybody can send such a
-    /// packet.
+    /// are called who were not heard yet, first of all to whom no way is known; and few, for
+    /// anybody can send such a packet.
     pub(super) fn greet_all(&mut self) {
         if self.now - self.started_at >= REJECT_AFTER_TIME {
             return;
         }
-        for slot in (0..).map(PeerSlot).take(PEERS) {
-            let greeted = self.greeted.iter().filter(|greeted| **greeted).count();
-            let is_lost = self.peers.state(slot).is_some() && self.paths.selected(slot).is_none();
-            if greeted < GREETED && is_lost {
-                self.greet_once(slot);
+        for way in [None, Some(Why::Cached)] {
+            for slot in (0..).map(PeerSlot).take(PEERS) {
+                let greeted = self.greeted.iter().filter(|greeted| **greeted).count();
+                let is_there = self.peers.state(slot).is_some();
+                if is_there && greeted < GREETED && self.paths.selected(slot).map(|s| s.why) == way
+                {
+                    self.greet_once(slot);
+                }
             }
         }
     }
