@@ -380,6 +380,7 @@ impl<
                 self.recorder.put(now, &Entry::StoredCache(epoch, revision, number));
                 // An older cache does not hold what was asked for since.
                 if number == self.outbox.cache_number {
+                    self.outbox.is_cache_urgent = false;
                     self.control.handle_cache_stored(held);
                 }
             }

@@ -17,7 +17,9 @@ pub enum Persist {
     /// The floor of handshake stamps: before the next handshake, so at once.
     Stamp(u64),
     /// [`Agent::write_cache`](super::Agent::write_cache): the map up to this
-    /// revision, and a running number.
+    /// revision, and a running number. At once if
+    /// [`Agent::is_cache_urgent`](super::Agent::is_cache_urgent); otherwise it may
+    /// be confirmed hours later, or never.
     Cache(Held, u32),
 }
 
@@ -122,6 +124,8 @@ pub(super) struct Outbox {
     pub(super) identity: bool,
     pub(super) stamp: Option<u64>,
     pub(super) cache: bool,
+    /// Not all that changed since the last one that was stored may wait.
+    pub(super) is_cache_urgent: bool,
     /// Number of the last cache that the shell was asked to write.
     pub(super) cache_number: u32,
     pub(super) enrolled: Option<Enrolled>,

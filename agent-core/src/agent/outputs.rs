@@ -193,6 +193,15 @@ impl<
         super::cache::write(&self.control, &self.peers, &self.paths, told, scratch, &mut write)
     }
 
+    /// Whether the cache that was asked for last has to be in storage before
+    /// something else happens: a map that the coordinator is told of, the lease, a
+    /// command that is done once. Otherwise only peers' addresses and credentials at
+    /// relays are others, and who spares a flash memory writes them late: an older
+    /// cache costs calls through the coordinator.
+    pub const fn is_cache_urgent(&self) -> bool {
+        self.outbox.is_cache_urgent
+    }
+
     fn polled(&mut self, output: Output, some: bool) {
         if some {
             self.recorder.put(self.now, &Entry::Polled(output));

@@ -129,7 +129,10 @@ impl<
                 }
                 self.outbox.identity = true;
             }
-            ControlEvent::CacheChanged => self.outbox.cache = true,
+            ControlEvent::CacheChanged => {
+                (self.outbox.cache, self.outbox.is_cache_urgent) = (true, true);
+            }
+            ControlEvent::CacheAged => self.outbox.cache = true,
             ControlEvent::Registered(answer) => self.outbox.enrolled = Some(answer.into()),
             ControlEvent::Refused(refused) => self.outbox.refused = Some(refused),
             ControlEvent::Standing(state) => self.outbox.standing = Some(state),

@@ -182,6 +182,8 @@ pub enum ControlEvent {
     /// What [`Control::write_cache`] writes and the map holds is to be stored; then
     /// [`Control::handle_cache_stored`].
     CacheChanged,
+    /// The same, but an older one does for a while: other credentials at relays.
+    CacheAged,
     /// The device was taken in (or waits for an operator).
     Registered(Registered),
     /// The device was not taken in.

@@ -133,7 +133,7 @@ impl<const FRAME: usize> Control<FRAME> {
         let asked_at = self.relay_logins.asked_at;
         self.relay_logins = RelayLogins { grant: Some(grant), restored: false, ask_at, asked_at };
         self.notify(Notice::RelayLogins);
-        self.notify(Notice::CacheChanged);
+        self.notify(Notice::CacheAged);
     }
 
     /// The coordinator gives none: what is held may be good still.
