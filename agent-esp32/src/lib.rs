@@ -51,6 +51,8 @@ mod parts;
 mod resources;
 mod runner;
 mod settings;
+#[doc(hidden)]
+pub mod shelf;
 pub mod status;
 pub mod storage;
 mod underlay;

@@ -28,6 +28,7 @@ use crate::mesh::Mesh;
 use crate::parts::{News, Parts, SharedAgent};
 use crate::resources::{EMPTY, Resources};
 use crate::settings::{Place, Settings, StartError};
+use crate::shelf::Shelf;
 use crate::storage::{self, Index, PIECE_LEN, Stamp, Storage};
 use crate::underlay::{SOCKET_V4, SOCKET_V6, Underlay};
 
@@ -101,7 +102,8 @@ where
     let parts = Parts { agent, cable, exchange, news };
     let seed = u64::from_le_bytes(seed);
     let (stack, mesh) = embassy_net::new(Plug(cable), embassy_net::Config::default(), mesh, seed);
-    let keeper = Keeper::new(parts, stack, storage, coordinator, (starts, index));
+    let shelf = Shelf::new(storage, coordinator, (starts, index));
+    let keeper = Keeper::new(parts, stack, shelf);
     let underlay = Underlay::new(parts, lan, socket, keeper);
     let runner = Runner { underlay, mesh, place, buffers: line };
     Ok((Mesh { stack, agent, news }, runner))

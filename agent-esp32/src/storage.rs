@@ -191,6 +191,8 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    pub(crate) const NONE: Self = Self { count: 0, second: 0 };
+
     pub(crate) async fn read<S: Storage>(storage: &mut S) -> Result<Self, S::Error> {
         let mut buffer = [0; 3 + 8];
         let Some(3) = storage.read(Record::Index, &mut buffer).await? else {
@@ -228,13 +230,13 @@ pub(crate) struct CacheWriter<'a, S> {
     storage: &'a mut S,
     before: Index,
     next: Index,
-    /// Another piece than before was written.
-    is_new: bool,
+    /// Records written.
+    records: u8,
 }
 
 impl<'a, S: Storage> CacheWriter<'a, S> {
     pub(crate) const fn new(storage: &'a mut S, before: Index) -> Self {
-        Self { storage, before, next: Index { count: 0, second: before.second }, is_new: false }
+        Self { storage, before, next: Index { count: 0, second: before.second }, records: 0 }
     }
 
     /// The next piece; `scratch` takes the one before it. What does not change is not
@@ -252,20 +254,21 @@ impl<'a, S: Storage> CacheWriter<'a, S> {
         if !is_same {
             self.next.second ^= 1 << piece;
             self.storage.write(self.next.record(piece), data).await?;
-            self.is_new = true;
+            self.records += 1;
         }
         self.next.count += 1;
         Ok(())
     }
 
-    /// Puts what was written in force.
-    pub(crate) async fn finish(self) -> Result<Index, S::Error> {
-        if self.is_new || self.next.count != self.before.count {
+    /// Puts what was written in force, and says how many records that took.
+    pub(crate) async fn finish(mut self) -> Result<(Index, u8), S::Error> {
+        if self.records > 0 || self.next.count != self.before.count {
             self.next.write(self.storage).await?;
+            self.records += 1;
         }
-        Ok(self.next)
+        Ok((self.next, self.records))
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

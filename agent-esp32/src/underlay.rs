@@ -87,8 +87,8 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Underlay<'d, E,
     async fn next(&self) -> Next {
         let due = self.parts.agent.borrow().poll_timeout().map(|(at, _)| clock::embassy(at));
         let look = embassy_time::Instant::now() + LOOK_EVERY;
-        let retry = self.keeper.retry_at();
-        let until = [due, retry].into_iter().flatten().fold(look, embassy_time::Instant::min);
+        let kept = self.keeper.due_at();
+        let until = [due, kept].into_iter().flatten().fold(look, embassy_time::Instant::min);
         let mut alarm = pin!(Timer::at(until));
         // Only while there is none: the stack tells one task at a time.
         let mut up = pin!(self.lan.wait_config_up());
@@ -136,7 +136,7 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Underlay<'d, E,
                 if due.is_some_and(|(at, _)| at <= now) {
                     self.parts.agent.borrow_mut().handle_timeout(now);
                 }
-                self.keeper.retry().await;
+                self.keeper.handle_timeout().await;
             }
             Next::Moved => self.handle_moved(),
             Next::Datagram(len, from) => self.receive(len, from),

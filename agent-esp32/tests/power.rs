@@ -161,3 +161,23 @@ fn erasing_forgets_everything() {
     block_on(flash.erase()).unwrap();
     assert_eq!(read(&mut flash, Record::Identity), None);
 }
+
+/// The most that is written on a day of service (`weft-sim`'s tests count it), in the
+/// longest records that there are.
+#[test]
+fn the_most_writes_of_every_day_leave_the_memory_whole_for_decades() {
+    const WRITES: u32 = 24;
+    const ERASES: u32 = 100_000;
+    const DAYS: u32 = 365;
+    let mut flash = open(Nor::new(BLOCKS));
+    for day in 0..DAYS {
+        for write in 0..WRITES {
+            let record = Record::Piece((write % 4) as u8);
+            block_on(flash.write(record, &[day as u8; 1_312])).unwrap();
+        }
+    }
+    let erased = flash.into_inner().erased;
+    let most = erased.iter().max().unwrap();
+    println!("{most} erasures of a block in a year: {} years", ERASES / most);
+    assert!(ERASES / most >= 20, "{erased:?}");
+}

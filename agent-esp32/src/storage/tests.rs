@@ -51,7 +51,7 @@ fn write(memory: &mut Memory, pieces: &[&str]) -> Result<Index, ()> {
         for piece in pieces {
             writer.put(piece.as_bytes(), &mut [0; 64]).await?;
         }
-        writer.finish().await
+        Ok(writer.finish().await?.0)
     })
 }
 
@@ -122,7 +122,7 @@ fn a_new_device_begins_without_the_cache_of_the_old_one() {
     assert_eq!(memory.writes, writes, "once");
 }
 
-fn longest() -> Identity {
+pub(crate) fn longest() -> Identity {
     let name = Name::try_from("n".repeat(NAME_LEN).as_str()).unwrap();
     Identity {
         identity_key: Secret([1; 32]),

@@ -187,6 +187,9 @@ where
         let now = self.now;
         let place = &mut self.nodes[node];
         let agent = place.agent.as_mut().expect("it has just spoken");
+        if let Some(keep) = &mut place.keep {
+            return keep(agent, what, now);
+        }
         match what {
             Persist::Identity => {
                 let mut bytes = [0; 1_024];

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use weft_agent_core::agent::trace::Trace;
-use weft_agent_core::agent::{Agent, AgentConfig, AgentEvent, Output};
+use weft_agent_core::agent::{Agent, AgentConfig, AgentEvent, Output, Persist};
 use weft_agent_core::buffer::PacketBuf;
 use weft_agent_core::config::TunnelConfig;
 use weft_agent_core::control::{FrameDrop, Identity};
@@ -74,6 +74,10 @@ pub struct Storage {
     pub cache_writes: u32,
 }
 
+/// Who keeps what an agent wants kept, in place of [`Storage`].
+pub type Keep<T = Recording, const PEERS: usize = 32, const ROUTES: usize = 64> =
+    Box<dyn FnMut(&mut MeshAgent<Rng, T, PEERS, ROUTES>, Persist, Instant)>;
+
 /// One device: an agent and the little that a shell does.
 pub struct Node<T = Recording, const PEERS: usize = 32, const ROUTES: usize = 64> {
     /// `None` while it is switched off.
@@ -82,6 +86,8 @@ pub struct Node<T = Recording, const PEERS: usize = 32, const ROUTES: usize = 64
     pub address: SocketAddr,
     /// What survives a restart.
     pub storage: Storage,
+    /// Who keeps it, if that is not this storage.
+    pub keep: Option<Keep<T, PEERS, ROUTES>>,
     /// The inbox that its line is subscribed to.
     pub inbox: Option<Inbox>,
     /// What its agents have said.
@@ -355,6 +361,7 @@ where
             agent: None,
             address,
             storage: Storage::default(),
+            keep: None,
             inbox: None,
             events: vec![],
             received: vec![],
