@@ -9,6 +9,7 @@ use weft_agent_core::entropy::Entropy;
 use weft_agent_core::peers::PeerState;
 
 use crate::clock;
+use crate::log::Code;
 use crate::parts::Parts;
 use crate::shelf::{Shelf, Unwritten};
 use crate::status::Event;
@@ -38,6 +39,7 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Keeper<'d, E, S
     }
 
     fn note(&self, written: Result<(), Unwritten>) {
+        self.parts.news.log().written().set(self.shelf.written());
         if written.is_err() {
             self.parts.news.tell(Event::Storage);
         }
@@ -61,6 +63,13 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Keeper<'d, E, S
             AgentEvent::MapDropped(_) => Event::MapDropped,
             AgentEvent::Peer(change) => {
                 let is_active = change.to == PeerState::Active;
+                let code = match change.to {
+                    PeerState::Active => Code::PeerUp,
+                    PeerState::Calling => Code::PeerCalling,
+                    PeerState::Known | PeerState::Idle => Code::PeerDown,
+                };
+                let log = self.parts.news.log();
+                log.put(code, change.device.0, Some(change.slot));
                 if is_active == (change.from == PeerState::Active) {
                     return;
                 }
@@ -80,8 +89,14 @@ impl<'d, E: Entropy, S: Storage, const P: usize, const R: usize> Keeper<'d, E, S
                 }
                 Event::Left
             }
-            // `status` shows them.
-            AgentEvent::Enrolled(_) | AgentEvent::Duplicate(_) | AgentEvent::Routes => return,
+            // `status` shows what comes of these.
+            AgentEvent::Enrolled(enrolled) => {
+                return self.parts.news.log().put(Code::Enrolled, enrolled.device.0, None);
+            }
+            AgentEvent::Duplicate(_) => {
+                return self.parts.news.log().put(Code::Duplicate, 0, None);
+            }
+            AgentEvent::Routes => return,
         };
         self.parts.news.tell(told);
     }

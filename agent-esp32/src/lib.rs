@@ -46,6 +46,7 @@ mod exchange;
 pub mod flash;
 mod keeper;
 mod line;
+pub mod log;
 mod mesh;
 mod parts;
 mod resources;

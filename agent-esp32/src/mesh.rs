@@ -2,6 +2,7 @@
 
 use embassy_net::Stack;
 
+use crate::log::{Counters, Logged};
 use crate::parts::News;
 use crate::status::{Event, Inspect, Status};
 
@@ -29,6 +30,17 @@ impl<'d> Mesh<'d> {
     /// How the agent does.
     pub fn status(&self) -> Status {
         self.agent.status(self.news.trouble().get())
+    }
+
+    /// What happened last: `since` 0 is the newest, 1 the one before; the last 64 are there
+    /// ([`crate::log::LOGGED`]), for everybody who asks.
+    pub fn logged(&self, since: usize) -> Option<Logged> {
+        self.news.log().get(since)
+    }
+
+    /// Everything that is counted.
+    pub fn counters(&self) -> Counters {
+        self.agent.counters(self.news.log().written().get())
     }
 
     /// The next thing that happened. One reader gets each; of more than eight that wait

@@ -12,6 +12,7 @@ use weft_agent_core::entropy::Entropy;
 
 use crate::cable::Cable;
 use crate::exchange::Exchange;
+use crate::log::Log;
 use crate::status::{Event, LineTrouble};
 
 /// The agent, for one user at a time.
@@ -26,6 +27,7 @@ pub(crate) struct News {
     events: RefCell<Deque<Event, EVENTS>>,
     waker: RefCell<WakerRegistration>,
     trouble: Cell<Option<LineTrouble>>,
+    log: Log,
 }
 
 impl News {
@@ -34,10 +36,12 @@ impl News {
             events: RefCell::new(Deque::new()),
             waker: RefCell::new(WakerRegistration::new()),
             trouble: Cell::new(None),
+            log: Log::new(),
         }
     }
 
     pub(crate) fn tell(&self, event: Event) {
+        self.log.event(&event);
         let mut events = self.events.borrow_mut();
         if events.is_full() {
             events.pop_front();
@@ -54,6 +58,10 @@ impl News {
             next.map_or(core::task::Poll::Pending, core::task::Poll::Ready)
         })
         .await
+    }
+
+    pub(crate) const fn log(&self) -> &Log {
+        &self.log
     }
 
     pub(crate) const fn trouble(&self) -> &Cell<Option<LineTrouble>> {

@@ -24,6 +24,7 @@ use crate::clock;
 use crate::exchange::Exchange;
 use crate::keeper::Keeper;
 use crate::line::{self, LineBuffers};
+use crate::log::Code;
 use crate::mesh::Mesh;
 use crate::parts::{News, Parts, SharedAgent};
 use crate::resources::{EMPTY, Resources};
@@ -88,6 +89,7 @@ where
     let Resources { agent, shared, exchange, news, places, cable, received, sent, line, mesh } =
         resources;
     let (exchange, news) = (&*exchange.write(Exchange::new()), &*news.write(News::new()));
+    news.log().put(Code::Start, stamp.starts, None);
     let places = places.write(EMPTY);
     let mut socket = UdpSocket::new(lan, &mut places.0, received, &mut places.1, sent);
     // With port 0 the stack chooses one; a socket that was just made is not bound.

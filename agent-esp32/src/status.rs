@@ -8,6 +8,7 @@ use weft_wire::id::{DeviceId, Name};
 use weft_wire::item::{Refused, Standing};
 use weft_wire::path::Way;
 
+use crate::log::Counters;
 use crate::parts::SharedAgent;
 
 /// Peers that [`Status`] lists.
@@ -117,9 +118,16 @@ pub struct Status {
 /// What an agent says of itself.
 pub(crate) trait Inspect {
     fn status(&self, trouble: Option<LineTrouble>) -> Status;
+    fn counters(&self, written: u32) -> Counters;
 }
 
 impl<E: Entropy, const P: usize, const R: usize> Inspect for SharedAgent<'_, E, P, R> {
+    fn counters(&self, written: u32) -> Counters {
+        let agent = self.borrow();
+        let control = agent.coordinator(crate::clock::now()).counters;
+        Counters { data: agent.counters(), drops: agent.drops(), control, written }
+    }
+
     fn status(&self, trouble: Option<LineTrouble>) -> Status {
         let agent = self.borrow();
         let coordinator = agent.coordinator(crate::clock::now());

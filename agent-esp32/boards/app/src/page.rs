@@ -7,6 +7,7 @@ use embassy_net::tcp::{Error, TcpSocket};
 use embedded_io_async::Write as _;
 use heapless::String;
 use weft_agent_esp32::Mesh;
+use weft_agent_esp32::log::{DropReason, Logged};
 use weft_agent_esp32::status::{Path, Peer, Status};
 
 use crate::stack::StackUse;
@@ -17,10 +18,13 @@ const REQUEST: usize = 256;
 /// A line of the page.
 type Line = String<192>;
 
-/// What is on the page.
+/// What is on the pages.
 pub(crate) trait Report {
     /// The line with this number from 0 on, or `None` behind the last one.
     fn line(&self, number: usize) -> Option<Line>;
+
+    /// The same of the page with counters, and what happened last.
+    fn log(&self, number: usize) -> Option<Line>;
 }
 
 /// The page of a member of the mesh.
@@ -39,6 +43,15 @@ impl Report for MeshReport<'_> {
             3 => Some(stack((self.stack)())),
             _ => status.peers.get(number - 4).map(peer),
         }
+    }
+
+    fn log(&self, number: usize) -> Option<Line> {
+        let counters = self.mesh.counters();
+        let counted = || counters.iter().chain(counters.drops.iter().map(dropped));
+        if let Some((name, count)) = counted().nth(number) {
+            return Some(text(format_args!("{name} {count}")));
+        }
+        self.mesh.logged(number - counted().count()).map(|logged| happened(&logged))
     }
 }
 
@@ -59,6 +72,10 @@ impl Report for LocalReport<'_> {
             _ => None,
         }
     }
+
+    fn log(&self, _number: usize) -> Option<Line> {
+        None
+    }
 }
 
 /// Reads a request and answers it.
@@ -71,13 +88,14 @@ pub(crate) async fn answer(socket: &mut TcpSocket<'_>, report: &impl Report) -> 
             more => len += more,
         }
     }
-    if !request.starts_with(b"GET / ") {
+    let is_log = request.starts_with(b"GET /log ");
+    if !is_log && !request.starts_with(b"GET / ") {
         socket.write_all(b"HTTP/1.0 404 Not Found\r\nContent-Type: text/plain\r\n\r\n").await?;
-        return socket.write_all(b"there is one page: /\n").await;
+        return socket.write_all(b"there are two pages: / and /log\n").await;
     }
     socket.write_all(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n").await?;
     let mut number = 0;
-    while let Some(line) = report.line(number) {
+    while let Some(line) = if is_log { report.log(number) } else { report.line(number) } {
         socket.write_all(line.as_bytes()).await?;
         number += 1;
     }
@@ -106,6 +124,19 @@ fn coordinator(status: &Status) -> Line {
 fn traffic(status: &Status) -> Line {
     let (sent, received) = status.bytes;
     text(format_args!("traffic      {sent} B sent, {received} B received"))
+}
+
+fn dropped((reason, count): (DropReason, u32)) -> (&'static str, u64) {
+    (reason.as_str(), u64::from(count))
+}
+
+/// Seconds after the start, what it was, its number and the place of its peer.
+fn happened(logged: &Logged) -> Line {
+    let (at, what, number) = (logged.at_s, logged.code.as_str(), logged.number);
+    match logged.slot() {
+        Some(slot) => text(format_args!("{at} s  {what} {number}, place {slot}")),
+        None => text(format_args!("{at} s  {what} {number}")),
+    }
 }
 
 fn stack(stack: StackUse) -> Line {
