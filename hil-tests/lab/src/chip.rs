@@ -230,6 +230,15 @@ impl Chip {
         self.running()?.wait_for(from, limit, what, find)
     }
 
+    /// The most of its stack that was used since its power is on, in bytes, as its console
+    /// said after the last handshake.
+    pub(crate) fn stack(&self) -> Result<u64> {
+        let used = |line: &str| line.strip_prefix("stack ")?.split(' ').next()?.parse().ok();
+        let silent =
+            || Failure::expectation(format!("{} did not say what its stack is", self.name));
+        self.running()?.last(used).ok_or_else(silent)
+    }
+
     /// How many lines its console has shown since its power is on.
     pub(crate) fn lines_so_far(&self) -> Result<usize> {
         self.running().map(Process::lines_so_far)
@@ -276,16 +285,26 @@ impl Chip {
 
 /// The status page of a chip, fetched from a namespace that has a way to it.
 pub(crate) fn page(from: &Namespace, address: IpAddr) -> Result<String> {
+    fetched(from, address, "/", "addr")
+}
+
+/// Its page of counters, and of what happened last.
+pub(crate) fn log(from: &Namespace, address: IpAddr) -> Result<String> {
+    fetched(from, address, "/log", "sent_packets ")
+}
+
+/// A page that begins with these words.
+fn fetched(from: &Namespace, address: IpAddr, path: &str, begin: &str) -> Result<String> {
     let fetch = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&(address, 80).into(), LIMIT)?;
         stream.set_read_timeout(Some(LIMIT))?;
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         Ok(text)
     };
     let text = from.within(fetch).and_then(|page| page).during("fetch the chip's page")?;
     let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
-    let body = body.filter(|body| text.starts_with("HTTP/1.0 200 ") && body.starts_with("addr"));
-    body.ok_or_else(|| Failure::expectation(format!("the chip's page is {text:?}")))
+    let body = body.filter(|body| text.starts_with("HTTP/1.0 200 ") && body.starts_with(begin));
+    body.ok_or_else(|| Failure::expectation(format!("the chip's page {path} is {text:?}")))
 }

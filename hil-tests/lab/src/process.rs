@@ -148,6 +148,12 @@ impl Process {
         Failure::expectation(format!("{} did not say {what}: {instead}", self.name))
     }
 
+    /// What `find` makes of the last line that it accepts, of those kept.
+    pub(crate) fn last<T>(&self, find: impl FnMut(&str) -> Option<T>) -> Option<T> {
+        let mut find = find;
+        self.said.lock().kept.iter().rev().find_map(|line| find(line))
+    }
+
     /// Whether a line with that text is among those kept.
     pub(crate) fn has_said(&self, text: &str) -> bool {
         self.said.lock().kept.iter().any(|line| line.contains(text))

@@ -14,7 +14,7 @@ use weft_wire::base64;
 use weft_wire::id::PublicKey;
 
 use super::Stage;
-use crate::chip::{self, Chip, page};
+use crate::chip::{self, Chip, log, page};
 use crate::clock;
 use crate::failure::{During, Failure, Result, status};
 use crate::internet::{Families, Internet, Plan};
@@ -34,6 +34,10 @@ const JOINED_GOAL: Duration = Duration::from_millis(3_000);
 /// The same over a relay with the coordinator dead: the gateway has to notice a silence of
 /// two seconds first.
 const ALONE_GOAL: Duration = Duration::from_millis(5_000);
+/// Bytes of an emulated chip's stack, at most. An ESP32-C3 has 126 KiB for it
+/// (`agent-esp32/boards/esp32/budgets.json`); 30 stay for what is deeper there, interrupts
+/// among it, and for an application that does more.
+const STACK_GOAL: u64 = 96 * 1_024;
 /// It is measured how long it takes, up to this.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two reboots of a chip that is reached over a relay.
@@ -215,6 +219,8 @@ fn rounds(stage: &mut Stage<'_>, form: &Form, chip: &mut Chip, stand: &mut Stand
     let stack = stack(&page(gateway.namespace(), address)?)?;
     let words = format!("fetched; {stack} B of stack used");
     stage.story.done("page", &words, None);
+    let lines = logged(&log(gateway.namespace(), address)?)?;
+    stage.story.done("log", &format!("{lines} lines, from its start on"), None);
     for round in 1..=count {
         reboot_later(form, chip)?;
         let took = first_answer(chip, gateway)?;
@@ -241,6 +247,7 @@ fn rounds(stage: &mut Stage<'_>, form: &Form, chip: &mut Chip, stand: &mut Stand
         "services_ok": true,
         "stack_bytes": stack,
     });
+    shallow(stage, stack, &document)?;
     let alone_goal = if form.is_usual() { JOINED_GOAL } else { ALONE_GOAL };
     for (late, goal) in [(joined, JOINED_GOAL), (alone, alone_goal)] {
         if late > goal {
@@ -305,6 +312,28 @@ fn loss(from: &Namespace, address: IpAddr) -> Result<f64> {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long the page is that says what happened, with everything on it from the start of a
+/// new device to a peer that talks.
+fn logged(page: &str) -> Result<usize> {
+    for what in ["  start 1", "  enrolled ", "  joined ", "  online ", "  peer up "] {
+        if !page.contains(what) {
+            let words = format!("the chip does not remember \"{}\": {page}", what.trim());
+            return Err(Failure::expectation(words));
+        }
+    }
+    Ok(page.lines().count())
+}
+
+/// Fails where an emulated chip has used more of its stack than it may. Linux counts that of
+/// a program otherwise.
+fn shallow(stage: &Stage<'_>, stack: u64, document: &Value) -> Result<()> {
+    if stage.options.host || stack <= STACK_GOAL {
+        return Ok(());
+    }
+    let words = format!("{stack} B of the chip's stack were used, the goal is {STACK_GOAL}");
+    Err(Failure::expectation(words).line("measured", document.to_string()))
 }
 
 /// What the page says of the stack, in bytes.

@@ -4,13 +4,14 @@
 
 mod hostile;
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::super::Stage;
-use super::{CHIP, Form, SITES, Stand, millis, ready};
+use super::{CHIP, Form, SITES, Stand, millis, ready, shallow, stack};
 use crate::chip::{Chip, page};
 use crate::clock;
 use crate::failure::{During, Failure, Result, status};
@@ -64,6 +65,8 @@ struct Scene<'a> {
     address: IpAddr,
     lan: Ipv4Addr,
     short: bool,
+    /// The most of the stack that was ever used, in bytes.
+    stack: Cell<u64>,
     /// From before the chip.
     backup: String,
 }
@@ -110,7 +113,7 @@ fn begin(
     let link = chip.start()?;
     let [address, _] = chip.joined()?;
     let lan = site.address(Lease::USUAL.host);
-    let mut scene = Scene { site, stand, chip, address, lan, short, backup };
+    let mut scene = Scene { site, stand, chip, address, lan, short, stack: Cell::new(0), backup };
     let took = scene.back_after(link, PATIENCE)?;
     stage.story.done(CHIP, &format!("{address}, answers"), Some(took));
     let (mut lines, mut failed) = (Vec::new(), Vec::new());
@@ -133,8 +136,12 @@ fn begin(
             }
         }
     }
-    let document = json!({"faults": lines, "passed": lines.len() - failed.len()});
+    let stack = scene.stack.get();
+    stage.story.done("stack", &format!("{stack} B were used"), None);
+    let passed = lines.len() - failed.len();
+    let document = json!({"faults": lines, "passed": passed, "stack_bytes": stack});
     if failed.is_empty() {
+        shallow(stage, stack, &document)?;
         return Ok(document);
     }
     let words = format!("{} not survived: {}", ui::count(failed.len(), "fault"), failed.join("; "));
@@ -191,7 +198,9 @@ impl Scene<'_> {
     /// may be: one of 40 echoes was, after a cable was back; why is not known.
     fn is_well(&self) -> Result<()> {
         self.settled(clock::now())?;
-        page(self.stand.gateway.namespace(), self.address).map(drop)
+        let used = stack(&page(self.stand.gateway.namespace(), self.address)?)?;
+        self.stack.set(self.stack.get().max(used));
+        Ok(())
     }
 
     /// Started again, whatever a fault has left of it.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::Stage;
-use super::{CHIP, millis, ready};
+use super::{CHIP, millis, ready, shallow};
 use crate::chip::Chip;
 use crate::failure::{During, Failure, Result};
 use crate::internet::{Families, Host, Internet, Plan};
@@ -116,7 +116,10 @@ fn tell(
         ui::span(alone)
     );
     stage.story.done("alone", &words, None);
+    let stack = chip.stack()?;
+    stage.story.done("stack", &format!("{stack} B were used"), None);
     let document = json!({
+        "stack_bytes": stack,
         "slots": SLOTS,
         "peers": count,
         "answered": answered.len(),
@@ -128,7 +131,9 @@ fn tell(
     let judged = judge(&document, &late, &resident);
     // They end with their input; and with their namespace, if they do not.
     stage.processes.push(peers.process);
-    judged.map(|()| document)
+    judged?;
+    shallow(stage, stack, &document)?;
+    Ok(document)
 }
 
 fn judge(document: &Value, late: &[String], resident: &[Duration]) -> Result<()> {
