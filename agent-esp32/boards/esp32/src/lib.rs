@@ -21,10 +21,11 @@ mod fuses;
 mod partition;
 mod radio;
 mod stack;
+mod watchdog;
 
 use core::fmt::Display;
 
-use embassy_futures::select::select;
+use embassy_futures::select::{select, select3};
 use embassy_time::{Duration, Timer};
 use esp_hal::clock::CpuClock;
 use esp_hal::peripherals::{FLASH, WIFI};
@@ -38,6 +39,7 @@ use weft_board_app::{Board, Console as _, Memory, provision};
 use console::Console;
 use dice::Dice;
 use partition::Partition;
+use watchdog::Watchdog;
 
 /// As people are shown it.
 const PLATFORM: &str = if cfg!(feature = "esp32c6") { "esp32c6" } else { "esp32c3" };
@@ -53,12 +55,13 @@ const MORE: usize = 36 * 1_024;
 
 static MEMORY: ConstStaticCell<Memory<Dice>> = ConstStaticCell::new(Memory::new());
 
-/// Runs the application. If it cannot begin, it says why and starts again, so that who
+/// Runs the application, with a watchdog that resets a chip that hangs. If it cannot begin, it says why and starts again, so that who
 /// opens the console later sees it too.
 pub async fn run() -> ! {
     stack::paint();
     let config = esp_hal::Config::default().with_cpu_clock(CpuClock::max());
     let chip = esp_hal::init(config);
+    let mut watchdog = Watchdog::start(chip.RTC_TIMER);
     esp_alloc::heap_allocator!(#[ram(reclaimed)] size: RECLAIMED);
     esp_alloc::heap_allocator!(size: MORE);
     esp_rtos::start(TimerGroup::new(chip.TIMG0).timer0, chip.FROM_CPU_INTR0);
@@ -71,9 +74,9 @@ pub async fn run() -> ! {
         let (secret, platform, stack) = (fuses::secret(chip.HMAC), PLATFORM, stack::used);
         let board = Board { card, flash, entropy, serial, platform, secret, stack };
         let app = weft_board_app::run(board, MEMORY.take(), &Console);
-        select(app, radio::stay_connected(controller)).await;
+        select3(app, radio::stay_connected(controller), watchdog.feed()).await;
     }
-    Timer::after(PAUSE).await;
+    select(Timer::after(PAUSE), watchdog.feed()).await;
     system::software_reset()
 }
 
