@@ -194,7 +194,7 @@ pub struct Agent<
     recorder: Recorder<E, T>,
     control: Control<FRAME>,
     tunnel: Tunnel<PEERS, HANDSHAKES>,
-    datapath: Datapath<PEERS, ROUTES, FLOWS, WORDS>,
+    datapath: Datapath<PEERS, HANDSHAKES, ROUTES, FLOWS, WORDS>,
     paths: Paths<PEERS>,
     stun: StunClient,
     relay: RelayClient<PEERS, STREAM>,

@@ -14,6 +14,7 @@
 //! longest prefix, and the filter admits it.
 
 mod routes;
+mod sessions;
 mod slot;
 
 use weft_noise::wg::{self, Kind, SessionKeys};
@@ -21,12 +22,12 @@ use weft_wire::map::{Prefix, Rule};
 
 pub use self::routes::{RouteTable, RoutesFull};
 
-use self::slot::{NotSealed, SESSIONS, Slot};
+use self::sessions::{Place, Sessions};
+use self::slot::{NotSealed, Slot};
 use crate::buffer::PacketBuf;
 use crate::config::implementation::MTU_DEFAULT;
 use crate::event::{Activity, Counters, DropCounters, DropReason, PeerSlot, SessionTimes, Source};
 use crate::filter::{Filter, Masks};
-use crate::index::IndexTable;
 use crate::ip::Packet;
 use crate::ip::icmp::Problem;
 use crate::time::Instant;
@@ -85,13 +86,19 @@ impl PacketError {
 }
 
 /// Packets of up to `PEERS` peers with `ROUTES` routes per family, `FLOWS`
-/// flow-table entries and replay windows of `WORDS` words. About 760 B per peer
-/// on a chip (`WORDS` = 4).
-pub struct Datapath<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: usize>
-{
-    slots: [Slot<WORDS>; PEERS],
+/// flow-table entries and replay windows of `WORDS` words. There is a session for each peer
+/// and `MORE` that they share: as many as the tunnel has places for handshakes. About 410 B
+/// per peer on a chip (`WORDS` = 4).
+pub struct Datapath<
+    const PEERS: usize,
+    const MORE: usize,
+    const ROUTES: usize,
+    const FLOWS: usize,
+    const WORDS: usize,
+> {
+    slots: [Slot; PEERS],
+    sessions: Sessions<PEERS, MORE, WORDS>,
     routes: RouteTable<ROUTES>,
-    indices: IndexTable<PEERS, SESSIONS>,
     filter: Filter<FLOWS>,
     mtu: u16,
     /// Some slot has edges to tell.
@@ -99,16 +106,21 @@ pub struct Datapath<const PEERS: usize, const ROUTES: usize, const FLOWS: usize,
     drops: DropCounters,
 }
 
-impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: usize>
-    Datapath<PEERS, ROUTES, FLOWS, WORDS>
+impl<
+    const PEERS: usize,
+    const MORE: usize,
+    const ROUTES: usize,
+    const FLOWS: usize,
+    const WORDS: usize,
+> Datapath<PEERS, MORE, ROUTES, FLOWS, WORDS>
 {
     /// Lets nothing pass yet. `seed` is random and spreads the flow table.
     #[inline(never)]
     pub const fn new(seed: u64) -> Self {
         Self {
             slots: [const { Slot::new() }; PEERS],
+            sessions: Sessions::new(),
             routes: RouteTable::new(),
-            indices: IndexTable::new(),
             filter: Filter::new(seed),
             mtu: MTU_DEFAULT,
             dirty: false,
@@ -188,19 +200,18 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
         opening: SessionTimes,
         send: bool,
     ) {
-        let index = keys.local_index();
         if let Some(peer) = self.slots.get_mut(slot.index())
-            && self.indices.insert(index, slot)
-            && !peer.install(keys, sealing, opening, send)
+            && let Some(place) = self.sessions.put(slot, keys, sealing, opening)
         {
-            self.indices.remove(index);
+            peer.installed(place, send);
         }
     }
 
     /// Seals with this session from now on.
     pub fn seal_with(&mut self, slot: PeerSlot, index: u32) {
         if let Some(peer) = self.slots.get_mut(slot.index()) {
-            peer.current = Some(index);
+            let found = self.sessions.find(index).filter(|&(holder, _)| holder == slot);
+            peer.current = found.map(|(_, place)| place);
         }
     }
 
@@ -208,8 +219,9 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
     /// tell how many it used: after a sleep the counter has to be provably
     /// ahead. To the peer it looks like lost packets.
     pub fn skip_counters(&mut self, slot: PeerSlot, counters: u64) {
-        if let Some(slot) = self.slots.get_mut(slot.index()) {
-            slot.skip(counters);
+        let current = self.slots.get(slot.index()).and_then(|peer| peer.current);
+        if let Some(session) = current.and_then(|place| self.sessions.get_mut(place)) {
+            session.sealer.skip(counters);
         }
     }
 
@@ -223,9 +235,9 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
     /// Erases one session.
     pub fn drop_session(&mut self, slot: PeerSlot, index: u32) {
         if let Some(peer) = self.slots.get_mut(slot.index())
-            && peer.drop_session(index)
+            && let Some(place) = self.sessions.remove(slot, index)
         {
-            self.indices.remove(index);
+            peer.dropped(place, index);
         }
     }
 
@@ -234,12 +246,8 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
         let Some(peer) = self.slots.get_mut(slot.index()) else {
             return;
         };
-        for place in &mut peer.sessions {
-            if let Some(session) = place.take() {
-                self.indices.remove(session.index);
-            }
-        }
-        peer.current = None;
+        self.sessions.remove_all(slot);
+        peer.dropped_all();
     }
 
     /// Seals the packet of `buffer` in place for the peer that its destination
@@ -277,7 +285,8 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
         if len > usize::from(mtu) {
             return Err(PacketError::TooBig { slot, mtu });
         }
-        let result = match peer.seal(buffer.whole_mut(), len, mtu, now) {
+        let session = peer.current.and_then(|place| self.sessions.get_mut(place));
+        let result = match peer.seal(session, buffer.whole_mut(), len, mtu, now) {
             Ok(len) => Ok(Sealed { slot, len }),
             Err(NotSealed::NoSession) => Err(PacketError::NoSession { slot }),
             Err(NotSealed::NoRoom) => Err(dropped(DropReason::NoRoom)),
@@ -296,7 +305,8 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
         now: Instant,
     ) -> Option<Sealed> {
         let peer = self.slots.get_mut(slot.index())?;
-        let len = peer.seal(out, 0, 0, now).ok()?;
+        let session = peer.current.and_then(|place| self.sessions.get_mut(place));
+        let len = peer.seal(session, out, 0, 0, now).ok()?;
         self.dirty |= peer.has_edges();
         Some(Sealed { slot, len })
     }
@@ -314,24 +324,25 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
     ) -> Result<Received<'a>, DropReason> {
         let found = match (wg::kind(datagram), wg::receiver(datagram)) {
             (Ok(Kind::Transport), Some(index)) => {
-                self.indices.get(index).map(|slot| (slot, index)).ok_or(DropReason::UnknownIndex)
+                self.sessions.find(index).ok_or(DropReason::UnknownIndex)
             }
             _ => Err(DropReason::Malformed),
         };
-        let result = found.and_then(|(slot, index)| self.open(slot, index, source, datagram, now));
+        let result = found.and_then(|(slot, place)| self.open(slot, place, source, datagram, now));
         result.inspect_err(|&reason| self.drops.count(reason))
     }
 
     fn open<'a>(
         &mut self,
         slot: PeerSlot,
-        index: u32,
+        place: Place,
         source: Source,
         datagram: &'a mut [u8],
         now: Instant,
     ) -> Result<Received<'a>, DropReason> {
         let peer = self.slots.get_mut(slot.index()).ok_or(DropReason::UnknownIndex)?;
-        let len = peer.open(index, source, datagram, now)?;
+        let session = self.sessions.get_mut(place).ok_or(DropReason::UnknownIndex)?;
+        let len = peer.open(session, source, datagram, now)?;
         self.dirty |= peer.has_edges();
         if len == 0 {
             return Ok(Received { slot, packet: None });
@@ -374,7 +385,9 @@ impl<const PEERS: usize, const ROUTES: usize, const FLOWS: usize, const WORDS: u
 
     /// Whether a packet for this peer could be sealed now.
     pub fn has_session(&self, slot: PeerSlot, now: Instant) -> bool {
-        self.slots.get(slot.index()).is_some_and(|peer| peer.can_seal(now))
+        let current = self.slots.get(slot.index()).and_then(|peer| peer.current);
+        let session = current.and_then(|place| self.sessions.get(place));
+        session.is_some_and(|session| now < session.sealing.expires_at)
     }
 
     /// Which peer has this address.

@@ -1,8 +1,7 @@
-//! One peer in the data path: its sessions, its clocks, what it may do.
+//! One peer in the data path: its clocks, what it may do, which session seals.
 
-use weft_noise::wg::{
-    self, OpenError, Opener, REKEY_AFTER_MESSAGES, SealError, Sealer, SessionKeys,
-};
+use super::sessions::{Place, Session};
+use weft_noise::wg::{self, OpenError, REKEY_AFTER_MESSAGES, SealError};
 
 use crate::config::implementation::{HEADROOM, MTU_DEFAULT, TAILROOM};
 use crate::event::{Activity, Counters, DropReason, Edges, SessionTimes, Source};
@@ -12,23 +11,6 @@ use crate::time::Instant;
 // The buffers' room is what sealing in place needs.
 const _: () = assert!(HEADROOM == wg::HEADER_LEN && TAILROOM == wg::TAILROOM);
 
-/// Sessions of one peer: previous, current, next.
-pub(super) const SESSIONS: usize = 3;
-
-/// A session: both directions, and until when each is used.
-pub(super) struct Session<const WORDS: usize> {
-    pub(super) index: u32,
-    sealer: Sealer,
-    opener: Opener<WORDS>,
-    sealing: SessionTimes,
-    opening: SessionTimes,
-    /// The counter has reached where either side replaces the session.
-    used_up: bool,
-    /// The first packet came, which is the newest of its session, so that it came from
-    /// [`Slot::heard_from`]; it is to be reported.
-    first: bool,
-}
-
 /// Why nothing was sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotSealed {
@@ -37,10 +19,9 @@ pub(super) enum NotSealed {
 }
 
 /// One peer.
-pub(super) struct Slot<const WORDS: usize> {
-    pub(super) sessions: [Option<Session<WORDS>>; SESSIONS],
+pub(super) struct Slot {
     /// The session to seal with.
-    pub(super) current: Option<u32>,
+    pub(super) current: Option<Place>,
     /// Largest packet that the peer takes.
     pub(super) mtu: u16,
     pub(super) masks: Masks,
@@ -59,15 +40,17 @@ pub(super) struct Slot<const WORDS: usize> {
     /// A data packet while nothing was waited for.
     active: bool,
     rekey_due: Option<u32>,
+    /// The session whose first packet came, which is the newest of its session, so that it
+    /// came from [`Slot::heard_from`]. One place suffices: it is told after each packet.
+    first: Option<u32>,
     /// Nothing is waited for: the next data packet is an edge.
     quiet: bool,
     pub(super) counters: Counters,
 }
 
-impl<const WORDS: usize> Slot<WORDS> {
+impl Slot {
     pub(super) const fn new() -> Self {
         Self {
-            sessions: [const { None }; SESSIONS],
             current: None,
             mtu: MTU_DEFAULT,
             masks: Masks { inbound: 0, outbound: 0 },
@@ -82,6 +65,7 @@ impl<const WORDS: usize> Slot<WORDS> {
             roamed: false,
             active: false,
             rekey_due: None,
+            first: None,
             quiet: true,
             counters: Counters {
                 sent_packets: 0,
@@ -92,29 +76,15 @@ impl<const WORDS: usize> Slot<WORDS> {
         }
     }
 
-    /// Takes a new session. `false` when there is no place, which the tunnel's
-    /// order of drops and installs rules out.
-    pub(super) fn install(
-        &mut self,
-        keys: SessionKeys,
-        sealing: SessionTimes,
-        opening: SessionTimes,
-        send: bool,
-    ) -> bool {
-        let index = keys.local_index();
-        let Some(place) = self.sessions.iter_mut().find(|place| place.is_none()) else {
-            return false;
-        };
-        let (sealer, opener) = keys.split();
-        *place =
-            Some(Session { index, sealer, opener, sealing, opening, used_up: false, first: false });
+    /// A new session lies at this place.
+    pub(super) fn installed(&mut self, place: Place, send: bool) {
         if send {
-            self.current = Some(index);
+            self.current = Some(place);
         }
         // The handshake may have moved the endpoint: the next newest packet
         // tells where it comes from, even if that is where it came from before.
         // Not while a first packet is to be reported, which came from there.
-        if !self.has_first() {
+        if self.first.is_none() {
             self.heard_from = None;
         }
         if send {
@@ -125,43 +95,30 @@ impl<const WORDS: usize> Slot<WORDS> {
         }
         self.first_unreplied_at = None;
         self.quiet = self.first_unanswered_at.is_none();
-        true
     }
 
-    /// Erases a session; `false` when it is not there.
-    pub(super) fn drop_session(&mut self, index: u32) -> bool {
-        if self.current == Some(index) {
-            self.current = None;
-        }
-        let place = self
-            .sessions
-            .iter_mut()
-            .find(|place| place.as_ref().is_some_and(|session| session.index == index));
-        place.is_some_and(|place| place.take().is_some())
+    /// A session is erased.
+    pub(super) fn dropped(&mut self, place: Place, index: u32) {
+        self.current.take_if(|current| *current == place);
+        self.first.take_if(|first| *first == index);
     }
 
-    fn session(&mut self, index: u32) -> Option<&mut Session<WORDS>> {
-        self.sessions.iter_mut().flatten().find(|session| session.index == index)
-    }
-
-    /// Whether something can be sealed now.
-    pub(super) fn can_seal(&self, now: Instant) -> bool {
-        self.sessions
-            .iter()
-            .flatten()
-            .any(|session| self.current == Some(session.index) && now < session.sealing.expires_at)
+    /// All sessions are erased.
+    pub(super) const fn dropped_all(&mut self) {
+        self.current = None;
+        self.first = None;
     }
 
     /// Seals `len` bytes at the headroom of `buffer`; 0 makes a keepalive.
-    pub(super) fn seal(
+    pub(super) fn seal<const WORDS: usize>(
         &mut self,
+        session: Option<&mut Session<WORDS>>,
         buffer: &mut [u8],
         len: usize,
         mtu: u16,
         now: Instant,
     ) -> Result<usize, NotSealed> {
-        let index = self.current.ok_or(NotSealed::NoSession)?;
-        let session = self.session(index).ok_or(NotSealed::NoSession)?;
+        let session = session.ok_or(NotSealed::NoSession)?;
         if now >= session.sealing.expires_at {
             return Err(NotSealed::NoSession);
         }
@@ -175,16 +132,9 @@ impl<const WORDS: usize> Slot<WORDS> {
         let rekey = session.sealing.take_rekey(now) || used_up;
         self.sent(len, now);
         if rekey {
-            self.rekey_due = Some(index);
+            self.rekey_due = Some(session.index);
         }
         Ok(sealed)
-    }
-
-    /// Leaves counters of the current session out.
-    pub(super) fn skip(&mut self, counters: u64) {
-        if let Some(session) = self.current.and_then(|index| self.session(index)) {
-            session.sealer.skip(counters);
-        }
     }
 
     fn sent(&mut self, len: usize, now: Instant) {
@@ -207,14 +157,13 @@ impl<const WORDS: usize> Slot<WORDS> {
     }
 
     /// Opens a datagram in place; gives the length of the padded packet.
-    pub(super) fn open(
+    pub(super) fn open<const WORDS: usize>(
         &mut self,
-        index: u32,
+        session: &mut Session<WORDS>,
         source: Source,
         datagram: &mut [u8],
         now: Instant,
     ) -> Result<usize, DropReason> {
-        let session = self.session(index).ok_or(DropReason::UnknownIndex)?;
         if now >= session.opening.expires_at {
             return Err(DropReason::Expired);
         }
@@ -224,9 +173,11 @@ impl<const WORDS: usize> Slot<WORDS> {
             OpenError::Malformed => DropReason::Malformed,
             _ => DropReason::Unauthentic,
         })?;
-        session.first |= opened.first;
+        if opened.first {
+            self.first = Some(session.index);
+        }
         if session.opening.take_rekey(now) {
-            self.rekey_due = Some(index);
+            self.rekey_due = Some(session.index);
         }
         if opened.newest && self.heard_from != Some(source) {
             self.heard_from = Some(source);
@@ -244,26 +195,17 @@ impl<const WORDS: usize> Slot<WORDS> {
 
     /// Whether [`Slot::take_activity`] has an edge to tell.
     pub(super) fn has_edges(&self) -> bool {
-        self.active || self.roamed || self.rekey_due.is_some() || self.has_first()
-    }
-
-    /// Whether a session's first packet is to be reported.
-    fn has_first(&self) -> bool {
-        self.sessions.iter().flatten().any(|session| session.first)
+        self.active || self.roamed || self.rekey_due.is_some() || self.first.is_some()
     }
 
     /// What the tunnel's timers read. With nothing unanswered on either side the
     /// tunnel waits for nothing, so the next data packet is an edge again.
     pub(super) fn take_activity(&mut self) -> Activity {
         let mut activity = self.activity();
-        let first = self.sessions.iter_mut().flatten().find(|session| session.first);
         activity.edges = Edges {
             active: core::mem::take(&mut self.active),
             rekey_due: self.rekey_due.take(),
-            first_packet: first.and_then(|session| {
-                session.first = false;
-                Some((session.index, self.heard_from?))
-            }),
+            first_packet: self.first.take().and_then(|index| Some((index, self.heard_from?))),
             roamed: self.heard_from.filter(|_| core::mem::take(&mut self.roamed)),
         };
         self.quiet = self.first_unanswered_at.is_none() && self.first_unreplied_at.is_none();
@@ -302,11 +244,12 @@ mod tests {
 
     use weft_noise::entropy::Entropy;
     use weft_noise::key::StaticSecret;
-    use weft_noise::wg::{INITIATION_LEN, LocalKey, RESPONSE_LEN, Tai64n};
+    use weft_noise::wg::{INITIATION_LEN, LocalKey, RESPONSE_LEN, SessionKeys, Tai64n};
     use weft_wire::id::Secret;
 
+    use super::super::sessions::Sessions;
     use super::*;
-    use crate::event::SocketId;
+    use crate::event::{PeerSlot, SocketId};
 
     struct Count(u8);
 
@@ -339,16 +282,19 @@ mod tests {
     fn a_first_packet_is_reported_whatever_is_installed_meanwhile() {
         const ALWAYS: SessionTimes =
             SessionTimes { rekey_at: Instant::FAR_FUTURE, expires_at: Instant::FAR_FUTURE };
-        let mut slot = Slot::<4>::new();
+        let (mut slot, mut sessions) = (Slot::new(), Sessions::<1, 1, 4>::new());
         let (first, next) = (session(1), session(2));
-        assert!(slot.install(first.1, ALWAYS, ALWAYS, false));
+        let place = sessions.put(PeerSlot(0), first.1, ALWAYS, ALWAYS).unwrap();
+        slot.installed(place, false);
         let (mut sealer, _) = first.0.split::<4>();
         let mut keepalive = [0; 32];
         let len = sealer.seal(&mut keepalive, 0, 0).unwrap();
         let address = SocketAddr::from(([192, 0, 2, 1], 4_000));
         let source = Source { socket: SocketId(0), address };
-        slot.open(1, source, &mut keepalive[..len], Instant::from_secs(1)).unwrap();
-        assert!(slot.install(next.1, ALWAYS, ALWAYS, false));
+        let opens = sessions.get_mut(place).unwrap();
+        slot.open(opens, source, &mut keepalive[..len], Instant::from_secs(1)).unwrap();
+        let place = sessions.put(PeerSlot(0), next.1, ALWAYS, ALWAYS).unwrap();
+        slot.installed(place, false);
         assert!(slot.has_edges());
         assert_eq!(slot.take_activity().edges.first_packet, Some((1, source)));
         assert!(!slot.has_edges());

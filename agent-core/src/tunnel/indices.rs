@@ -1,32 +1,35 @@
 //! Receiver indices in use, and what lies under them for a short time only: keys that the
 //! data path has not taken yet. Few sessions are that young, so no peer has a place for them.
+//!
+//! Each peer can have a session, all together `HANDSHAKES` more, and as many initiations.
 
 use heapless::Vec;
 use weft_noise::wg::SessionKeys;
 
 use super::OUTGOING;
-use super::session::SLOTS;
 use crate::entropy::Entropy;
 use crate::event::PeerSlot;
 use crate::index::IndexTable;
 
-/// Indices that one peer can hold at once: its sessions and a handshake.
-const EACH: usize = SLOTS + 1;
-
 /// See the module. With the drain rule one input makes no more sessions than messages.
-pub(super) struct Indices<const PEERS: usize> {
-    table: IndexTable<PEERS, EACH>,
+pub(super) struct Indices<const PEERS: usize, const HANDSHAKES: usize> {
+    table: IndexTable<PEERS, HANDSHAKES>,
     fresh: Vec<SessionKeys, OUTGOING>,
 }
 
-impl<const PEERS: usize> Indices<PEERS> {
+impl<const PEERS: usize, const HANDSHAKES: usize> Indices<PEERS, HANDSHAKES> {
     pub(super) const fn new() -> Self {
         Self { table: IndexTable::new(), fresh: Vec::new() }
     }
 
     /// Whose index this is.
     pub(super) fn get(&self, index: u32) -> Option<PeerSlot> {
-        self.table.get(index)
+        self.table.get(index).map(PeerSlot)
+    }
+
+    /// Indices in use.
+    pub(super) const fn len(&self) -> usize {
+        self.table.len()
     }
 
     /// Draws an index: random, so that nobody can guess it, and unique over all peers and
@@ -39,7 +42,7 @@ impl<const PEERS: usize> Indices<PEERS> {
         // repeats itself for ever is broken, and must not hang the agent.
         (0..64).find_map(|_| {
             let index = entropy.number();
-            self.table.insert(index, slot).then_some(index)
+            self.table.insert(index, slot.0).then_some(index)
         })
     }
 
@@ -81,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_stuck_entropy_source_gives_no_second_index() {
-        let mut indices = Indices::<2>::new();
+        let mut indices = Indices::<2, 2>::new();
         assert_eq!(indices.draw(PeerSlot(0), &mut Stuck), Some(0x0707_0707));
         assert_eq!(indices.draw(PeerSlot(1), &mut Stuck), None);
     }

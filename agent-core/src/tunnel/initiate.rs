@@ -5,6 +5,7 @@ use weft_noise::wg::INITIATION_LEN;
 use super::keys::KeyMark;
 use super::peer::{Peer, Timer, jitter};
 use super::pending::{Pending, Place};
+use super::places;
 use super::{OUTGOING, Outgoing, To, Tunnel};
 use crate::config::implementation::KEEPALIVE_LEAST;
 use crate::config::specification::{REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
@@ -23,6 +24,10 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
     pub fn handle_timeout(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         for _ in 0..SERVICES_PER_CALL {
             if self.outgoing.len() >= SERVICES_PER_CALL {
+                break;
+            }
+            if let Some(at) = places::free_at(&self.peers, &self.indices, &self.pendings, now) {
+                self.queue.hold_until(at);
                 break;
             }
             let Some(waiting) = self.queue.pop(now) else {

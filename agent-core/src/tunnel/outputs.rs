@@ -15,7 +15,8 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
             self.peers.set_wiped(slot);
             return Some(Install::DropPeer { slot });
         }
-        let slot = self.peers.next_ready(Ready::Install)?;
+        let slot = self.peers.next_ready(Ready::Drop);
+        let slot = slot.or_else(|| self.peers.next_ready(Ready::Install))?;
         let rekey_after = self.config.rekey_after();
         let peer = self.peers.get_mut(slot)?;
         let install = next_install(peer, &mut self.indices, slot, rekey_after);
@@ -64,9 +65,9 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
     }
 }
 
-fn next_install<const PEERS: usize>(
+fn next_install<const PEERS: usize, const HANDSHAKES: usize>(
     peer: &mut Peer,
-    indices: &mut Indices<PEERS>,
+    indices: &mut Indices<PEERS, HANDSHAKES>,
     slot: PeerSlot,
     rekey_after: crate::time::Duration,
 ) -> Option<Install> {

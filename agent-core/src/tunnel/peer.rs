@@ -144,11 +144,11 @@ impl Peer {
 
     /// Bits of [`Ready`]: what of this peer waits to be polled.
     pub(super) fn ready(&self) -> u8 {
-        let installs = !self.drops.is_empty()
-            || self.sealing.told != self.sealing.wanted
+        let installs = self.sealing.told != self.sealing.wanted
             || self.sessions.iter().any(|session| !session.held);
         let bit = |ready: bool, kind: Ready| if ready { kind as u8 } else { 0 };
-        bit(installs, Ready::Install)
+        bit(!self.drops.is_empty(), Ready::Drop)
+            | bit(installs, Ready::Install)
             | bit(self.waiting != Waiting::default(), Ready::Event)
             | bit(self.query, Ready::Query)
     }
@@ -178,10 +178,10 @@ impl Peer {
     }
 
     /// Sessions that left their slots are to be dropped by the data path too.
-    pub(super) fn drop_sessions<const PEERS: usize>(
+    pub(super) fn drop_sessions<const PEERS: usize, const HANDSHAKES: usize>(
         &mut self,
         gone: &Gone,
-        indices: &mut Indices<PEERS>,
+        indices: &mut Indices<PEERS, HANDSHAKES>,
     ) {
         for left in gone {
             indices.remove(left.index);

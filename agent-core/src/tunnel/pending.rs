@@ -9,7 +9,7 @@ use crate::time::{Duration, Instant};
 
 /// An initiation keeps its place at least this long. Who is late finds no handshake, and
 /// is asked again when its timer says so.
-const LEAST: Duration = Duration::from_secs(1);
+pub(super) const LEAST: Duration = Duration::from_secs(1);
 
 /// An initiation on its way.
 pub(super) struct Pending {
@@ -38,6 +38,10 @@ pub(super) struct Pendings<const PLACES: usize> {
 impl<const PLACES: usize> Pendings<PLACES> {
     pub(super) const fn new() -> Self {
         Self { list: Vec::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
     }
 
     pub(super) fn get(&self, slot: PeerSlot) -> Option<&Pending> {

@@ -61,6 +61,8 @@ pub(super) struct InitiationQueue<const QUEUE: usize> {
     loaded_until: Instant,
     /// The earliest time of the next service, were the queue never idle.
     served_until: Instant,
+    /// Nothing is served before, see [`InitiationQueue::hold_until`].
+    held_until: Instant,
     /// Between two services.
     interval: Duration,
     buckets: Buckets<QUEUE>,
@@ -72,6 +74,7 @@ impl<const QUEUE: usize> InitiationQueue<QUEUE> {
             waiting: Vec::new(),
             loaded_until: Instant::ZERO,
             served_until: Instant::ZERO,
+            held_until: Instant::ZERO,
             interval,
             buckets: Buckets::new(),
         }
@@ -152,7 +155,12 @@ impl<const QUEUE: usize> InitiationQueue<QUEUE> {
 
     /// When the next initiation may be served.
     pub(super) fn next_service(&self) -> Option<Instant> {
-        (!self.waiting.is_empty()).then(|| self.served_until - self.burst())
+        (!self.waiting.is_empty()).then(|| self.held_until.max(self.served_until - self.burst()))
+    }
+
+    /// The next service is not before this: what it needs is not there.
+    pub(super) const fn hold_until(&mut self, at: Instant) {
+        self.held_until = at;
     }
 
     fn burst(&self) -> Duration {

@@ -4,6 +4,7 @@ use weft_noise::wg::{self, COOKIE_REPLY_LEN, HandshakeError, INITIATION_LEN, Kin
 use weft_wire::id::PublicKey;
 
 use super::keys::KeyMark;
+use super::places;
 use super::queue::{Admission, Standing, Waiting};
 use super::session::Session;
 use super::{Outgoing, To, Tunnel};
@@ -137,8 +138,13 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
         }
         peer.greatest = authentic.stamp();
         peer.initiation_received_at = Some(now);
-        let gone = peer.sessions.drop_next();
-        peer.drop_sessions(&gone, &mut self.indices);
+        if peer.sessions.has_next() {
+            let gone = peer.sessions.drop_next();
+            peer.drop_sessions(&gone, &mut self.indices);
+        } else {
+            places::make(&mut self.peers, &mut self.indices, &self.pendings);
+        }
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::UnknownPeer)?;
         let index = self.indices.draw(slot, entropy).ok_or(DropReason::QueueFull)?;
         let mut response = [0; RESPONSE_LEN];
         let psk = peer.keys.psk_for(&key, own.key.public());
@@ -153,6 +159,7 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
             started_at: now,
             yields: false,
             held: false,
+            heard: false,
         };
         self.indices.put(keys);
         peer.sessions.respond(session, sender);
@@ -199,6 +206,10 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
             }
         };
         let started_at = pending.sent_at;
+        if !peer.sessions.has_previous() {
+            places::make(&mut self.peers, &mut self.indices, &self.pendings);
+        }
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
         // The index goes on as the session's.
         let _ = self.pendings.take(slot);
         peer.end_attempt();
@@ -211,6 +222,7 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
             started_at,
             yields: false,
             held: false,
+            heard: false,
         });
         peer.drop_sessions(&gone, &mut self.indices);
         peer.established(entropy, now);

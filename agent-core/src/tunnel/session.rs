@@ -17,6 +17,10 @@
 //! newer key than the other. Its first packet makes it *previous*; that of the
 //! other makes it *current*. Against other implementations both sessions work,
 //! as always.
+//!
+//! The data path has a place for one session of each peer, and as many more as
+//! there are places for handshakes: *previous* and *next* are rarely both needed.
+//! When all are taken a new session has another's, see [`Sessions::spare`].
 
 use heapless::Vec;
 
@@ -44,6 +48,20 @@ pub(super) struct Session {
     pub(super) yields: bool,
     /// The data path took its keys.
     pub(super) held: bool,
+    /// Something authenticated came in it: the peer seals with it, and no more with
+    /// those before it.
+    pub(super) heard: bool,
+}
+
+/// A session that can be given up, those first that are missed least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Spare {
+    /// The peer may seal with it, now or from its next packet on.
+    pub(super) in_use: bool,
+    /// Since when it waits to be told, or is only for what is late.
+    pub(super) since: Instant,
+    /// Its index.
+    pub(super) index: u32,
 }
 
 impl Session {
@@ -137,6 +155,9 @@ impl Sessions {
     #[must_use]
     pub(super) fn confirm(&mut self, index: u32) -> (Confirmed, Gone) {
         let mut gone = Gone::new();
+        if let Some(session) = self.iter_mut().find(|session| session.index == index) {
+            session.heard = true;
+        }
         let Some(session) = self.next.take_if(|next| next.index == index) else {
             return (Confirmed::Nothing, gone);
         };
@@ -156,6 +177,46 @@ impl Sessions {
         let mut gone = Gone::new();
         for slot in [&mut self.previous, &mut self.current, &mut self.next] {
             leave(&mut gone, slot.take_if(|session| !keep(session.key)));
+        }
+        gone
+    }
+
+    /// Whether an answer of ours replaces one before it.
+    pub(super) const fn has_next(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Whether a session of our own replaces one that is only opened.
+    pub(super) const fn has_previous(&self) -> bool {
+        self.previous.is_some()
+    }
+
+    /// What could make room for another session: *previous*, and only then *next*. Once
+    /// the peer was heard in *current* it seals with that, and *previous* is for packets
+    /// that others overtook; before, it may still seal with it.
+    pub(super) fn spare(&self) -> Option<Spare> {
+        let previous = self.previous.as_ref().map(|previous| {
+            let current = self.current.as_ref();
+            Spare {
+                in_use: current.is_none_or(|current| !current.heard),
+                since: current.unwrap_or(previous).established_at,
+                index: previous.index,
+            }
+        });
+        let next = self.next.as_ref().map(|next| Spare {
+            in_use: true,
+            since: next.established_at,
+            index: next.index,
+        });
+        [previous, next].into_iter().flatten().min()
+    }
+
+    /// Gives one of them up.
+    #[must_use]
+    pub(super) fn give_up(&mut self, index: u32) -> Gone {
+        let mut gone = Gone::new();
+        for slot in [&mut self.previous, &mut self.next] {
+            leave(&mut gone, slot.take_if(|session| session.index == index));
         }
         gone
     }
@@ -191,6 +252,7 @@ mod tests {
             started_at: Instant::ZERO,
             yields: false,
             held: true,
+            heard: false,
         }
     }
 

@@ -23,6 +23,9 @@ pub(super) enum Ready {
     Query = 4,
     /// The slot's peer is gone and the data path still holds its sessions.
     Wipe = 8,
+    /// A session for the data path to drop: before any peer gets a new one, which may take
+    /// its place.
+    Drop = 16,
 }
 
 /// Up to `PEERS` peers.

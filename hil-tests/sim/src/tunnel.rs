@@ -27,7 +27,7 @@ pub const MTU: u16 = 1280;
 const STAGED: usize = 16;
 
 /// The datapath of a node, with a chip's sizes.
-pub type NodeDatapath = Datapath<PEERS, 16, 32, 8>;
+pub type NodeDatapath = Datapath<PEERS, PEERS, 16, 32, 8>;
 
 /// Everything passes, in both directions.
 const ANY: Rule = Rule { number: 0, protocol: 0, first_port: 0, last_port: u16::MAX };

@@ -2,7 +2,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 use weft_agent_core::agent::{ChipAgent, GatewayAgent};
-use weft_agent_core::config::implementation::{FLOWS_CHIP, STAGED_CHIP};
+use weft_agent_core::config::implementation::{FLOWS_CHIP, HANDSHAKES_CHIP, STAGED_CHIP};
 use weft_agent_core::control::Control;
 use weft_agent_core::datapath::Datapath;
 use weft_agent_core::event::{SocketId, Source};
@@ -353,7 +353,7 @@ fn sizes() {
         "of a chip's: control {}, tunnel {}, data path {}, paths {}, peers {}, staging {}",
         size_of::<Control<MAX_FRAME_CHIP>>(),
         size_of::<Tunnel<8>>(),
-        size_of::<Datapath<8, 16, FLOWS_CHIP, CHIP_WINDOW_WORDS>>(),
+        size_of::<Datapath<8, HANDSHAKES_CHIP, 16, FLOWS_CHIP, CHIP_WINDOW_WORDS>>(),
         size_of::<Paths<8>>(),
         size_of::<Peers<8, 16>>(),
         size_of::<Staging<STAGED_CHIP, 1_420>>(),

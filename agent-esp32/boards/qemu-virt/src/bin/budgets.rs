@@ -38,7 +38,8 @@ use weft_wire::signal::{Candidate, CandidateKind};
 
 type Chip<const P: usize, const R: usize> = ChipAgentOf<Counter, NoTrace, P, R>;
 type Eight = Chip<8, 16>;
-type Data<const P: usize, const R: usize> = Datapath<P, R, FLOWS_CHIP, CHIP_WINDOW_WORDS>;
+type Data<const P: usize, const R: usize> =
+    Datapath<P, HANDSHAKES_CHIP, R, FLOWS_CHIP, CHIP_WINDOW_WORDS>;
 
 const SOCKET: SocketId = SocketId(0);
 const BUFFER: usize = capacity_for(1_420) + 64;
