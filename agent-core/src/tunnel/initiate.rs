@@ -7,7 +7,6 @@ use super::peer::{Peer, Timer, jitter};
 use super::pending::{Pending, Place};
 use super::places;
 use super::{OUTGOING, Outgoing, To, Tunnel};
-use crate::config::implementation::KEEPALIVE_LEAST;
 use crate::config::specification::{REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
 use crate::entropy::Entropy;
 use crate::event::PeerSlot;
@@ -149,7 +148,7 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
 fn give_up(peer: &mut Peer, now: Instant) {
     peer.waiting.failed = true;
     peer.sealing.wanted = None;
-    if let Some(every) = peer.keys.keepalive_after {
-        peer.timers.set(Timer::Check, now + every.max(KEEPALIVE_LEAST));
+    if let Some(every) = peer.keys.keepalive() {
+        peer.timers.set(Timer::Check, now + every);
     }
 }

@@ -4,18 +4,19 @@ use weft_noise::key::{StaticSecret, WeakKey};
 use weft_noise::wg::{HandshakeError, LocalKey, Mac1Checked, RemoteKey, bind_psk};
 use weft_wire::id::{PublicKey, Secret};
 
+use crate::config::implementation::KEEPALIVE_LEAST;
 use crate::time::{Duration, Instant};
 
 /// What tells one of a peer's two keys from the other, and both from any that it had before:
-/// the first eight bytes. Whoever makes a key that shares them with one of its own older
+/// the first four bytes. Whoever makes a key that shares them with one of its own older
 /// keys keeps the sessions of that one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KeyMark([u8; 8]);
+pub(super) struct KeyMark([u8; 4]);
 
 impl KeyMark {
     pub(super) fn of(key: &PublicKey) -> Self {
-        let [a, b, c, d, e, f, g, h, ..] = key.0;
-        Self([a, b, c, d, e, f, g, h])
+        let [a, b, c, d, ..] = key.0;
+        Self([a, b, c, d])
     }
 }
 
@@ -52,15 +53,21 @@ pub struct PeerKeys {
     pub bound: bool,
     /// A second key while it rotates.
     pub second: Option<SecondPeerKey>,
-    /// Persistent keepalive, for peers that speak WireGuard only. Agents keep
+    /// Persistent keepalive in seconds, for peers that speak WireGuard only. Agents keep
     /// paths warm by other means.
-    pub keepalive_after: Option<Duration>,
+    pub keepalive_after: Option<u16>,
 }
 
 impl PeerKeys {
     /// One key, this PSK itself, no persistent keepalive.
     pub const fn new(key: PublicKey, psk: Secret) -> Self {
         Self { key, psk, bound: false, second: None, keepalive_after: None }
+    }
+
+    /// Persistent keepalive, no shorter than may be.
+    pub(super) fn keepalive(&self) -> Option<Duration> {
+        let every = self.keepalive_after?;
+        Some(Duration::from_secs(every.into()).max(KEEPALIVE_LEAST))
     }
 
     /// Which public keys are this peer's.

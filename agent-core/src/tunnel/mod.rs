@@ -29,7 +29,7 @@
 //!
 //! # Size
 //!
-//! About 560 B per peer on a chip, plus 350 B per handshake at once.
+//! About 520 B per peer on a chip, plus 350 B per handshake at once.
 
 mod indices;
 mod initiate;

@@ -9,7 +9,7 @@ use super::indices::Indices;
 use super::keys::PeerKeys;
 use super::session::{Gone, SLOTS, Sessions};
 use super::table::Ready;
-use crate::config::implementation::{KEEPALIVE_LEAST, REKEY_TIMEOUT_JITTER};
+use crate::config::implementation::REKEY_TIMEOUT_JITTER;
 use crate::config::specification::{
     ERASE_AFTER_TIME, KEEPALIVE_TIMEOUT, NO_ANSWER_TIME, REKEY_TIMEOUT,
 };
@@ -104,8 +104,8 @@ pub(super) struct Peer {
     pub(super) source: Option<Source>,
     pub(super) timers: TimerTable<Timer, 4>,
     /// Added to the 15 s without an answer, so that two sides do not give up on
-    /// each other in the same instant. Drawn per session.
-    jitter: Duration,
+    /// each other in the same instant. Milliseconds, drawn per session.
+    jitter: u16,
     pub(super) query: bool,
     pub(super) waiting: Waiting,
     pub(super) handshakes: u32,
@@ -113,8 +113,12 @@ pub(super) struct Peer {
 
 /// A random span up to the kernel's jitter.
 pub(super) fn jitter(entropy: &mut dyn Entropy) -> Duration {
+    Duration::from_millis(jitter_millis(entropy).into())
+}
+
+fn jitter_millis(entropy: &mut dyn Entropy) -> u16 {
     let most = REKEY_TIMEOUT_JITTER.as_millis() as u32 + 1;
-    Duration::from_millis(u64::from(entropy.number() % most))
+    (entropy.number() % most) as u16
 }
 
 impl Peer {
@@ -135,7 +139,7 @@ impl Peer {
             drops: Vec::new(),
             source: None,
             timers: TimerTable::new(),
-            jitter: Duration::ZERO,
+            jitter: 0,
             query: false,
             waiting: Waiting::default(),
             handshakes: 0,
@@ -198,7 +202,7 @@ impl Peer {
     /// A session was made: its keys are erased three reject times from now.
     pub(super) fn established(&mut self, entropy: &mut dyn Entropy, now: Instant) {
         self.handshakes = self.handshakes.saturating_add(1);
-        self.jitter = jitter(entropy);
+        self.jitter = jitter_millis(entropy);
         self.timers.set(Timer::Erase, now + ERASE_AFTER_TIME);
     }
 
@@ -234,8 +238,7 @@ impl Peer {
         if can_send && let Some(first) = activity.first_unreplied_at {
             due(first + KEEPALIVE_TIMEOUT, Demand::Keepalive, KEEPALIVE_TIMEOUT);
         }
-        if let Some(every) = self.keys.keepalive_after {
-            let every = every.max(KEEPALIVE_LEAST);
+        if let Some(every) = self.keys.keepalive() {
             let asks = if can_send { Demand::Keepalive } else { Demand::Handshake };
             let since = activity.sent_at.map_or(now, |sent| sent + every);
             due(if can_send { since } else { now }, asks, every);
@@ -244,7 +247,8 @@ impl Peer {
             && self.sealing.wanted.is_some()
             && let Some(first) = activity.first_unanswered_at
         {
-            due(first + NO_ANSWER_TIME + self.jitter, Demand::Handshake, NO_ANSWER_TIME);
+            let jitter = Duration::from_millis(self.jitter.into());
+            due(first + NO_ANSWER_TIME + jitter, Demand::Handshake, NO_ANSWER_TIME);
         }
         self.timers.set(Timer::Check, next);
         demand

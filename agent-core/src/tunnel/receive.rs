@@ -156,7 +156,7 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
             key: KeyMark::of(&key),
             initiator: false,
             established_at: now,
-            started_at: now,
+            took: 0,
             yields: false,
             held: false,
             heard: false,
@@ -205,7 +205,7 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
                 return Err(error.into());
             }
         };
-        let started_at = pending.sent_at;
+        let took = now.since(pending.sent_at).as_micros();
         if !peer.sessions.has_previous() {
             places::make(&mut self.peers, &mut self.indices, &self.pendings);
         }
@@ -219,7 +219,7 @@ impl<const PEERS: usize, const HANDSHAKES: usize> Tunnel<PEERS, HANDSHAKES> {
             key: KeyMark::of(&peer.keys.key),
             initiator: true,
             established_at: now,
-            started_at,
+            took: u32::try_from(took).unwrap_or(u32::MAX),
             yields: false,
             held: false,
             heard: false,

@@ -40,9 +40,10 @@ pub(super) struct Session {
     pub(super) initiator: bool,
     /// When the keys were made.
     pub(super) established_at: Instant,
-    /// When the first of the two messages was sent or received: the peer's
-    /// clock of this session started no earlier.
-    pub(super) started_at: Instant,
+    /// How many microseconds before that the first of the two messages was sent or
+    /// received: the peer's clock of this session started no earlier. Initiations are
+    /// repeated, so that an hour is more than enough.
+    pub(super) took: u32,
     /// While *next*: our own handshake was answered meanwhile, and its session
     /// is the one to be sealed with.
     pub(super) yields: bool,
@@ -69,9 +70,10 @@ impl Session {
     /// initiator counts from its first message, so that it stops before the
     /// responder, whose session is younger, refuses.
     pub(super) fn sealing(&self, rekey_after: Duration) -> SessionTimes {
+        let took = Duration::from_micros(self.took.into());
         SessionTimes {
             rekey_at: self.rekey_at(rekey_after),
-            expires_at: self.started_at + REJECT_AFTER_TIME - SEND_MARGIN,
+            expires_at: self.established_at + REJECT_AFTER_TIME - SEND_MARGIN - took,
         }
     }
 
@@ -249,7 +251,7 @@ mod tests {
             key: KeyMark::of(&PublicKey([key; 32])),
             initiator,
             established_at: Instant::ZERO,
-            started_at: Instant::ZERO,
+            took: 0,
             yields: false,
             held: true,
             heard: false,

@@ -209,7 +209,7 @@ fn regression_20_two_persistent_keepalives_make_one_initiator() {
     let mut world = World::pair(20);
     for node in 0..2 {
         let mut keys = PeerKeys::new(Node::key(2 - node as u8), Secret([7; 32]));
-        keys.keepalive_after = Some(secs(25));
+        keys.keepalive_after = Some(25);
         let now = world.now;
         world.nodes[node].set_keys(0, keys, now);
     }
