@@ -2,8 +2,8 @@
 //!
 //! Keys, the floor of stamps, the map, the lease and what a command needs are written at
 //! once. Peers' addresses and credentials at relays may wait, and do so once much was
-//! written: every record makes the flash memory rest for [`REST`], and what may wait is
-//! written while no more than [`AHEAD`] of that is left. A chip that has started, and one
+//! written: every record makes the flash memory rest for `REST`, and what may wait is
+//! written while no more than `AHEAD` of that is left. A chip that has started, and one
 //! whose peers move now and then, so have all of it at the next start, also without a
 //! coordinator; peers that move all day cost no more flash memory than that.
 //!
