@@ -248,7 +248,7 @@ impl<
             return;
         }
         let Some(slot) = self.paths.slot_at(source.address) else {
-            return self.greet_all();
+            return self.greet_all(source);
         };
         self.greet_once(slot);
         let activity = self.datapath.activity(slot);
@@ -258,12 +258,13 @@ impl<
         }
     }
 
-    /// The same from an address that nobody is known at, or in a channel of an allocation
-    /// that we have no more: a peer talks to us over a relay, and does not say which. Those
-    /// are called who were not heard yet, first of all to whom no way is known; and few, for
-    /// anybody can send such a packet.
-    pub(super) fn greet_all(&mut self) {
-        if self.now - self.started_at >= REJECT_AFTER_TIME {
+    /// The same from a relay, in a channel of an allocation that we have no more or from
+    /// where nobody is known: a peer talks to us and does not say which. Those are called
+    /// who were not heard yet, first of all to whom no way is known; and few, for a source
+    /// can be forged.
+    pub(super) fn greet_all(&mut self, source: Source) {
+        let is_late = self.now - self.started_at >= REJECT_AFTER_TIME;
+        if is_late || !self.paths.is_relay(source.address.ip()) {
             return;
         }
         for way in [None, Some(Why::Cached)] {

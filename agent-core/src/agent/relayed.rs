@@ -141,7 +141,7 @@ impl<
         if let Ok(Received::NotMine) | Err(DropReason::Unsolicited) = received
             && is_data(datagram)
         {
-            self.greet_all();
+            self.greet_all(source);
         }
         match received {
             Ok(Received::NotMine) => Relayed::No,

@@ -56,6 +56,11 @@ impl<const PEERS: usize> Paths<PEERS> {
         self.stir();
     }
 
+    /// Whether a relay of the map is there.
+    pub fn is_relay(&self, ip: IpAddr) -> bool {
+        self.relays.contains(&ip)
+    }
+
     /// Where no datagram gets out, the way that does is found before anybody waits
     /// for it: an allocation is asked for, and given back.
     pub(super) fn get_to_know_relays(&mut self) {
@@ -130,7 +135,7 @@ impl<const PEERS: usize> Paths<PEERS> {
     /// A peer was heard this way: a relay of the map may be on it, whether the peer
     /// has named it or not.
     pub(super) fn note_way(&mut self, slot: PeerSlot, route: Route) {
-        let kept = self.relays.contains(&route.address().ip());
+        let kept = self.is_relay(route.address().ip());
         if let Some(peer) = self.peer_mut(slot).filter(|_| kept && !route.is_ours()) {
             peer.kept = Some(route.into());
         }
