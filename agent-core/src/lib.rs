@@ -21,6 +21,7 @@ pub mod buffer;
 pub mod config;
 pub mod control;
 pub mod datapath;
+mod empty;
 pub mod entropy;
 pub mod event;
 pub mod filter;

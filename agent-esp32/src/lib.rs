@@ -40,6 +40,7 @@
 #[doc = include_str!("../README.md")]
 mod readme {}
 
+mod apart;
 mod cable;
 mod clock;
 mod exchange;

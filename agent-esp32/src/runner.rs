@@ -1,6 +1,7 @@
 //! Making an agent, and running it.
 
 use core::cell::RefCell;
+use core::pin::pin;
 
 use embassy_futures::join::join3;
 use embassy_net::Stack;
@@ -19,6 +20,7 @@ use weft_wire::join::{Carrier, JoinString};
 use weft_wire::map::PEER_ROUTES;
 use zeroize::Zeroizing;
 
+use crate::apart::Apart;
 use crate::cable::Plug;
 use crate::clock;
 use crate::exchange::Exchange;
@@ -49,7 +51,10 @@ impl<E: Entropy, S: Storage, const P: usize, const R: usize> Runner<'_, E, S, P,
     pub async fn run(&mut self) -> ! {
         let Self { underlay, mesh, place, buffers } = self;
         let (parts, lan) = (underlay.parts, underlay.lan);
-        join3(underlay.run(), mesh.run(), line::run(parts, lan, place, buffers)).await.0
+        let underlay = pin!(underlay.run());
+        let mesh = pin!(mesh.run());
+        let line = pin!(line::run(parts, lan, place, buffers));
+        join3(Apart(underlay), Apart(mesh), Apart(line)).await.0
     }
 }
 

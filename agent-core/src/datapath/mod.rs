@@ -118,7 +118,7 @@ impl<
     #[inline(never)]
     pub const fn new(seed: u64) -> Self {
         Self {
-            slots: [const { Slot::new() }; PEERS],
+            slots: Slot::all(),
             sessions: Sessions::new(),
             routes: RouteTable::new(),
             filter: Filter::new(seed),

@@ -124,6 +124,7 @@ impl<const ROUTES: usize> Default for RouteTable<ROUTES> {
 
 impl<const ROUTES: usize> RouteTable<ROUTES> {
     /// No routes.
+    #[inline(never)]
     pub const fn new() -> Self {
         Self { v4: Table::new(), v6: Table::new() }
     }

@@ -4,6 +4,7 @@
 
 use weft_noise::wg::{Opener, Sealer, SessionKeys};
 
+use crate::empty;
 use crate::event::{PeerSlot, SessionTimes};
 use crate::index::IndexTable;
 
@@ -31,12 +32,9 @@ pub(super) struct Sessions<const PEERS: usize, const MORE: usize, const WORDS: u
 }
 
 impl<const PEERS: usize, const MORE: usize, const WORDS: usize> Sessions<PEERS, MORE, WORDS> {
+    #[inline(never)]
     pub(super) const fn new() -> Self {
-        Self {
-            each: [const { None }; PEERS],
-            more: [const { None }; MORE],
-            indices: IndexTable::new(),
-        }
+        Self { each: empty::nothing(), more: empty::nothing(), indices: IndexTable::new() }
     }
 
     pub(super) fn get(&self, Place(place): Place) -> Option<&Session<WORDS>> {

@@ -49,6 +49,12 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// In a function of its own, as [`crate::empty::nothing`].
+    #[inline(never)]
+    pub(super) const fn all<const PEERS: usize>() -> [Self; PEERS] {
+        [const { Self::new() }; PEERS]
+    }
+
     pub(super) const fn new() -> Self {
         Self {
             current: None,

@@ -44,6 +44,7 @@ pub struct Filter<const FLOWS: usize> {
 
 impl<const FLOWS: usize> Filter<FLOWS> {
     /// A filter that lets nothing pass. `seed` is random and spreads the flows.
+    #[inline(never)]
     pub const fn new(seed: u64) -> Self {
         Self { rules: heapless::Vec::new(), flows: FlowTable::new(seed) }
     }

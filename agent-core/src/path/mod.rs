@@ -48,6 +48,7 @@ use weft_wire::verdict::CallFailure;
 
 use core::net::{IpAddr, SocketAddr};
 
+use crate::empty;
 use crate::entropy::Entropy;
 use crate::event::{Activity, PeerSlot, Sockets, Source};
 use crate::meter::Allowance;
@@ -244,7 +245,7 @@ impl<const PEERS: usize> Paths<PEERS> {
         Self {
             own: DeviceId(0),
             local: LocalCandidates::new(sockets),
-            peers: [const { None }; PEERS],
+            peers: empty::nothing(),
             early: Vec::new(),
             gathering: Gathering::new(),
             allocation: Allocation::Absent,

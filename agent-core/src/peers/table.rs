@@ -7,6 +7,7 @@ use weft_wire::id::{DeviceId, Name, PublicKey, Secret};
 use weft_wire::map::{PEER_ROUTES, PeerUpsert, Prefix, SecondKey, peer_flags};
 
 use super::{BUSY_FOR, FRESH_FOR, IDLE_AFTER, PeerChange, PeerState, UpsertError};
+use crate::empty;
 use crate::event::PeerSlot;
 use crate::time::{Duration, Instant};
 use crate::timer::Reason;
@@ -106,7 +107,7 @@ impl<const PEERS: usize, const ROUTES: usize> Peers<PEERS, ROUTES> {
     #[inline(never)]
     pub const fn new(on_demand: bool) -> Self {
         Self {
-            peers: [const { None }; PEERS],
+            peers: empty::nothing(),
             routes: Vec::new(),
             on_demand,
             changed: false,

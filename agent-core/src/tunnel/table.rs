@@ -7,6 +7,7 @@ use core::hash::{Hash, Hasher};
 use weft_wire::id::PublicKey;
 
 use super::peer::Peer;
+use crate::empty;
 use crate::event::{PeerSlot, Source};
 use crate::time::Instant;
 use crate::timer::{Reason, TimerKey};
@@ -43,9 +44,10 @@ pub(super) struct PeerTable<const PEERS: usize> {
 }
 
 impl<const PEERS: usize> PeerTable<PEERS> {
+    #[inline(never)]
     pub(super) const fn new() -> Self {
         Self {
-            peers: [const { None }; PEERS],
+            peers: empty::nothing(),
             due: [Instant::FAR_FUTURE; PEERS],
             ready: [0; PEERS],
             any: 0,

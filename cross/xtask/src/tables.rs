@@ -37,11 +37,14 @@ const IDS: &str = "weft_wire::id";
 /// `peers`, `tunnel`, `datapath`, `path` and `control` never import one another.
 pub(crate) const AGENT_CORE: Crate = Crate {
     folder: "agent-core/src",
-    foundation: &["time", "entropy", "buffer", "event", "config", "timer", "index", "ip", "meter"],
+    foundation: &[
+        "time", "entropy", "empty", "buffer", "event", "config", "timer", "index", "ip", "meter",
+    ],
     modules: &[
         module("time", &[], &[IDS]),
         module("entropy", &[], &["weft_noise::entropy"]),
         module("buffer", &[], &[IDS]),
+        module("empty", &[], &[]),
         module("event", &[], &[IDS]),
         module("config", &[], &[IDS]),
         module("timer", &[], &[IDS]),

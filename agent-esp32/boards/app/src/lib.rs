@@ -11,6 +11,8 @@ pub mod provision;
 mod services;
 pub mod stack;
 
+use core::pin::pin;
+
 use embassy_futures::join::{join, join3, join4};
 use embassy_net::driver::Driver;
 use embassy_net::{Config, DhcpConfig, StackResources};
@@ -117,7 +119,10 @@ pub async fn run_with<D: Driver + 'static, F: NorFlash, E: Entropy + 'static>(
         console.line(format_args!("warning: keys lie in flash memory as plain text: no fuse key"));
     }
     let storage = Wrapped::new(storage, secret.as_ref());
-    let made = weft_agent_esp32::new(&settings, storage, entropy, lan, agent).await;
+    let made = {
+        let made = pin!(weft_agent_esp32::new(&settings, storage, entropy, lan, agent));
+        made.await
+    };
     let (mesh, mut runner) = match made {
         Ok(made) => made,
         Err(problem) => return console.line(format_args!("error: {problem}")),

@@ -24,6 +24,7 @@ mod stack;
 mod watchdog;
 
 use core::fmt::Display;
+use core::pin::pin;
 
 use embassy_futures::select::{select, select3};
 use embassy_time::{Duration, Timer};
@@ -73,7 +74,8 @@ pub async fn run() -> ! {
         let card = Interface::station();
         let (secret, platform, stack) = (fuses::secret(chip.HMAC), PLATFORM, stack::used);
         let board = Board { card, flash, entropy, serial, platform, secret, stack };
-        let app = weft_board_app::run(board, MEMORY.take(), &Console);
+        // Where it lies: awaited as it is, it would be moved on the stack.
+        let app = pin!(weft_board_app::run(board, MEMORY.take(), &Console));
         select3(app, radio::stay_connected(controller), watchdog.feed()).await;
     }
     select(Timer::after(PAUSE), watchdog.feed()).await;

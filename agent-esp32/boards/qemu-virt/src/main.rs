@@ -6,6 +6,8 @@
 mod console;
 mod stack;
 
+use core::pin::pin;
+
 use embassy_executor::Spawner;
 use static_cell::ConstStaticCell;
 use weft_board_app::{Board, Memory};
@@ -21,6 +23,7 @@ async fn main(_spawner: Spawner) {
     let Machine { card, flash, entropy, serial, secret } = weft_qemu_virt::start();
     let (platform, stack) = (PLATFORM, stack::used);
     let board = Board { card, flash, entropy, serial, platform, secret, stack };
-    weft_board_app::run(board, MEMORY.take(), &Lines).await;
+    // Where it lies: awaited as it is, it would be moved on the stack.
+    pin!(weft_board_app::run(board, MEMORY.take(), &Lines)).await;
     exit(3)
 }
