@@ -267,13 +267,18 @@ impl<
         if is_late || !self.paths.is_relay(source.address.ip()) {
             return;
         }
+        let mut left =
+            GREETED.saturating_sub(self.greeted.iter().filter(|greeted| **greeted).count());
         for way in [None, Some(Why::Cached)] {
             for slot in (0..).map(PeerSlot).take(PEERS) {
-                let greeted = self.greeted.iter().filter(|greeted| **greeted).count();
+                if left == 0 {
+                    return;
+                }
+                let is_new = self.greeted.get(slot.index()) == Some(&false);
                 let is_there = self.peers.state(slot).is_some();
-                if is_there && greeted < GREETED && self.paths.selected(slot).map(|s| s.why) == way
-                {
+                if is_new && is_there && self.paths.selected(slot).map(|one| one.why) == way {
                     self.greet_once(slot);
+                    left -= 1;
                 }
             }
         }
