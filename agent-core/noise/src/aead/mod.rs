@@ -12,10 +12,8 @@ mod ring;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use weft_aead::{open_cookie, seal_cookie};
-
-pub(crate) const TAG_LEN: usize = 16;
-const NONCE_LEN: usize = 12;
+use weft_aead::NONCE_LEN;
+pub(crate) use weft_aead::{TAG_LEN, open_cookie, seal_cookie};
 
 /// What a backend does. Both work in place.
 pub(crate) trait Aead: Sized {
